@@ -1,0 +1,59 @@
+# `make help` lists what can be done. Everything runs in .venv, made on first use from exact pins.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or later is needed, {sys.version.split()[0]} found: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): requirements.txt | $(BIN)/python
+	@echo "installing pinned dependencies (the first time takes some minutes)"
+	@$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.txt $(RUN_STAMP)
+	@echo "installing what tests and checks need"
+	@$(INSTALL) -r requirements-dev.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(RUN_STAMP)  ## create .venv, install the pins, create the tracking store
+	@$(BIN)/python -m pipeline setup
+
+.PHONY: run
+run: setup  ## train the reference base network and show how to look at it
+	@$(BIN)/python -m pipeline train_base
+	@echo "look at it: make ui   (then open the address it prints)"
+
+.PHONY: ui
+ui: setup  ## start MLflow's UI on this project's store, on this machine only
+	@echo "MLflow: http://127.0.0.1:$${MLFLOW_PORT:-5000}   (Ctrl-C stops it)"
+	@$(BIN)/mlflow ui --host 127.0.0.1 --port $${MLFLOW_PORT:-5000}
+
+.PHONY: test
+test: $(DEV_STAMP)  ## run the tests
+	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: lint
+lint: $(DEV_STAMP)  ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: lock
+lock: $(BIN)/python  ## make the pins anew from the ranges in pyproject.toml
+	@$(BIN)/python tools/lock.py

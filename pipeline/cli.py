@@ -1,0 +1,105 @@
+"""The command line: one thin command an entry point; the only file that knows click.
+
+Every option comes from `params.py`. Values pass through click as text, so that all faults are found by one
+checker and reported together, and an unknown option is one of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pipeline.errors import Fault, Interrupted, UserInputError
+from pipeline.params import ENTRY_POINTS, StageParams, parse_params, spell
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def cli() -> None:
+    """Transfer-learning experiments, tracked with MLflow.
+
+    Every stage is one MLflow run. `mlflow run . -e ENTRY_POINT -P name=value` calls these same commands.
+    """
+
+
+def command_for(kind: type[StageParams]) -> click.Command:
+    """Return the command of one entry point, its options read from its parameter record."""
+    options: list[click.Parameter] = [option_for(name, kind) for name in kind.model_fields]
+    summary = (kind.__doc__ or "").strip().splitlines()[0]
+    return click.Command(
+        kind.entry_point,
+        params=options,
+        callback=lambda **given: run_stage(kind, given),
+        help=summary,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+
+
+def option_for(name: str, kind: type[StageParams]) -> click.Option:
+    """Return the option of one parameter, accepted with underscores and with hyphens."""
+    field = kind.model_fields[name]
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)
+    unit = f" {extra['unit']}" if extra["unit"] and field.default != "auto" else ""
+    text = f"{field.description} [{extra['allowed']}; default: {spell(field.default) or 'none'}{unit}]"
+    spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+    return click.Option(list(spellings), type=str, default=None, help=text, metavar="VALUE")
+
+
+def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
+    """Check the options, call the stage, turn the user's faults into lines and exit codes."""
+    raw: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    try:
+        raw.update(unknown_options(click.get_current_context().args))
+        stage = load_stage(kind.entry_point)
+        stage(parse_params(kind, raw))
+    except UserInputError as error:
+        refuse(error)
+    except Interrupted:
+        click.echo("interrupted: the run is KILLED and its last checkpoint kept", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def load_stage(entry_point: str) -> Callable[[StageParams], object]:
+    """Return the function `pipeline.stages.<entry_point>.<entry_point>`, imported when it is needed."""
+    stage: Callable[[StageParams], object] = getattr(
+        importlib.import_module(f"pipeline.stages.{entry_point}"), entry_point
+    )
+    return stage
+
+
+def unknown_options(words: list[str]) -> dict[str, str]:
+    """Return what click did not recognise, as raw parameters for the checker to refuse by name."""
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(words):
+        name, equals, value = words[position].partition("=")
+        if not name.startswith("--"):
+            raise UserInputError(Fault(name, None, "is not an option.", "Options are written --name value."))
+        if not equals and position + 1 < len(words):
+            position += 1
+            value = words[position]
+        found[name.removeprefix("--")] = value
+        position += 1
+    return found
+
+
+def refuse(error: UserInputError) -> None:
+    """Print the faults, note them on the run that `mlflow run` made, and exit."""
+    for fault in error.faults:
+        click.echo(f"error: {fault}", err=True)
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from pipeline.tracking.run import note_failure
+
+        note_failure(str(error))
+    sys.exit(EXIT_BAD_INPUT)
+
+
+for _kind in ENTRY_POINTS.values():
+    cli.add_command(command_for(_kind))

@@ -1,0 +1,1 @@
+"""What the networks see: images in memory, and how they are split."""

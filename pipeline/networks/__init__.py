@@ -1,0 +1,1 @@
+"""What is trained: networks as ordered blocks with a head on top."""

@@ -1,0 +1,195 @@
+"""A network is an ordered list of blocks and a head, so that it can be cut, frozen and given a new head.
+
+Depth counts blocks from the input: the values at depth 0 are scaled pixels, at depth d the outputs of block d,
+and the head maps the values at full depth to logits. Training may start at any depth, which is how cached
+features of frozen blocks are used. The two families are in `mlp.py` and `cnn.py`; `build_network` picks one.
+
+Shapes: B examples, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+PIXEL_MAXIMUM = 255.0
+
+# A description that comes with a model may be anyone's: these limits are checked before anything is allocated.
+MAX_PARAMETERS = 50_000_000
+Size = Annotated[int, Field(ge=1, le=16_384)]
+DropoutShare = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Architecture(BaseModel):
+    """What both families have in common; round-trips through JSON.
+
+    Attributes:
+        image_shape: (C, H, W) of the images.
+        classes: The class numbers of the data set that the outputs stand for, in order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    image_shape: tuple[Size, Size, Size]
+    classes: Annotated[tuple[Annotated[int, Field(ge=0, le=999_999)], ...], Field(min_length=2, max_length=10_000)]
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks below the head."""
+        raise AssertionError("each family knows its depth")
+
+
+class MLPArchitecture(Architecture):
+    """Fully connected blocks of equal width: linear, optional batch norm, ReLU, optional dropout."""
+
+    family: Literal["mlp"] = "mlp"
+    hidden_layers: Annotated[int, Field(ge=1, le=100)] = 5
+    width: Size = 100
+    batch_norm: bool = False
+    dropout: DropoutShare = 0.0
+
+    @property
+    def depth(self) -> int:
+        """The number of hidden layers."""
+        return self.hidden_layers
+
+    @model_validator(mode="after")
+    def _bounded(self) -> MLPArchitecture:
+        channels, height, width = self.image_shape
+        check_size(channels * height * width * self.width + (self.hidden_layers - 1) * self.width**2)
+        return self
+
+
+class ConvolutionLayer(BaseModel):
+    """One convolution block: convolution, optional 2x2 max-pooling, optional batch norm, ReLU."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    kernel: Annotated[int, Field(ge=1, le=15)]
+    stride: Annotated[int, Field(ge=1, le=8)] = 1
+    pool: bool = False
+
+
+class CNNArchitecture(Architecture):
+    """Convolution blocks, then one dense block; dropout after the last convolution and after the dense layer."""
+
+    family: Literal["cnn"] = "cnn"
+    convolutions: Annotated[tuple[ConvolutionLayer, ...], Field(min_length=1, max_length=20)]
+    dense_width: Size = 128
+    batch_norm: bool = True
+    dropout: DropoutShare = 0.25
+    dense_dropout: DropoutShare = 0.25
+
+    @property
+    def depth(self) -> int:
+        """Convolution blocks plus the dense block."""
+        return len(self.convolutions) + 1
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the dense block receives.
+
+        Raises:
+            ValueError: The images are too small for that many convolutions.
+        """
+        channels, height, width = self.image_shape
+        for number, layer in enumerate(self.convolutions, 1):
+            channels = layer.channels
+            height, width = ((side - layer.kernel) // layer.stride + 1 for side in (height, width))
+            if layer.pool:
+                height, width = height // 2, width // 2
+            if min(height, width) < 1:
+                raise ValueError(f"images of {self.image_shape} are too small for convolution block {number}")
+        return channels, height, width
+
+    @model_validator(mode="after")
+    def _bounded(self) -> CNNArchitecture:
+        channels, height, width = self.feature_shape
+        inputs = (self.image_shape[0], *(layer.channels for layer in self.convolutions))
+        kernels = sum(
+            incoming * layer.channels * layer.kernel**2
+            for incoming, layer in zip(inputs, self.convolutions, strict=False)
+        )
+        check_size(kernels + channels * height * width * self.dense_width)
+        return self
+
+
+AnyArchitecture = Annotated[MLPArchitecture | CNNArchitecture, Field(discriminator="family")]
+
+
+def check_size(parameters: int) -> None:
+    """Raise ValueError where a description asks for more weights than this project will allocate."""
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(f"{parameters} weights are more than the {MAX_PARAMETERS} that this project allocates")
+
+
+class LayeredNetwork(nn.Module):
+    """Blocks and a head; takes pixels from 0 to 255, gives logits.
+
+    Args:
+        architecture: What was built.
+        blocks: The blocks in order.
+        head: Maps the last block's output (B, width) to logits (B, K).
+    """
+
+    def __init__(self, architecture: MLPArchitecture | CNNArchitecture, blocks: Iterable[nn.Module], head: nn.Linear):
+        super().__init__()
+        self.architecture = architecture
+        self.blocks = nn.ModuleList(blocks)
+        self.head = head
+        self.frozen = 0
+
+    def scale(self, pixels: Tensor) -> Tensor:
+        """Return pixels 0-255 (B, C, H, W), of any number type, as float32 from 0 to 1."""
+        return pixels.float() / PIXEL_MAXIMUM
+
+    def run_blocks(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """Take values at depth `start` to depth `stop`."""
+        for block in self.blocks[start:stop]:
+            values = block(values)
+        return values
+
+    def logits(self, values: Tensor, start: int = 0) -> Tensor:
+        """Return logits (B, K) for values at depth `start`; frozen blocks on the way keep no graph."""
+        if start < self.frozen:
+            with torch.no_grad():
+                values = self.run_blocks(values, start, self.frozen)
+            start = self.frozen
+        logits: Tensor = self.head(self.run_blocks(values, start, len(self.blocks)))
+        return logits
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits (B, K) for pixels 0-255 (B, C, H, W)."""
+        return self.logits(self.scale(pixels))
+
+    def freeze(self, count: int) -> None:
+        """Freeze the first `count` blocks: no gradient, and evaluation mode whatever the rest is in."""
+        assert 0 <= count <= len(self.blocks), f"cannot freeze {count} of {len(self.blocks)} blocks"
+        self.frozen = count
+        for index, block in enumerate(self.blocks):
+            block.requires_grad_(index >= count)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> LayeredNetwork:
+        """Switch modes; frozen blocks stay in evaluation mode, or their batch-norm statistics would drift."""
+        super().train(mode)
+        for block in self.blocks[: self.frozen]:
+            block.eval()
+        return self
+
+
+class Classifier(nn.Module):
+    """The graph that is served: pixels 0-255 (B, C, H, W), float32, to softmax probabilities (B, K)."""
+
+    def __init__(self, network: LayeredNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return probabilities that sum to 1 over the classes."""
+        return torch.softmax(self.network(pixels), dim=1)

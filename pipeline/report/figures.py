@@ -1,0 +1,107 @@
+"""Figures of one run: learning curves, confusion matrix, the most confident mistakes.
+
+Drawn with matplotlib's `Figure` itself rather than pyplot: no global state, safe in any thread, nothing to close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.data.splits import Examples
+from pipeline.training.evaluate import Evaluation
+from pipeline.training.loop import EpochRecord
+
+TRAIN_COLOR, VAL_COLOR, MARK_COLOR = "#0072b2", "#d55e00", "#555555"  # told apart by colour-blind readers too
+DOTS_PER_INCH = 110
+MAX_MISTAKES = 20
+MAX_CLASSES_WITH_NUMBERS = 20
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    return path
+
+
+def learning_curves(history: Sequence[EpochRecord], best_epoch: int, title: str) -> Figure:
+    """Draw loss and accuracy over epochs, for training and validation, the chosen epoch marked."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [record.epoch for record in history]
+    _curve(left, epochs, [r.train_loss for r in history], [r.val_loss for r in history], best_epoch)
+    _curve(
+        right, epochs, [100 * r.train_accuracy for r in history], [100 * r.val_accuracy for r in history], best_epoch
+    )
+    left.set(ylabel="cross-entropy (nats)", title="Loss", yscale="log")
+    right.set(ylabel="accuracy (%)", title="Accuracy")
+    figure.suptitle(title)
+    return figure
+
+
+def _curve(axes: Axes, epochs: list[int], train: list[float], validation: list[float], best_epoch: int) -> None:
+    marker = "." if len(epochs) < 40 else ""
+    axes.plot(epochs, train, color=TRAIN_COLOR, marker=marker, label="training (running, dropout live)")
+    axes.plot(epochs, validation, color=VAL_COLOR, marker=marker, label="validation")
+    axes.axvline(best_epoch, color=MARK_COLOR, linestyle="--", linewidth=1)
+    axes.plot([best_epoch], [validation[best_epoch - 1]], "o", color=MARK_COLOR, label=f"chosen: epoch {best_epoch}")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def confusion_matrix(evaluation: Evaluation, class_names: Sequence[str], title: str) -> Figure:
+    """Draw the test confusion matrix: counts in the cells, colour by share of the true class."""
+    counts = evaluation.confusion_KK
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
+    size = min(14.0, 3.2 + 0.55 * len(class_names))
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(class_names))
+    rotation = 45 if max(map(len, class_names)) > 3 else 0
+    axes.set_xticks(places, class_names, rotation=rotation)
+    axes.set_yticks(places, class_names)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    if len(class_names) <= MAX_CLASSES_WITH_NUMBERS:
+        for row in places:
+            for column in places:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=color)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    return figure
+
+
+def mistakes(examples: Examples, evaluation: Evaluation, class_names: Sequence[str], title: str) -> Figure:
+    """Show the wrongly classified images of which the network was surest, surest first."""
+    confidence, predicted = evaluation.probabilities_NK.max(1)
+    wrong = (predicted != examples.labels).nonzero().flatten()
+    chosen = wrong[confidence[wrong].argsort(descending=True)][:MAX_MISTAKES].tolist()
+    if not chosen:
+        figure = Figure(figsize=(6, 2), layout="constrained")
+        figure.text(0.5, 0.5, f"{title}: none", ha="center", va="center")
+        return figure
+    columns = min(5, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(2.0 * columns + 0.4, 2.25 * rows + 0.7), layout="constrained")
+    figure.suptitle(f"{title}: {len(wrong)} of {len(examples)}; the {len(chosen)} surest", fontsize=11)
+    for axes, place in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, _padded(chosen, rows * columns), strict=True
+    ):
+        axes.axis("off")
+        if place is not None:
+            axes.imshow(torch.movedim(examples.pixels[place], 0, -1).squeeze(-1), cmap="gray_r", vmin=0, vmax=255)
+            true, said = class_names[int(examples.labels[place])], class_names[int(predicted[place])]
+            axes.set_title(f"true {true}, said {said}\n({100 * confidence[place]:.1f} % sure)", fontsize=9)
+    return figure
+
+
+def _padded(items: list[int], length: int) -> list[int | None]:
+    return [*items, *[None] * (length - len(items))]

@@ -1,0 +1,155 @@
+"""Device, threads, arithmetic and seeds: everything about where a computation runs.
+
+Nothing here knows of data, networks or MLflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal
+
+import psutil
+import torch
+
+from pipeline.errors import Interrupted
+
+
+def missing_device(name: str) -> str:
+    """Return why a device is not usable here, or an empty string where it is.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:N` or `mps`.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= int(number or 0):
+            return f"this machine has {count} CUDA devices that PyTorch can use; device=cpu works everywhere"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        return "this machine has no MPS device; device=cpu works everywhere"
+    return ""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a stage computes.
+
+    Attributes:
+        device: The resolved device.
+        train_dtype: `torch.float32`, or `torch.bfloat16` for autocast while training; evaluation is always float32.
+        threads: Processor threads of one operation.
+    """
+
+    device: torch.device
+    train_dtype: torch.dtype
+    threads: int
+
+    @property
+    def description(self) -> dict[str, str]:
+        """The part of a result's identity that is the machine's: device, arithmetic, threads and versions."""
+        import numpy
+
+        return {
+            "device": str(self.device),
+            "dtype": str(self.train_dtype).removeprefix("torch."),
+            "threads": str(self.threads),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        }
+
+
+def resolve_runtime(device: str, dtype: str, threads: int | Literal["auto"], *, convolutional: bool = False) -> Runtime:
+    """Choose device, arithmetic and threads, and set PyTorch up for them, deterministically.
+
+    Args:
+        device: `auto` (CUDA, else MPS, else CPU) or a device's name.
+        dtype: `auto` takes bfloat16 only for convolutions on processors that compute with it, where it was
+            measured to pay; else float32.
+        threads: `auto` keeps PyTorch's own choice.
+        convolutional: Whether the network is one of convolutions.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if convolutional and has_bfloat16(device) else "float32"
+    if threads != "auto":
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return Runtime(torch.device(device), getattr(torch, dtype), torch.get_num_threads())
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device computes with bfloat16 rather than emulating it."""
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_flag("avx512_bf16")
+
+
+def _cpu_flag(flag: str) -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+            return any(flag in line.split() for line in lines if line.startswith("flags"))
+    except OSError:
+        return False
+
+
+def derive_seed(seed: int, *purpose: object) -> int:
+    """Return a seed in [0, 2**63) for one purpose, independent of the seeds for others.
+
+    The batch order of epoch 7 is `derive_seed(seed, "order", 7)`, so that training can go on from any epoch
+    without any stored generator state.
+    """
+    text = ":".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *purpose: object) -> torch.Generator:
+    """Return a CPU generator for one purpose; see `derive_seed`."""
+    return torch.Generator().manual_seed(derive_seed(seed, *purpose))
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return a tensor's content as bytes, for digests."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data
+
+
+def process_identity() -> dict[str, str]:
+    """Return tags by which another process can tell whether this one still lives."""
+    return {"host": socket.gethostname(), "process": f"{os.getpid()} {psutil.Process().create_time():.2f}"}
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into `Interrupted`, and ignore the next ones while work is being saved.
+
+    Ctrl-C under `mlflow run` reaches a process as SIGINT and then SIGTERM: the second must not disturb what
+    the first one started. Outside the main thread, where Python takes no handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise Interrupted(signal.Signals(number).name)
+
+    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""One file an entry point: a function from a parameter record to a `StageResult`."""

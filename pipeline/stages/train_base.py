@@ -1,0 +1,65 @@
+"""`train_base`: train a base network on some classes, so that later stages can reuse its layers.
+
+    python -m pipeline train_base --classes 0-4
+
+Five hidden layers of 100 neurons on MNIST's digits 0 to 4 reach about 99.3 % on the test images; the README has
+the measured means and ranges.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.console import say
+from pipeline.data.sources import load_dataset
+from pipeline.data.splits import Split, split_for_base
+from pipeline.networks.build import build_network
+from pipeline.params import TrainBaseParams
+from pipeline.runtime import generator, resolve_runtime
+from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked
+from pipeline.tracking import names
+from pipeline.tracking.identity import cache_key
+from pipeline.tracking.run import StageResult, stage_run
+
+
+def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> StageResult:
+    """Train a base network and log everything about it as one MLflow run.
+
+    Args:
+        params: What to train, on what, how.
+        parent_run_id: Makes the run a nested one of that run.
+
+    Returns:
+        The run's id, the URI of the logged model, and its final metrics.
+
+    Raises:
+        UserInputError: The data cannot be had or has no such classes, or the store cannot be used; no run was made.
+        NonFiniteLossError: Training diverged; the run is FAILED.
+        Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
+    """
+    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
+    began = time.perf_counter()
+    split = load_split(params)
+    data_seconds = time.perf_counter() - began
+    say(f"data: {split.note}")
+    architecture = architecture_of(params, split)
+    if params.dry_run:
+        return say_plan(params, split, architecture)
+
+    name = f"base {params.model} {params.classes} seed {params.seed}"
+    note = (
+        f"A base network ({params.model}) trained to tell apart classes {params.classes} of {split.dataset}: "
+        f"{len(split.train)} images to train on, {len(split.validation)} for validation, {len(split.test)} for test."
+    )
+    key = cache_key(params, {"data": split.digest}, runtime.description)
+    with stage_run(params, name=name, note=note, tags={names.CACHE_KEY: key}, parent_run_id=parent_run_id) as run:
+        run.log_split(split)
+        network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
+        trained = train_tracked(run, network, split, settings_of(params, runtime))
+        return finish(run, trained, split, params, data_seconds=data_seconds)
+
+
+def load_split(params: TrainBaseParams) -> Split:
+    """Return the images that the parameters ask for."""
+    dataset = load_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
+    return split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)

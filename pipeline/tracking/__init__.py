@@ -1,0 +1,1 @@
+"""What is remembered: the only folder that imports mlflow."""

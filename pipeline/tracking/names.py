@@ -1,0 +1,47 @@
+"""Names of metrics, tags and artifacts: the contract that users, reports and later stages read by."""
+
+from __future__ import annotations
+
+# metrics, one value an epoch (step = epoch, from 1)
+TRAIN_LOSS = "train/loss"
+TRAIN_ACCURACY = "train/accuracy"
+VAL_LOSS = "val/loss"
+VAL_ACCURACY = "val/accuracy"
+EPOCH_SECONDS = "time/epoch_seconds"
+
+# metrics at the end (step 0)
+TEST_ACCURACY = "test/accuracy"
+TEST_PRECISION = "test/precision"
+TRAIN_FINAL_ACCURACY = "train/final_accuracy"
+VAL_FINAL_ACCURACY = "val/final_accuracy"
+BEST_EPOCH = "best_epoch"
+EPOCHS_RUN = "epochs_run"
+FIT_SECONDS = "time/fit_seconds"
+TOTAL_SECONDS = "time/total_seconds"
+DATA_SECONDS = "time/data_seconds"
+
+# tags
+STAGE = "stage"
+DATASET = "dataset"
+CLASSES = "classes"
+BASE_MODEL_URI = "base_model_uri"
+BASE_RUN_ID = "base_run_id"
+CACHE_KEY = "cache_key"
+CODE_DIGEST = "code_digest"
+WEIGHTS_DIGEST = "weights_digest"
+MODEL_URI = "model_uri"
+PARAMETERS = "resolved_parameters"  # JSON: `mlflow run` logs parameters as typed, this tag as resolved
+NOTE = "mlflow.note.content"
+PARENT_RUN_ID = "mlflow.parentRunId"
+
+# artifacts
+CHECKPOINTS = "checkpoints"
+FIGURES = "figures"
+HISTORY = "history.csv"
+MODEL = "model"
+
+# files beside the servable graph in a logged model
+WEIGHTS_FILE = "weights.safetensors"
+ARCHITECTURE_FILE = "architecture.json"
+DRAW_FILE = "draw.safetensors"
+EXTRA_FILES = "extra_files"

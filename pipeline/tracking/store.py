@@ -1,0 +1,101 @@
+"""Where runs are remembered: MLflow's own default store, made ready before anything runs side by side.
+
+MLflow's sqlite store comes without write-ahead logging, and two processes that meet a fresh one race in its
+schema migration. Here the schema is made under a lock and the log switched on once; after that a look suffices.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import mlflow
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for the active experiment
+
+from pipeline.errors import Fault, UserInputError
+
+SERVER_LIMIT_SECONDS = 8
+
+
+def open_store() -> MlflowClient:
+    """Return a client of the active tracking store, with its schema in place.
+
+    Raises:
+        UserInputError: The store cannot be used or its server does not answer.
+    """
+    # the client's own patience (seven tries, minutes) would make a dead server look like a hang
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = mlflow.get_tracking_uri()
+    try:
+        if uri.startswith("sqlite:"):
+            _prepare_sqlite(uri)
+        elif uri.startswith(("http://", "https://")):
+            _check_server(uri)
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError, sqlite3.Error) as error:
+        why = str(error).strip().splitlines()[0]
+        raise UserInputError(
+            Fault(
+                "MLFLOW_TRACKING_URI",
+                _without_password(uri),
+                f"cannot be used as a tracking store: {why}",
+                "Unset it for sqlite:///mlflow.db, or start the server.",
+            )
+        ) from error
+    return client
+
+
+def active_experiment_id() -> str:
+    """Return the experiment that MLflow itself would log to: set in code, by environment, else Default."""
+    experiment_id = _get_experiment_id()
+    assert experiment_id is not None
+    return experiment_id
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file behind a sqlite URI, None for another kind."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _prepare_sqlite(uri: str) -> None:
+    path = sqlite_path(uri)
+    if path is None or _has_wal(path):
+        return
+    with FileLock(path.with_name(path.name + ".lock"), timeout=60):
+        if not _has_wal(path):
+            MlflowClient(uri).search_experiments(max_results=1)  # makes the schema
+            with sqlite3.connect(path, timeout=20) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _has_wal(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with sqlite3.connect(path, timeout=20) as connection:
+        return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+
+
+def _check_server(uri: str) -> None:
+    """Raise OSError where a tracking server does not answer in time; any HTTP answer will do."""
+    try:
+        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS):
+            pass
+    except urllib.error.HTTPError:
+        pass
+
+
+def _without_password(uri: str) -> str:
+    head, at, tail = uri.rpartition("@")
+    return f"{head.split('://')[0]}://***@{tail}" if at else uri

@@ -1,0 +1,121 @@
+"""Saving and loading the state of a fit: whole or not at all, checked when read, nothing unpickled.
+
+One safetensors file holds weights, best weights and optimizer state as tensors, and counters and history as JSON
+in its header, with a digest over all of it. A file is written beside its name and renamed onto it, so a reader
+finds the old one or the new one; `previous` is kept for the day `last` turns out to be damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.networks.build import weights_digest
+
+FORMAT = "1"
+LAST, PREVIOUS, BEST = "last", "previous", "best"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and facts that JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def group(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors under `prefix/`, without it."""
+        return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + "/")}
+
+
+def grouped(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of several groups in one dictionary, named `group/name`."""
+    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written; the file that was there is untouched.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    facts = json.dumps(checkpoint.facts, sort_keys=True)
+    header = {"format": FORMAT, "facts": facts, "digest": _digest(tensors, facts)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(safetensors.torch.save(tensors, header))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and check it.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, altered, or of another format; the message names it.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from error
+    facts = header.get("facts", "")
+    if header.get("format") != FORMAT or header.get("digest") != _digest(tensors, facts):
+        raise CheckpointError(f"{path}: was altered after it was written, or is of another version")
+    return Checkpoint(tensors, json.loads(facts))
+
+
+def _digest(tensors: dict[str, Tensor], facts: str) -> str:
+    return hashlib.sha256((weights_digest(tensors) + facts).encode()).hexdigest()[:32]
+
+
+class CheckpointFolder:
+    """The checkpoints of one fit under their fixed names: `last`, `previous`, `best`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        """Return where the checkpoint of that name lies."""
+        return self.folder / f"{name}.safetensors"
+
+    def save_last(self, checkpoint: Checkpoint) -> None:
+        """Write `last`; what was `last` becomes `previous`."""
+        if self.path(LAST).exists():
+            self.path(LAST).replace(self.path(PREVIOUS))
+        save_checkpoint(self.path(LAST), checkpoint)
+
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Write `best`."""
+        save_checkpoint(self.path(BEST), checkpoint)
+
+    def newest(self) -> Checkpoint | None:
+        """Return `last`, or `previous` where `last` is missing or damaged; None where there is neither.
+
+        Raises:
+            CheckpointError: There are checkpoints, and none of them is whole.
+        """
+        damaged = []
+        for name in (LAST, PREVIOUS):
+            if self.path(name).exists():
+                try:
+                    return load_checkpoint(self.path(name))
+                except CheckpointError as error:
+                    damaged.append(str(error))
+        if damaged:
+            raise CheckpointError("; ".join(damaged))
+        return None
