@@ -101,5 +101,16 @@ def refuse(error: UserInputError) -> None:
     sys.exit(EXIT_BAD_INPUT)
 
 
+@cli.command()
+def setup() -> None:
+    """Create the tracking store: its schema, and write-ahead logging for sqlite."""
+    from pipeline.tracking.store import open_store
+
+    try:
+        open_store()
+    except UserInputError as error:
+        refuse(error)
+
+
 for _kind in ENTRY_POINTS.values():
     cli.add_command(command_for(_kind))

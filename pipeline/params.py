@@ -165,7 +165,7 @@ class TrainingParams(DataParams):
         100, "The most epochs to train.", allowed="a whole number from 1 to 100000", unit="epochs", ge=1, le=100_000
     )
     patience: int = setting(
-        10,
+        20,
         "Stop when validation loss has not improved for this long.",
         allowed="a whole number from 1 to 100000",
         unit="epochs",
@@ -295,6 +295,13 @@ class FamilyParams(TrainingParams):
         "auto", "Batch normalization before each ReLU (MLP only; false).", allowed="true or false"
     )
 
+    @field_validator("batch_norm")
+    @classmethod
+    def _batch_of_several(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value and info.data.get("batch_size") == 1:
+            raise ValueError("batch norm needs batches of at least 2 images; raise batch_size")
+        return value
+
     @field_validator("model", mode="before")
     @classmethod
     def _known_family(cls, value: Any) -> Any:
@@ -375,8 +382,9 @@ def _faults(kind: type[StageParams], values: dict[str, Any], error: ValidationEr
         extra = kind.model_fields[name].json_schema_extra
         assert isinstance(extra, dict)
         why = str(item.get("ctx", {}).get("error", "")) if item["type"] == "value_error" else ""
+        remedy = _sentence(why) or f"The default is {spell(kind.model_fields[name].default) or 'none'}."
         value = "(hidden)" if "password" in why else values.get(name)
-        found[name] = Fault(name, value, f"must be {extra['allowed']}.", _sentence(why))
+        found[name] = Fault(name, value, f"must be {extra['allowed']}.", remedy)
     return list(found.values())
 
 

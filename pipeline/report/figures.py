@@ -97,7 +97,9 @@ def mistakes(examples: Examples, evaluation: Evaluation, class_names: Sequence[s
     ):
         axes.axis("off")
         if place is not None:
-            axes.imshow(torch.movedim(examples.pixels[place], 0, -1).squeeze(-1), cmap="gray_r", vmin=0, vmax=255)
+            axes.imshow(
+                torch.movedim(examples.pixels[place], 0, -1).squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=255
+            )
             true, said = class_names[int(examples.labels[place])], class_names[int(predicted[place])]
             axes.set_title(f"true {true}, said {said}\n({100 * confidence[place]:.1f} % sure)", fontsize=9)
     return figure

@@ -1,0 +1,253 @@
+"""Sources and splits: files are checked, draws are stratified, seeded and remembered."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.data import sources
+from pipeline.data.idx import idx_fault
+from pipeline.data.sources import FAMILY, Dataset, load_dataset
+from pipeline.data.splits import choose_classes, cut_folds, split_for_base, stratified_cut
+from pipeline.data.torchvision_import import operators_load, torchvision_datasets
+from pipeline.errors import DataFileError, UserInputError
+from tests.conftest import MNIST_DIR, ROOT
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def fashion(tmp_path: Path) -> Path:
+    """A small data set in torchvision's layout of Fashion-MNIST."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 30)):
+        raw = tmp_path / "FashionMNIST" / "raw"
+        write_idx(raw / f"{part}-images-idx3-ubyte", generator.integers(0, 256, (count, 28, 28)))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    return tmp_path
+
+
+def test_a_family_member_is_read_in_torchvisions_layout(fashion: Path) -> None:
+    dataset = load_dataset("fashion_mnist", str(fashion))
+    assert dataset.train.pixels.shape == (60, 1, 28, 28) and dataset.train.pixels.dtype == torch.uint8
+    assert dataset.test.labels.shape == (30,) and dataset.test.labels.dtype == torch.int64
+    assert dataset.class_names[9] == "Ankle boot"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-7], "truncated"),
+        (lambda content: content[:6], "truncated in its header"),
+        (lambda content: b"", "not an IDX file"),
+        (lambda content: content + b"x", "1 bytes too many"),
+        (lambda content: b"PK" + content[2:], "not an IDX file"),
+    ],
+)
+def test_a_damaged_file_is_named_and_not_trained_on(fashion: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    path = fashion / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataFileError, match=f"train-labels-idx1-ubyte.*{message}"):
+        load_dataset("fashion_mnist", str(fashion))
+
+
+def test_a_file_that_differs_from_its_archive_is_refused(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    path = fashion / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
+    archive = path.with_name(path.name + ".gz")
+    archive.write_bytes(gzip.compress(path.read_bytes()))
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(torchvision_datasets().FashionMNIST, "resources", [(archive.name, md5)])
+    load_dataset("fashion_mnist", str(fashion))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataFileError, match="differs from train-labels-idx1-ubyte.gz"):
+        load_dataset("fashion_mnist", str(fashion))
+
+
+@pytest.mark.mnist
+def test_one_flipped_bit_of_mnist_is_noticed(tmp_path: Path) -> None:
+    shutil.copytree(Path(MNIST_DIR) / "MNIST", tmp_path / "MNIST", copy_function=shutil.copyfile)
+    path = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DataFileError, match="t10k-images-idx3-ubyte.*altered"):
+        load_dataset("mnist", str(tmp_path))
+    with pytest.raises(DataFileError, match="altered"):
+        load_dataset("auto", str(tmp_path))
+
+
+@pytest.mark.mnist
+def test_the_real_mnist_has_its_published_sizes(mnist: Dataset) -> None:
+    assert mnist.train.pixels.shape == (60_000, 1, 28, 28) and mnist.test.pixels.shape == (10_000, 1, 28, 28)
+    assert torch.bincount(mnist.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_an_idx_file_or_have_a_fault(content: bytes) -> None:
+    fault = idx_fault(content)
+    assert isinstance(fault, str) and (fault or content[:2] == b"\0\0")
+
+
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "any_reachable", lambda addresses, limit_seconds: False)
+
+
+def test_auto_falls_back_to_the_digits_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_network(monkeypatch)
+    dataset = load_dataset("auto", str(tmp_path))
+    assert dataset.name == "digits" and "not MNIST's" in dataset.note and "cannot be reached" in dataset.note
+
+
+def test_mnist_without_files_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_network(monkeypatch)
+    with pytest.raises(DataFileError, match=r"cannot be reached.*PIPELINE_DATA_DIR.*dataset=digits needs none"):
+        load_dataset("mnist", str(tmp_path))
+    with pytest.raises(DataFileError, match="lacks train-images-idx3-ubyte"):
+        load_dataset("auto", str(tmp_path / "gone"), data_dir_is_chosen=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataFileError, match="not a folder that can be written to"):
+        load_dataset("mnist", str(tmp_path / "file" / "data"))
+
+
+def test_a_network_that_hangs_is_given_up_in_time() -> None:
+    import socket
+
+    with socket.socket() as silent:  # accepts connections and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        assert not sources.any_reachable([f"http://127.0.0.1:{silent.getsockname()[1]}/x"], 1.0)
+        assert time.monotonic() - began < 3
+
+
+def test_the_digits_are_enlarged_and_split_once(digits: Dataset) -> None:
+    assert digits.train.pixels.shape[1:] == (1, 28, 28) and digits.train.pixels.dtype == torch.uint8
+    assert len(digits.train.labels) + len(digits.test.labels) == 1797
+    assert 200 < int(digits.train.pixels.max()) <= 255
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of coloured images of several sizes."""
+    for number, name in enumerate(("cats", "dogs")):
+        (tmp_path / name).mkdir()
+        for index in range(10):
+            Image.new("RGB", (20 + index, 40), (100 * number, index, 0)).save(tmp_path / name / f"{index}.png")
+    return tmp_path
+
+
+def test_a_folder_of_images_becomes_a_data_set(folder: Path) -> None:
+    dataset = load_dataset(f"folder:{folder}", "data")
+    assert dataset.class_names == ("cats", "dogs") and dataset.train.pixels.shape == (16, 1, 28, 28)
+    assert torch.bincount(dataset.test.labels).tolist() == [2, 2]
+    assert torch.equal(dataset.test.pixels, load_dataset(f"folder:{folder}", "data").test.pixels)
+
+
+def test_a_broken_image_is_named(folder: Path) -> None:
+    (folder / "cats" / "3.png").write_bytes((folder / "cats" / "3.png").read_bytes()[:40])
+    with pytest.raises(DataFileError, match=r"3\.png: cannot be read as an image"):
+        load_dataset(f"folder:{folder}", "data")
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match="not a folder"):
+        load_dataset(f"folder:{tmp_path}/none", "data")
+    with pytest.raises(DataFileError, match="one sub-folder"):
+        load_dataset(f"folder:{tmp_path}", "data")
+
+
+def test_classes_are_relabelled_in_order(digits: Dataset) -> None:
+    chosen = choose_classes(digits.train, (5, 7, 9), digits)
+    assert torch.equal(torch.tensor([5, 7, 9])[chosen.labels], digits.train.labels[chosen.indices])
+    assert torch.equal(chosen.pixels, digits.train.pixels[chosen.indices])
+
+
+def test_a_class_that_does_not_exist_is_refused(digits: Dataset) -> None:
+    with pytest.raises(UserInputError, match="classes=0,12: digits has the classes 0-9"):
+        choose_classes(digits.train, (0, 12), digits)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), fraction=st.floats(0.01, 0.9))
+def test_validation_is_stratified_and_disjoint(digits: Dataset, seed: int, fraction: float) -> None:
+    split = split_for_base(digits, (0, 1, 2, 3, 4), val_fraction=fraction, seed=seed)
+    train, validation = set(split.train.indices.tolist()), set(split.validation.indices.tolist())
+    assert not train & validation
+    assert len(train | validation) == len(choose_classes(digits.train, split.classes, digits))
+    shares = torch.bincount(split.validation.labels) / (
+        torch.bincount(split.validation.labels) + torch.bincount(split.train.labels)
+    )
+    assert (shares - fraction).abs().max() < 0.01
+
+
+def test_a_seed_decides_the_split(digits: Dataset) -> None:
+    first, again, other = (
+        split_for_base(digits, (0, 1), val_fraction=0.2, seed=seed).validation.digest for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_a_cut_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(UserInputError, match="val_fraction=0.9"):
+        stratified_cut(torch.tensor([0, 0, 0, 1]), 0.9, 0, "validation")
+
+
+@settings(max_examples=40)
+@given(
+    counts=st.lists(st.integers(3, 40), min_size=2, max_size=6), folds=st.integers(2, 3), seed=st.integers(0, 2**32 - 1)
+)
+def test_folds_are_a_stratified_partition(counts: list[int], folds: int, seed: int) -> None:
+    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
+    parts = cut_folds(labels, folds, seed)
+    assert torch.cat(parts).sort().values.tolist() == list(range(len(labels)))
+    per_fold = torch.stack([torch.bincount(labels[part], minlength=len(counts)) for part in parts])
+    assert (per_fold.max(0).values - per_fold.min(0).values).max() <= 1
+
+
+def test_more_folds_than_images_of_a_class_are_refused() -> None:
+    with pytest.raises(UserInputError, match="folds=4: .*from 2 to the size of the smallest class, 3"):
+        cut_folds(torch.tensor([0, 0, 0, 1, 1, 1, 1]), 4, 0)
+
+
+def test_torchvision_imports_beside_another_build_of_torch() -> None:
+    """Where its operators load, nothing is declared; where they do not, the import works all the same."""
+    program = (
+        "import pipeline.data.torchvision_import as room\n"
+        "loads = room.operators_load()\n"
+        "room.torchvision_datasets()\n"
+        "assert bool(room._declared) is not loads\n"
+        "import torch; assert torch.ops.torchvision.nms\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_declared_or_loaded_the_operators_are_found_afterwards() -> None:
+    torchvision_datasets()
+    assert operators_load()
+
+
+def test_every_member_of_the_family_names_its_files() -> None:
+    assert {len(member.files) for member in FAMILY.values()} == {4}

@@ -1,0 +1,110 @@
+"""Parameters: defaults, ranges, messages, and agreement with MLproject."""
+
+import re
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UserInputError
+from pipeline.params import ENTRY_POINTS, TrainBaseParams, format_classes, parse_classes, parse_params, spell
+from tests.conftest import ROOT
+
+REFUSED = [
+    ({"classes": "9-5"}, "classes=9-5: .*runs backwards; write 5-9"),
+    ({"classes": "0-12", "dataset": "mnist"}, "classes=0-12: .*has the classes 0-9"),
+    ({"classes": "3"}, "classes=3: .*at least two"),
+    ({"classes": "1,1"}, "Class 1 is named twice"),
+    ({"classes": "a"}, "neither a class number nor a range"),
+    ({"learning_rate": "-1"}, "learning_rate=-1: must be a number above 0"),
+    ({"learning_rate": "nan"}, "learning_rate=nan: must be"),
+    ({"batch_size": "0"}, "batch_size=0: must be a whole number from 1"),
+    ({"dropout": "1"}, "dropout=1: must be a number from 0 to below 1"),
+    ({"model": "vgg"}, "model=vgg: must be mlp or cnn"),
+    ({"dataset": "mnsit"}, "dataset=mnsit: .*Did you mean mnist"),
+    ({"device": "cuda:77"}, "device=cuda:77: .*CUDA devices"),
+    ({"weight_deacy": "0"}, "weight_deacy=0: not a parameter here. Did you mean weight_decay"),
+    ({"model": "cnn", "hidden_layers": "3"}, "hidden_layers=3: .*model=mlp"),
+    ({"seed": "1.5"}, "seed=1.5: must be a whole number"),
+    ({"threads": "0"}, "threads=0: must be auto or"),
+    ({"register_as": "a/b"}, "register_as=a/b"),
+    ({"batch_size": "1", "batch_norm": "true"}, "batch_norm=true: .*raise batch_size"),
+]
+
+
+@pytest.mark.parametrize(("raw", "message"), REFUSED)
+def test_bad_values_are_refused_with_what_is_allowed(raw: dict[str, str], message: str) -> None:
+    with pytest.raises(UserInputError, match=message):
+        parse_params(TrainBaseParams, raw)
+
+
+def test_all_faults_are_reported_together() -> None:
+    raw = {"classes": "9-5", "learning_rate": "nan", "batch_size": "0", "model": "vgg", "nonsense": "1"}
+    with pytest.raises(UserInputError) as caught:
+        parse_params(TrainBaseParams, raw)
+    assert {fault.name for fault in caught.value.faults} == set(raw)
+
+
+def test_every_fault_says_what_to_do() -> None:
+    with pytest.raises(UserInputError) as caught:
+        parse_params(TrainBaseParams, {"batch_size": "0"})
+    assert "The default is 128." in str(caught.value)
+
+
+def test_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserInputError) as caught:
+        parse_params(TrainBaseParams, {"data_dir": "s3://someone:hunter2@host/data"})
+    assert "password" in str(caught.value) and "hunter2" not in str(caught.value)
+
+
+def test_defaults_follow_the_family() -> None:
+    mlp, cnn = TrainBaseParams(), TrainBaseParams(model="cnn")
+    assert (mlp.classes, mlp.hidden_layers, mlp.width, mlp.dropout) == ("0-4", 5, 100, 0.0)
+    assert (cnn.classes, cnn.hidden_layers, cnn.width) == ("0-6", None, None)
+    assert "hidden_layers" not in cnn.logged()
+
+
+def test_text_and_python_values_make_the_same_record() -> None:
+    text = parse_params(TrainBaseParams, {"learning-rate": "1e-3", "batch_norm": "true", "classes": "4,3,2,1,0"})
+    assert text == TrainBaseParams(learning_rate=0.001, batch_norm=True, classes="0-4")
+    assert text.logged()["learning_rate"] == "0.001" and text.logged()["batch_norm"] == "true"
+
+
+@given(st.sets(st.integers(0, 50), min_size=2))
+def test_classes_survive_being_spelled_and_read(classes: set[int]) -> None:
+    assert parse_classes(format_classes(tuple(classes))) == tuple(sorted(classes))
+
+
+@given(st.text(max_size=30))
+def test_any_text_for_classes_is_read_or_refused(text: str) -> None:
+    try:
+        assert len(parse_classes(text)) >= 2
+    except ValueError as error:
+        assert str(error)
+
+
+def test_mlproject_and_params_agree() -> None:
+    project = yaml.safe_load((ROOT / "MLproject").read_text())
+    compared = 0
+    for name, entry in project["entry_points"].items():
+        word = re.search(r"-m pipeline (\w+)", entry["command"])
+        assert word is not None
+        kind = ENTRY_POINTS[word[1]]
+        assert name in (word[1], "main")
+        for parameter, declared in entry["parameters"].items():
+            assert spell(kind.model_fields[parameter].default) == spell(declared["default"]), (name, parameter)
+            assert f"--{parameter} {{{parameter}}}" in entry["command"]
+            compared += 1
+    assert set(ENTRY_POINTS) <= set(project["entry_points"])
+    assert compared >= 8
+
+
+def test_every_parameter_is_described() -> None:
+    described = 0
+    for kind in ENTRY_POINTS.values():
+        for name, field in kind.model_fields.items():
+            assert field.description and isinstance(field.json_schema_extra, dict), name
+            assert field.json_schema_extra["allowed"], name
+            described += 1
+    assert described >= 20

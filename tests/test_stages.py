@@ -1,0 +1,239 @@
+"""Stages, and the tracking they do, read back from a real sqlite store."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import mlflow
+import pytest
+import safetensors.torch
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.errors import NonFiniteLossError, UserInputError
+from pipeline.networks.build import architecture_from_json, build_network, weights_digest
+from pipeline.params import TrainBaseParams
+from pipeline.runtime import generator
+from pipeline.stages import common
+from pipeline.stages.train_base import train_base
+from pipeline.tracking import names
+from pipeline.tracking.journal import Delivery, Journal, read_journal
+from pipeline.tracking.run import StageResult
+
+QUICK = {"dataset": "digits", "epochs": 4, "hidden_layers": 2, "width": 16, "batch_size": 32, "checkpoint_every": 2}
+
+
+@pytest.fixture
+def trained(store: MlflowClient) -> tuple[StageResult, Run]:
+    """A finished run of the first stage."""
+    result = train_base(TrainBaseParams(**QUICK))
+    return result, store.get_run(result.run_id)
+
+
+def files_of(store: MlflowClient, run_id: str, folder: str | None = None) -> set[str]:
+    return {item.path for item in store.list_artifacts(run_id, folder)}
+
+
+def test_a_run_holds_everything_the_contract_names(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
+    result, run = trained
+    assert run.info.status == "FINISHED"
+    assert run.data.params == TrainBaseParams(**QUICK).logged()
+    tags = run.data.tags
+    for name in (names.STAGE, names.DATASET, names.CACHE_KEY, names.CODE_DIGEST, names.WEIGHTS_DIGEST, "host", "process",
+                 names.NOTE, "mlflow.user", "mlflow.source.name", "mlflow.runName"):  # fmt: skip
+        assert tags.get(name), name
+    assert tags[names.STAGE] == "train_base" and tags[names.DATASET] == "digits" and tags[names.CLASSES] == "0-4"
+    for name in ("test/loss", "test/accuracy", "test/precision", "test/recall", "test/f1", "train/final_accuracy",
+                 "val/final_accuracy", "best_epoch", "epochs_run", "time/fit_seconds", "time/total_seconds",
+                 "time/data_seconds"):  # fmt: skip
+        history = store.get_metric_history(run.info.run_id, name)
+        assert [point.step for point in history] == [0], name
+        assert history[0].value == result.metrics[name]
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_seconds"):
+        assert [point.step for point in store.get_metric_history(run.info.run_id, name)] == [1, 2, 3, 4], name
+
+
+def test_the_data_sets_are_logged_with_their_digests(trained: tuple[StageResult, Run]) -> None:
+    inputs = trained[1].inputs.dataset_inputs
+    contexts = {tag.value: item.dataset for item in inputs for tag in item.tags}
+    assert set(contexts) == {"training", "validation", "testing"}
+    assert len({dataset.digest for dataset in contexts.values()}) == 3
+    assert json.loads(contexts["training"].profile)["num_examples"] > 500
+
+
+def test_artifacts_have_their_fixed_names(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
+    run_id = trained[0].run_id
+    assert files_of(store, run_id) == {"checkpoints", "figures", "history.csv"}
+    assert files_of(store, run_id, "checkpoints") == {
+        f"checkpoints/{name}.safetensors" for name in ("last", "previous", "best")
+    }
+    assert files_of(store, run_id, "figures") == {
+        f"figures/{name}.png" for name in ("learning_curves", "confusion_matrix", "mistakes")
+    }
+
+
+def test_the_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
+    result, run = trained
+    model = store.get_logged_model(result.model_uri.removeprefix("models:/"))
+    assert str(model.status) == "READY" and model.source_run_id == result.run_id
+    assert {metric.key: metric.value for metric in model.metrics}["test/accuracy"] == result.metrics["test/accuracy"]
+    folder = Path(mlflow.artifacts.download_artifacts(result.model_uri))
+    extra = folder / names.EXTRA_FILES
+    network = build_network(architecture_from_json((extra / names.ARCHITECTURE_FILE).read_text()), generator(9, "x"))
+    network.load_state_dict(safetensors.torch.load_file(extra / names.WEIGHTS_FILE))
+    assert weights_digest(network.state_dict()) == run.data.tags[names.WEIGHTS_DIGEST]
+    draw = safetensors.torch.load_file(extra / names.DRAW_FILE)
+    assert not set(draw["train"].tolist()) & set(draw["validation"].tolist())
+
+
+def test_the_served_graph_gives_the_evaluated_probabilities(trained: tuple[StageResult, Run]) -> None:
+    model = mlflow.pyfunc.load_model(trained[0].model_uri)
+    assert model.metadata.metadata["class_names"] == ["0", "1", "2", "3", "4"]
+    pixels = torch.randint(0, 256, (7, 1, 28, 28), generator=generator(0, "pixels")).float().numpy()
+    for count in (1, 3, 7):
+        probabilities = model.predict(pixels[:count])
+        assert probabilities.shape == (count, 5)
+        assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_local_state_is_gone_once_everything_has_arrived(trained: tuple[StageResult, Run], tmp_path: Path) -> None:
+    assert list((tmp_path / ".pipeline" / "runs").iterdir()) == []
+
+
+def test_the_same_seed_gives_the_same_model_and_cache_key(store: MlflowClient) -> None:
+    tags = [store.get_run(train_base(TrainBaseParams(**QUICK)).run_id).data.tags for _ in range(2)]
+    other = store.get_run(train_base(TrainBaseParams(**{**QUICK, "seed": 1})).run_id).data.tags
+    assert tags[0][names.WEIGHTS_DIGEST] == tags[1][names.WEIGHTS_DIGEST] != other[names.WEIGHTS_DIGEST]
+    assert tags[0][names.CACHE_KEY] == tags[1][names.CACHE_KEY] != other[names.CACHE_KEY]
+
+
+def test_a_run_that_mlflow_made_is_adopted(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = store.create_run("0", tags={"mlflow.source.name": "a project"})
+    store.log_param(made.info.run_id, "learning_rate", "1e-3")  # as `mlflow run -P learning_rate=1e-3` does
+    monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+    result = train_base(TrainBaseParams(**QUICK))
+    run = store.get_run(result.run_id)
+    assert result.run_id == made.info.run_id and run.info.status == "FINISHED"
+    assert run.data.params["learning_rate"] == "1e-3" and run.data.params["seed"] == "0"
+    assert json.loads(run.data.tags[names.PARAMETERS])["learning_rate"] == "0.001"
+    assert run.data.tags["mlflow.source.name"] == "a project"
+    assert train_base(TrainBaseParams(**QUICK)).run_id != made.info.run_id
+
+
+def test_a_nested_run_names_its_parent(store: MlflowClient) -> None:
+    parent = store.create_run("0")
+    result = train_base(TrainBaseParams(**QUICK), parent_run_id=parent.info.run_id)
+    assert store.get_run(result.run_id).data.tags[names.PARENT_RUN_ID] == parent.info.run_id
+
+
+def test_an_exception_ends_the_run_as_failed_with_a_note(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_: object, **__: object) -> None:
+        raise NonFiniteLossError("the loss became nan in epoch 2")
+
+    monkeypatch.setattr("pipeline.stages.train_base.train_tracked", diverge)
+    with pytest.raises(NonFiniteLossError):
+        train_base(TrainBaseParams(**QUICK))
+    (run,) = store.search_runs(["0"])
+    assert run.info.status == "FAILED" and "the loss became nan in epoch 2" in run.data.tags[names.NOTE]
+
+
+def test_an_interrupt_ends_the_run_as_killed_and_keeps_a_checkpoint(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt(records, epochs):  # type: ignore[no-untyped-def]
+        for record in records:
+            yield record
+            if record.epoch == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "watch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_base(TrainBaseParams(**QUICK))
+    (run,) = store.search_runs(["0"])
+    assert run.info.status == "KILLED"
+    assert "checkpoints/last.safetensors" in files_of(store, run.info.run_id, "checkpoints")
+    assert (tmp_path / ".pipeline" / "runs" / run.info.run_id / "checkpoints" / "last.safetensors").is_file()
+
+
+def test_a_dry_run_trains_nothing(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_base(TrainBaseParams(**QUICK, dry_run=True)).run_id == ""
+    assert store.search_runs(["0"]) == []
+    assert '"width": "16"' in capsys.readouterr().out
+
+
+def test_bad_data_makes_no_run(store: MlflowClient, tmp_path: Path) -> None:
+    with pytest.raises(UserInputError):
+        train_base(TrainBaseParams(dataset=f"folder:{tmp_path}/none"))
+    assert store.search_runs(["0"]) == []
+
+
+def test_the_alias_best_follows_validation_accuracy(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    for epochs, best in ((1, 1), (8, 2), (1, 2)):
+        train_base(TrainBaseParams(**{**QUICK, "epochs": epochs}, register_as="digits-base"))
+        assert int(store.get_model_version_by_alias("digits-base", "best").version) == best
+    assert "alias best stays with version 2" in capsys.readouterr().out
+
+
+def test_runs_go_to_the_experiment_that_mlflow_would_take(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    result = train_base(TrainBaseParams(**QUICK))
+    experiment = store.get_experiment_by_name("mine")
+    assert experiment is not None and store.get_run(result.run_id).info.experiment_id == experiment.experiment_id
+
+
+def test_a_stage_runs_outside_the_main_thread(store: MlflowClient) -> None:
+    results: list[StageResult] = []
+    thread = threading.Thread(target=lambda: results.append(train_base(TrainBaseParams(**QUICK))))
+    thread.start()
+    thread.join()
+    assert results and store.get_run(results[0].run_id).info.status == "FINISHED"
+
+
+def test_the_store_gets_write_ahead_logging(trained: tuple[StageResult, Run], tmp_path: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_a_store_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    try:
+        mlflow.set_tracking_uri("http://someone:hunter2@127.0.0.1:9")
+        with pytest.raises(UserInputError, match="cannot be used as a tracking store") as caught:
+            train_base(TrainBaseParams(**QUICK))
+        assert "hunter2" not in str(caught.value)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_delivery_sends_again_what_the_store_did_not_take(tmp_path: Path) -> None:
+    sent: list[int] = []
+    failures = iter([True, True, False])
+
+    def send(entries: list[dict[str, int]]) -> None:
+        if next(failures, False):
+            raise ConnectionError("down")
+        sent.extend(entry["number"] for entry in entries)
+
+    delivery = Delivery(Journal(tmp_path / "journal.jsonl"), send, pause_seconds=0.01)
+    for number in range(5):
+        delivery.put({"number": number})
+    while not delivery.flush(5):
+        pass
+    assert delivery.close(1)
+    assert sent == [0, 1, 2, 3, 4]
+    assert [entry["number"] for entry in read_journal(tmp_path / "journal.jsonl")] == sent
+
+
+def test_a_torn_last_line_of_a_journal_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": 2}\n{"c": ')
+    assert read_journal(path) == [{"a": 1}, {"b": 2}]
+    path.write_bytes(b'{"a": 1}\n{"b" 2}\n{"c": 3}\n')
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        read_journal(path)

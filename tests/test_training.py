@@ -1,0 +1,246 @@
+"""Training: it learns, stops, repeats to the bit, goes on from a checkpoint, and its sums are right."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, precision_recall_fscore_support
+
+from pipeline.errors import CheckpointError, NonFiniteLossError
+from pipeline.networks.build import build_network, weights_digest
+from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
+from pipeline.runtime import generator
+from pipeline.training.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    Checkpoint,
+    CheckpointFolder,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pipeline.training.evaluate import Evaluation, evaluate
+from pipeline.training.loop import Fit, FitSettings, Labelled, shuffled_batches
+
+SETTINGS = FitSettings(
+    epochs=6, patience=6, batch_size=16, learning_rate=0.01, weight_decay=1e-4, seed=3, weight_averaging=0.9
+)
+CLASSES = 3
+
+
+def examples(count: int = 120, seed: int = 0) -> Labelled:
+    """Points around three centres."""
+    draw = generator(seed, "points")
+    labels = torch.arange(count) % CLASSES
+    centres = 2 * torch.randn(CLASSES, 12, generator=generator(0, "centres"))
+    return Labelled(centres[labels] + torch.randn(count, 12, generator=draw), labels)
+
+
+def network(**changes: object) -> LayeredNetwork:
+    values = {"image_shape": (1, 3, 4), "classes": (0, 1, 2), "hidden_layers": 2, "width": 10, **changes}
+    return build_network(MLPArchitecture.model_validate(values), generator(1, "weights"))
+
+
+def fitted(changes: dict[str, object], checkpoints: CheckpointFolder | None = None, **settings: object) -> Fit:
+    fit = Fit(
+        network(**changes), examples(), examples(60, 1), FitSettings(**{**SETTINGS.__dict__, **settings}),
+        checkpoints=checkpoints,
+    )  # fmt: skip
+    assert [record.epoch for record in fit] == list(range(1, fit.progress.epoch + 1))
+    return fit
+
+
+VARIANTS = [{}, {"batch_norm": True}, {"dropout": 0.3}, {"batch_norm": True, "dropout": 0.3}]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_a_network_learns(changes: dict[str, object]) -> None:
+    fit = fitted(changes)
+    assert fit.history[-1].val_loss < 0.7 * fit.history[0].val_loss
+    assert fit.best_record.val_accuracy > 0.8
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_the_same_seed_gives_the_same_weights_to_the_bit(changes: dict[str, object]) -> None:
+    first, second = fitted(changes), fitted(changes)
+    torch.rand(7)  # what else the process draws does not matter
+    assert weights_digest(first.network.state_dict()) == weights_digest(second.network.state_dict())
+    assert weights_digest(fitted(changes, seed=4).network.state_dict()) != weights_digest(first.network.state_dict())
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_going_on_from_a_checkpoint_equals_never_having_stopped(
+    changes: dict[str, object], averaging: float, tmp_path: Path
+) -> None:
+    whole = fitted(changes, weight_averaging=averaging)
+    folder = CheckpointFolder(tmp_path)
+    interrupted = Fit(
+        network(**changes), examples(), examples(60, 1),
+        FitSettings(**{**SETTINGS.__dict__, "weight_averaging": averaging}), checkpoints=folder,
+    )  # fmt: skip
+    for record in interrupted:
+        if record.epoch == 3:
+            break
+    interrupted.save_last()
+    resumed = Fit(
+        network(**changes), examples(), examples(60, 1),
+        FitSettings(**{**SETTINGS.__dict__, "weight_averaging": averaging}), checkpoints=folder,
+    )  # fmt: skip
+    newest = folder.newest()
+    assert newest is not None
+    resumed.restore(newest)
+    assert [record.epoch for record in resumed] == [4, 5, 6]
+    assert weights_digest(resumed.network.state_dict()) == weights_digest(whole.network.state_dict())
+    pairs = [
+        (a.train_loss, a.val_loss, b.train_loss, b.val_loss)
+        for a, b in zip(whole.history, resumed.history, strict=True)
+    ]
+    assert len(pairs) == 6 and all(pair[:2] == pair[2:] for pair in pairs)
+
+
+def test_the_best_weights_are_put_back() -> None:
+    fit = fitted({}, learning_rate=0.3, epochs=12, patience=12, weight_averaging=0.0)
+    losses = [record.val_loss for record in fit.history]
+    assert fit.progress.best_epoch == losses.index(min(losses)) + 1 < len(losses)
+    held = examples(60, 1)
+    assert evaluate(fit.network, held.values, held.labels).loss == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_training_stops_when_patience_is_used_up() -> None:
+    fit = fitted({}, learning_rate=0.3, epochs=200, patience=4, weight_averaging=0.0)
+    assert fit.progress.epoch == fit.progress.best_epoch + 4 < 200
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_says_where() -> None:
+    fit = Fit(network(), examples(), examples(60, 1), FitSettings(**{**SETTINGS.__dict__, "learning_rate": 10}))
+    fit.train.values[5, 3] = math.inf
+    with pytest.raises(NonFiniteLossError, match=r"the loss became nan in epoch 1 .*learning_rate"):
+        list(fit)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_frozen_blocks_do_not_move(changes: dict[str, object], frozen: int) -> None:
+    net = network(**changes)
+    net.freeze(frozen)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    list(Fit(net, examples(), examples(60, 1), SETTINGS))
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert not any(name.startswith(tuple(f"blocks.{k}." for k in range(frozen))) for name in moved)
+
+
+def test_copied_blocks_have_a_learning_rate_and_decay_of_their_own() -> None:
+    settings = FitSettings(**{**SETTINGS.__dict__, "copied_learning_rate_factor": 0.1, "copied_weight_decay": 0.5})
+    fit = Fit(network(), examples(), examples(60, 1), settings, copied=1)
+    fresh, copied = fit.optimizer.param_groups
+    assert (fresh["lr"], copied["lr"]) == (0.01, pytest.approx(0.001))
+    assert (fresh["weight_decay"], copied["weight_decay"]) == (1e-4, 0.5)
+    assert len(copied["params"]) == 2 and len(fresh["params"]) == 4
+
+
+@given(count=st.integers(1, 70), batch_size=st.integers(1, 80))
+def test_every_example_is_in_exactly_one_batch(count: int, batch_size: int) -> None:
+    data = Labelled(torch.arange(count, dtype=torch.float32).unsqueeze(1), torch.arange(count))
+    seen: list[int] = []
+    sizes = []
+    for values, labels in shuffled_batches(data, batch_size, generator(0, "order")):
+        assert values.flatten().tolist() == labels.tolist()
+        seen += labels.tolist()
+        sizes.append(len(labels))
+    assert sorted(seen) == list(range(count))
+    assert max(sizes) <= batch_size + 1 and (batch_size == 1 or len(sizes) == 1 or min(sizes) > 1)
+
+
+@settings(max_examples=50)
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40), seed=st.integers(0, 999)
+)
+def test_scores_equal_those_of_scikit_learn(pairs: list[tuple[int, int]], seed: int) -> None:
+    labels = torch.tensor([true for true, _ in pairs])
+    logits = torch.randn(len(pairs), 4, generator=generator(seed, "logits"))
+    net = network(classes=(0, 1, 2, 3))
+    net.logits = lambda values, start=0: values  # type: ignore[method-assign]
+    found = evaluate(net, logits, labels)
+    predicted = logits.argmax(1)
+    theirs = precision_recall_fscore_support(labels, predicted, labels=range(4), average="macro", zero_division=0)
+    assert (found.precision, found.recall, found.f1) == pytest.approx(theirs[:3])
+    assert found.accuracy == pytest.approx(float((predicted == labels).float().mean()))
+    assert found.loss == pytest.approx(
+        log_loss(labels, torch.softmax(logits.double(), 1), labels=range(4), normalize=True), rel=1e-6
+    )
+
+
+def test_scores_by_hand() -> None:
+    """Two classes: 3 of 4 and 1 of 2 right."""
+    found = Evaluation(0.0, torch.empty(0), torch.tensor([[3, 1], [1, 1]]))
+    assert (found.accuracy, found.precision, found.recall) == pytest.approx((4 / 6, (3 / 4 + 1 / 2) / 2, 0.625))
+
+
+def checkpoint(value: float = 1.0) -> Checkpoint:
+    return Checkpoint({"weights/a": torch.full((40,), value)}, {"epoch": 3})
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.safetensors", checkpoint(0.1))
+    found = load_checkpoint(tmp_path / "x.safetensors")
+    assert torch.equal(found.group("weights")["a"], torch.full((40,), 0.1)) and found.facts == {"epoch": 3}
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "flipped", "missing", "pickle"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, checkpoint())
+    content = bytearray(path.read_bytes())
+    if kind == "missing":
+        path.unlink()
+    elif kind == "pickle":
+        torch.save({"a": 1}, path)
+    else:
+        content[-3] ^= 16
+        path.write_bytes({"truncated": content[:-30], "empty": b"", "flipped": content}[kind])
+    with pytest.raises(CheckpointError, match=r"x\.safetensors"):
+        load_checkpoint(path)
+
+
+def test_the_previous_checkpoint_serves_where_the_last_is_damaged(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    assert folder.newest() is None
+    folder.save_last(checkpoint(1.0))
+    folder.save_last(checkpoint(2.0))
+    folder.path(LAST).write_bytes(b"torn")
+    newest = folder.newest()
+    assert newest is not None and float(newest.group("weights")["a"][0]) == 1.0
+    folder.path(PREVIOUS).write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="last"):
+        folder.newest()
+
+
+def test_checkpoints_have_fixed_names_and_leave_nothing_beside(tmp_path: Path) -> None:
+    fitted({}, CheckpointFolder(tmp_path), checkpoint_every=2)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.safetensors" for name in (LAST, PREVIOUS, BEST)}
+    best = load_checkpoint(tmp_path / f"{BEST}.safetensors")
+    fit = fitted({})
+    assert weights_digest(best.group("weights")) == weights_digest(fit.network.state_dict())
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, checkpoint(1.0))
+
+    def full(self: Path, data: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, checkpoint(2.0))
+    assert float(load_checkpoint(path).group("weights")["a"][0]) == 1.0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.safetensors"]
