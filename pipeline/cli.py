@@ -57,8 +57,8 @@ def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
     raw: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
         raw.update(unknown_options(click.get_current_context().args))
-        stage = load_stage(kind.entry_point)
-        stage(parse_params(kind, raw))
+        params = parse_params(kind, raw)
+        load_stage(kind.entry_point)(params)  # the heavy imports come only after the parameters have been found good
     except UserInputError as error:
         refuse(error)
     except Interrupted:

@@ -47,7 +47,7 @@ def learning_curves(history: Sequence[EpochRecord], best_epoch: int, title: str)
 
 def _curve(axes: Axes, epochs: list[int], train: list[float], validation: list[float], best_epoch: int) -> None:
     marker = "." if len(epochs) < 40 else ""
-    axes.plot(epochs, train, color=TRAIN_COLOR, marker=marker, label="training (running, dropout live)")
+    axes.plot(epochs, train, color=TRAIN_COLOR, marker=marker, label="training (while it runs)")
     axes.plot(epochs, validation, color=VAL_COLOR, marker=marker, label="validation")
     axes.axvline(best_epoch, color=MARK_COLOR, linestyle="--", linewidth=1)
     axes.plot([best_epoch], [validation[best_epoch - 1]], "o", color=MARK_COLOR, label=f"chosen: epoch {best_epoch}")

@@ -26,6 +26,7 @@ from pipeline.runtime import interruptible, process_identity
 from pipeline.tracking import names
 from pipeline.tracking.deliver import Sender
 from pipeline.tracking.identity import code_digest
+from pipeline.tracking.insist import insist_on_killed
 from pipeline.tracking.journal import Delivery, Journal
 from pipeline.tracking.store import active_experiment_id, open_store
 from pipeline.training.loop import EpochRecord
@@ -62,6 +63,8 @@ class StageRun:
         folder: The stage's local state: journal, checkpoints, figures, until they have arrived.
         delivery: Takes what is logged to the store.
         sender: Knows what the store has refused.
+        began: When the stage began, on the monotonic clock.
+        adopted: Whether `mlflow run` made the run.
         final_metrics: What was logged with `log_final`.
         final_points: The same as [name, value, timestamp in ms, step], so that a model can carry exact repeats.
     """
@@ -73,6 +76,7 @@ class StageRun:
     delivery: Delivery
     sender: Sender
     began: float
+    adopted: bool
     final_metrics: dict[str, float] = field(default_factory=dict)
     final_points: list[Point] = field(default_factory=list)
 
@@ -172,6 +176,8 @@ def stage_run(
             yield run
         except KeyboardInterrupt:
             _end(run, RunStatus.KILLED, f"{note}\n\nInterrupted; its last checkpoint is kept.", KILLED_LIMIT_SECONDS)
+            if run.adopted:
+                insist_on_killed(run.run_id)
             raise
         except BaseException as error:
             reason = f"{note}\n\nFailed with {type(error).__name__}: {error}"
@@ -192,7 +198,8 @@ def _adopt_or_create(client: MlflowClient, name: str, parent_run_id: str | None)
     folder = state_folder() / "runs" / info.run_id
     journal = Journal(folder / "journal.jsonl")
     sender = Sender(client, info.run_id)
-    return StageRun(client, info.run_id, info.experiment_id, folder, Delivery(journal, sender), sender, began)
+    delivery = Delivery(journal, sender)
+    return StageRun(client, info.run_id, info.experiment_id, folder, delivery, sender, began, bool(adopted))
 
 
 def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:

@@ -222,32 +222,37 @@ class Fit:
         waited = self.progress.epoch - self.progress.best_epoch
         return self.progress.epoch >= self.settings.epochs or waited >= self.settings.patience
 
-    def _one_epoch(self) -> EpochRecord:
-        began = time.perf_counter()
-        progress, settings = self.progress, self.settings
-        epoch = progress.epoch + 1
-        order = generator(settings.seed, "order", epoch)
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """Train on every example once, in the order of that epoch, and return running loss and accuracy."""
+        seed = self.settings.seed
+        batches = shuffled_batches(self.train, self.settings.batch_size, generator(seed, "order", epoch))
         with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(settings.seed, "dropout", epoch))
-            train_loss, train_accuracy = run_epoch(
+            torch.manual_seed(derive_seed(seed, "dropout", epoch))
+            return run_epoch(
                 self.network,
-                shuffled_batches(self.train, settings.batch_size, order),
+                batches,
                 start=self.start,
                 optimizer=self.optimizer,
-                autocast=settings.train_dtype,
+                autocast=self.settings.train_dtype,
                 after_step=self.average.update if self.average else None,
             )
+
+    def _one_epoch(self) -> EpochRecord:
+        began = time.perf_counter()
+        epoch = self.progress.epoch + 1
+        train_loss, train_accuracy = self.train_epoch(epoch)
         epoch_seconds = time.perf_counter() - began
         val_loss, val_accuracy = run_epoch(self.scored, chunks(self.validation), start=self.start)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+            bad = val_loss if math.isfinite(train_loss) else train_loss
             raise NonFiniteLossError(
-                f"the loss became {train_loss if not math.isfinite(train_loss) else val_loss} in epoch {epoch} "
-                f"(learning_rate={settings.learning_rate:g}): lower learning_rate"
+                f"the loss became {bad} in epoch {epoch} (learning_rate={self.settings.learning_rate:g}): "
+                "lower learning_rate"
             )
-        is_best = val_loss < progress.best_loss
+        is_best = val_loss < self.progress.best_loss
         record = EpochRecord(epoch, train_loss, train_accuracy, val_loss, val_accuracy, epoch_seconds, is_best)
         self._note(record)
-        progress.fit_seconds += time.perf_counter() - began
+        self.progress.fit_seconds += time.perf_counter() - began
         self._at_epoch_end = self._checkpoint()
         return record
 

@@ -1,0 +1,292 @@
+"""The real commands in real processes: as a user types them, interrupts them, gets them wrong, serves their result."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import pytest
+import safetensors.torch
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.networks.build import architecture_from_json, build_network
+from pipeline.networks.layered import Classifier
+from pipeline.runtime import generator
+from pipeline.tracking import names
+from tests.conftest import MNIST_DIR, ROOT, Command, clean_environment
+
+QUICK = ("--dataset", "digits", "--epochs", "3", "--width", "16", "--hidden_layers", "2")
+ENDLESS = ("--dataset", "digits", "--epochs", "100000", "--patience", "100000", "--width", "16")
+BIN = Path(sys.executable).parent
+
+
+def runs_in(folder: Path) -> list[Run]:
+    """All runs of the default store in a folder."""
+    if not (folder / "mlflow.db").exists():
+        return []
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what git tracks, without anybody's store, data or environment."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def mlflow_run(project: Path, *words: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of `mlflow run . --env-manager local` inside the project's virtual environment."""
+    environment = clean_environment(PATH=f"{BIN}:{os.environ['PATH']}")
+    return [str(BIN / "mlflow"), "run", ".", "--env-manager", "local", *words], environment
+
+
+def test_a_command_trains_and_says_what_it_did(command: Command, tmp_path: Path) -> None:
+    done = command("train_base", *QUICK)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_in(tmp_path)
+    lines = done.stdout.splitlines()
+    assert "digits" in lines[0]
+    assert f"run {run.info.run_id}, model models:/m-" in done.stdout and "test accuracy" in done.stdout
+    assert run.info.status == "FINISHED"
+    assert "Traceback" not in done.stderr and "WARNING" not in done.stderr, done.stderr
+
+
+def test_without_a_terminal_progress_is_lines(command: Command) -> None:
+    done = command("train_base", *QUICK)
+    assert "epoch 1 of at most 3: train loss" in done.stdout and "\r" not in done.stdout
+
+
+BAD = [
+    (["--classes", "9-5"], "classes=9-5"),
+    (["--dataset", "mnist", "--classes", "0-12"], "has the classes 0-9"),
+    (["--classes", "3"], "classes=3"),
+    (["--learning_rate=-1"], "learning_rate=-1"),
+    (["--learning-rate", "nan"], "learning_rate=nan"),
+    (["--batch_size", "0"], "batch_size=0"),
+    (["--dropout", "1"], "dropout=1"),
+    (["--model", "vgg"], "model=vgg"),
+    (["--dataset", "mnsit"], "Did you mean mnist"),
+    (["--device", "cuda:99"], "device=cuda:99"),
+    (["--frobnicate", "1"], "frobnicate=1: not a parameter here"),
+    (["nonsense"], "is not an option"),
+    (["--dataset", "mnist", "--data_dir", "/proc/nowhere"], "dataset=digits needs none"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD)
+def test_bad_input_is_two_lines_and_no_run(command: Command, tmp_path: Path, words: list[str], message: str) -> None:
+    began = time.monotonic()
+    done = command("train_base", *words)
+    assert done.returncode == 2
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) <= 2, done.stderr
+    assert runs_in(tmp_path) == []
+    assert time.monotonic() - began < 20
+
+
+def test_several_faults_come_together(command: Command) -> None:
+    done = command("train_base", "--classes", "9-5", "--batch_size", "0", "--frobnicate", "1")
+    assert done.returncode == 2 and done.stderr.count("error: ") == 3
+
+
+def test_help_lists_every_parameter(command: Command) -> None:
+    text = command("train_base", "--help").stdout
+    assert "--learning_rate, --learning-rate" in text and "default: 0.001" in text
+
+
+def test_mlflow_run_trains_in_the_run_it_made(project: Path) -> None:
+    words, environment = mlflow_run(project, "-e", "train_base", "-P", "classes=0-4", "-P", "dataset=digits",
+                                    "-P", "epochs=3", "-P", "learning_rate=1e-3", "-P", "width=16")  # fmt: skip
+    done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_in(project)
+    assert run.info.status == "FINISHED" and run.data.tags[names.STAGE] == "train_base"
+    assert run.data.params["learning_rate"] == "1e-3" and run.data.params["classes"] == "0-4"
+    assert run.data.params["patience"] == "20"
+    assert run.data.metrics["test/accuracy"] > 0.5
+
+
+def test_bad_input_under_mlflow_run_ends_its_run_as_failed(project: Path) -> None:
+    words, environment = mlflow_run(project, "-e", "train_base", "-P", "classes=9-5")
+    done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    (run,) = runs_in(project)
+    assert run.info.status == "FAILED" and "classes=9-5" in run.data.tags[names.NOTE]
+    assert run.data.metrics == {}
+
+
+@contextmanager
+def training(words: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A training process that has finished its first epochs."""
+    with subprocess.Popen(
+        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("epoch"):
+                    break
+            time.sleep(1)
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+def test_an_interrupted_stage_saves_and_exits_130(tmp_path: Path, signals: list[signal.Signals]) -> None:
+    words = [sys.executable, "-m", "pipeline", "train_base", *ENDLESS]
+    with training(words, tmp_path, clean_environment()) as process:
+        sent = time.monotonic()
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.02)
+        process.communicate(timeout=30)
+        assert time.monotonic() - sent < 5
+        assert process.returncode == 130
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "KILLED"
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/loss")]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > 3
+    saved = {item.path for item in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert {"checkpoints/last.safetensors", "checkpoints/best.safetensors"} <= saved
+
+
+def test_ctrl_c_under_mlflow_run_saves_and_ends_the_run_as_killed(project: Path) -> None:
+    options = [
+        word for pair in zip(ENDLESS[::2], ENDLESS[1::2], strict=True) for word in ("-P", f"{pair[0][2:]}={pair[1]}")
+    ]
+    words, environment = mlflow_run(project, "-e", "train_base", *options)
+    with training(words, project, environment) as process:
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to every process of the group
+        process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while runs_in(project)[0].info.status != "KILLED" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    (run,) = runs_in(project)
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    assert "checkpoints/last.safetensors" in {i.path for i in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert run.info.status == "KILLED"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(words: list[str], folder: Path, path: str) -> Iterator[str]:
+    """A server process on a free port; yields its address once it answers."""
+    port = free_port()
+    environment = clean_environment(
+        PATH=f"{BIN}:{os.environ['PATH']}", MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"
+    )
+    with (
+        open(folder / "server.log", "w") as log,
+        subprocess.Popen(
+            [str(BIN / "mlflow"), *words, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
+        ) as process,
+    ):  # fmt: skip
+        try:
+            deadline = time.monotonic() + 90
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2).close()
+                    break
+                except OSError:
+                    assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
+                    time.sleep(0.3)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
+
+
+def post(address: str, content: object) -> object:
+    request = urllib.request.Request(address, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.server
+def test_a_served_model_answers_with_the_networks_probabilities(command: Command, tmp_path: Path) -> None:
+    assert command("train_base", *QUICK).returncode == 0
+    (run,) = runs_in(tmp_path)
+    uri = run.data.tags[names.MODEL_URI]
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    extra = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "copy"))) / names.EXTRA_FILES
+    mlflow.set_tracking_uri(before)
+    network = build_network(architecture_from_json((extra / names.ARCHITECTURE_FILE).read_text()), generator(0, "x"))
+    network.load_state_dict(safetensors.torch.load_file(extra / names.WEIGHTS_FILE))
+    classifier = Classifier(network).eval()
+    with server(["models", "serve", "-m", uri, "--env-manager", "local"], tmp_path, "/ping") as address:
+        for count in (1, 2, 5):
+            pixels = torch.randint(0, 256, (count, 1, 28, 28), generator=generator(count, "pixels")).float()
+            answer = post(f"{address}/invocations", {"inputs": pixels.tolist()})
+            assert isinstance(answer, dict)
+            with torch.no_grad():
+                expected = classifier(pixels)
+            assert torch.allclose(torch.tensor(answer["predictions"]), expected, atol=1e-5)
+
+
+@pytest.mark.server
+def test_a_bare_mlflow_ui_sees_the_run(command: Command, tmp_path: Path) -> None:
+    assert command("train_base", *QUICK).returncode == 0
+    (run,) = runs_in(tmp_path)
+    with server(["ui"], tmp_path, "/health") as address:
+        found = post(f"{address}/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"]})
+    assert isinstance(found, dict)
+    assert [item["info"]["run_id"] for item in found["runs"]] == [run.info.run_id]
+
+
+@pytest.mark.mnist
+def test_two_epochs_on_the_real_mnist_reach_98_percent(command: Command) -> None:
+    done = command("train_base", "--epochs", "2", "--dataset", "mnist", "--data_dir", MNIST_DIR)
+    assert done.returncode == 0, done.stderr
+    accuracy = float(done.stdout.split("test accuracy ")[1].split(" %")[0])
+    assert accuracy > 98.0
+
+
+def test_four_stages_at_once_on_a_fresh_store_all_finish(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "pipeline", "train_base", *QUICK]
+    processes = [
+        subprocess.Popen(
+            [*words, "--seed", str(seed)],
+            cwd=tmp_path,
+            env=clean_environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        for seed in range(4)
+    ]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    assert "locked" not in "".join(err for _, err in outputs)
+    assert sorted(run.data.params["seed"] for run in runs_in(tmp_path)) == ["0", "1", "2", "3"]
+    assert all(run.info.status == "FINISHED" for run in runs_in(tmp_path))
