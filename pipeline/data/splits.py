@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from pipeline.data.sources import Dataset, Images
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import format_classes
 from pipeline.runtime import generator, tensor_bytes
+
+
+VAL_PER_CLASS = 30  # images a class for validation where labels are few
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,69 @@ def split_for_base(dataset: Dataset, classes: tuple[int, ...], *, val_fraction: 
     chosen = choose_classes(dataset.train, classes, dataset)
     kept, held_back = stratified_cut(chosen.labels, val_fraction, seed, "validation")
     return _split(dataset, classes, chosen.take(kept), chosen.take(held_back))
+
+
+def split_for_target(
+    dataset: Dataset,
+    classes: tuple[int, ...],
+    *,
+    per_class: int | Literal["all"],
+    val_per_class: int | Literal["auto"],
+    val_fraction: float,
+    seed: int,
+) -> Split:
+    """Return some labels a class to train on and others for validation, stratified and drawn with a seed.
+
+    Validation is drawn first, so that with one seed a larger draw contains a smaller one and both share validation.
+
+    Args:
+        dataset: Where from.
+        classes: The target classes.
+        per_class: Labels a class to train on; `all` takes what validation leaves.
+        val_per_class: Images a class for validation; `auto` is 30, or `val_fraction` of them with all labels.
+        val_fraction: See `val_per_class`.
+        seed: Which images are drawn.
+
+    Raises:
+        UserInputError: A class does not exist or has too few images; says how many there are.
+    """
+    chosen = choose_classes(dataset.train, classes, dataset)
+    train, validation = [], []
+    for label, places in _shuffled_places(chosen.labels, seed, "validation"):
+        held = VAL_PER_CLASS if per_class != "all" else max(1, round(val_fraction * len(places)))
+        held = held if val_per_class == "auto" else val_per_class
+        drawn = len(places) - held if per_class == "all" else per_class
+        if drawn < 1 or held + drawn > len(places):
+            raise UserInputError(
+                Fault(
+                    "per_class",
+                    per_class,
+                    f"class {classes[label]} of {dataset.name} has {len(places)} training images, and {held} are "
+                    f"for validation: at most {max(0, len(places) - held)} are left.",
+                    "Choose per_class or val_per_class smaller.",
+                )
+            )
+        validation.append(places[:held])
+        train.append(places[held : held + drawn])
+    return _split(dataset, classes, *(chosen.take(torch.cat(part).sort().values) for part in (train, validation)))
+
+
+def split_as_drawn(dataset: Dataset, classes: tuple[int, ...], train: Tensor, validation: Tensor) -> Split:
+    """Return a split that an earlier stage drew, by the images' places in the official training part.
+
+    Raises:
+        UserInputError: The places are not ones of these classes in this data set.
+    """
+    chosen = choose_classes(dataset.train, classes, dataset)
+    parts = []
+    for indices in (train.long(), validation.long()):
+        places = torch.searchsorted(chosen.indices, indices).clamp(max=len(chosen) - 1)
+        if not torch.equal(chosen.indices[places], indices):
+            raise UserInputError(
+                Fault("base", None, f"its draw of labels does not fit {dataset.name}.", "Give per_class for a new one.")
+            )
+        parts.append(chosen.take(places))
+    return _split(dataset, classes, *parts)
 
 
 def _split(dataset: Dataset, classes: tuple[int, ...], train: Examples, validation: Examples) -> Split:

@@ -5,26 +5,29 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.console import say, watch
 from pipeline.data.splits import Split
-from pipeline.networks.layered import (
-    CNNArchitecture,
-    ConvolutionLayer,
-    LayeredNetwork,
-    MLPArchitecture,
-)
-from pipeline.params import FamilyParams, StageParams, TrainingParams
+from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
+from pipeline.networks.operations import trainable_share, training_operations
+from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams
+from pipeline.params.training import parse_sizes
 from pipeline.report import figures
 from pipeline.runtime import Runtime
 from pipeline.tracking import names
+from pipeline.tracking.links import compare_link
 from pipeline.tracking.model import ModelFacts, log_model, register_model
 from pipeline.tracking.run import StageResult, StageRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.evaluate import Evaluation, evaluate
+from pipeline.training.features import Features
 from pipeline.training.loop import EpochRecord, Fit, FitSettings, Labelled
+
+P = TypeVar("P", bound=MachineParams)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Trained:
         train: Evaluation of the training images, best weights, evaluation mode.
         validation: Likewise of the validation images.
         test: Likewise of the test images: the one time that they are read.
+        costs: What an epoch costs, under its metric names.
     """
 
     network: LayeredNetwork
@@ -44,10 +48,19 @@ class Trained:
     train: Evaluation
     validation: Evaluation
     test: Evaluation
+    costs: dict[str, float]
 
 
-def settings_of(params: TrainingParams, runtime: Runtime) -> FitSettings:
-    """Return the fit's settings that some parameters ask for."""
+def with_machine(params: P, split: Split, runtime: Runtime) -> P:
+    """Return parameters in which the data set and the machine are resolved."""
+    found: dict[str, object] = {"dataset": split.dataset, "device": str(runtime.device), "threads": runtime.threads}
+    if isinstance(params, TrainingParams):
+        found["dtype"] = str(runtime.train_dtype).removeprefix("torch.")
+    return params.model_copy(update=found)
+
+
+def settings_of(params: TrainingParams, runtime: Runtime, **more: float | None) -> FitSettings:
+    """Return the fit's settings that some parameters ask for; `more` are those of copied blocks."""
     return FitSettings(
         epochs=params.epochs,
         patience=params.patience,
@@ -58,31 +71,64 @@ def settings_of(params: TrainingParams, runtime: Runtime) -> FitSettings:
         seed=params.seed,
         checkpoint_every=params.checkpoint_every,
         train_dtype=runtime.train_dtype,
+        **more,  # type: ignore[arg-type]
     )
 
 
-def train_tracked(run: StageRun, network: LayeredNetwork, split: Split, settings: FitSettings) -> Trained:
-    """Fit a network on a split, logging each epoch, and evaluate it once; interrupted, save a checkpoint first."""
+def train_tracked(
+    run: StageRun,
+    network: LayeredNetwork,
+    split: Split,
+    settings: FitSettings,
+    *,
+    copied: int = 0,
+    features: Features | None = None,
+) -> Trained:
+    """Fit a network on a split, logging each epoch, and evaluate it once; interrupted, save a checkpoint first.
+
+    Args:
+        run: Of the stage.
+        network: On its device, frozen as wanted.
+        split: What to train, validate and test on.
+        settings: How.
+        copied: How many of the first blocks are copies.
+        features: Outputs of the frozen blocks to train on instead of pixels.
+    """
     device = network.head.weight.device
+    start = features.depth if features else 0
     train, validation = (
-        Labelled(network.scale(part.pixels.to(device)), part.labels.to(device))
+        Labelled(
+            features.rows(part.indices).to(device) if features else network.scale(part.pixels.to(device)),
+            part.labels.to(device),
+        )
         for part in (split.train, split.validation)
     )
-    fit = Fit(network, train, validation, settings, checkpoints=CheckpointFolder(run.folder / names.CHECKPOINTS))
+    checkpoints = CheckpointFolder(run.folder / names.CHECKPOINTS)
+    fit = Fit(network, train, validation, settings, start=start, copied=copied, checkpoints=checkpoints)
+    costs = {
+        names.EPOCH_OPERATIONS: float(training_operations(network, start) * len(split.train)),
+        names.TRAINABLE_SHARE: trainable_share(network),
+        names.PARAMETERS_COUNT: float(sum(parameter.numel() for parameter in network.parameters())),
+    }
     try:
         for record in watch(fit, settings.epochs):
             run.log_epoch(record)
     except KeyboardInterrupt:
         fit.save_last()
         raise
-    final_train, final_validation = (evaluate(network, part.values, part.labels) for part in (train, validation))
-    del train, validation
+    on_train, on_validation = (evaluate(network, part.values, part.labels, start=start) for part in (train, validation))
     test = evaluate(network, network.scale(split.test.pixels.to(device)), split.test.labels)
-    return Trained(network, fit, final_train, final_validation, test)
+    return Trained(network, fit, on_train, on_validation, test, costs)
 
 
 def finish(
-    run: StageRun, trained: Trained, split: Split, params: TrainingParams, *, data_seconds: float
+    run: StageRun,
+    trained: Trained,
+    split: Split,
+    params: TrainingParams,
+    *,
+    data_seconds: float,
+    more: Mapping[str, float] | None = None,
 ) -> StageResult:
     """Log everything that a trained stage leaves behind, hand its model over, and say how to go on."""
     title = f"{params.entry_point}: {split.dataset} {', '.join(split.class_names)}"
@@ -98,6 +144,9 @@ def finish(
             names.FIT_SECONDS: progress.fit_seconds,
             names.DATA_SECONDS: data_seconds,
             names.TOTAL_SECONDS: run.elapsed_seconds() + data_seconds,
+            **reached_thresholds(trained.fit.history),
+            **trained.costs,
+            **(more or {}),
         }
     )
     run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)
@@ -105,10 +154,23 @@ def finish(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )
     model_uri = log_model(run, trained.network, split, facts)
-    say_result(run, trained, model_uri)
+    say_result(run, trained, params, model_uri)
     if params.register_as:
         say(register_model(run, model_uri, params.register_as, trained.validation.accuracy))
     return StageResult(run.run_id, model_uri, dict(run.final_metrics))
+
+
+def reached_thresholds(history: list[EpochRecord]) -> dict[str, float]:
+    """Return epochs and training seconds until validation accuracy first reached each threshold that it did."""
+    found: dict[str, float] = {}
+    seconds = 0.0
+    for record in history:
+        seconds += record.epoch_seconds
+        for threshold in names.VAL_THRESHOLDS:
+            if record.val_accuracy >= threshold and f"epochs/to_val_{threshold}" not in found:
+                found[f"epochs/to_val_{threshold}"] = record.epoch
+                found[f"time/to_val_{threshold}"] = seconds
+    return found
 
 
 def log_figures(run: StageRun, trained: Trained, split: Split, title: str) -> None:
@@ -138,14 +200,20 @@ def write_history(history: list[EpochRecord], path: Path) -> Path:
     return path
 
 
-def say_result(run: StageRun, trained: Trained, model_uri: str) -> None:
-    """Print a stage's last lines."""
+def say_result(run: StageRun, trained: Trained, params: TrainingParams, model_uri: str) -> None:
+    """Print a stage's last lines: what was reached, under which names it is kept, what would use it next."""
     progress = trained.fit.progress
     say(
         f"test accuracy {100 * trained.test.accuracy:.2f} %, precision {100 * trained.test.precision:.2f} %, "
         f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training"
     )
     say(f"run {run.run_id}, model {model_uri}")
+    family = trained.network.architecture.family
+    stage = {"mlp": "transfer", "cnn": "finetune_cnn"}[family]
+    more = " --unfreeze 2" if params.entry_point == "transfer" and trained.network.frozen >= 2 else ""
+    say(f"next: python -m pipeline {stage} --base {model_uri}{more}")
+    if link := compare_link(run):
+        say(f"compare: {link}")
 
 
 def architecture_of(params: FamilyParams, split: Split) -> MLPArchitecture | CNNArchitecture:
@@ -158,24 +226,42 @@ def architecture_of(params: FamilyParams, split: Split) -> MLPArchitecture | CNN
             classes=classes,
             hidden_layers=params.hidden_layers,
             width=params.width,
-            batch_norm=bool(params.batch_norm),
+            batch_norm=params.batch_norm,
             dropout=params.dropout,
         )
+    assert params.dense_width is not None and params.dense_dropout is not None
     return CNNArchitecture(
         image_shape=shape,
         classes=classes,
+        convolutions=convolutions_of(params),
+        dense_width=params.dense_width,
+        batch_norm=params.batch_norm,
         dropout=params.dropout,
-        convolutions=(
-            ConvolutionLayer(channels=16, kernel=5, stride=2),
-            ConvolutionLayer(channels=32, kernel=3, pool=True),
-        ),
+        dense_dropout=params.dense_dropout,
     )
 
 
-def say_plan(params: StageParams, split: Split, architecture: MLPArchitecture | CNNArchitecture) -> StageResult:
+def convolutions_of(params: FamilyParams) -> tuple[ConvolutionLayer, ...]:
+    """Return the convolution blocks that the parameters ask for."""
+    assert params.channels and params.kernels and params.strides
+    channels = parse_sizes(params.channels, 1024)
+    count = len(channels)
+    kernels, strides = (
+        sizes if len(sizes) == count else sizes * count
+        for sizes in (parse_sizes(params.kernels, 15), parse_sizes(params.strides, 8))
+    )
+    pools = [params.pool == "each" or (params.pool == "last" and index == count - 1) for index in range(count)]
+    return tuple(
+        ConvolutionLayer(channels=channel, kernel=kernel, stride=stride, pool=pool)
+        for channel, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True)
+    )
+
+
+def say_plan(params: StageParams, split: Split, *lines: str) -> StageResult:
     """Print what would be done; nothing is trained and no run is made."""
     say("dry run: nothing is trained")
     say(json.dumps(params.logged(), indent=2))
-    say(f"network: {architecture.model_dump_json()}")
     say(f"images: {len(split.train)} to train on, {len(split.validation)} for validation, {len(split.test)} for test")
+    for line in lines:
+        say(line)
     return StageResult("", "", {})

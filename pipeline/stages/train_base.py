@@ -2,9 +2,9 @@
 
     python -m pipeline train_base --classes 0-4
 
-Five hidden layers of 100 neurons on MNIST's digits 0 to 4 reach about 99.3 % on the test images; the README has
+Five hidden layers of 100 neurons on MNIST's digits 0 to 4 reach about 99.4 % on the test images; the README has
 the measured means and ranges.
-"""
+"""  # fmt: skip
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.data.splits import Split, split_for_base
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator, resolve_runtime
-from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked
+from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.identity import cache_key
 from pipeline.tracking.run import StageResult, stage_run
@@ -43,8 +43,9 @@ def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> 
     data_seconds = time.perf_counter() - began
     say(f"data: {split.note}")
     architecture = architecture_of(params, split)
+    params = with_machine(params, split, runtime)
     if params.dry_run:
-        return say_plan(params, split, architecture)
+        return say_plan(params, split, f"network: {architecture.model_dump_json()}")
 
     name = f"base {params.model} {params.classes} seed {params.seed}"
     note = (

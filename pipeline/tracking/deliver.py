@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     BAD_REQUEST,
@@ -85,6 +85,9 @@ class Sender:
             for entry in entries
         ]
         self.client.log_inputs(self.run_id, inputs)
+
+    def _send_base(self, entries: list[Entry]) -> None:
+        self.client.log_inputs(self.run_id, models=[LoggedModelInput(entry["model_id"]) for entry in entries])
 
     def _send_file(self, entries: list[Entry]) -> None:
         for entry in entries:

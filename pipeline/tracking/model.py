@@ -55,7 +55,15 @@ def log_model(run: StageRun, network: LayeredNetwork, split: Split, facts: Model
         name=names.MODEL,
         source_run_id=run.run_id,
         model_type=facts.stage,
-        tags={names.STAGE: facts.stage, names.DATASET: facts.dataset, names.CLASSES: facts.classes},
+        tags={
+            names.STAGE: facts.stage,
+            names.DATASET: facts.dataset,
+            names.CLASSES: facts.classes,
+            names.WEIGHTS_DIGEST: digest,
+            "family": network.architecture.family,
+            "depth": str(network.architecture.depth),
+            "image_shape": ",".join(map(str, network.architecture.image_shape)),
+        },
         params=run.client.get_run(run.run_id).data.params,
     )
     try:

@@ -19,6 +19,13 @@ EPOCHS_RUN = "epochs_run"
 FIT_SECONDS = "time/fit_seconds"
 TOTAL_SECONDS = "time/total_seconds"
 DATA_SECONDS = "time/data_seconds"
+FEATURES_SECONDS = "time/features_seconds"
+FEATURES_SAVED_SECONDS = "time/features_saved_epoch_seconds"  # what an epoch no longer spends in the frozen blocks
+BREAK_EVEN_EPOCHS = "features/break_even_epochs"
+EPOCH_OPERATIONS = "cost/epoch_operations"  # multiply-adds of one pass over the training data
+TRAINABLE_SHARE = "cost/trainable_fraction"
+PARAMETERS_COUNT = "cost/parameters"
+VAL_THRESHOLDS = (0.95, 0.98, 0.99)  # time/to_val_0.98 and epochs/to_val_0.98 say when validation first reached it
 
 # tags
 STAGE = "stage"
@@ -27,6 +34,10 @@ CLASSES = "classes"
 BASE_MODEL_URI = "base_model_uri"
 BASE_RUN_ID = "base_run_id"
 CACHE_KEY = "cache_key"
+ANCESTRY = "ancestry"
+CLASS_OVERLAP = "class_overlap"
+FEATURES_FINGERPRINT = "features_fingerprint"
+FEATURES_SOURCE = "features_source"
 CODE_DIGEST = "code_digest"
 WEIGHTS_DIGEST = "weights_digest"
 MODEL_URI = "model_uri"
@@ -39,6 +50,9 @@ CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 HISTORY = "history.csv"
 MODEL = "model"
+FEATURES = "features"
+FEATURES_FILE = "features.safetensors"
+LOAD_REPORT = "load_report.json"
 
 # files beside the servable graph in a logged model
 WEIGHTS_FILE = "weights.safetensors"

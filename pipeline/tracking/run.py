@@ -119,6 +119,10 @@ class StageRun:
         """Log a file, or a folder's content, as artifact; it must stay where it is until it has arrived."""
         self.delivery.put({"kind": "file", "path": str(path.resolve()), "folder": artifact_folder})
 
+    def log_base(self, model_id: str) -> None:
+        """Log a model as this run's input, so that MLflow shows where it comes from."""
+        self.delivery.put({"kind": "base", "model_id": model_id})
+
     def elapsed_seconds(self) -> float:
         """Return the wall-clock since the stage began."""
         return time.perf_counter() - self.began
@@ -140,6 +144,17 @@ def _dataset_entry(split: Split, context: str, examples: Examples) -> dict[str, 
 def state_folder() -> Path:
     """Return where stages keep their state until it has arrived: `$PIPELINE_STATE_DIR`, else `.pipeline`."""
     return Path(os.environ.get("PIPELINE_STATE_DIR") or ".pipeline")
+
+
+@contextmanager
+def adoption_held_back() -> Iterator[None]:
+    """Keep the run that `mlflow run` made for the stage that was asked for, while another one runs before it."""
+    held = os.environ.pop("MLFLOW_RUN_ID", None)
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.environ["MLFLOW_RUN_ID"] = held
 
 
 @contextmanager

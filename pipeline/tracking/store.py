@@ -21,6 +21,8 @@ from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for t
 
 from pipeline.errors import Fault, UserInputError
 
+Client = MlflowClient
+
 SERVER_LIMIT_SECONDS = 8
 
 

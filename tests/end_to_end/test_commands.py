@@ -282,7 +282,7 @@ def test_four_stages_at_once_on_a_fresh_store_all_finish(tmp_path: Path) -> None
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-        )  # fmt: skip
+        )
         for seed in range(4)
     ]
     outputs = [process.communicate(timeout=200) for process in processes]

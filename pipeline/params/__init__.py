@@ -1,0 +1,49 @@
+"""The parameters of every entry point: one frozen record each, checked when it is made.
+
+`base.py` has what every record has, `training.py` what stages that train share, `stages.py` one record an entry
+point, `parse.py` the way from raw text to a record. The command line, `MLproject` and `docs/parameters.md` are
+read from here. Nothing here reads data or starts a run.
+"""
+
+from pipeline.params.base import (
+    DATASET_CLASS_COUNTS,
+    FOLDER_PREFIX,
+    DataParams,
+    StageParams,
+    format_classes,
+    parse_classes,
+    spell,
+)
+from pipeline.params.parse import parse_params
+from pipeline.params.stages import (
+    ENTRY_POINTS,
+    CacheFeaturesParams,
+    FinetuneCnnParams,
+    ScratchCnnParams,
+    TrainBaseParams,
+    TransferParams,
+)
+from pipeline.params.training import Family, FamilyParams, MachineParams, TargetChoice, TargetParams, TrainingParams
+
+__all__ = [
+    "DATASET_CLASS_COUNTS",
+    "ENTRY_POINTS",
+    "FOLDER_PREFIX",
+    "CacheFeaturesParams",
+    "DataParams",
+    "Family",
+    "FamilyParams",
+    "FinetuneCnnParams",
+    "MachineParams",
+    "ScratchCnnParams",
+    "StageParams",
+    "TargetChoice",
+    "TargetParams",
+    "TrainBaseParams",
+    "TrainingParams",
+    "TransferParams",
+    "format_classes",
+    "parse_classes",
+    "parse_params",
+    "spell",
+]

@@ -1,0 +1,88 @@
+"""`cache_features`: run the target images through a base's first blocks, once, and keep the outputs.
+
+    python -m pipeline cache_features --classes 5-9
+
+One artifact serves every draw of labels and every seed: it holds all training images of the target classes.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+from pipeline.console import say
+from pipeline.data.splits import choose_classes
+from pipeline.errors import Fault, UserInputError
+from pipeline.params import CacheFeaturesParams
+from pipeline.runtime import resolve_runtime
+from pipeline.stages.choosing import automatic_base, choose_dataset
+from pipeline.tracking import names
+from pipeline.tracking.features import log_features
+from pipeline.tracking.identity import cache_key
+from pipeline.tracking.run import StageResult, stage_run
+from pipeline.tracking.store import open_store
+from pipeline.training.features import compute_features
+
+
+def cache_features(params: CacheFeaturesParams, *, parent_run_id: str | None = None) -> StageResult:
+    """Compute the features of all target images at one cut, and log them with what they depend on.
+
+    Args:
+        params: Which base, which classes, how many blocks.
+        parent_run_id: Makes the run a nested one of that run.
+
+    Returns:
+        The run's id (what `features` takes), no model, and the seconds it took.
+
+    Raises:
+        UserInputError: The base cannot be had, or has fewer blocks; no run was made.
+    """
+    runtime = resolve_runtime(params.device, "float32", params.threads)
+    client = open_store()
+    dataset, base = choose_dataset(params, client)
+    examples = choose_classes(dataset.train, params.class_numbers, dataset)
+    least = 1 if params.depth == "all" else params.depth
+    base = base or automatic_base(params, client, dataset, depth=least)
+    if base is None:  # a dry run without a base
+        return StageResult("", "", {})
+    blocks = base.network.architecture.depth
+    depth = blocks if params.depth == "all" else params.depth
+    if depth > blocks:
+        raise UserInputError(Fault("depth", depth, f"the base has {blocks} blocks.", f"Choose from 1 to {blocks}."))
+    say(f"data: {dataset.note}")
+    say(f"{base.ancestry}, {base.why}")
+    params = params.model_copy(
+        update={"base": base.model_uri, "depth": depth, "dataset": dataset.name, "device": str(runtime.device),
+                "threads": runtime.threads}
+    )  # fmt: skip
+    if params.dry_run:
+        say(f"dry run: the features of {len(examples)} images would be computed above block {depth}")
+        return StageResult("", "", {})
+
+    note = f"Outputs of the first {depth} blocks for all training images of classes {params.classes}. {base.ancestry}."
+    key = cache_key(params, {"data": examples.digest, "base": base.digest}, runtime.description)
+    tags = {
+        names.CACHE_KEY: key,
+        names.DATASET: dataset.name,
+        names.CLASSES: params.classes,
+        names.BASE_MODEL_URI: base.model_uri,
+        names.BASE_RUN_ID: base.run_id,
+        names.ANCESTRY: base.ancestry,
+    }
+    name = f"features {params.classes} above block {depth}"
+    with stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_id) as run:
+        run.log_base(base.model_uri.removeprefix("models:/"))
+        features = compute_features(base.network.to(runtime.device), depth, examples)
+        log_features(run, features)
+        run.set_tags({f"features_{part}": value for part, value in features.fingerprint.items()})
+        run.log_final(
+            {
+                names.FEATURES_SECONDS: features.seconds,
+                names.TOTAL_SECONDS: run.elapsed_seconds(),
+                "features/images": len(examples),
+                "features/bytes": features.values.nbytes,
+            }
+        )
+        say(
+            f"features of {len(examples)} images, {features.values.nbytes / 2**20:.1f} MiB, in {features.seconds:.2f} s"
+        )
+        say(f"run {run.run_id}")
+        say(f"next: python -m pipeline transfer --base {base.model_uri} --features {run.run_id}")
+        return StageResult(run.run_id, "", dict(run.final_metrics))

@@ -1,0 +1,191 @@
+"""Choosing the base of a target stage: as asked for, the newest that fits, or one trained first.
+
+Everything that can be checked is checked before a base is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.console import say
+from pipeline.data.sources import Dataset, load_dataset
+from pipeline.data.splits import Split, split_as_drawn, split_for_target
+from pipeline.errors import Fault, UserInputError
+from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
+from pipeline.networks.reuse import Reuse, target_architecture
+from pipeline.params import TargetChoice, TargetParams, TrainBaseParams, format_classes
+from pipeline.stages.common import architecture_of
+from pipeline.stages.train_base import train_base
+from pipeline.tracking.lineage import Base, find_base, load_base
+from pipeline.tracking.run import adoption_held_back
+from pipeline.tracking.store import Client
+
+Translate = Callable[[int], Reuse]  # from the base's number of blocks to what is taken of them; refuses what it lacks
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Everything about a target stage that is settled before its run is opened.
+
+    Attributes:
+        base: None where nothing is taken of one, not even its architecture.
+        dataset: In memory.
+        split: The draw of labels.
+        reuse: What is copied and frozen.
+        architecture: What is built.
+        continued: Whether the base's own classes are trained further, with its head and its draw of labels.
+        overlap: Classes that the base has seen and that its new head shall learn.
+    """
+
+    base: Base | None
+    dataset: Dataset
+    split: Split
+    reuse: Reuse
+    architecture: MLPArchitecture | CNNArchitecture
+    continued: bool
+    overlap: tuple[int, ...]
+
+
+def choose(params: TargetParams, client: Client, translate: Translate, *, least_depth: int) -> Choice:
+    """Settle base, draw and reuse.
+
+    Args:
+        params: Of the stage.
+        client: Of the tracking store.
+        translate: What the stage takes of a base.
+        least_depth: The blocks that a base must have; 0 where none of its weights are used.
+
+    Raises:
+        UserInputError: The base cannot be had or does not fit, or the draw is not possible.
+    """
+    dataset, base = choose_dataset(params, client)
+    continued = base is not None and least_depth > 0 and is_continued(base, params, dataset)
+    split = draw_labels(params, dataset, base if continued else None)
+    if base is None:
+        default = architecture_of(TrainBaseParams(model=params.family), split)
+        reuse = translate(default.depth)
+        base = automatic_base(params, client, dataset, depth=max(1, least_depth), needed=least_depth > 0)
+    architecture = base.network.architecture if base else default
+    reuse = translate(architecture.depth)
+    continued = continued and reuse.copied == architecture.depth
+    if continued:
+        reuse = Reuse(reuse.copied, reuse.frozen, reuse.depth, keeps_head=True)
+    overlap: tuple[int, ...] = ()
+    if base and reuse.copied and not continued and base.dataset == dataset.name:
+        overlap = tuple(sorted(set(base.classes) & set(params.class_numbers)))
+    return Choice(
+        base=base,
+        dataset=dataset,
+        split=split,
+        reuse=reuse,
+        architecture=target_architecture(architecture, split.classes, reuse.depth),
+        continued=continued,
+        overlap=overlap,
+    )
+
+
+def choose_dataset(params: TargetChoice, client: Client) -> tuple[Dataset, Base | None]:
+    """Return the data set, and the base where one was named: it then decides which data set `auto` is.
+
+    Raises:
+        UserInputError: The base is of the other family or was trained on images of another shape.
+    """
+    base = load_base(client, params.base) if params.base != "auto" else None
+    name = base.dataset if base and params.dataset == "auto" else params.dataset
+    dataset = load_dataset(name, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
+    if base is not None:
+        architecture, shape = base.network.architecture, tuple(dataset.train.pixels.shape[1:])
+        if architecture.family != params.family:
+            raise refused(
+                params, f"is of the family {architecture.family}, and {params.entry_point} needs {params.family}"
+            )
+        if architecture.image_shape != shape:
+            raise refused(params, f"was trained on images of {architecture.image_shape}, {dataset.name} has {shape}")
+    return dataset, base
+
+
+def refused(params: TargetChoice, why: str) -> UserInputError:
+    """Return the refusal of the base that was named."""
+    return UserInputError(Fault("base", params.base, f"{why}.", "Choose another, or base=auto."))
+
+
+def is_continued(base: Base, params: TargetChoice, dataset: Dataset) -> bool:
+    """Whether the base has the target's own classes, so that it is trained further."""
+    return base.dataset == dataset.name and base.classes == params.class_numbers
+
+
+def draw_labels(params: TargetParams, dataset: Dataset, continued: Base | None) -> Split:
+    """Return the draw of labels: the continued base's own, unless another is asked for that does not mix its parts.
+
+    Raises:
+        UserInputError: A class has too few images, or a validation image was trained on before.
+    """
+    classes = params.class_numbers
+    if continued and params.per_class == "auto" and params.val_per_class == "auto":
+        return split_as_drawn(dataset, classes, continued.train_indices, continued.val_indices)
+    split = split_for_target(
+        dataset,
+        classes,
+        per_class=params.default_per_class if params.per_class == "auto" else params.per_class,
+        val_per_class=params.val_per_class,
+        val_fraction=params.val_fraction,
+        seed=params.seed,
+    )
+    if continued:
+        seen = set(continued.train_indices.tolist()) & set(split.validation.indices.tolist())
+        if seen:
+            raise UserInputError(
+                Fault(
+                    "per_class",
+                    params.per_class,
+                    f"with seed={params.seed} this draw would validate on {len(seen)} images that {params.base} was "
+                    "trained on.",
+                    "Leave out per_class and val_per_class to inherit the base's draw, or give its seed.",
+                )
+            )
+    return split
+
+
+def automatic_base(
+    params: TargetChoice, client: Client, dataset: Dataset, *, depth: int, needed: bool = True
+) -> Base | None:
+    """Return the newest base that fits; where there is none and one is needed, train it first (not in a dry run).
+
+    Raises:
+        UserInputError: None fits, and the default base would not either.
+    """
+    found = find_base(
+        client,
+        family=params.family,
+        dataset=dataset.name,
+        image_shape=tuple(dataset.train.pixels.shape[1:]),
+        classes=params.class_numbers,
+        depth=depth,
+    )
+    if found is not None or not needed:
+        return found
+    others = tuple(k for k in range(len(dataset.class_names)) if k not in params.class_numbers)
+    if len(others) < 2:
+        raise UserInputError(
+            Fault(
+                "classes", params.classes, f"leaves {len(others)} classes of {dataset.name} for a base.", "Name fewer."
+            )
+        )
+    base_params = TrainBaseParams(
+        model=params.family,
+        classes=format_classes(others),
+        dataset=dataset.name,
+        data_dir=params.data_dir,
+        seed=params.seed,
+        device=params.device,
+        threads=params.threads,
+    )
+    say(f"no finished {params.family} base on {dataset.name} with other classes than {params.classes} was found")
+    if params.dry_run:
+        say(f"it would be trained first, on classes {base_params.classes}")
+        return None
+    say(f"training one first, on classes {base_params.classes}, as a run of its own")
+    with adoption_held_back():
+        result = train_base(base_params)
+    return load_base(client, result.model_uri)

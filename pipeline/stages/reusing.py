@@ -1,0 +1,214 @@
+"""The one body of `transfer`, `finetune_cnn` and `scratch_cnn`.
+
+Settle what is reused of which base, open the run, build the network, cache the frozen part where that is asked
+for, fit, evaluate, hand over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+
+from pipeline.console import say
+from pipeline.data.splits import choose_classes
+from pipeline.errors import Fault, UserInputError
+from pipeline.networks.layered import LayeredNetwork
+from pipeline.networks.reuse import LoadReport, reuse_network
+from pipeline.params import TargetParams
+from pipeline.params.stages import ReusingParams
+from pipeline.runtime import Runtime, generator, resolve_runtime
+from pipeline.stages.choosing import Choice, Translate, choose
+from pipeline.stages.common import finish, say_plan, settings_of, train_tracked, with_machine
+from pipeline.tracking import names
+from pipeline.tracking.features import find_features, load_features, log_features
+from pipeline.tracking.identity import cache_key
+from pipeline.tracking.run import StageResult, StageRun, stage_run
+from pipeline.tracking.store import Client, open_store
+from pipeline.training.features import Features, check_sample, compute_features, fingerprint, prefix_seconds
+from pipeline.training.loop import FitSettings
+
+Obtain = Callable[[StageRun], Features | None]
+
+
+def train_on_target(
+    params: TargetParams, translate: Translate, *, least_depth: int, parent_run_id: str | None = None
+) -> StageResult:
+    """Train a network on target classes, some of its blocks copied from a base, as one MLflow run.
+
+    Args:
+        params: Of the stage.
+        translate: What the stage takes of a base with a given number of blocks.
+        least_depth: The blocks that a base must have; 0 where none of its weights are used.
+        parent_run_id: Makes the run a nested one of that run.
+    """
+    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
+    client = open_store()
+    began = time.perf_counter()
+    choice = choose(params, client, translate, least_depth=least_depth)
+    data_seconds = time.perf_counter() - began
+    params = settled(params, choice, runtime)
+    announce(choice)
+    if params.dry_run:
+        return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
+    network, report = reuse_network(
+        choice.architecture,
+        choice.base.network if choice.base else None,
+        choice.reuse,
+        generator(params.seed, "weights"),
+    )
+    say(str(report))
+    obtain = feature_source(params, client, choice, network)
+
+    inputs = {"data": choice.split.digest, "base": choice.base.digest if choice.base and choice.reuse.copied else ""}
+    tags = {names.CACHE_KEY: cache_key(params, inputs, runtime.description), **lineage_tags(choice)}
+    name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
+    with stage_run(params, name=name, note=note(choice), tags=tags, parent_run_id=parent_run_id) as run:
+        log_inputs(run, choice, report)
+        settings = settings_of(params, runtime, **copied_settings(params))
+        features = obtain(run)
+        costs = feature_costs(features, network, choice, settings)
+        network.to(runtime.device)
+        trained = train_tracked(run, network, choice.split, settings, copied=choice.reuse.copied, features=features)
+        result = finish(run, trained, choice.split, params, data_seconds=data_seconds, more=costs)
+        say_difference(choice, result)
+        return result
+
+
+def settled(params: TargetParams, choice: Choice, runtime: Runtime) -> TargetParams:
+    """Return the parameters as they are logged: every auto replaced by what it came to."""
+    found: dict[str, object] = {}
+    if choice.base is not None:
+        found["base"] = choice.base.model_uri
+    train, validation = choice.split.train.labels.bincount(), choice.split.validation.labels.bincount()
+    if params.per_class == "auto":
+        found["per_class"] = int(train[0]) if len(train.unique()) == 1 else "all"
+    if params.val_per_class == "auto" and len(validation.unique()) == 1:
+        found["val_per_class"] = int(validation[0])
+    if hasattr(params, "reuse_layers"):
+        found["reuse_layers"] = choice.reuse.copied
+        found["upper"] = "fresh" if choice.reuse.depth > choice.reuse.copied else "drop"
+    return with_machine(params, choice.split, runtime).model_copy(update=found)
+
+
+def announce(choice: Choice) -> None:
+    """Say which data, which base and why, and what is taken of it."""
+    say(f"data: {choice.split.note}")
+    if choice.base is not None:
+        say(f"{choice.base.ancestry}, {choice.base.why}")
+    say(f"reuse: {choice.reuse}")
+    if choice.continued:
+        say("the base has the target's own classes: it is continued with its head and its draw of labels")
+    if choice.overlap:
+        say(f"warning: the base has already seen the target classes {', '.join(map(str, choice.overlap))}")
+
+
+def describe(choice: Choice) -> str:
+    """Return what is reused in a few words, for the run's name."""
+    reuse = choice.reuse
+    if not reuse.copied:
+        return "from scratch"
+    return f"{'continued ' if choice.continued else ''}{reuse.copied} copied {reuse.frozen} frozen"
+
+
+def note(choice: Choice) -> str:
+    """Return what the run is, in words."""
+    split = choice.split
+    base = f" Its base is {choice.base.ancestry}." if choice.base else ""
+    return (
+        f"A network for classes {split.classes_text} of {split.dataset}: {choice.reuse}. {len(split.train)} images to "
+        f"train on, {len(split.validation)} more for validation, {len(split.test)} for test.{base}"
+    )
+
+
+def lineage_tags(choice: Choice) -> dict[str, object]:
+    """Return the tags that tell a run's ancestry."""
+    tags: dict[str, object] = {}
+    if choice.base is not None:
+        tags |= {
+            names.BASE_MODEL_URI: choice.base.model_uri,
+            names.BASE_RUN_ID: choice.base.run_id,
+            names.ANCESTRY: choice.base.ancestry,
+        }
+    if choice.overlap:
+        tags[names.CLASS_OVERLAP] = ",".join(map(str, choice.overlap))
+    return tags
+
+
+def log_inputs(run: StageRun, choice: Choice, report: LoadReport) -> None:
+    """Log the data, the base and what became of its tensors."""
+    run.log_split(choice.split)
+    if choice.base is not None:
+        run.log_base(choice.base.model_uri.removeprefix("models:/"))
+    path = run.folder / names.LOAD_REPORT
+    path.write_text(json.dumps(dataclasses.asdict(report), indent=1), encoding="utf-8")
+    run.log_file(path)
+
+
+def copied_settings(params: TargetParams) -> dict[str, float | None]:
+    """Return the settings of copied layers, where the stage has them."""
+    if not isinstance(params, ReusingParams):
+        return {}
+    decay = None if params.unfrozen_weight_decay == "auto" else params.unfrozen_weight_decay
+    return {"copied_learning_rate_factor": params.unfrozen_learning_rate_factor, "copied_weight_decay": decay}
+
+
+def feature_source(params: TargetParams, client: Client, choice: Choice, network: LayeredNetwork) -> Obtain:
+    """Return what brings the features of the frozen blocks, once the run is open; faults are found before.
+
+    Raises:
+        UserInputError: Nothing is frozen, or the named features are not those of this base, cut and data.
+    """
+    if not isinstance(params, ReusingParams) or params.features == "none":
+        return lambda run: None
+    if network.frozen == 0:
+        raise UserInputError(
+            Fault(
+                "features", params.features, "no block is frozen, so there is nothing to cache.", "Use features=none."
+            )
+        )
+    examples = choose_classes(choice.dataset.train, choice.split.classes, choice.dataset)
+    wanted = fingerprint(network, network.frozen, examples)
+    if params.features == "auto":
+        found = find_features(client, wanted)
+    else:
+        found = load_features(client, params.features, wanted)
+    if found is not None:
+        try:
+            check_sample(found, network, choice.split.train)
+        except ValueError as error:
+            raise UserInputError(Fault("features", params.features, f"{error}.", "Run cache_features again.")) from None
+        say(f"features: {len(found.indices)} images, cut above block {found.depth}, found and checked")
+        return lambda run: found
+
+    def compute(run: StageRun) -> Features:
+        computed = compute_features(network, network.frozen, examples)
+        check_sample(computed, network, choice.split.train)
+        log_features(run, computed)
+        say(f"features: {len(examples)} images computed in {computed.seconds:.2f} s and logged")
+        return computed
+
+    return compute
+
+
+def feature_costs(
+    features: Features | None, network: LayeredNetwork, choice: Choice, settings: FitSettings
+) -> dict[str, float]:
+    """Return what the features cost, what they save an epoch, and after how many epochs they have paid."""
+    if features is None:
+        return {}
+    images = [choice.split.train.pixels, choice.split.validation.pixels]
+    saved = prefix_seconds(network, features.depth, images, settings.batch_size)
+    return {
+        names.FEATURES_SECONDS: features.seconds,
+        names.FEATURES_SAVED_SECONDS: saved,
+        names.BREAK_EVEN_EPOCHS: features.seconds / saved,
+    }
+
+
+def say_difference(choice: Choice, result: StageResult) -> None:
+    """Say how the arm stands to the one it continues."""
+    if choice.continued and choice.base is not None:
+        gain = 100 * (result.metrics[names.TEST_ACCURACY] - choice.base.test_accuracy)
+        say(f"difference to the continued run {choice.base.run_id}: {gain:+.2f} points of test accuracy")

@@ -1,0 +1,243 @@
+"""Finding a base model, checking it, and rebuilding its network without unpickling anything.
+
+A model may come from anyone: only three files with fixed names are read, their sizes are bounded before they are
+read, the description is checked against its limits before anything is allocated, and the weights must be those
+whose digest the tracking store holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow.artifacts
+import safetensors
+import safetensors.torch
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, Run
+from mlflow.exceptions import MlflowException
+from torch import Tensor
+
+from pipeline.errors import Fault, UserInputError
+from pipeline.networks.build import architecture_from_json, build_network, weights_digest
+from pipeline.networks.layered import LayeredNetwork
+from pipeline.networks.reuse import check_tensors
+from pipeline.params import Family, format_classes, parse_classes
+from pipeline.runtime import generator
+from pipeline.tracking import names
+from pipeline.tracking.store import active_experiment_id
+
+BASE_STAGES = ("train_base", "tune")
+MAX_BYTES = {names.WEIGHTS_FILE: 400 << 20, names.ARCHITECTURE_FILE: 1 << 20, names.DRAW_FILE: 400 << 20}
+SEARCHED_RUNS = 1000
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model, checked and rebuilt.
+
+    Attributes:
+        model_uri: `models:/m-...`.
+        run_id: The run that made it.
+        stage: The stage that made it.
+        dataset: What it was trained on.
+        classes: The classes it tells apart.
+        network: On the CPU, in evaluation mode.
+        digest: Of its weights.
+        train_indices: int64, the places in the official training part of the images it was trained on.
+        val_indices: int64, likewise of those it was validated on.
+        test_accuracy: As its run logged it.
+        why: How it was chosen, in words.
+    """
+
+    model_uri: str
+    run_id: str
+    stage: str
+    dataset: str
+    classes: tuple[int, ...]
+    network: LayeredNetwork
+    digest: str
+    train_indices: Tensor
+    val_indices: Tensor
+    test_accuracy: float
+    why: str
+
+    @property
+    def ancestry(self) -> str:
+        """One line: which run, which data, which classes."""
+        return (
+            f"base {self.model_uri} of run {self.run_id} ({self.stage}, {self.dataset} {format_classes(self.classes)})"
+        )
+
+
+def load_base(client: MlflowClient, reference: str) -> Base:
+    """Return the base that a model URI, a registered model or a run id names.
+
+    Raises:
+        UserInputError: It does not exist, is not ready, is not a model of this project, or its files are damaged.
+    """
+    try:
+        model = client.get_logged_model(_model_id(client, reference))
+    except MlflowException as error:
+        raise _refused(reference, f"cannot be found: {_first_line(error)}") from None
+    return _load(client, model, reference, "as asked for")
+
+
+def find_base(
+    client: MlflowClient,
+    *,
+    family: Family,
+    dataset: str,
+    image_shape: tuple[int, ...],
+    classes: tuple[int, ...],
+    depth: int,
+) -> Base | None:
+    """Return the newest finished base of the active experiment that fits a target, or None.
+
+    Args:
+        client: Of the store.
+        family: `mlp` or `cnn`.
+        dataset: Its resolved name.
+        image_shape: (C, H, W).
+        classes: The target's; the base's must be disjoint from them.
+        depth: The blocks it must at least have.
+    """
+    found: list[Run] = []
+    for stage in BASE_STAGES:
+        found += client.search_runs(
+            [active_experiment_id()],
+            f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}' and tags.{names.DATASET} = '{dataset}'",
+            max_results=SEARCHED_RUNS,
+            order_by=["attributes.end_time DESC"],
+        )
+    wanted = {"family": family, "image_shape": ",".join(map(str, image_shape))}
+    for run in sorted(found, key=lambda run: -(run.info.end_time or 0)):
+        model = _ready_model(client, run)
+        if model is None or any(model.tags.get(name) != value for name, value in wanted.items()):
+            continue
+        own = parse_classes(model.tags[names.CLASSES])
+        if int(model.tags["depth"]) < depth or set(own) & set(classes):
+            continue
+        reference = f"models:/{model.model_id}"
+        return _load(client, model, reference, f"the newest finished {family} base on {dataset} with other classes")
+    return None
+
+
+def _ready_model(client: MlflowClient, run: Run) -> LoggedModel | None:
+    uri = run.data.tags.get(names.MODEL_URI, "")
+    try:
+        model = client.get_logged_model(uri.removeprefix("models:/")) if uri else None
+    except MlflowException:
+        return None
+    return model if model is not None and str(model.status) == "READY" else None
+
+
+def _model_id(client: MlflowClient, reference: str) -> str:
+    """Return the id of the logged model behind any kind of reference."""
+    if reference.startswith("models:/m-"):
+        return reference.removeprefix("models:/")
+    if reference.startswith("models:/"):
+        name = reference.removeprefix("models:/")
+        if "@" in name:
+            version = client.get_model_version_by_alias(*name.split("@", 1))
+        else:
+            version = client.get_model_version(*name.rsplit("/", 1))
+        return str(version.source).removeprefix("models:/")
+    run_id = reference.removeprefix("runs:/").split("/")[0]
+    uri = client.get_run(run_id).data.tags.get(names.MODEL_URI)
+    if uri is None:
+        raise _refused(reference, "is a run without a model")
+    return str(uri).removeprefix("models:/")
+
+
+def _load(client: MlflowClient, model: LoggedModel, reference: str, why: str) -> Base:
+    """Read and check a model's files, and rebuild its network."""
+    if str(model.status) != "READY":
+        raise _refused(reference, f"is not ready: its status is {model.status}")
+    expected = model.tags.get(names.WEIGHTS_DIGEST)
+    if expected is None or model.source_run_id is None:
+        raise _refused(reference, "was not made by this project: it lacks the digest of its weights")
+    with TemporaryDirectory() as folder:
+        files = _download(client, model, reference, Path(folder))
+        network = _rebuild(files, reference)
+        draw = _read_tensors(files[names.DRAW_FILE], reference)
+    digest = weights_digest(network.state_dict())
+    if digest != expected:
+        raise _refused(reference, f"was altered: its weights have the digest {digest}, {expected} was logged")
+    if set(draw) != {"train", "validation"}:
+        raise _refused(reference, f"has a damaged {names.DRAW_FILE}")
+    run = client.get_run(model.source_run_id)
+    return Base(
+        model_uri=f"models:/{model.model_id}",
+        run_id=run.info.run_id,
+        stage=run.data.tags.get(names.STAGE, ""),
+        dataset=model.tags[names.DATASET],
+        classes=network.architecture.classes,
+        network=network.eval(),
+        digest=digest,
+        train_indices=draw["train"].long(),
+        val_indices=draw["validation"].long(),
+        test_accuracy=run.data.metrics.get(names.TEST_ACCURACY, float("nan")),
+        why=why,
+    )
+
+
+def _download(client: MlflowClient, model: LoggedModel, reference: str, folder: Path) -> dict[str, Path]:
+    """Bring the three files here, or find them where they are, after a look at their sizes."""
+    try:
+        listed = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
+        sizes = {item.path.rsplit("/", 1)[-1]: item.file_size or 0 for item in listed}
+        missing = [name for name in MAX_BYTES if name not in sizes]
+        if missing:
+            raise _refused(reference, f"was not made by this project, or is incomplete: it lacks {', '.join(missing)}")
+        large = [name for name, limit in MAX_BYTES.items() if sizes[name] > limit]
+        if large:
+            raise _refused(reference, f"has files larger than this project reads: {', '.join(large)}")
+        uri = f"{model.artifact_location.rstrip('/')}/{names.EXTRA_FILES}"
+        return {
+            name: Path(mlflow.artifacts.download_artifacts(f"{uri}/{name}", dst_path=str(folder))) for name in MAX_BYTES
+        }
+    except (MlflowException, OSError) as error:
+        raise _refused(reference, f"cannot be read: {_first_line(error)}") from None
+
+
+def _rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
+    """Build the described network and fill in its weights; every tensor must fit."""
+    try:
+        architecture = architecture_from_json(files[names.ARCHITECTURE_FILE].read_text(encoding="utf-8"))
+        network = build_network(architecture, generator(0, "placeholder"))
+        weights = _read_tensors(files[names.WEIGHTS_FILE], reference)
+        check_tensors(weights, network.state_dict())
+    except (ValueError, OSError) as error:
+        if isinstance(error, UserInputError):
+            raise
+        raise _refused(reference, f"is damaged: {error}") from None
+    network.load_state_dict(weights)
+    return network
+
+
+def _read_tensors(path: Path, reference: str) -> dict[str, Tensor]:
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _refused(reference, f"is damaged: {path.name}: {error}") from None
+
+
+def _refused(reference: str, why: str) -> UserInputError:
+    return UserInputError(Fault("base", reference, f"{why}.", "Choose another, or base=auto."))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
+def search_features(client: MlflowClient, digest: str) -> str | None:
+    """Return the newest finished run of the active experiment whose features have a fingerprint's digest."""
+    found = client.search_runs(
+        [active_experiment_id()],
+        f"attributes.status = 'FINISHED' and tags.{names.FEATURES_FINGERPRINT} = '{digest}'",
+        max_results=1,
+        order_by=["attributes.end_time DESC"],
+    )
+    return found[0].info.run_id if found else None
