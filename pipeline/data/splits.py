@@ -228,6 +228,18 @@ def _shuffled_places(labels: Tensor, seed: int, purpose: str) -> list[tuple[int,
     return found
 
 
+def check_batch(split: Split, batch_size: int) -> None:
+    """Refuse a batch that is larger than the training data.
+
+    Raises:
+        UserInputError: Says how many images there are.
+    """
+    if batch_size > len(split.train):
+        raise UserInputError(
+            Fault("batch_size", batch_size, f"there are {len(split.train)} images to train on.", "Choose at most that.")
+        )
+
+
 def cut_folds(labels: Tensor, folds: int, seed: int) -> list[Tensor]:
     """Return the places of each of `folds` stratified, disjoint parts that cover everything, each sorted.
 

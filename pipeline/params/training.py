@@ -15,9 +15,19 @@ FAMILIES: tuple[Family, ...] = ("mlp", "cnn")
 
 # Defaults that depend on the network family. A name that a family lacks is not a parameter of it.
 FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
-    "mlp": {"classes": "0-4", "hidden_layers": 5, "width": 100, "batch_norm": False, "dropout": 0.0},
+    "mlp": {
+        "classes": "0-4",
+        "epochs": 100,
+        "patience": 20,
+        "hidden_layers": 5,
+        "width": 100,
+        "batch_norm": False,
+        "dropout": 0.0,
+    },
     "cnn": {
         "classes": "0-6",
+        "epochs": 30,
+        "patience": 6,
         "batch_norm": True,
         "dropout": 0.25,
         "channels": "16,32",
@@ -29,6 +39,14 @@ FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
     },
 }
 FAMILY_FIELDS = tuple(dict.fromkeys(name for defaults in FAMILY_DEFAULTS.values() for name in defaults))
+
+# Budgets of target stages; few labels need many small steps and strong regularization (docs/defaults.md).
+TARGET_BUDGETS: dict[Literal["few", "all"], dict[str, Any]] = {
+    "few": {"epochs": 400, "patience": 100, "batch_size": 20, "weight_decay": 0.005},
+    "all": {"epochs": 30, "patience": 6, "batch_size": 128, "weight_decay": 1e-4},
+}
+WHOLE = "a whole number from 1 to 100000"
+AUTO_WHOLE = f"auto or {WHOLE}"
 
 BASE_PATTERN = r"auto|[0-9a-f]{32}|runs:/[0-9a-f]{32}/\w+|models:/(m-[0-9a-f]{32}|[^/:@]+@[\w.-]+|[^/:@]+/\d+)"
 
@@ -148,10 +166,38 @@ class TrainingParams(MachineParams):
         return value
 
 
-class FamilyParams(TrainingParams):
-    """The shape of a network of one of the two families; what belongs to the other family is None."""
+class FamilyChoice(MachineParams):
+    """The network family, which other defaults depend on."""
 
     model: Family = setting("mlp", "Network family.", allowed="mlp or cnn")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _known_family(cls, value: Any) -> Any:
+        if value not in FAMILIES:
+            raise ValueError(suggest(str(value), FAMILIES))
+        return value
+
+
+class FamilyParams(TrainingParams, FamilyChoice):
+    """The shape of a network of one of the two families; what belongs to the other family is None."""
+
+    epochs: int = setting(
+        "auto",
+        "The most epochs to train; 100 for an MLP, 30 for a CNN.",
+        allowed=WHOLE,
+        unit="epochs",
+        ge=1,
+        le=100_000,
+    )
+    patience: int = setting(
+        "auto",
+        "Stop when validation loss has not improved for this long; 20 for an MLP, 6 for a CNN.",
+        allowed=WHOLE,
+        unit="epochs",
+        ge=1,
+        le=100_000,
+    )
     hidden_layers: int | None = setting(
         "auto", "Hidden layers (MLP only; 5).", allowed="a whole number from 1 to 100", ge=1, le=100
     )
@@ -208,13 +254,6 @@ class FamilyParams(TrainingParams):
         ge=0,
         lt=1,
     )
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _known_family(cls, value: Any) -> Any:
-        if value not in FAMILIES:
-            raise ValueError(suggest(str(value), FAMILIES))
-        return value
 
     @field_validator(*FAMILY_FIELDS, mode="before", check_fields=False)
     @classmethod
@@ -300,6 +339,27 @@ class TargetChoice(MachineParams):
 class TargetParams(TrainingParams, TargetChoice):
     """Parameters of stages that train on the target classes, with few labels or all."""
 
+    epochs: int | Literal["auto"] = setting(  # type: ignore[assignment]
+        "auto", "The most epochs to train; auto is 400 with few labels, 30 with all.", allowed=AUTO_WHOLE, unit="epochs"
+    )
+    patience: int | Literal["auto"] = setting(  # type: ignore[assignment]
+        "auto",
+        "Stop when validation loss has not improved for this long; auto is 100 with few labels, 6 with all.",
+        allowed=AUTO_WHOLE,
+        unit="epochs",
+    )
+    batch_size: int | Literal["auto"] = setting(  # type: ignore[assignment]
+        "auto",
+        "Examples in one optimizer step; auto is 20 with few labels, 128 with all.",
+        allowed=AUTO_WHOLE,
+        unit="examples",
+    )
+    weight_decay: float | Literal["auto"] = setting(  # type: ignore[assignment]
+        "auto",
+        "L2 regularization: this times the weights is added to their gradient; auto is 0.005 with few labels, "
+        "0.0001 with all.",
+        allowed="auto or a number from 0 to 10",
+    )
     per_class: int | Literal["all", "auto"] = setting(
         "auto",
         "Labels per class to train on; auto is 100 for transfer, all for a CNN, and the base's when it is continued.",
@@ -315,9 +375,16 @@ class TargetParams(TrainingParams, TargetChoice):
 
     default_per_class: ClassVar[int | Literal["all"]] = 100
 
-    @field_validator("per_class", "val_per_class")
+    @field_validator("weight_decay")
     @classmethod
-    def _some_labels(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
+    def _some_decay(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value <= 10:
+            raise ValueError("")
+        return value
+
+    @field_validator("per_class", "val_per_class", "batch_size", "epochs", "patience")
+    @classmethod
+    def _from_one(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 100_000:
             raise ValueError("")
         return value

@@ -62,11 +62,11 @@ def with_machine(params: P, split: Split, runtime: Runtime) -> P:
 def settings_of(params: TrainingParams, runtime: Runtime, **more: float | None) -> FitSettings:
     """Return the fit's settings that some parameters ask for; `more` are those of copied blocks."""
     return FitSettings(
-        epochs=params.epochs,
-        patience=params.patience,
-        batch_size=params.batch_size,
+        epochs=int(params.epochs),
+        patience=int(params.patience),
+        batch_size=int(params.batch_size),
         learning_rate=params.learning_rate,
-        weight_decay=params.weight_decay,
+        weight_decay=float(params.weight_decay),
         weight_averaging=params.weight_averaging,
         seed=params.seed,
         checkpoint_every=params.checkpoint_every,

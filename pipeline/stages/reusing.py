@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 
 from pipeline.console import say
-from pipeline.data.splits import choose_classes
+from pipeline.data.splits import check_batch, choose_classes
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params import TargetParams
 from pipeline.params.stages import ReusingParams
+from pipeline.params.training import TARGET_BUDGETS
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.choosing import Choice, Translate, choose
 from pipeline.stages.common import finish, say_plan, settings_of, train_tracked, with_machine
@@ -49,6 +50,7 @@ def train_on_target(
     choice = choose(params, client, translate, least_depth=least_depth)
     data_seconds = time.perf_counter() - began
     params = settled(params, choice, runtime)
+    check_batch(choice.split, int(params.batch_size))
     announce(choice)
     if params.dry_run:
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
@@ -86,6 +88,10 @@ def settled(params: TargetParams, choice: Choice, runtime: Runtime) -> TargetPar
         found["per_class"] = int(train[0]) if len(train.unique()) == 1 else "all"
     if params.val_per_class == "auto" and len(validation.unique()) == 1:
         found["val_per_class"] = int(validation[0])
+    budget = TARGET_BUDGETS["all" if found.get("per_class", params.per_class) == "all" else "few"]
+    found |= {name: value for name, value in budget.items() if getattr(params, name) == "auto"}
+    if params.batch_size == "auto":
+        found["batch_size"] = min(budget["batch_size"], len(choice.split.train))
     if hasattr(params, "reuse_layers"):
         found["reuse_layers"] = choice.reuse.copied
         found["upper"] = "fresh" if choice.reuse.depth > choice.reuse.copied else "drop"

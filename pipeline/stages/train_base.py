@@ -12,7 +12,7 @@ import time
 
 from pipeline.console import say
 from pipeline.data.sources import load_dataset
-from pipeline.data.splits import Split, split_for_base
+from pipeline.data.splits import Split, check_batch, split_for_base
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator, resolve_runtime
@@ -63,4 +63,6 @@ def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> 
 def load_split(params: TrainBaseParams) -> Split:
     """Return the images that the parameters ask for."""
     dataset = load_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
-    return split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
+    split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
+    check_batch(split, params.batch_size)
+    return split

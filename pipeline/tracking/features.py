@@ -26,7 +26,7 @@ def log_features(run: StageRun, features: Features) -> None:
     """Log features as the run's artifact, and the digest of their fingerprint as a tag to be found by."""
     path = run.folder / names.FEATURES / names.FEATURES_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"values": features.values, "indices": features.indices}
+    tensors = {"values": features.values.contiguous(), "indices": features.indices}
     header = {
         "fingerprint": json.dumps(features.fingerprint),
         "depth": str(features.depth),

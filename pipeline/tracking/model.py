@@ -109,7 +109,8 @@ def _save_model(
 
     extra = run.folder / names.EXTRA_FILES
     extra.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(network.state_dict(), extra / names.WEIGHTS_FILE)
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    safetensors.torch.save_file(weights, extra / names.WEIGHTS_FILE)
     (extra / names.ARCHITECTURE_FILE).write_text(network.architecture.model_dump_json(indent=1), encoding="utf-8")
     draw = {"train": split.train.indices.int(), "validation": split.validation.indices.int()}
     safetensors.torch.save_file(draw, extra / names.DRAW_FILE, {"dataset": split.dataset})

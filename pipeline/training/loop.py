@@ -126,7 +126,9 @@ def run_epoch(
         for values, labels in batches:
             with mixed:
                 logits = network.logits(values, start)
-                loss = cross_entropy(logits.float(), labels)
+            if logits.dtype == torch.bfloat16:
+                logits = logits.float()
+            loss = cross_entropy(logits, labels)
             if optimizer is not None:
                 optimizer.zero_grad()
                 loss.backward()

@@ -1,0 +1,347 @@
+"""Stages that reuse a base: hand-over, lineage, caching, refusals, read back from a real sqlite store."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from mlflow import MlflowClient
+
+from pipeline.errors import UserInputError
+from pipeline.params import (
+    CacheFeaturesParams,
+    FinetuneCnnParams,
+    ScratchCnnParams,
+    TrainBaseParams,
+    TransferParams,
+)
+from pipeline.stages.cache_features import cache_features
+from pipeline.stages.finetune_cnn import finetune_cnn
+from pipeline.stages.scratch_cnn import scratch_cnn
+from pipeline.stages.train_base import train_base
+from pipeline.stages.transfer import transfer
+from pipeline.tracking import names
+from pipeline.tracking.lineage import load_base
+from pipeline.tracking.run import StageResult
+
+BASE = {"dataset": "digits", "epochs": 5, "hidden_layers": 3, "width": 16, "batch_size": 32}
+CNN = {"dataset": "digits", "epochs": 2, "model": "cnn", "channels": "4,6", "dense_width": 12, "batch_size": 64}
+QUICK = {"dataset": "digits", "epochs": 3, "per_class": 20, "val_per_class": 10, "batch_size": 32}
+
+
+@pytest.fixture
+def base(store: MlflowClient) -> StageResult:
+    """A small base on digits 0-4."""
+    return train_base(TrainBaseParams(**BASE))
+
+
+@pytest.fixture
+def cnn_base(store: MlflowClient) -> StageResult:
+    """A small CNN base on digits 0-6."""
+    return train_base(TrainBaseParams(**CNN))
+
+
+def params_of(store: MlflowClient, result: StageResult) -> dict[str, str]:
+    return dict(store.get_run(result.run_id).data.params)
+
+
+def tags_of(store: MlflowClient, result: StageResult) -> dict[str, str]:
+    return dict(store.get_run(result.run_id).data.tags)
+
+
+def test_every_way_to_name_a_base_leads_to_the_same_model(base: StageResult, store: MlflowClient) -> None:
+    train_base(TrainBaseParams(**BASE, register_as="digits-base"))
+    registered = [load_base(store, name) for name in ("models:/digits-base@best", "models:/digits-base/1")]
+    named = [load_base(store, name) for name in (base.model_uri, base.run_id, f"runs:/{base.run_id}/model")]
+    assert {found.model_uri for found in named} == {base.model_uri}
+    assert len({found.model_uri for found in registered}) == 1
+    assert len({found.digest for found in (*named, *registered)}) == 1
+
+
+def test_ancestry_can_be_read_from_the_run(
+    base: StageResult, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = transfer(TransferParams(**QUICK))
+    run = store.get_run(result.run_id)
+    ancestry = f"base {base.model_uri} of run {base.run_id} (train_base, digits 0-4)"
+    assert run.data.tags[names.ANCESTRY] == ancestry and ancestry in capsys.readouterr().out
+    assert run.data.tags[names.BASE_RUN_ID] == base.run_id
+    assert run.data.tags[names.BASE_MODEL_URI] == base.model_uri == run.data.params["base"]
+    assert ancestry in run.data.tags[names.NOTE]
+    assert [f"models:/{item.model_id}" for item in run.inputs.model_inputs] == [base.model_uri]
+    assert run.data.params["reuse_layers"] == "3" and run.data.params["upper"] == "drop"
+    report = json.loads(Path(store.download_artifacts(result.run_id, names.LOAD_REPORT)).read_text())
+    assert len(report["matched"]) == 6 and report["fresh"] == ["head.bias", "head.weight"] == report["dropped"]
+
+
+def test_a_base_is_trained_first_where_there_is_none(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.stages.choosing.TrainBaseParams", lambda **own: TrainBaseParams(**{**BASE, **own}))
+    made = store.create_run("0")
+    monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)  # as under `mlflow run`
+    first = transfer(TransferParams(**QUICK, reuse_layers=2))
+    assert "training one first, on classes 0-4" in capsys.readouterr().out
+    assert first.run_id == made.info.run_id
+    base_run = store.get_run(tags_of(store, first)[names.BASE_RUN_ID])
+    assert base_run.info.run_id != made.info.run_id and base_run.data.params["classes"] == "0-4"
+    assert names.PARENT_RUN_ID not in base_run.data.tags
+    second = transfer(TransferParams(**QUICK, reuse_layers=2))
+    assert tags_of(store, second)[names.BASE_RUN_ID] == base_run.info.run_id
+    assert len(store.search_runs(["0"])) == 3
+
+
+def test_nothing_is_trained_where_something_else_is_wrong(store: MlflowClient) -> None:
+    for wrong in ({"per_class": 5000}, {"reuse_layers": 9}, {"classes": "0-8"}):
+        with pytest.raises(UserInputError):
+            transfer(TransferParams(**{**QUICK, **wrong}))
+    assert store.search_runs(["0"]) == []
+
+
+def test_auto_passes_over_bases_that_do_not_fit(base: StageResult, cnn_base: StageResult, store: MlflowClient) -> None:
+    overlapping = train_base(TrainBaseParams(**{**BASE, "classes": "3-7"}))
+    result = transfer(TransferParams(**QUICK))
+    assert tags_of(store, result)[names.BASE_RUN_ID] == base.run_id
+    store.delete_run(base.run_id)
+    chosen = transfer(TransferParams(**{**QUICK, "classes": "0,1", "reuse_layers": 1}))
+    assert tags_of(store, chosen)[names.BASE_RUN_ID] == overlapping.run_id
+
+
+def test_a_base_with_the_same_classes_is_continued_with_its_head_and_draw(
+    base: StageResult, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = transfer(TransferParams(**QUICK, seed=3))
+    second = transfer(TransferParams(dataset="digits", epochs=3, base=first.run_id, unfreeze=2))
+    out = capsys.readouterr().out
+    assert "it is continued with its head and its draw of labels" in out
+    assert f"difference to the continued run {first.run_id}" in out
+    runs = [load_base(store, result.run_id) for result in (first, second)]
+    assert torch.equal(runs[0].train_indices, runs[1].train_indices)
+    assert torch.equal(runs[0].val_indices, runs[1].val_indices)
+    assert params_of(store, second)["per_class"] == "20" and params_of(store, second)["val_per_class"] == "10"
+    assert torch.equal(runs[0].network.blocks[0][1].weight, runs[1].network.blocks[0][1].weight)
+    assert not torch.equal(runs[0].network.head.weight, runs[1].network.head.weight)
+
+
+def test_a_draw_that_would_validate_on_trained_images_is_refused(base: StageResult, store: MlflowClient) -> None:
+    first = transfer(TransferParams(**{**QUICK, "per_class": 60}, seed=3))
+    with pytest.raises(UserInputError, match="this draw would validate on .* images that .* was trained on"):
+        transfer(TransferParams(**QUICK, base=first.run_id, seed=4))
+    larger = transfer(TransferParams(**{**QUICK, "per_class": 70}, base=first.run_id, seed=3))
+    assert params_of(store, larger)["per_class"] == "70"
+
+
+def test_overlapping_classes_are_allowed_but_warned_and_tagged(
+    base: StageResult, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = transfer(TransferParams(**QUICK, base=base.run_id, classes="3-7"))
+    assert "warning: the base has already seen the target classes 3, 4" in capsys.readouterr().out
+    assert tags_of(store, result)[names.CLASS_OVERLAP] == "3,4"
+
+
+def test_cached_training_equals_uncached_and_logs_its_costs(base: StageResult, store: MlflowClient) -> None:
+    plain = transfer(TransferParams(**QUICK))
+    computed = transfer(TransferParams(**QUICK, features="auto"))
+    found = transfer(TransferParams(**QUICK, features="auto"))
+    cached = cache_features(CacheFeaturesParams(dataset="digits"))
+    named = transfer(TransferParams(**QUICK, features=cached.run_id, seed=0))
+    losses = [
+        [point.value for point in store.get_metric_history(result.run_id, "val/loss")]
+        for result in (plain, computed, found, named)
+    ]
+    assert len(losses[0]) == 3
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-6)
+    for name in (names.FEATURES_SECONDS, names.BREAK_EVEN_EPOCHS, names.FEATURES_SAVED_SECONDS):
+        assert computed.metrics[name] > 0
+    assert [item.path for item in store.list_artifacts(computed.run_id, "features")] == [
+        "features/features.safetensors"
+    ]
+    assert store.list_artifacts(found.run_id, "features") == []
+    other_draw = transfer(TransferParams(**{**QUICK, "per_class": 40}, seed=5, features=cached.run_id))
+    assert other_draw.metrics["test/accuracy"] > 0
+
+
+def test_features_are_cached_at_the_frozen_cut(base: StageResult) -> None:
+    plain = transfer(TransferParams(**{**QUICK, "epochs": 1}, unfreeze=1))
+    cached = transfer(TransferParams(**{**QUICK, "epochs": 1}, unfreeze=1, features="auto"))
+    assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-5)
+
+
+def test_features_of_something_else_are_refused_by_the_part_that_differs(base: StageResult) -> None:
+    cut = cache_features(CacheFeaturesParams(dataset="digits", depth=2))
+    with pytest.raises(UserInputError, match="different cut, weights"):
+        transfer(TransferParams(**QUICK, features=cut.run_id))
+    classes = cache_features(CacheFeaturesParams(dataset="digits", classes="5-8"))
+    with pytest.raises(UserInputError, match="different data"):
+        transfer(TransferParams(**QUICK, features=classes.run_id))
+    other = train_base(TrainBaseParams(**{**BASE, "seed": 1}))
+    weights = cache_features(CacheFeaturesParams(dataset="digits", base=other.run_id))
+    with pytest.raises(UserInputError, match="different weights"):
+        transfer(TransferParams(**QUICK, base=base.run_id, features=weights.run_id))
+    with pytest.raises(UserInputError, match="without features"):
+        transfer(TransferParams(**QUICK, features=base.run_id))
+    with pytest.raises(UserInputError, match="no block is frozen"):
+        transfer(TransferParams(**QUICK, unfreeze=3, features="auto"))
+
+
+def model_files(store: MlflowClient, result: StageResult) -> Path:
+    location = store.get_logged_model(result.model_uri.removeprefix("models:/")).artifact_location
+    return Path(str(location).removeprefix("file://"))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        (names.WEIGHTS_FILE, lambda p: p.write_bytes(p.read_bytes()[:-50]), "damaged"),
+        (names.WEIGHTS_FILE, lambda p: p.write_bytes(b""), "damaged"),
+        (names.ARCHITECTURE_FILE, lambda p: p.write_text(p.read_text().replace("16", "17")), "damaged: .* instead of"),
+        (names.ARCHITECTURE_FILE, lambda p: p.write_text(p.read_text().replace("16", "1000000000")), "width"),
+        (names.ARCHITECTURE_FILE, lambda p: p.unlink(), "lacks architecture.json"),
+        (names.DRAW_FILE, lambda p: p.write_bytes(b"nonsense"), "damaged"),
+    ],
+)
+def test_damaged_model_files_are_refused(
+    base: StageResult, store: MlflowClient, file: str, damage, message: str
+) -> None:  # type: ignore[no-untyped-def]
+    damage(model_files(store, base) / names.EXTRA_FILES / file)
+    with pytest.raises(UserInputError, match=f"base={base.model_uri}.*{message}"):
+        transfer(TransferParams(**QUICK, base=base.model_uri))
+
+
+def test_altered_weights_are_refused_by_their_digest(base: StageResult, store: MlflowClient) -> None:
+    path = model_files(store, base) / names.EXTRA_FILES / names.WEIGHTS_FILE
+    tensors = safetensors.torch.load_file(path)
+    tensors["head.bias"][0] += 0.5
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(UserInputError, match="was altered"):
+        transfer(TransferParams(**QUICK, base=base.model_uri))
+
+
+class Malicious:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (eval, (f"open({str(self.mark)!r}, 'w').close()",))
+
+
+def test_a_pickle_in_a_models_folder_executes_nothing(base: StageResult, store: MlflowClient, tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    folder = model_files(store, base)
+    bomb = pickle.dumps(Malicious(mark))
+    for name in ("model.pth", "data/model.pth", "data/pickle_module_info.txt", "extra_files/weights.pkl", "model.pkl"):
+        (folder / name).write_bytes(bomb)
+    transfer(TransferParams(**QUICK, base=base.model_uri))
+    assert not mark.exists()
+    (folder / names.EXTRA_FILES / names.WEIGHTS_FILE).write_bytes(bomb)
+    with pytest.raises(UserInputError, match="damaged"):
+        transfer(TransferParams(**QUICK, base=base.model_uri))
+    assert not mark.exists()
+    pickle.loads(bomb)
+    assert mark.exists()  # the bomb does work
+
+
+def test_bases_that_cannot_serve_are_refused(base: StageResult, cnn_base: StageResult, store: MlflowClient) -> None:
+    cases = [
+        ({"base": "models:/m-" + "0" * 32}, "cannot be found"),
+        ({"base": "models:/nobody@best"}, "cannot be found"),
+        ({"base": "f" * 32}, "cannot be found"),
+        ({"base": cnn_base.run_id}, "is of the family cnn"),
+        ({"base": base.run_id, "reuse_layers": 4}, "the base has 3 hidden layers"),
+        ({"base": base.run_id, "unfreeze": 4}, "only 3 layers are reused"),
+        ({"per_class": 150}, r"class 5 of digits has \d+ training images, and 10 are for validation"),
+    ]
+    before = len(store.search_runs(["0"]))
+    for wrong, message in cases:
+        with pytest.raises(UserInputError, match=message):
+            transfer(TransferParams(**{**QUICK, **wrong}))
+    assert len(store.search_runs(["0"])) == before
+
+
+def test_a_foreign_model_is_refused(store: MlflowClient, base: StageResult) -> None:
+    foreign = store.create_logged_model("0", name="theirs")
+    store.finalize_logged_model(foreign.model_id, "READY")
+    with pytest.raises(UserInputError, match="was not made by this project"):
+        transfer(TransferParams(**QUICK, base=f"models:/{foreign.model_id}"))
+
+
+def test_images_of_another_shape_are_refused(base: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.data import sources
+
+    monkeypatch.setattr(sources, "SIDE", 20)
+    with pytest.raises(UserInputError, match=r"was trained on images of \(1, 28, 28\), digits has \(1, 20, 20\)"):
+        transfer(TransferParams(**QUICK, base=base.run_id))
+
+
+def test_the_same_seed_gives_every_arm_the_same_images(base: StageResult, store: MlflowClient) -> None:
+    arms = [transfer(TransferParams(**QUICK, **arm)) for arm in ({}, {"unfreeze": 3}, {"reuse_layers": 0})]
+    digests = [sorted(item.dataset.digest for item in store.get_run(arm.run_id).inputs.dataset_inputs) for arm in arms]
+    assert digests[0] == digests[1] == digests[2]
+    small, large = (load_base(store, transfer(TransferParams(**{**QUICK, "per_class": n})).run_id) for n in (10, 30))
+    assert set(small.train_indices.tolist()) < set(large.train_indices.tolist())
+    assert torch.equal(small.val_indices, large.val_indices)
+
+
+def test_three_part_fine_tuning_moves_what_it_should(cnn_base: StageResult, store: MlflowClient) -> None:
+    result = finetune_cnn(FinetuneCnnParams(dataset="digits", epochs=2, frozen=1, intermediate=1, batch_size=64))
+    before, after = load_base(store, cnn_base.run_id).network, load_base(store, result.run_id).network
+    assert after.architecture.model_copy(update={"classes": before.architecture.classes}) == before.architecture
+    pairs = [
+        (name, torch.equal(value, after.state_dict()[name]))
+        for name, value in before.state_dict().items() if not name.startswith("head")
+    ]  # fmt: skip
+    assert all(same for name, same in pairs if name.startswith("blocks.0."))
+    assert not any(same for name, same in pairs if name.startswith("blocks.1.0.weight"))
+    assert len(pairs) > 8
+    assert 0 < result.metrics[names.TRAINABLE_SHARE] < 1
+
+
+def test_cached_fine_tuning_of_a_cnn_agrees_in_its_first_epoch(cnn_base: StageResult) -> None:
+    quick = {"dataset": "digits", "epochs": 1, "batch_size": 64, "dtype": "float32"}
+    plain = finetune_cnn(FinetuneCnnParams(**quick))
+    cached = finetune_cnn(FinetuneCnnParams(**quick, features="auto"))
+    assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-4)
+
+
+def test_scratch_takes_only_the_architecture(cnn_base: StageResult, store: MlflowClient) -> None:
+    result = scratch_cnn(ScratchCnnParams(dataset="digits", epochs=2, batch_size=64))
+    found = load_base(store, result.run_id).network.architecture
+    base = load_base(store, cnn_base.run_id).network.architecture
+    assert found.model_copy(update={"classes": base.classes}) == base
+    assert params_of(store, result)["per_class"] == "all"
+    assert result.metrics[names.TRAINABLE_SHARE] == 1
+
+
+def test_scratch_without_a_base_trains_nothing_extra(store: MlflowClient) -> None:
+    scratch_cnn(ScratchCnnParams(dataset="digits", epochs=1))
+    assert len(store.search_runs(["0"])) == 1
+
+
+def test_cnn_refusals(base: StageResult, cnn_base: StageResult) -> None:
+    cases = [
+        ({"frozen": 2, "intermediate": 2}, "the base has 3 blocks"),
+        ({"base": base.run_id}, "is of the family mlp"),
+        ({"per_class": 200}, "class 7 of digits has"),
+        ({"batch_size": 5000, "per_class": 10}, "batch_size=5000: .*30 images"),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(UserInputError, match=message):
+            finetune_cnn(FinetuneCnnParams(**{"dataset": "digits", "epochs": 1, **wrong}))
+
+
+def test_a_seeded_cnn_run_reproduces_its_golden_losses(store: MlflowClient) -> None:
+    """Made by this very call on x86-64 with torch 2.13; a refactor must not change them."""
+    result = train_base(TrainBaseParams(**CNN, dtype="float32", threads=1))
+    losses = [point.value for point in store.get_metric_history(result.run_id, "train/loss")]
+    assert losses == pytest.approx(np.array(GOLDEN_CNN_LOSSES), rel=1e-3)
+
+
+GOLDEN_CNN_LOSSES = [0.0, 0.0]
