@@ -15,6 +15,7 @@ from pipeline.errors import CheckpointError, NonFiniteLossError
 from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
 from pipeline.runtime import generator
+from pipeline.training import explicit
 from pipeline.training.checkpoint import (
     BEST,
     LAST,
@@ -26,6 +27,7 @@ from pipeline.training.checkpoint import (
 )
 from pipeline.training.evaluate import Evaluation, evaluate
 from pipeline.training.loop import Fit, FitSettings, Labelled, shuffled_batches
+from pipeline.training.steps import split_by_origin
 
 SETTINGS = FitSettings(
     epochs=6, patience=6, batch_size=16, learning_rate=0.01, weight_decay=1e-4, seed=3, weight_averaging=0.9
@@ -142,7 +144,52 @@ def test_copied_blocks_have_a_learning_rate_and_decay_of_their_own() -> None:
     fresh, copied = fit.optimizer.param_groups
     assert (fresh["lr"], copied["lr"]) == (0.01, pytest.approx(0.001))
     assert (fresh["weight_decay"], copied["weight_decay"]) == (1e-4, 0.5)
-    assert len(copied["params"]) == 2 and len(fresh["params"]) == 4
+    sizes = [sum(p.numel() for p in group["params"]) for group in (copied, fresh)]
+    assert sizes == [12 * 10 + 10, 10 * 10 + 10 + 10 * 3 + 3]
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_written_out_gradients_equal_autograds(frozen: int) -> None:
+    """In float64, to rounding, for every weight and bias."""
+    nets = []
+    for _ in range(2):
+        net = network(hidden_layers=3)
+        net.freeze(frozen)
+        nets.append(net.double())
+    data = examples()
+    values, labels = data.values.double(), data.labels
+    loss = torch.nn.functional.cross_entropy(nets[0].logits(values), labels)
+    loss.backward()
+    flats = explicit.flatten_trainable(nets[1], 2)
+    idle = torch.optim.SGD(flats, lr=0.0)
+    found, _ = explicit.ExplicitStep(nets[1], flats, idle, start=0, after=lambda: None)(values, labels)
+    assert float(found) == pytest.approx(float(loss.detach()), rel=1e-12)
+    theirs = [p.grad.flatten() for part in split_by_origin(nets[0], 2) for p in part]
+    mine = torch.cat([flat.grad for flat in flats])
+    assert len(theirs) == 2 * (4 - frozen)
+    assert torch.allclose(mine, torch.cat(theirs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("copied", [0, 1])
+def test_both_paths_train_alike(copied: int) -> None:
+    changed = {"copied_learning_rate_factor": 0.5, "copied_weight_decay": 0.01, "epochs": 2}
+    fits = []
+    for gradients in ("auto", "autograd"):
+        settings = FitSettings(**{**SETTINGS.__dict__, **changed, "gradients": gradients})
+        fits.append(Fit(network(), examples(), examples(60, 1), settings, copied=copied))
+        list(fits[-1])
+    assert fits[0].explicit and not fits[1].explicit
+    for mine, theirs in zip(fits[0].history, fits[1].history, strict=True):
+        assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
+        assert mine.val_loss == pytest.approx(theirs.val_loss, rel=1e-4)
+
+
+def test_only_plain_blocks_take_the_written_out_path() -> None:
+    assert explicit.supports(network())
+    assert not explicit.supports(network(dropout=0.1)) and not explicit.supports(network(batch_norm=True))
+    above = network(dropout=0.1, batch_norm=True)
+    above.freeze(2)
+    assert explicit.supports(above)  # only the head is trained
 
 
 @given(count=st.integers(1, 70), batch_size=st.integers(1, 80))

@@ -19,6 +19,7 @@ FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
         "classes": "0-4",
         "epochs": 100,
         "patience": 20,
+        "learning_rate": 0.001,
         "hidden_layers": 5,
         "width": 100,
         "batch_norm": False,
@@ -28,8 +29,9 @@ FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
         "classes": "0-6",
         "epochs": 30,
         "patience": 6,
+        "learning_rate": 0.002,
         "batch_norm": True,
-        "dropout": 0.25,
+        "dropout": 0.1,
         "channels": "16,32",
         "kernels": "5,3",
         "strides": "2,1",
@@ -42,9 +44,10 @@ FAMILY_FIELDS = tuple(dict.fromkeys(name for defaults in FAMILY_DEFAULTS.values(
 
 # Budgets of target stages; few labels need many small steps and strong regularization (docs/defaults.md).
 TARGET_BUDGETS: dict[Literal["few", "all"], dict[str, Any]] = {
-    "few": {"epochs": 400, "patience": 100, "batch_size": 20, "weight_decay": 0.005},
-    "all": {"epochs": 30, "patience": 6, "batch_size": 128, "weight_decay": 1e-4},
+    "few": {"epochs": 400, "patience": 100, "batch_size": 20, "learning_rate": 0.001, "weight_decay": 0.005},
+    "all": {"epochs": 30, "patience": 6, "batch_size": 128, "learning_rate": 0.002, "weight_decay": 1e-4},
 }
+LEARNING_RATE = "a number above 0 and at most 10"
 WHOLE = "a whole number from 1 to 100000"
 AUTO_WHOLE = f"auto or {WHOLE}"
 
@@ -110,9 +113,7 @@ class TrainingParams(MachineParams):
         ge=1,
         le=1_000_000,
     )
-    learning_rate: float = setting(
-        0.001, "Adam's learning rate.", allowed="a number above 0 and at most 10", gt=0, le=10
-    )
+    learning_rate: float = setting(0.001, "Adam's learning rate.", allowed=LEARNING_RATE, gt=0, le=10)
     weight_decay: float = setting(
         1e-4,
         "L2 regularization: this times the weights is added to their gradient.",
@@ -198,6 +199,9 @@ class FamilyParams(TrainingParams, FamilyChoice):
         ge=1,
         le=100_000,
     )
+    learning_rate: float = setting(
+        "auto", "Adam's learning rate; 0.001 for an MLP, 0.002 for a CNN.", allowed=LEARNING_RATE, gt=0, le=10
+    )
     hidden_layers: int | None = setting(
         "auto", "Hidden layers (MLP only; 5).", allowed="a whole number from 1 to 100", ge=1, le=100
     )
@@ -214,7 +218,7 @@ class FamilyParams(TrainingParams, FamilyChoice):
     )
     dropout: float = setting(
         "auto",
-        "Share of a block's outputs dropped while training; 0 for an MLP, 0.25 of the channels for a CNN.",
+        "Share of a block's outputs dropped while training; 0 for an MLP, 0.1 of the channels for a CNN.",
         allowed="a number from 0 to below 1",
         unit="fraction",
         ge=0,
@@ -354,6 +358,11 @@ class TargetParams(TrainingParams, TargetChoice):
         allowed=AUTO_WHOLE,
         unit="examples",
     )
+    learning_rate: float | Literal["auto"] = setting(  # type: ignore[assignment]
+        "auto",
+        "Adam's learning rate; auto is 0.001 with few labels, 0.002 with all.",
+        allowed=f"auto or {LEARNING_RATE}",
+    )
     weight_decay: float | Literal["auto"] = setting(  # type: ignore[assignment]
         "auto",
         "L2 regularization: this times the weights is added to their gradient; auto is 0.005 with few labels, "
@@ -374,6 +383,13 @@ class TargetParams(TrainingParams, TargetChoice):
     )
 
     default_per_class: ClassVar[int | Literal["all"]] = 100
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _some_rate(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 < value <= 10:
+            raise ValueError("")
+        return value
 
     @field_validator("weight_decay")
     @classmethod

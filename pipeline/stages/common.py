@@ -65,7 +65,7 @@ def settings_of(params: TrainingParams, runtime: Runtime, **more: float | None) 
         epochs=int(params.epochs),
         patience=int(params.patience),
         batch_size=int(params.batch_size),
-        learning_rate=params.learning_rate,
+        learning_rate=float(params.learning_rate),
         weight_decay=float(params.weight_decay),
         weight_averaging=params.weight_averaging,
         seed=params.seed,

@@ -7,8 +7,10 @@ dropout 0.2, it lowered the best validation loss from 0.034 to 0.030 (three seed
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from pipeline.networks.layered import LayeredNetwork
 
@@ -23,25 +25,27 @@ class WeightAverage:
     Args:
         network: The network that is trained.
         decay: In (0, 1).
+        live: The network's tensors that are averaged.
+        moving: Returns those of its copy, in the same order.
 
     Attributes:
         network: A copy that holds the average.
         steps: How many steps went into it.
     """
 
-    def __init__(self, network: LayeredNetwork, decay: float):
+    def __init__(
+        self,
+        network: LayeredNetwork,
+        decay: float,
+        *,
+        live: list[Tensor],
+        moving: Callable[[LayeredNetwork], list[Tensor]],
+    ):
         self.network = copy.deepcopy(network)
         self.decay = decay
         self.steps = 0
-        self._averaged = self._moving(self.network)
-        self._live = self._moving(network)
-
-    @staticmethod
-    def _moving(network: LayeredNetwork) -> list[torch.Tensor]:
-        """Trainable weights, and the float statistics of the blocks they are in."""
-        parts = [*network.blocks[network.frozen :], network.head]
-        tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-        return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+        self._averaged = moving(self.network)
+        self._live = live
 
     @torch.no_grad()
     def update(self) -> None:
@@ -49,3 +53,10 @@ class WeightAverage:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self._averaged, self._live, 1 - decay)
+
+
+def moving_tensors(network: LayeredNetwork) -> list[Tensor]:
+    """Return what training moves: trainable weights, and the float statistics of the blocks they are in."""
+    parts = [*network.blocks[network.frozen :], network.head]
+    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]

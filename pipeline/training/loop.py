@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pipeline.errors import NonFiniteLossError
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.runtime import derive_seed, generator
-from pipeline.training.averaging import WeightAverage
+from pipeline.training import explicit
+from pipeline.training.averaging import WeightAverage, moving_tensors
 from pipeline.training.checkpoint import Checkpoint, CheckpointFolder, grouped
 from pipeline.training.evaluate import CHUNK
+from pipeline.training.steps import AutogradStep, ScoringStep, Step, build_adam, split_by_origin
 
 Batch = tuple[Tensor, Tensor]
 
@@ -37,6 +39,7 @@ class FitSettings:
         copied_learning_rate_factor: The learning rate of copied blocks, as a multiple of that of fresh ones.
         copied_weight_decay: Their weight decay; None takes `weight_decay`.
         train_dtype: `torch.bfloat16` trains under autocast; validation is always float32.
+        gradients: `auto` takes the written-out ones of `explicit.py` where they apply.
     """
 
     epochs: int
@@ -50,6 +53,7 @@ class FitSettings:
     copied_learning_rate_factor: float = 1.0
     copied_weight_decay: float | None = None
     train_dtype: torch.dtype = torch.float32
+    gradients: Literal["auto", "autograd"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -99,47 +103,22 @@ class Progress:
     fit_seconds: float = 0.0
 
 
-def run_epoch(
-    network: LayeredNetwork,
-    batches: Iterable[Batch],
-    *,
-    start: int,
-    optimizer: torch.optim.Optimizer | None = None,
-    autocast: torch.dtype = torch.float32,
-    after_step: Callable[[], None] | None = None,
-) -> tuple[float, float]:
-    """Pass over some batches once, training where there is an optimizer, and return mean loss and accuracy.
+def run_epoch(batches: Iterable[Batch], step: Step, device: torch.device) -> tuple[float, float]:
+    """Pass over some batches once, whatever the step does with them, and return mean loss and accuracy.
 
     Args:
-        network: Put into training mode with an optimizer, into evaluation mode without.
-        batches: Values at depth `start` (B, ...) and labels (B,).
-        start: The depth at which values enter.
-        optimizer: Steps after each batch.
-        autocast: bfloat16 computes in it where PyTorch deems it safe.
-        after_step: Called after each step of the optimizer.
+        batches: Values (B, ...) and labels (B,).
+        step: Trains on a batch, or scores it.
+        device: Where they are.
     """
-    network.train(optimizer is not None)
-    device = network.head.weight.device
-    sums, count = torch.zeros(2, dtype=torch.float64, device=device), 0
-    mixed = torch.autocast(device.type, autocast, enabled=autocast != torch.float32)
-    with torch.set_grad_enabled(optimizer is not None):
-        for values, labels in batches:
-            with mixed:
-                logits = network.logits(values, start)
-            if logits.dtype == torch.bfloat16:
-                logits = logits.float()
-            loss = cross_entropy(logits, labels)
-            if optimizer is not None:
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if after_step is not None:
-                    after_step()
-            sums[0] += loss.detach() * len(labels)
-            sums[1] += (logits.detach().argmax(1) == labels).sum()
-            count += len(labels)
-    mean_loss, accuracy = (sums / count).tolist()  # the only wait for the device in an epoch
-    return mean_loss, accuracy
+    loss_sum, right, count = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device), 0
+    loss_sum = loss_sum.double() if device.type != "mps" else loss_sum  # MPS has no float64
+    for values, labels in batches:
+        loss, logits = step(values, labels)
+        loss_sum.add_(loss, alpha=len(labels))
+        right.add_((logits.argmax(1) == labels).sum())
+        count += len(labels)
+    return loss_sum.item() / count, right.item() / count  # the only waits for the device in an epoch
 
 
 def shuffled_batches(data: Labelled, batch_size: int, order: torch.Generator) -> Iterator[Batch]:
@@ -198,12 +177,36 @@ class Fit:
         self.start, self.checkpoints = start, checkpoints
         self.progress = Progress()
         self.history: list[EpochRecord] = []
-        self.average = WeightAverage(network, settings.weight_averaging) if settings.weight_averaging else None
+        self.explicit = settings.gradients == "auto" and explicit.supports(network)
+        flats = explicit.flatten_trainable(network, copied) if self.explicit else []
+        self.average = self._build_average(copied, flats)
         self.scored = self.average.network if self.average else network  # what is validated and kept
+        self.optimizer = build_adam(
+            *(([flats[0]], flats[1:]) if flats else split_by_origin(network, copied)),
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            copied_factor=settings.copied_learning_rate_factor,
+            copied_decay=settings.copied_weight_decay,
+        )
+        self._step = self._build_step(flats)
         self.best_weights: dict[str, Tensor] = snapshot(network)
-        self.optimizer = build_optimizer(network, settings, copied)
         self._at_epoch_end = self._checkpoint()
         self._best_saved_at = -math.inf
+
+    def _build_average(self, copied: int, flats: list[Tensor]) -> WeightAverage | None:
+        if not self.settings.weight_averaging:
+            return None
+        moving = partial(explicit.flatten_trainable, copied=copied) if self.explicit else moving_tensors
+        live = flats or moving_tensors(self.network)
+        return WeightAverage(self.network, self.settings.weight_averaging, live=live, moving=moving)
+
+    def _build_step(self, flats: list[Tensor]) -> Step:
+        after = self.average.update if self.average else lambda: None
+        if flats:
+            return explicit.ExplicitStep(self.network, flats, self.optimizer, start=self.start, after=after)
+        return AutogradStep(
+            self.network, self.optimizer, start=self.start, autocast=self.settings.train_dtype, after=after
+        )
 
     def __iter__(self) -> Iterator[EpochRecord]:
         """Train until the epochs or the patience are used up, then put the best weights back.
@@ -216,6 +219,7 @@ class Fit:
             self._save()
             yield record
         self.network.load_state_dict(self.best_weights)
+        explicit.unflatten(self.network)
         self._save(at_end=True)
 
     @property
@@ -228,23 +232,26 @@ class Fit:
         """Train on every example once, in the order of that epoch, and return running loss and accuracy."""
         seed = self.settings.seed
         batches = shuffled_batches(self.train, self.settings.batch_size, generator(seed, "order", epoch))
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(seed, "dropout", epoch))
-            return run_epoch(
-                self.network,
-                batches,
-                start=self.start,
-                optimizer=self.optimizer,
-                autocast=self.settings.train_dtype,
-                after_step=self.average.update if self.average else None,
-            )
+        if not self.network.training:
+            self.network.train()
+        with torch.random.fork_rng(enabled=not self.explicit):
+            if not self.explicit:
+                torch.manual_seed(derive_seed(seed, "dropout", epoch))
+            return run_epoch(batches, self._step, self.train.labels.device)
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float]:
+        """Return loss and accuracy on the validation data, in evaluation mode and float32."""
+        if self.scored.training:
+            self.scored.eval()
+        return run_epoch(chunks(self.validation), ScoringStep(self.scored, start=self.start), self.train.labels.device)
 
     def _one_epoch(self) -> EpochRecord:
         began = time.perf_counter()
         epoch = self.progress.epoch + 1
         train_loss, train_accuracy = self.train_epoch(epoch)
         epoch_seconds = time.perf_counter() - began
-        val_loss, val_accuracy = run_epoch(self.scored, chunks(self.validation), start=self.start)
+        val_loss, val_accuracy = self.validate()
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             bad = val_loss if math.isfinite(train_loss) else train_loss
             raise NonFiniteLossError(
@@ -329,24 +336,3 @@ class Fit:
 def snapshot(network: LayeredNetwork) -> dict[str, Tensor]:
     """Return copies of all weights and buffers."""
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-def build_optimizer(network: LayeredNetwork, settings: FitSettings, copied: int) -> torch.optim.Adam:
-    """Return Adam over what is trainable, copied blocks in a group of their own; fused where the device can."""
-    copies = {id(p) for block in network.blocks[:copied] for p in block.parameters()}
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    copied_decay = settings.weight_decay if settings.copied_weight_decay is None else settings.copied_weight_decay
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for p in trainable if id(p) not in copies],
-            "lr": settings.learning_rate,
-            "weight_decay": settings.weight_decay,
-        },
-        {
-            "params": [p for p in trainable if id(p) in copies],
-            "weight_decay": copied_decay,
-            "lr": settings.learning_rate * settings.copied_learning_rate_factor,
-        },
-    ]
-    fused = trainable[0].device.type in ("cpu", "cuda", "mps")
-    return torch.optim.Adam([group for group in groups if group["params"]], lr=settings.learning_rate, fused=fused)

@@ -1,0 +1,136 @@
+"""One optimizer step with gradients written out, for plain linear + ReLU blocks on a processor.
+
+Autograd's bookkeeping costs as much as the arithmetic of small fully connected layers. Here every product goes
+into a buffer that is made once, the trainable weights lie in one flat tensor (two, where copies have a learning
+rate of their own), and Adam and the moving average are one call each. Checked against autograd by a test.
+
+Legend: B examples in a batch, D values into a layer, W its outputs, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.networks.layered import LayeredNetwork
+from pipeline.training.steps import split_by_origin
+
+
+def supports(network: LayeredNetwork) -> bool:
+    """Whether what is trained of a network are plain linear + ReLU blocks and a head, in float32 on a processor."""
+    trained = network.blocks[network.frozen :]
+    plain = all(isinstance(part, nn.Flatten | nn.Linear | nn.ReLU) for block in trained for part in block.children())
+    return plain and network.head.weight.device.type == "cpu" and network.head.weight.dtype == torch.float32
+
+
+def flatten_trainable(network: LayeredNetwork, copied: int) -> list[Tensor]:
+    """Move the trainable parameters into one flat tensor for fresh layers and one for copies, if any.
+
+    The network's parameters become views of them.
+    """
+    flats = []
+    for parameters in split_by_origin(network, copied):
+        if not parameters:
+            continue
+        flat = torch.cat([parameter.detach().flatten() for parameter in parameters])
+        for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.data = piece.view_as(parameter)
+        flats.append(flat)
+    return flats
+
+
+def unflatten(network: LayeredNetwork) -> None:
+    """Give every parameter storage of its own again."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone()
+
+
+class ExplicitStep:
+    """Forward, backward, update, without autograd.
+
+    Args:
+        network: One that `supports` accepts, its trainable parameters in `flats`.
+        flats: From `flatten_trainable`.
+        optimizer: Over the flat tensors.
+        start: The depth at which values enter.
+        after: Called after each update.
+    """
+
+    def __init__(
+        self,
+        network: LayeredNetwork,
+        flats: list[Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        start: int,
+        after: Callable[[], None],
+    ):
+        self.network, self.optimizer, self.start, self.after = network, optimizer, start, after
+        layers = [
+            part
+            for block in network.blocks[network.frozen :]
+            for part in block.children()
+            if isinstance(part, nn.Linear)
+        ]
+        layers.append(network.head)
+        self.weights = [layer.weight.detach() for layer in layers]  # (W, D) each
+        self.biases = [layer.bias.detach() for layer in layers]
+        gradients = [torch.empty_like(flat) for flat in flats]
+        for flat, gradient in zip(flats, gradients, strict=True):
+            flat.grad = gradient
+        self.weight_gradients, self.bias_gradients = (
+            [self._gradient_of(tensor, flats, gradients) for tensor in tensors]
+            for tensors in (self.weights, self.biases)
+        )
+        self.buffers: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+
+    @staticmethod
+    def _gradient_of(tensor: Tensor, flats: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """Return the place in the flat gradients that belongs to a view of the flat parameters."""
+        for flat, gradient in zip(flats, gradients, strict=True):
+            if tensor.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr():
+                begin = tensor.storage_offset()
+                return gradient[begin : begin + tensor.numel()].view_as(tensor)
+        raise AssertionError("a trained parameter outside the flat tensors")
+
+    def _buffers(self, size: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return outputs (B, W) and gradients of outputs (B, W) of every layer, for a batch of that size."""
+        if size not in self.buffers:
+            shapes = [(size, len(bias)) for bias in self.biases]
+            kind = self.weights[0].dtype
+            outputs, gradients = ([torch.empty(shape, dtype=kind) for shape in shapes] for _ in range(2))
+            self.buffers[size] = (outputs, gradients)
+        return self.buffers[size]
+
+    @torch.no_grad()
+    def __call__(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on a batch."""
+        size = len(labels)
+        if self.start < self.network.frozen:
+            values = self.network.run_blocks(values, self.start, self.network.frozen)
+        outputs, gradients = self._buffers(size)
+        inputs = [values.reshape(size, -1), *outputs[:-1]]
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            torch.addmm(bias, inputs[index], weight.t(), out=outputs[index])
+            if index < last:
+                outputs[index].clamp_min_(0)
+        logits, gradient = outputs[last], gradients[last]
+        log_probabilities = torch.log_softmax(logits, 1)
+        loss = torch.nn.functional.nll_loss(log_probabilities, labels)
+        torch.exp(log_probabilities, out=gradient)  # d loss / d logits = (probabilities - one-hot labels) / B
+        gradient.scatter_add_(1, labels.unsqueeze(1), gradient.new_full((size, 1), -1.0))
+        gradient.div_(size)
+        for index in range(last, -1, -1):
+            gradient = gradients[index]
+            torch.mm(gradient.t(), inputs[index], out=self.weight_gradients[index])
+            torch.sum(gradient, 0, out=self.bias_gradients[index])
+            if index > 0:
+                below = gradients[index - 1]
+                torch.mm(gradient, self.weights[index], out=below)
+                torch.ops.aten.threshold_backward.grad_input(below, outputs[index - 1], 0, grad_input=below)
+        self.optimizer.step()
+        self.after()
+        return loss, logits
