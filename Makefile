@@ -54,6 +54,10 @@ lint: $(DEV_STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
+.PHONY: docs
+docs: $(DEV_STAMP)  ## write docs/parameters.md anew from the parameter records
+	@$(BIN)/python -m tools.parameters_page
+
 .PHONY: lock
 lock: $(BIN)/python  ## make the pins anew from the ranges in pyproject.toml
-	@$(BIN)/python tools/lock.py
+	@$(BIN)/python -m tools.lock

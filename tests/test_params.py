@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserInputError
 from pipeline.params import ENTRY_POINTS, TrainBaseParams, format_classes, parse_classes, parse_params, spell
 from tests.conftest import ROOT
+from tools.parameters_page import page
 
 REFUSED = [
     ({"classes": "9-5"}, "classes=9-5: .*runs backwards; write 5-9"),
@@ -108,3 +109,14 @@ def test_every_parameter_is_described() -> None:
             assert field.json_schema_extra["allowed"], name
             described += 1
     assert described >= 20
+
+
+def test_the_page_of_parameters_is_true() -> None:
+    assert (ROOT / "docs" / "parameters.md").read_text() == page(), "run make docs"
+
+
+def test_the_entry_points_are_those_that_users_know() -> None:
+    """A parameter that disappears or changes its default is a break of the contract: say so in the changelog."""
+    assert list(ENTRY_POINTS) == ["train_base", "cache_features", "transfer", "finetune_cnn", "scratch_cnn", "report"]
+    for name in ("base", "classes", "per_class", "val_per_class", "reuse_layers", "unfreeze", "upper", "features"):
+        assert name in ENTRY_POINTS["transfer"].model_fields

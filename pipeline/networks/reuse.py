@@ -40,8 +40,8 @@ class Reuse:
         fresh = self.depth - self.copied
         head = "copied and trained" if self.keeps_head else "fresh"
         return (
-            f"{self.frozen} blocks copied and frozen, {self.copied - self.frozen} copied and trained, "
-            f"{fresh} fresh, head {head}"
+            f"blocks: {self.frozen} copied and frozen, {self.copied - self.frozen} copied and trained, {fresh} fresh; "
+            f"head: {head}"
         )
 
 

@@ -170,7 +170,34 @@ class ScratchCnnParams(CnnTargetParams):
     entry_point: ClassVar[str] = "scratch_cnn"
 
 
+class ReportParams(StageParams):
+    """Compare finished runs in one table and one figure."""
+
+    entry_point: ClassVar[str] = "report"
+
+    runs: str = setting(
+        "auto",
+        "The runs to compare; auto takes the newest fine-tuned CNN, its base and its scratch arm.",
+        allowed="auto, or two or more run ids separated by commas",
+    )
+    folder: str = setting("reports", "Where the files go.", allowed="a folder", changes_result=False)
+
+    @field_validator("runs")
+    @classmethod
+    def _run_ids(cls, value: str) -> str:
+        if value != "auto" and not re.fullmatch(r"[0-9a-f]{32}(,[0-9a-f]{32})+", value):
+            raise ValueError("")
+        return value
+
+
 ENTRY_POINTS: dict[str, type[StageParams]] = {
     model.entry_point: model
-    for model in (TrainBaseParams, CacheFeaturesParams, TransferParams, FinetuneCnnParams, ScratchCnnParams)
+    for model in (
+        TrainBaseParams,
+        CacheFeaturesParams,
+        TransferParams,
+        FinetuneCnnParams,
+        ScratchCnnParams,
+        ReportParams,
+    )
 }

@@ -290,3 +290,36 @@ def test_four_stages_at_once_on_a_fresh_store_all_finish(tmp_path: Path) -> None
     assert "locked" not in "".join(err for _, err in outputs)
     assert sorted(run.data.params["seed"] for run in runs_in(tmp_path)) == ["0", "1", "2", "3"]
     assert all(run.info.status == "FINISHED" for run in runs_in(tmp_path))
+
+
+def test_mlflow_run_transfer_trains_its_base_first_and_finds_it_again(project: Path) -> None:
+    """In an empty store, and again at once."""
+    for count in (2, 3):
+        words, environment = mlflow_run(project, "-e", "transfer", "-P", "reuse_layers=4", "-P", "dataset=digits",
+                                        "-P", "epochs=3", "-P", "threads=1")  # fmt: skip
+        done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        runs = runs_in(project)
+        assert len(runs) == count
+        assert ("training one first, on classes 0-4" in done.stdout) is (count == 2)
+    stages = sorted(run.data.tags[names.STAGE] for run in runs)
+    assert stages == ["train_base", "transfer", "transfer"] and all(run.info.status == "FINISHED" for run in runs)
+    assert all(run.data.params["reuse_layers"] == "4" for run in runs if run.data.tags[names.STAGE] == "transfer")
+
+
+def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_path: Path) -> None:
+    quick = ("--dataset", "digits", "--epochs", "2")
+    base = command("train_base", "--model", "cnn", "--classes", "0-6", *quick)
+    tuned = command("finetune_cnn", "--classes", "7-9", *quick)
+    scratch = command("scratch_cnn", "--classes", "7-9", *quick)
+    report = command("report")
+    for done in (base, tuned, scratch, report):
+        assert done.returncode == 0, done.stderr
+    assert (
+        "2 copied and trained" not in tuned.stdout
+        and "1 blocks copied and frozen, 1 copied and trained" in tuned.stdout
+    )
+    assert len(runs_in(tmp_path)) == 4
+    text = (tmp_path / "reports" / "comparison.md").read_text()
+    assert text.count("\n| ") == 4 and "Multiply-adds an epoch" in text
+    assert (tmp_path / "reports" / "comparison.png").stat().st_size > 20_000
