@@ -228,6 +228,14 @@ def _shuffled_places(labels: Tensor, seed: int, purpose: str) -> list[tuple[int,
     return found
 
 
+def folds_digest(examples: Examples, folds: list[Tensor]) -> str:
+    """Return a digest of a cut: of the images and of which fold each is in."""
+    digest = hashlib.sha256(examples.digest.encode())
+    for fold in folds:
+        digest.update(tensor_bytes(fold))
+    return digest.hexdigest()[:32]
+
+
 def check_batch(split: Split, batch_size: int) -> None:
     """Refuse a batch that is larger than the training data.
 

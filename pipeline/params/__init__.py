@@ -23,6 +23,7 @@ from pipeline.params.stages import (
     ScratchCnnParams,
     TrainBaseParams,
     TransferParams,
+    TuneParams,
 )
 from pipeline.params.training import Family, FamilyParams, MachineParams, TargetChoice, TargetParams, TrainingParams
 
@@ -44,6 +45,7 @@ __all__ = [
     "TrainBaseParams",
     "TrainingParams",
     "TransferParams",
+    "TuneParams",
     "format_classes",
     "parse_classes",
     "parse_params",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationInfo, field_validator
 
+from pipeline.errors import suggest
 from pipeline.params.base import StageParams, check_classes, parse_classes, setting
 from pipeline.params.training import Family, FamilyParams, TargetChoice, TargetParams
 
@@ -33,6 +35,98 @@ class TrainBaseParams(FamilyParams):
     def class_numbers(self) -> tuple[int, ...]:
         """The chosen classes as numbers, sorted; the network's output k stands for the k-th of them."""
         return parse_classes(self.classes)
+
+
+class TuneParams(TrainBaseParams):
+    """Tune the base network by cross-validation, then train the best setting once."""
+
+    entry_point: ClassVar[str] = "tune"
+
+    study: str = setting(
+        "auto",
+        "The study's name; auto names it after data, classes, network, folds and seed.",
+        allowed="auto or a name of letters, digits, spaces, dots and hyphens",
+    )
+    trials: int = setting(
+        20,
+        "How many finished trials (complete or pruned) the study shall have.",
+        allowed="a whole number from 1 to 100000",
+        unit="trials",
+        ge=1,
+        le=100_000,
+    )
+    folds: int = setting(
+        5, "How many folds a setting is scored on.", allowed="a whole number from 2 to 100", unit="folds", ge=2, le=100
+    )
+    fold_epochs: int = setting(
+        20,
+        "The most epochs of a fold's fit.",
+        allowed="a whole number from 1 to 100000",
+        unit="epochs",
+        ge=1,
+        le=100_000,
+    )
+    fold_patience: int = setting(
+        5,
+        "Patience within a fold.",
+        allowed="a whole number from 1 to 100000",
+        unit="epochs",
+        ge=1,
+        le=100_000,
+    )
+    sampler: str = setting("tpe", "How settings are suggested.", allowed="tpe, random or gp")
+    pruner: str = setting("median", "How hopeless trials are stopped.", allowed="median or none")
+    space: str = setting(
+        "default",
+        "What is searched: the family's default, or a YAML file.",
+        allowed="default or a file (docs/tuning.md)",
+    )
+    workers: int | Literal["auto"] = setting(
+        "auto",
+        "Processes that run trials side by side, one thread each; auto is one for each core.",
+        allowed="auto or a whole number from 1 to 256",
+        unit="processes",
+        changes_result=False,
+    )
+    refit: bool = setting(True, "Train the best setting once and log the model.", allowed="true or false")
+
+    @field_validator("sampler", "pruner")
+    @classmethod
+    def _known_word(cls, value: str, info: ValidationInfo) -> str:
+        known = {"sampler": ("tpe", "random", "gp"), "pruner": ("median", "none")}[str(info.field_name)]
+        if value not in known:
+            raise ValueError(suggest(value, known))
+        return value
+
+    @field_validator("study")
+    @classmethod
+    def _study_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w .-]{1,100}", value):
+            raise ValueError("")
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 256:
+            raise ValueError("")
+        return value
+
+    def study_name(self, dataset: str) -> str:
+        """Return the study's name."""
+        if self.study != "auto":
+            return self.study
+        named = re.sub(r"[^\w.-]+", "-", dataset)
+        return f"{self.model} {named} {self.classes.replace(',', '.')} {self.folds} folds seed {self.seed}"
+
+    def worker_count(self) -> int:
+        """Return how many processes to start."""
+        return (os.cpu_count() or 1) if self.workers == "auto" else self.workers
+
+    def with_setting(self, chosen: dict[str, Any]) -> TuneParams:
+        """Return these parameters with a trial's values in place of their own."""
+        values = {name: value for name, value in self.model_dump().items() if value is not None}
+        return type(self)(**{**values, **chosen})
 
 
 class ReusingParams(TargetParams):
@@ -194,6 +288,7 @@ ENTRY_POINTS: dict[str, type[StageParams]] = {
     model.entry_point: model
     for model in (
         TrainBaseParams,
+        TuneParams,
         CacheFeaturesParams,
         TransferParams,
         FinetuneCnnParams,

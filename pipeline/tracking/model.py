@@ -47,6 +47,8 @@ def log_model(run: StageRun, network: LayeredNetwork, split: Split, facts: Model
         facts: Go into the model's metadata.
     """
     network.cpu().eval()
+    for parameter in network.parameters():  # channels-last kernels are for training; files hold the plain order
+        parameter.data = parameter.data.contiguous()
     digest = weights_digest(network.state_dict())
     run.set_tags({names.WEIGHTS_DIGEST: digest})
     run.delivery.flush(ARRIVAL_LIMIT_SECONDS)
@@ -109,8 +111,7 @@ def _save_model(
 
     extra = run.folder / names.EXTRA_FILES
     extra.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    safetensors.torch.save_file(weights, extra / names.WEIGHTS_FILE)
+    safetensors.torch.save_file(network.state_dict(), extra / names.WEIGHTS_FILE)
     (extra / names.ARCHITECTURE_FILE).write_text(network.architecture.model_dump_json(indent=1), encoding="utf-8")
     draw = {"train": split.train.indices.int(), "validation": split.validation.indices.int()}
     safetensors.torch.save_file(draw, extra / names.DRAW_FILE, {"dataset": split.dataset})

@@ -97,6 +97,10 @@ class StageRun:
             record.epoch,
         )
 
+    def log_fold(self, fold: int, metrics: Mapping[str, float]) -> None:
+        """Log one fold's metrics, step = fold."""
+        self._log_metrics(metrics, fold)
+
     def log_final(self, metrics: Mapping[str, float]) -> None:
         """Log metrics of the finished stage, at step 0."""
         self.final_metrics.update(metrics)
@@ -233,6 +237,15 @@ def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:
         print(f"warning: not everything has reached the tracking store{why}; it is kept in {run.folder}", flush=True)
     elif status == RunStatus.FINISHED:
         shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def close_lost_run(run_id: str, reason: str) -> None:
+    """End a run whose process is gone as FAILED, with the reason; one that has ended by now stays as it is."""
+    client = open_store()
+    run = client.get_run(run_id)
+    if run.info.status == "RUNNING":
+        client.set_tag(run_id, names.NOTE, f"{run.data.tags.get(names.NOTE, '')}\n\n{reason}"[:8000])
+        client.set_terminated(run_id, "FAILED")
 
 
 def note_failure(message: str) -> None:

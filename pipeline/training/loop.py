@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Literal
 
@@ -54,6 +54,10 @@ class FitSettings:
     copied_weight_decay: float | None = None
     train_dtype: torch.dtype = torch.float32
     gradients: Literal["auto", "autograd"] = "auto"
+
+    def for_fold(self, epochs: int, patience: int) -> FitSettings:
+        """Return these settings with the budget of one fold."""
+        return replace(self, epochs=epochs, patience=patience)
 
 
 @dataclass(frozen=True)

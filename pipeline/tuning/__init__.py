@@ -1,0 +1,1 @@
+"""Cross-validated Optuna studies: the only folder that imports optuna."""

@@ -1,0 +1,196 @@
+"""Studies: storage, sampler, pruner, opening one again, and clearing up after workers that died.
+
+Optuna keeps neither sampler nor pruner, and a trial whose process is gone stays RUNNING: both are dealt with here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import warnings
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.errors import Fault, UserInputError
+from pipeline.runtime import derive_seed, process_identity
+
+Study = optuna.Study
+
+DEFAULT_STORAGE = "sqlite:///optuna.db"
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 40
+UNMARKED_GRACE_SECONDS = 15  # a trial notes its process within milliseconds; one that has not by then never will
+CONNECT_SECONDS = 8
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+HOST, PROCESS, RUN_ID, RETRIED, REASON = "host", "process", "mlflow_run_id", "retried_from", "reason"
+
+
+def storage_url() -> str:
+    """Return where studies are kept: `$PIPELINE_STORAGE`, else a file beside MLflow's."""
+    return os.environ.get("PIPELINE_STORAGE") or DEFAULT_STORAGE
+
+
+def open_storage() -> optuna.storages.RDBStorage:
+    """Return the storage, its tables created, write-ahead logging on where it is sqlite.
+
+    Raises:
+        UserInputError: It cannot be reached.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    url = storage_url()
+    connect = {"timeout": 30} if url.startswith("sqlite") else {"connect_timeout": CONNECT_SECONDS}
+    try:
+        storage = optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"connect_args": connect, "pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+        )
+        if url.startswith("sqlite:///"):
+            with sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+    except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise UserInputError(
+            Fault("PIPELINE_STORAGE", hidden(url), f"cannot be used: {why}.", "Unset it for sqlite:///optuna.db.")
+        ) from None
+    return storage
+
+
+def hidden(url: str) -> str:
+    """Return a URL without its password."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.split('://')[0]}://***@{tail}" if at else url
+
+
+def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """Return a fresh sampler."""
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def trial_sampler(name: str, study_seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of one trial, seeded so that it does not matter which process runs it, or after what."""
+    return build_sampler(name, derive_seed(study_seed, "trial", number) % 2**32)
+
+
+def build_pruner(name: str) -> optuna.pruners.BasePruner:
+    """Return the pruner: the median of running means at the same fold, or none."""
+    if name == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """What a study is about; a study that exists with another one is refused."""
+
+    name: str
+    sampler: str
+    pruner: str
+    facts: dict[str, str]  # folds, classes, data digest, space, ...: by name
+
+
+def open_study(storage: optuna.storages.RDBStorage, spec: StudySpec) -> optuna.Study:
+    """Return the study, created or resumed.
+
+    Raises:
+        UserInputError: It exists and is about something else; says what differs.
+    """
+    study = optuna.create_study(
+        study_name=spec.name,
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=build_sampler(spec.sampler, 0),
+        pruner=build_pruner(spec.pruner),
+    )
+    known = study.user_attrs
+    differing = [
+        f"{name} is {known[name]}, not {value}" for name, value in spec.facts.items() if known.get(name, value) != value
+    ]
+    if differing:
+        raise UserInputError(
+            Fault("study", spec.name, f"exists and differs: {'; '.join(differing)}.", "Name a new one with study=NAME.")
+        )
+    for name, value in spec.facts.items():
+        if name not in known:
+            study.set_user_attr(name, value)
+    study.set_metric_names(["accuracy"])
+    return study
+
+
+def finished_count(study: optuna.Study) -> int:
+    """Return how many trials are complete or pruned."""
+    return len(study.get_trials(deepcopy=False, states=FINISHED))
+
+
+def pending_count(study: optuna.Study) -> int:
+    """Return how many trials are finished or under way."""
+    return len(study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)))
+
+
+def mark(trial: optuna.Trial) -> None:
+    """Note in a trial which process runs it; its first act."""
+    trial.set_user_attr(RUN_ID, "")
+    for name, value in process_identity().items():
+        trial.set_user_attr(name, value)
+
+
+def reap(study: optuna.Study) -> list[FrozenTrial]:
+    """Fail running trials whose process is gone, queue their parameters again, and return them.
+
+    Processes of this machine are looked at directly; those of others are judged by their heartbeat.
+    """
+    dead = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_dead(study, trial)]
+    reaped = []
+    for trial in dead:
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, RuntimeError, ValueError):
+            study.tell(trial.number, state=TrialState.FAIL)
+            requeue(study, trial)
+            reaped.append(trial)
+    return reaped
+
+
+def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Have a trial's parameters tried again; without any, a new trial will suggest its own."""
+    if trial.params:
+        study.enqueue_trial(trial.params, user_attrs={RETRIED: trial.number})
+
+
+def is_dead(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a running trial's process is gone."""
+    host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
+    if host is None or process is None:
+        age = datetime.now() - (trial.datetime_start or datetime.min)
+        return age > timedelta(seconds=UNMARKED_GRACE_SECONDS)
+    if host == socket.gethostname():
+        return not process_lives(str(process))
+    return trial._trial_id in study._storage._get_stale_trial_ids(study._study_id)  # type: ignore[attr-defined]
+
+
+def process_lives(identity: str) -> bool:
+    """Whether the process with that id still is the one that started then; see `runtime.process_identity`."""
+    number, _, started = identity.partition(" ")
+    try:
+        process = psutil.Process(int(number))
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(started)) < 1
+    except (psutil.Error, ValueError):
+        return False
+
+
+def best_setting(study: optuna.Study) -> dict[str, Any]:
+    """Return the parameters of the best complete trial."""
+    return dict(study.best_trial.params)
