@@ -129,6 +129,16 @@ def process_identity() -> dict[str, str]:
     return {"host": socket.gethostname(), "process": f"{os.getpid()} {psutil.Process().create_time():.2f}"}
 
 
+def process_lives(identity: str) -> bool:
+    """Whether the process with that id still is the one that started then; see `process_identity`."""
+    number, _, started = identity.partition(" ")
+    try:
+        process = psutil.Process(int(number))
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(started)) < 1
+    except (psutil.Error, ValueError):
+        return False
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM into `Interrupted`, and ignore the next ones while work is being saved.

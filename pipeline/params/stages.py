@@ -25,6 +25,18 @@ class TrainBaseParams(FamilyParams):
         "Classes to tell apart; 0-4 for an MLP, 0-6 for a CNN.",
         allowed="at least two class numbers of the data set, such as 0-4 or 5,7,9",
     )
+    params_from: str = setting(
+        "",
+        "Take the best setting of a finished tune run; parameters given besides it win.",
+        allowed="nothing, or the run id of a tune run",
+    )
+
+    @field_validator("params_from")
+    @classmethod
+    def _tune_run(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[0-9a-f]{32}", value):
+            raise ValueError("a run id has 32 hexadecimal digits")
+        return value
 
     @field_validator("classes")
     @classmethod

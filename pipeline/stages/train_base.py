@@ -8,18 +8,21 @@ the measured means and ranges.
 
 from __future__ import annotations
 
+import json
 import time
 
 from pipeline.console import say
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import Split, check_batch, split_for_base
 from pipeline.networks.build import build_network
-from pipeline.params import TrainBaseParams
+from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator, resolve_runtime
 from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.identity import cache_key
+from pipeline.tracking.reading import read_best_setting
 from pipeline.tracking.run import StageResult, stage_run
+from pipeline.tracking.store import open_store
 
 
 def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> StageResult:
@@ -37,6 +40,7 @@ def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> 
         NonFiniteLossError: Training diverged; the run is FAILED.
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
     """
+    params = with_best_setting(params)
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
     began = time.perf_counter()
     split = load_split(params)
@@ -58,6 +62,17 @@ def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> 
         network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
         trained = train_tracked(run, network, split, settings_of(params, runtime))
         return finish(run, trained, split, params, data_seconds=data_seconds)
+
+
+def with_best_setting(params: TrainBaseParams) -> TrainBaseParams:
+    """Return the parameters with the best setting of the tune run that they name, where they name one."""
+    if not params.params_from:
+        return params
+    found = read_best_setting(open_store(), params.params_from)
+    given = {name: getattr(params, name) for name in params.model_fields_set}
+    chosen = parse_params(type(params), {**found, **given})
+    say(f"best setting of {params.params_from}: {json.dumps(found)}")
+    return chosen
 
 
 def load_split(params: TrainBaseParams) -> Split:

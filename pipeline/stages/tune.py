@@ -21,6 +21,7 @@ from pipeline.runtime import generator, process_identity, resolve_runtime
 from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.identity import cache_key
+from pipeline.tracking.reading import finished_result
 from pipeline.tracking.run import StageResult, StageRun, close_lost_run, stage_run
 from pipeline.training.loop import Labelled
 from pipeline.tuning.figures import draw_study
@@ -74,9 +75,12 @@ def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult
     before = finished_count(study)
     say(f"study {spec.name}: {before} of {params.trials} trials are finished")
 
+    key = cache_key(params, {"data": split.digest}, runtime.description)
+    if before >= params.trials and (done := finished_result(key)) is not None:
+        say(f"nothing to do: run {done.run_id} has this study's result, model {done.model_uri or '(none)'}")
+        return done
     searched = f"{params.trials} trials of {params.folds} folds on classes {split.classes_text} of {split.dataset}"
     note = f"Study {spec.name}: {searched}."
-    key = cache_key(params, {"data": split.digest}, runtime.description)
     tags = {names.CACHE_KEY: key, "study": spec.name}
     with stage_run(params, name=f"tune {spec.name}", note=note, tags=tags, parent_run_id=parent_run_id) as run:
         run.log_split(split)

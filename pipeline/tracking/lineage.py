@@ -113,7 +113,7 @@ def find_base(
         )
     wanted = {"family": family, "image_shape": ",".join(map(str, image_shape))}
     for run in sorted(found, key=lambda run: -(run.info.end_time or 0)):
-        model = _ready_model(client, run)
+        model = ready_model(client, run.data.tags.get(names.MODEL_URI, ""))
         if model is None or any(model.tags.get(name) != value for name, value in wanted.items()):
             continue
         own = parse_classes(model.tags[names.CLASSES])
@@ -124,8 +124,8 @@ def find_base(
     return None
 
 
-def _ready_model(client: MlflowClient, run: Run) -> LoggedModel | None:
-    uri = run.data.tags.get(names.MODEL_URI, "")
+def ready_model(client: MlflowClient, uri: str) -> LoggedModel | None:
+    """Return the model behind `models:/m-...` if it is there and ready."""
     try:
         model = client.get_logged_model(uri.removeprefix("models:/")) if uri else None
     except MlflowException:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -10,8 +14,11 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import Fault, UserInputError
 from pipeline.tracking import names
-from pipeline.tracking.store import active_experiment_id
+from pipeline.tracking.lineage import ready_model
+from pipeline.tracking.run import StageResult
+from pipeline.tracking.store import active_experiment_id, open_store
 
+MAX_SETTING_BYTES = 1 << 20
 CURVES = (names.TRAIN_LOSS, names.TRAIN_ACCURACY, names.VAL_LOSS, names.VAL_ACCURACY, names.EPOCH_SECONDS)
 
 
@@ -67,6 +74,21 @@ def newest_arm(client: MlflowClient, stage: str, *, like: Arm | None = None) -> 
     return _arm(client, found[0]) if found else None
 
 
+def finished_result(key: str) -> StageResult | None:
+    """Return the result of a finished run with a cache key, its model still there; None where there is none."""
+    client = open_store()
+    found = client.search_runs(
+        [active_experiment_id()],
+        f"attributes.status = 'FINISHED' and tags.{names.CACHE_KEY} = '{key}'",
+        order_by=["attributes.end_time DESC"],
+    )
+    for run in found:
+        uri = run.data.tags.get(names.MODEL_URI, "")
+        if not uri or ready_model(client, uri) is not None:
+            return StageResult(run.info.run_id, uri, dict(run.data.metrics))
+    return None
+
+
 def _arm(client: MlflowClient, run: Run) -> Arm:
     curves = {}
     for name in CURVES:
@@ -77,6 +99,29 @@ def _arm(client: MlflowClient, run: Run) -> Arm:
         run.info.run_id, run.info.run_name, stage, dict(run.data.tags), dict(run.data.params),
         dict(run.data.metrics), curves,
     )  # fmt: skip
+
+
+def read_best_setting(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    """Return the best setting that a tune run found.
+
+    Raises:
+        UserInputError: There is no such run, or it has none.
+    """
+    try:
+        sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run_id)}
+        if sizes.get(names.BEST_SETTING, MAX_SETTING_BYTES + 1) > MAX_SETTING_BYTES:
+            raise ValueError("it has no best setting")
+        with TemporaryDirectory() as folder:
+            path = Path(client.download_artifacts(run_id, names.BEST_SETTING, folder))
+            found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("its best setting is damaged")
+    except (MlflowException, OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise UserInputError(
+            Fault("params_from", run_id, f"cannot be used: {why}.", "Name a finished tune run.")
+        ) from None
+    return found
 
 
 def _refused(run_id: str, why: str) -> UserInputError:

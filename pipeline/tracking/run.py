@@ -22,7 +22,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.data.splits import Examples, Split
 from pipeline.params import StageParams
-from pipeline.runtime import interruptible, process_identity
+from pipeline.runtime import interruptible, process_identity, process_lives
 from pipeline.tracking import names
 from pipeline.tracking.deliver import Sender
 from pipeline.tracking.identity import code_digest
@@ -177,6 +177,8 @@ def stage_run(
         parent_run_id: Makes the run a nested one.
     """
     client = open_store()
+    if parent_run_id is None:
+        close_lost_runs(client)
     run = _adopt_or_create(client, name, parent_run_id)
     with interruptible():
         try:
@@ -237,6 +239,22 @@ def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:
         print(f"warning: not everything has reached the tracking store{why}; it is kept in {run.folder}", flush=True)
     elif status == RunStatus.FINISHED:
         shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def close_lost_runs(client: MlflowClient) -> None:
+    """End the runs of the active experiment whose process on this machine is gone as KILLED."""
+    host = process_identity()["host"]
+    running = client.search_runs(
+        [active_experiment_id()], f"attributes.status = 'RUNNING' and tags.host = '{host}'", max_results=1000
+    )
+    for run in running:
+        if not process_lives(run.data.tags.get("process", "")):
+            note = (
+                f"{run.data.tags.get(names.NOTE, '')}\n\nIts process ended without a word; closed by a later command."
+            )
+            client.set_tag(run.info.run_id, names.NOTE, note[:8000])
+            client.set_terminated(run.info.run_id, "KILLED")
+            print(f"run {run.info.run_id} was left RUNNING by a process that is gone: now KILLED", flush=True)
 
 
 def close_lost_run(run_id: str, reason: str) -> None:

@@ -12,15 +12,13 @@ import sqlite3
 import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import optuna
-import psutil
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Fault, UserInputError
-from pipeline.runtime import derive_seed, process_identity
+from pipeline.runtime import derive_seed, process_identity, process_lives
 
 Study = optuna.Study
 
@@ -179,18 +177,3 @@ def is_dead(study: optuna.Study, trial: FrozenTrial) -> bool:
     if host == socket.gethostname():
         return not process_lives(str(process))
     return trial._trial_id in study._storage._get_stale_trial_ids(study._study_id)  # type: ignore[attr-defined]
-
-
-def process_lives(identity: str) -> bool:
-    """Whether the process with that id still is the one that started then; see `runtime.process_identity`."""
-    number, _, started = identity.partition(" ")
-    try:
-        process = psutil.Process(int(number))
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(started)) < 1
-    except (psutil.Error, ValueError):
-        return False
-
-
-def best_setting(study: optuna.Study) -> dict[str, Any]:
-    """Return the parameters of the best complete trial."""
-    return dict(study.best_trial.params)

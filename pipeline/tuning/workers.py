@@ -24,6 +24,7 @@ from torch import Tensor
 from pipeline.errors import NonFiniteLossError
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.params import TrainBaseParams
+from pipeline.runtime import process_lives
 from pipeline.tracking import names
 from pipeline.tracking.run import stage_run
 from pipeline.training.loop import FitSettings, Labelled
@@ -37,7 +38,6 @@ from pipeline.tuning.study import (
     open_storage,
     open_study,
     pending_count,
-    process_lives,
     trial_sampler,
 )
 

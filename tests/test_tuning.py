@@ -1,0 +1,351 @@
+"""Tuning: honest folds, studies that resume and survive, spaces that are checked; on the bundled digits."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from pipeline.data.splits import choose_classes, cut_folds
+from pipeline.errors import NonFiniteLossError, UserInputError
+from pipeline.networks.layered import MLPArchitecture
+from pipeline.params import TrainBaseParams, TransferParams, TuneParams, parse_params
+from pipeline.runtime import generator
+from pipeline.stages.train_base import train_base
+from pipeline.stages.transfer import transfer
+from pipeline.stages.tune import tune
+from pipeline.tracking import names
+from pipeline.training.loop import FitSettings, Labelled
+from pipeline.tuning import objective
+from pipeline.tuning.objective import score_folds
+from pipeline.tuning.space import DEFAULT_SPACES, load_space, space_json
+from pipeline.tuning.study import RUN_ID, StudySpec, finished_count, mark, open_storage, open_study, reap
+from tests.conftest import clean_environment
+
+QUICK = {
+    "dataset": "digits", "classes": "0-2", "folds": 3, "fold_epochs": 2, "epochs": 3, "workers": 2, "width": 16,
+    "hidden_layers": 2,
+}  # fmt: skip
+SPACE = "learning_rate: {low: 0.001, high: 0.01, log: true}\nbatch_size: [32, 64]\nwidth: {low: 8, high: 24, step: 8}\n"
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> str:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE)
+    return str(path)
+
+
+def study_of(folder: Path, name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/optuna.db")
+
+
+def test_a_study_from_start_to_base(
+    store: MlflowClient, space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tune(TuneParams(**QUICK, trials=4, space=space, study="first"))
+    study = study_of(tmp_path, "first")
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
+    assert all(list(trial.intermediate_values) == [1, 2, 3] for trial in study.trials)
+    parent = store.get_run(result.run_id)
+    assert parent.info.status == "FINISHED" and parent.data.tags[names.STAGE] == "tune"
+    assert parent.data.metrics["study/complete"] == 4 and parent.data.metrics["cv/accuracy"] == study.best_value
+    nested = store.search_runs(["0"], f"tags.`{names.PARENT_RUN_ID}` = '{result.run_id}'")
+    assert len(nested) == 4 and {run.info.status for run in nested} == {"FINISHED"}
+    assert {run.data.tags["trial_state"] for run in nested} == {"COMPLETE"}
+    for run in nested:
+        trial = next(t for t in study.trials if t.user_attrs[RUN_ID] == run.info.run_id)
+        points = store.get_metric_history(run.info.run_id, "fold/accuracy")
+        assert sorted(point.step for point in points) == [1, 2, 3]
+        assert sum(point.value for point in points) / 3 == pytest.approx(trial.value)
+        assert float(run.data.params["learning_rate"]) == trial.params["learning_rate"]
+    figures = {item.path for item in store.list_artifacts(result.run_id, "figures")}
+    assert {f"figures/{n}.png" for n in ("optimization_history", "parallel_coordinates", "learning_curves")} <= figures
+
+    best = json.loads(Path(store.download_artifacts(result.run_id, names.BEST_SETTING)).read_text())
+    assert best == study.best_params
+    refitted = train_base(TrainBaseParams(dataset="digits", epochs=1, params_from=result.run_id, batch_size=50))
+    logged = store.get_run(refitted.run_id).data.params
+    assert logged["width"] == str(best["width"]) and logged["batch_size"] == "50"
+    chosen = transfer(
+        TransferParams(dataset="digits", classes="5-7", per_class=10, val_per_class=5, epochs=1, reuse_layers=2)
+    )
+    assert store.get_run(chosen.run_id).data.tags[names.BASE_RUN_ID] in (result.run_id, refitted.run_id)
+
+    again = tune(TuneParams(**QUICK, trials=4, space=space, study="first"))
+    assert again.run_id == result.run_id and "nothing to do" in capsys.readouterr().out
+    tune(TuneParams(**QUICK, trials=6, space=space, study="first", refit=False))
+    assert finished_count(study_of(tmp_path, "first")) == 6
+    settings = [json.dumps(trial.params) for trial in study_of(tmp_path, "first").trials]
+    assert len(set(settings)) == 6  # a resumed study does not repeat its first parameters
+
+
+def test_a_study_about_something_else_is_refused(store: MlflowClient, space: str) -> None:
+    tune(TuneParams(**QUICK, trials=1, space=space, study="mine", refit=False))
+    with pytest.raises(UserInputError, match=r"study=mine: exists and differs: folds is 3, not 4.*study=NAME"):
+        tune(TuneParams(**{**QUICK, "folds": 4}, trials=1, space=space, study="mine"))
+    with pytest.raises(UserInputError, match="space is"):
+        tune(TuneParams(**QUICK, trials=1, study="mine"))
+
+
+def test_more_folds_than_images_are_refused(store: MlflowClient, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(6):
+            Image.new("L", (28, 28), 20 * index).save(tmp_path / "images" / name / f"{index}.png")
+    with pytest.raises(UserInputError, match="folds=6: .*smallest class, 5"):
+        tune(TuneParams(dataset=f"folder:{tmp_path}/images", classes="0,1", folds=6, val_fraction=0.2))
+    assert store.search_runs(["0"]) == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"folds": "1"}, "folds=1: must be a whole number from 2"),
+        ({"sampler": "tpee"}, "sampler=tpee: .*Did you mean tpe"),
+        ({"pruner": "meidan"}, "pruner=meidan: .*Did you mean median"),
+        ({"trials": "0"}, "trials=0"),
+        ({"workers": "0"}, "workers=0"),
+        ({"study": "a/b"}, "study=a/b"),
+    ],
+)
+def test_bad_parameters_are_refused(raw: dict[str, str], message: str) -> None:
+    with pytest.raises(UserInputError, match=message):
+        parse_params(TuneParams, raw)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("- 1\n", "is empty: it must name"),
+        ("width: [10, 20\n", "is not YAML"),
+        ("\nwidht: [1]\n", "line 2, widht: is not a parameter that can be searched. Did you mean width"),
+        ("width: {low: 5, high: 2}\n", "line 1, width: low=5 must be below high=2"),
+        ("width: {low: 5}\n", "line 1, width: must be a list of choices, or low and high"),
+        ("width: []\n", "line 1, width: needs at least one choice"),
+        ("width: [1, 1]\n", "needs at least one choice, each once"),
+        ("learning_rate: {low: 0, high: 1, log: true}\n", "low=0 must be above 0 on a logarithmic scale"),
+        ("learning_rate: {low: 1e-5, high: 1}\n", "must be numbers .write 1.0e-5"),
+        ("dropout: {low: 0, high: 1.5}\n", "line 1, dropout: dropout=1.5: must be a number from 0"),
+        ("width: {low: 1, high: 9, step: 0}\n", "step=0"),
+        ("width: [8]\nwidth: [9]\n", "line 2, width: is named twice"),
+        ("channels: ['4,4']\n", "channels.*model=cnn"),
+        ("width: !!python/object/apply:os.system [id]\n", "line 1, width"),
+    ],
+)
+def test_a_faulty_space_is_refused_by_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    with pytest.raises(UserInputError, match=message):
+        load_space(str(path), "mlp")
+
+
+def test_all_faults_of_a_space_come_together(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("widht: [1]\ndropout: [2]\nepochs: [3]\n")
+    with pytest.raises(UserInputError) as caught:
+        load_space(str(path), "mlp")
+    assert len(caught.value.faults) == 3
+
+
+def test_every_default_space_is_one_that_a_file_could_hold() -> None:
+    for family, space in DEFAULT_SPACES.items():
+        for name, dimension in space.items():
+            for value in dimension.choices or (dimension.low, dimension.high):
+                TrainBaseParams(model=family, **{name: value})
+    assert space_json(DEFAULT_SPACES["mlp"]) == space_json(load_space("default", "mlp"))
+
+
+def test_early_stopping_never_sees_what_a_fold_is_scored_on(digits, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    examples = choose_classes(digits.train, (0, 1, 2), digits)
+    data = Labelled(examples.pixels.flatten(1).float() / 255, examples.labels)
+    data = Labelled(torch.arange(len(examples)).float().unsqueeze(1), examples.labels)  # a value is its own place
+    folds = cut_folds(examples.labels, 4, 0)
+    seen: list[tuple[set[int], set[int]]] = []
+
+    class Spy(objective.Fit):
+        def __init__(self, network, train, validation, settings):  # type: ignore[no-untyped-def]
+            seen.append(tuple({int(v) for v in part.values.flatten()} for part in (train, validation)))  # type: ignore[arg-type]
+            super().__init__(network, train, validation, settings)
+
+    monkeypatch.setattr(objective, "Fit", Spy)
+    architecture = MLPArchitecture(image_shape=(1, 1, 1), classes=(0, 1, 2), hidden_layers=1, width=4)
+    settings = FitSettings(1, 1, 32, 0.01, 0.0, seed=0)
+    scores = list(score_folds(architecture, settings, data, folds, val_fraction=0.2))
+    assert [score.fold for score in scores] == [1, 2, 3, 4] and len(seen) == 4
+    everything = set(range(len(examples)))
+    for (train, validation), fold in zip(seen, folds, strict=True):
+        held_out = set(fold.tolist())
+        assert not (train | validation) & held_out and not train & validation
+        assert train | validation | held_out == everything
+
+
+def test_a_trial_does_not_depend_on_what_ran_before_it(digits) -> None:  # type: ignore[no-untyped-def]
+    examples = choose_classes(digits.train, (0, 1, 2), digits)
+    data = Labelled(examples.pixels.float() / 255, examples.labels)
+    folds = cut_folds(examples.labels, 3, 0)
+    architecture = MLPArchitecture(image_shape=(1, 28, 28), classes=(0, 1, 2), hidden_layers=1, width=8, dropout=0.2)
+    settings = FitSettings(2, 2, 32, 0.01, 1e-4, seed=5, weight_averaging=0.9)
+
+    def accuracies() -> list[float]:
+        return [score.loss for score in score_folds(architecture, settings, data, folds, val_fraction=0.2)]
+
+    first = accuracies()
+    torch.rand(3, generator=generator(0, "x"))
+    torch.rand(5)
+    assert accuracies() == first and all(math.isfinite(loss) for loss in first)
+
+
+@pytest.fixture
+def local_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
+    return open_study(open_storage(), StudySpec("s", "tpe", "median", {"folds": "3"}))
+
+
+def test_trials_of_dead_processes_are_queued_again(local_study: optuna.Study) -> None:
+    alive, dead, unmarked = (local_study.ask() for _ in range(3))
+    for trial in (alive, dead):
+        mark(trial)  # type: ignore[arg-type]
+    value = dead.suggest_float("x", 0, 1)
+    dead.set_user_attr("process", "999999 1.00")
+    assert [trial.number for trial in reap(local_study)] == [dead.number]
+    assert reap(local_study) == []
+    queued = local_study.get_trials(states=(TrialState.WAITING,))
+    assert len(queued) == 1 and queued[0].user_attrs["retried_from"] == dead.number
+    again = local_study.ask()
+    assert again.suggest_float("x", 0, 1) == value
+    assert local_study.trials[unmarked.number].state is TrialState.RUNNING  # too young to be given up
+
+
+def test_a_process_id_that_is_used_again_is_another_process(local_study: optuna.Study) -> None:
+    trial = local_study.ask()
+    mark(trial)  # type: ignore[arg-type]
+    trial.set_user_attr("process", f"{os.getpid()} 1.00")
+    assert [found.number for found in reap(local_study)] == [trial.number]
+
+
+def test_storage_that_cannot_be_used_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_STORAGE", "mysql+nodriver://someone:hunter2@127.0.0.1:1/x")
+    began = time.monotonic()
+    with pytest.raises(UserInputError, match="PIPELINE_STORAGE=.*cannot be used") as caught:
+        open_storage()
+    assert "hunter2" not in str(caught.value) and time.monotonic() - began < 10
+
+
+def test_a_setting_that_diverges_is_pruned_and_the_study_goes_on(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.tuning import workers
+
+    def diverge(job, params):  # type: ignore[no-untyped-def]
+        raise NonFiniteLossError("the loss became nan in epoch 1")
+        yield
+
+    class InProcess:
+        """Runs the worker's loop in this process, where its objective can be replaced."""
+
+        def __init__(self, job, count):  # type: ignore[no-untyped-def]
+            self.job = job
+
+        def fill(self) -> None:
+            import threading
+
+            workers.work(self.job, threading.Lock())  # type: ignore[arg-type]
+
+        def any_alive(self) -> bool:
+            return False
+
+        def any_died(self) -> bool:
+            return False
+
+        def wait(self, limit: float) -> None: ...
+
+        def stop(self) -> None: ...
+
+    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    good = workers.folds_of
+    calls = iter(range(100))
+    monkeypatch.setattr(workers, "folds_of", lambda job, params: (diverge if next(calls) == 0 else good)(job, params))
+    tune(TuneParams(**QUICK, trials=2, study="s", refit=False))
+    study = study_of(tmp_path, "s")
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.COMPLETE]
+    assert "the loss became nan" in study.trials[0].user_attrs["reason"]
+    (run,) = store.search_runs(["0"], "tags.trial_state = 'PRUNED'")
+    assert "the loss became nan" in run.data.tags[names.NOTE]
+
+
+def start_tuning(folder: Path, space: str, trials: int) -> subprocess.Popen[str]:
+    words = [
+        "tune",
+        "--dataset",
+        "digits",
+        "--classes",
+        "0-2",
+        "--folds",
+        "3",
+        "--trials",
+        str(trials),
+        "--space",
+        space,
+    ]
+    words += ["--study", "s", "--workers", "2", "--refit", "false", "--fold_epochs", "25", "--fold_patience", "25"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *words], cwd=folder, env=clean_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_trials(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if len(study_of(folder, "s").trials) >= count:
+                return
+        except Exception:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("no trial was started")
+
+
+@pytest.mark.parametrize(("whom", "count"), [("everyone", 1), ("everyone", 3), ("one worker", 2)])
+def test_a_killed_study_goes_on_and_leaves_nothing_running(tmp_path: Path, whom: str, count: int) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    process = start_tuning(tmp_path, "space.yaml", 5)
+    wait_for_trials(tmp_path, count)
+    if whom == "everyone":
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        time.sleep(0.5)
+        process = start_tuning(tmp_path, "space.yaml", 5)
+    else:
+        running = [
+            t for t in study_of(tmp_path, "s").trials if t.state is TrialState.RUNNING and "process" in t.user_attrs
+        ]
+        os.kill(int(running[-1].user_attrs["process"].split()[0]), signal.SIGKILL)
+    out, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, out
+    study = study_of(tmp_path, "s")
+    states = [trial.state for trial in study.trials]
+    finished = [state for state in states if state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(finished) == 5, (states, out)
+    assert TrialState.RUNNING not in states and TrialState.WAITING not in states
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs(["0"])
+    assert "RUNNING" not in {run.info.status for run in runs}, out
+    done = [run for run in runs if run.data.tags.get(names.STAGE) == "trial" and run.info.status == "FINISHED"]
+    assert len(done) == 5
