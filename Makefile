@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .PHONY: help
 help:  ## list what can be done
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or later is needed, {sys.version.split()[0]} found: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
@@ -44,8 +44,12 @@ ui: setup  ## start MLflow's UI on this project's store, on this machine only
 	@$(BIN)/mlflow ui --host 127.0.0.1 --port $${MLFLOW_PORT:-5000}
 
 .PHONY: test
-test: $(DEV_STAMP)  ## run the tests
-	@$(BIN)/python -m pytest $(TESTS)
+test: $(DEV_STAMP)  ## run the tests (but the slow ones)
+	@$(BIN)/python -m pytest -m "not slow" $(TESTS)
+
+.PHONY: test-slow
+test-slow: $(DEV_STAMP)  ## run the slow tests: killed processes, chains of commands
+	@$(BIN)/python -m pytest -m slow $(TESTS)
 
 .PHONY: lint
 lint: $(DEV_STAMP)  ## ruff, mypy, import-linter

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import Fault, Interrupted, UserInputError
+from pipeline.errors import Fault, UserInputError
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params, spell
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -58,12 +58,27 @@ def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
     try:
         raw.update(unknown_options(click.get_current_context().args))
         params = parse_params(kind, raw)
-        load_stage(kind.entry_point)(params)  # the heavy imports come only after the parameters have been found good
+        from pipeline.runtime import interruptible  # torch comes only after the parameters have been found good
+
+        with interruptible():  # from here on: imports, data and the choice of a base take their time, too
+            load_stage(kind.entry_point)(params)
     except UserInputError as error:
         refuse(error)
-    except Interrupted:
-        click.echo("interrupted: the run is KILLED and its last checkpoint kept", err=True)
+    except KeyboardInterrupt:
+        end_held_run("KILLED", "Interrupted before it began.")
+        click.echo("interrupted: what has been saved is kept", err=True)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        end_held_run("FAILED", f"Failed with {type(error).__name__}: {error}")
+        raise
+
+
+def end_held_run(status: str, note: str) -> None:
+    """End the run that `mlflow run` made, if no stage has taken it over."""
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from pipeline.tracking.run import end_untouched_run
+
+        end_untouched_run(status, note)
 
 
 def load_stage(entry_point: str) -> Callable[[StageParams], object]:
@@ -94,10 +109,7 @@ def refuse(error: UserInputError) -> None:
     """Print the faults, note them on the run that `mlflow run` made, and exit."""
     for fault in error.faults:
         click.echo(f"error: {fault}", err=True)
-    if os.environ.get("MLFLOW_RUN_ID"):
-        from pipeline.tracking.run import note_failure
-
-        note_failure(str(error))
+    end_held_run("FAILED", f"Refused before anything started:\n\n{error}")
     sys.exit(EXIT_BAD_INPUT)
 
 

@@ -139,16 +139,21 @@ def process_lives(identity: str) -> bool:
         return False
 
 
+_active: list[bool] = []  # not empty while `interruptible` has its handlers installed
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM into `Interrupted`, and ignore the next ones while work is being saved.
 
     Ctrl-C under `mlflow run` reaches a process as SIGINT and then SIGTERM: the second must not disturb what
-    the first one started. Outside the main thread, where Python takes no handlers, nothing changes.
+    the first one started. Outside the main thread, where Python takes no handlers, and inside another
+    `interruptible`, nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or _active:
         yield
         return
+    _active.append(True)
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -163,3 +168,4 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _active.clear()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from pipeline.data.sources import Dataset, load_dataset
+from pipeline.tracking.store import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
 MNIST_DIR = os.environ.get("PIPELINE_DATA_DIR", str(ROOT / "data"))
@@ -43,10 +46,31 @@ def few_threads() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its schema and nothing in it; making one takes seconds, copying it does not."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{path}")
+    open_store()
+    mlflow.set_tracking_uri(before)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+def copy_store(empty: Path, folder: Path) -> None:
+    """Put an empty store into a folder, as if it had been made there."""
+    shutil.copyfile(empty, folder / "mlflow.db")
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        connection.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
+
+
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
     """A fresh sqlite store in a folder of its own, which is also the working directory."""
     monkeypatch.chdir(tmp_path)
+    copy_store(empty_store, tmp_path)
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "PIPELINE_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -75,8 +99,9 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
+def command(tmp_path: Path, empty_store: Path) -> Command:
     """Runs `python -m pipeline ...` in a folder of its own, as a user would, and returns the finished process."""
+    copy_store(empty_store, tmp_path)
 
     def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -249,5 +249,17 @@ def test_declared_or_loaded_the_operators_are_found_afterwards() -> None:
     assert operators_load()
 
 
+def test_qmnist_labels_are_the_first_of_their_columns(tmp_path: Path) -> None:
+    raw = tmp_path / "QMNIST" / "raw"
+    for part, count in (("train", 40), ("test", 20)):
+        write_idx(raw / f"qmnist-{part}-images-idx3-ubyte", np.zeros((count, 28, 28)))
+        rows = np.full((count, 8), 77, dtype=">i4")
+        rows[:, 0] = np.arange(count) % 10
+        header = bytes([0, 0, 0x0C, 2]) + count.to_bytes(4, "big") + (8).to_bytes(4, "big")
+        (raw / f"qmnist-{part}-labels-idx2-int").write_bytes(header + rows.tobytes())
+    dataset = load_dataset("qmnist", str(tmp_path))
+    assert dataset.train.labels.tolist() == [n % 10 for n in range(40)] and len(dataset.test.labels) == 20
+
+
 def test_every_member_of_the_family_names_its_files() -> None:
     assert {len(member.files) for member in FAMILY.values()} == {4}

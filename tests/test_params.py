@@ -117,6 +117,14 @@ def test_the_page_of_parameters_is_true() -> None:
 
 def test_the_entry_points_are_those_that_users_know() -> None:
     """A parameter that disappears or changes its default is a break of the contract: say so in the changelog."""
-    assert list(ENTRY_POINTS) == ["train_base", "cache_features", "transfer", "finetune_cnn", "scratch_cnn", "report"]
+    assert list(ENTRY_POINTS) == [
+        "train_base",
+        "tune",
+        "cache_features",
+        "transfer",
+        "finetune_cnn",
+        "scratch_cnn",
+        "report",
+    ]
     for name in ("base", "classes", "per_class", "val_per_class", "reuse_layers", "unfreeze", "upper", "features"):
         assert name in ENTRY_POINTS["transfer"].model_fields

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from pipeline.errors import NonFiniteLossError, UserInputError
 from pipeline.networks.build import architecture_from_json, build_network, weights_digest
+from pipeline.networks.layered import Classifier
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 from pipeline.stages import common
@@ -40,7 +41,8 @@ def files_of(store: MlflowClient, run_id: str, folder: str | None = None) -> set
 def test_a_run_holds_everything_the_contract_names(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     result, run = trained
     assert run.info.status == "FINISHED"
-    assert run.data.params == TrainBaseParams(**QUICK).logged()
+    resolved = {"device": "cpu", "dtype": "float32", "threads": "1"}
+    assert run.data.params == {**TrainBaseParams(**QUICK).logged(), **resolved}
     tags = run.data.tags
     for name in (names.STAGE, names.DATASET, names.CACHE_KEY, names.CODE_DIGEST, names.WEIGHTS_DIGEST, "host", "process",
                  names.NOTE, "mlflow.user", "mlflow.source.name", "mlflow.runName"):  # fmt: skip
@@ -91,12 +93,19 @@ def test_the_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult,
 
 def test_the_served_graph_gives_the_evaluated_probabilities(trained: tuple[StageResult, Run]) -> None:
     model = mlflow.pyfunc.load_model(trained[0].model_uri)
+    extra = Path(mlflow.artifacts.download_artifacts(trained[0].model_uri)) / names.EXTRA_FILES
+    network = build_network(architecture_from_json((extra / names.ARCHITECTURE_FILE).read_text()), generator(9, "x"))
+    network.load_state_dict(safetensors.torch.load_file(extra / names.WEIGHTS_FILE))
+    classifier = Classifier(network).eval()
     assert model.metadata.metadata["class_names"] == ["0", "1", "2", "3", "4"]
     pixels = torch.randint(0, 256, (7, 1, 28, 28), generator=generator(0, "pixels")).float().numpy()
     for count in (1, 3, 7):
         probabilities = model.predict(pixels[:count])
         assert probabilities.shape == (count, 5)
-        assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
+        with torch.no_grad():
+            assert torch.allclose(
+                torch.from_numpy(probabilities), classifier(torch.from_numpy(pixels[:count])), atol=1e-6
+            )
 
 
 def test_local_state_is_gone_once_everything_has_arrived(trained: tuple[StageResult, Run], tmp_path: Path) -> None:

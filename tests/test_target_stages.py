@@ -12,6 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from pipeline.errors import UserInputError
+from pipeline.networks.build import build_network
 from pipeline.params import (
     CacheFeaturesParams,
     FinetuneCnnParams,
@@ -19,6 +20,7 @@ from pipeline.params import (
     TrainBaseParams,
     TransferParams,
 )
+from pipeline.runtime import generator
 from pipeline.stages.cache_features import cache_features
 from pipeline.stages.finetune_cnn import finetune_cnn
 from pipeline.stages.scratch_cnn import scratch_cnn
@@ -96,9 +98,15 @@ def test_a_base_is_trained_first_where_there_is_none(
 
 
 def test_nothing_is_trained_where_something_else_is_wrong(store: MlflowClient) -> None:
-    for wrong in ({"per_class": 5000}, {"reuse_layers": 9}, {"classes": "0-8"}):
+    wrongs = (
+        {"per_class": 5000}, {"reuse_layers": 9}, {"classes": "0-8"}, {"batch_size": 100_000}, {"unfreeze": 6},
+        {"unfreeze": 5, "features": "auto"}, {"features": "a" * 32},
+    )  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(UserInputError):
             transfer(TransferParams(**{**QUICK, **wrong}))
+    with pytest.raises(UserInputError, match="depth=9: the base has 5 blocks"):
+        cache_features(CacheFeaturesParams(dataset="digits", depth=9))
     assert store.search_runs(["0"]) == []
 
 
@@ -213,6 +221,88 @@ def test_damaged_model_files_are_refused(
         transfer(TransferParams(**QUICK, base=base.model_uri))
 
 
+@pytest.mark.parametrize("what", ["classes", "dropout", "draw"])
+def test_an_altered_description_or_draw_is_refused(base: StageResult, store: MlflowClient, what: str) -> None:
+    folder = model_files(store, base) / names.EXTRA_FILES
+    if what == "draw":
+        draw = safetensors.torch.load_file(folder / names.DRAW_FILE)
+        draw["train"] = draw["train"][:5]
+        safetensors.torch.save_file(draw, folder / names.DRAW_FILE)
+    else:
+        description = json.loads((folder / names.ARCHITECTURE_FILE).read_text())
+        description |= {"classes": [5, 6, 7, 8, 9]} if what == "classes" else {"dropout": 0.5}
+        (folder / names.ARCHITECTURE_FILE).write_text(json.dumps(description))
+    with pytest.raises(UserInputError, match="was altered"):
+        transfer(TransferParams(**QUICK, base=base.model_uri))
+
+
+def test_auto_passes_over_a_base_whose_files_are_gone(
+    base: StageResult, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = train_base(TrainBaseParams(**BASE, seed=1))
+    cached = transfer(TransferParams(**QUICK, base=base.run_id, features="auto"))
+    (model_files(store, newer) / names.EXTRA_FILES / names.WEIGHTS_FILE).unlink()
+    result = transfer(TransferParams(**QUICK))
+    assert tags_of(store, result)[names.BASE_RUN_ID] == base.run_id
+    assert "passed over: " in capsys.readouterr().out
+    path = (
+        Path(store.get_run(cached.run_id).info.artifact_uri.removeprefix("file://")) / "features/features.safetensors"
+    )
+    path.write_bytes(path.read_bytes()[:-9])
+    again = transfer(TransferParams(**QUICK, features="auto"))
+    assert [item.path for item in store.list_artifacts(again.run_id, "features")] == ["features/features.safetensors"]
+
+
+def test_a_deep_base_is_found_for_many_layers(base: StageResult, store: MlflowClient) -> None:
+    deep = train_base(TrainBaseParams(**{**BASE, "hidden_layers": 7}))
+    train_base(TrainBaseParams(**{**BASE, "hidden_layers": 1}))
+    chosen = transfer(TransferParams(**QUICK, reuse_layers=6))
+    assert tags_of(store, chosen)[names.BASE_RUN_ID] == deep.run_id
+    chosen = transfer(TransferParams(**QUICK, unfreeze=3))
+    assert tags_of(store, chosen)[names.BASE_RUN_ID] == deep.run_id
+
+
+def test_the_budget_follows_the_labels_asked_for_not_their_balance(cnn_base: StageResult, tmp_path: Path) -> None:
+    """Equal counts are no sign of few labels."""
+    from PIL import Image
+
+    draw = generator(0, "images")
+    for name in "abcdef":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(25):
+            pixels = torch.randint(0, 256, (28, 28), generator=draw, dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
+    result = scratch_cnn(ScratchCnnParams(dataset=f"folder:{tmp_path}/images", classes="3-5", epochs=1))
+    logged = MlflowClient().get_run(result.run_id).data.params
+    assert (logged["per_class"], logged["patience"], logged["weight_decay"]) == ("all", "6", "0.0001")
+
+
+def test_a_draw_is_checked_against_the_whole_chain_of_bases(base: StageResult) -> None:
+    first = transfer(TransferParams(**{**QUICK, "per_class": 60, "val_per_class": 20}, seed=3))
+    second = transfer(TransferParams(dataset="digits", epochs=2, base=first.run_id, unfreeze=1))
+    with pytest.raises(UserInputError, match="this draw would validate on"):
+        transfer(TransferParams(dataset="digits", epochs=2, base=second.run_id, val_per_class=60, per_class=20, seed=8))
+
+
+@pytest.mark.parametrize("stage", ["transfer", "cache_features", "finetune_cnn", "scratch_cnn"])
+def test_a_dry_run_prints_what_is_resolved_and_makes_no_run(
+    base: StageResult, cnn_base: StageResult, store: MlflowClient, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = {
+        "transfer": lambda: transfer(TransferParams(**QUICK, dry_run=True)),
+        "cache_features": lambda: cache_features(CacheFeaturesParams(dataset="digits", dry_run=True)),
+        "finetune_cnn": lambda: finetune_cnn(FinetuneCnnParams(dataset="digits", dry_run=True)),
+        "scratch_cnn": lambda: scratch_cnn(ScratchCnnParams(dataset="digits", dry_run=True)),
+    }
+    before = len(store.search_runs(["0"]))
+    assert calls[stage]().run_id == ""
+    out = capsys.readouterr().out
+    assert f'"base": "{(cnn_base if "cnn" in stage else base).model_uri}"' in out and '"dataset": "digits"' in out
+    assert len(store.search_runs(["0"])) == before
+    with pytest.raises(UserInputError, match="features="):
+        transfer(TransferParams(**QUICK, features="b" * 32, dry_run=True))
+
+
 def test_altered_weights_are_refused_by_their_digest(base: StageResult, store: MlflowClient) -> None:
     path = model_files(store, base) / names.EXTRA_FILES / names.WEIGHTS_FILE
     tensors = safetensors.torch.load_file(path)
@@ -297,6 +387,9 @@ def test_three_part_fine_tuning_moves_what_it_should(cnn_base: StageResult, stor
         (name, torch.equal(value, after.state_dict()[name]))
         for name, value in before.state_dict().items() if not name.startswith("head")
     ]  # fmt: skip
+    fresh = build_network(after.architecture, generator(0, "weights")).state_dict()
+    seeds = [torch.equal(value, fresh[name]) for name, value in after.state_dict().items()]
+    assert not any(seeds[-4:])  # the dense block and the head were drawn afresh, and then trained
     assert all(same for name, same in pairs if name.startswith("blocks.0."))
     assert not any(same for name, same in pairs if name.startswith("blocks.1.0.weight"))
     assert len(pairs) > 8
@@ -330,6 +423,8 @@ def test_cnn_refusals(base: StageResult, cnn_base: StageResult) -> None:
         ({"base": base.run_id}, "is of the family mlp"),
         ({"per_class": 200}, "class 7 of digits has"),
         ({"batch_size": 5000, "per_class": 10}, "batch_size=5000: .*30 images"),
+        ({"base": cnn_base.run_id, "classes": "5-9"}, "the base has already been trained on 5, 6"),
+        ({"batch_size": 1, "per_class": 10}, "batch_size=1: the base has batch norm"),
     ]
     for wrong, message in cases:
         with pytest.raises(UserInputError, match=message):

@@ -190,6 +190,8 @@ def test_only_plain_blocks_take_the_written_out_path() -> None:
     above = network(dropout=0.1, batch_norm=True)
     above.freeze(2)
     assert explicit.supports(above)  # only the head is trained
+    settings = FitSettings(**{**SETTINGS.__dict__, "train_dtype": torch.bfloat16})
+    assert not Fit(network(), examples(), examples(60, 1), settings).explicit  # bfloat16 is not dropped silently
 
 
 @given(count=st.integers(1, 70), batch_size=st.integers(1, 80))

@@ -322,6 +322,7 @@ def wait_for_trials(folder: Path, count: int) -> None:
     raise AssertionError("no trial was started")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("whom", "count"), [("everyone", 1), ("everyone", 3), ("one worker", 2)])
 def test_a_killed_study_goes_on_and_leaves_nothing_running(tmp_path: Path, whom: str, count: int) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)

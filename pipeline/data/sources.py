@@ -7,7 +7,9 @@ with a fixed seed. Files are checked before they are trained on. Splitting comes
 from __future__ import annotations
 
 import os
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from pipeline.data.idx import verify_idx_files
@@ -26,7 +29,8 @@ from pipeline.params import FOLDER_PREFIX
 SIDE = 28
 TEST_FRACTION = 0.2  # of sources that have no official test part
 TEST_SEED = 20_210_702  # fixed: the test part of such a source never depends on a run's seed
-NETWORK_LIMIT_SECONDS = 8.0
+NETWORK_LIMIT_SECONDS = 5.0  # to find out whether any server answers
+DOWNLOAD_STALL_SECONDS = 30.0  # without a byte, after which a download is given up
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Dataset:
         train: What may be trained and validated on.
         test: What only the final evaluation reads.
         class_names: The name of class k at position k.
+        source: Where its files lie: a path, or the name of the package that brings them.
         note: How it was chosen and where it came from, in words.
     """
 
@@ -58,6 +63,7 @@ class Dataset:
     train: Images
     test: Images
     class_names: tuple[str, ...]
+    source: str
     note: str
 
 
@@ -112,8 +118,8 @@ def _load_auto(data_dir: str, *, data_dir_is_chosen: bool) -> Dataset:
     folder = FAMILY["mnist"].raw_folder(data_dir)
     if len(FAMILY["mnist"].missing(data_dir)) < len(_MNIST_FILES):
         return _load_family("mnist", data_dir)
-    if data_dir_is_chosen and not Path(data_dir).is_dir():
-        return _load_family("mnist", data_dir)
+    if data_dir_is_chosen and not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
+        return _load_family("mnist", data_dir)  # missing or not writable: refused there, unless it can be downloaded
     reason = _why_not_downloadable("mnist", data_dir)
     if not reason:
         return _load_family("mnist", data_dir)
@@ -131,14 +137,16 @@ def _load_family(name: str, data_dir: str) -> Dataset:
     verify_idx_files(name, folder, member.files)
     kind = getattr(torchvision_datasets(), member.class_name)
     parts = [kind(data_dir, train=train) for train in (True, False)]
-    train, test = (Images(part.data.unsqueeze(1), part.targets.long()) for part in parts)
+    # QMNIST's labels have eight columns, of which the first is the digit
+    labels = [part.targets if part.targets.ndim == 1 else part.targets[:, 0] for part in parts]
+    train, test = (Images(part.data.unsqueeze(1), own.long()) for part, own in zip(parts, labels, strict=True))
     for images, what in ((train, "training"), (test, "test")):
         if len(images.pixels) != len(images.labels) or int(images.labels.max()) > 9 or int(images.labels.min()) < 0:
             raise DataFileError(
                 Fault("data_dir", data_dir, f"the {what} files of {name} do not fit each other.", _refetch(folder))
             )
     class_names = tuple(str(word) for word in (kind.classes if name in ("fashion_mnist", "kmnist") else range(10)))
-    return Dataset(name, train, test, class_names, f"{name}, read from {folder}")
+    return Dataset(name, train, test, class_names, str(folder.absolute()), f"{name}, read from {folder}")
 
 
 def _download(name: str, data_dir: str, missing: list[str]) -> None:
@@ -154,14 +162,20 @@ def _download(name: str, data_dir: str, missing: list[str]) -> None:
         )
     print(f"downloading {name} to {folder}", flush=True)
     kind = getattr(torchvision_datasets(), member.class_name)
+    before = socket.getdefaulttimeout()
     try:
-        for train in (True, False):
-            kind(data_dir, train=train, download=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):  # two first runs must not extract into the same files
+            socket.setdefaulttimeout(DOWNLOAD_STALL_SECONDS)
+            for train in (True, False):
+                kind(data_dir, train=train, download=True)
     except (OSError, RuntimeError, EOFError) as error:
         why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise DataFileError(
             Fault("dataset", name, f"could not be downloaded: {why}.", "Try again; dataset=digits needs no download.")
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _why_not_downloadable(name: str, data_dir: str) -> str:
@@ -181,6 +195,7 @@ def _why_not_downloadable(name: str, data_dir: str) -> str:
 
 def any_reachable(addresses: list[str], limit_seconds: float) -> bool:
     """Whether one of some URLs answers in time; look-ups that hang are left behind in daemon threads."""
+    deadline = time.monotonic() + limit_seconds
     answered = threading.Event()
     finished = threading.Semaphore(0)
 
@@ -199,7 +214,7 @@ def any_reachable(addresses: list[str], limit_seconds: float) -> bool:
     for address in addresses:
         threading.Thread(target=ask, args=(address,), daemon=True).start()
     for _ in addresses:
-        if answered.is_set() or not finished.acquire(timeout=limit_seconds):
+        if answered.is_set() or not finished.acquire(timeout=max(0.0, deadline - time.monotonic())):
             break
     return answered.is_set()
 
@@ -217,7 +232,7 @@ def _load_digits(note: str) -> Dataset:
     enlarged = torch.nn.functional.interpolate(small, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
     pixels = enlarged.round().clamp(0, 255).to(torch.uint8)
     train, test = _cut_test(Images(pixels, torch.from_numpy(bunch.target).long()))
-    return Dataset("digits", train, test, tuple(map(str, range(10))), note)
+    return Dataset("digits", train, test, tuple(map(str, range(10))), "sklearn.datasets.load_digits", note)
 
 
 def _load_folder(name: str) -> Dataset:
@@ -237,7 +252,7 @@ def _load_folder(name: str) -> Dataset:
     if few:
         raise DataFileError(Fault("dataset", name, f"a class needs at least 3 images (train, validation, test); too few in {', '.join(few)}.", "Add images."))
     train, test = _cut_test(images)
-    return Dataset(name, train, test, tuple(listing.classes), f"{len(pixels)} images under {path}, grey, 28x28")
+    return Dataset(name, train, test, tuple(listing.classes), str(path.absolute()), f"{len(pixels)} images under {path}, grey, 28x28")
 
 
 def read_grey_image(path: Path) -> Tensor:

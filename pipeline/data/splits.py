@@ -60,6 +60,7 @@ class Split:
 
     Attributes:
         dataset: The data set's resolved name.
+        source: Where its files lie.
         note: How it was chosen, in words.
         classes: The chosen class numbers; output k of a network stands for `classes[k]`.
         class_names: Their names.
@@ -69,6 +70,7 @@ class Split:
     """
 
     dataset: str
+    source: str
     note: str
     classes: tuple[int, ...]
     class_names: tuple[str, ...]
@@ -171,7 +173,7 @@ def split_as_drawn(dataset: Dataset, classes: tuple[int, ...], train: Tensor, va
 def _split(dataset: Dataset, classes: tuple[int, ...], train: Examples, validation: Examples) -> Split:
     names = tuple(dataset.class_names[number] for number in classes)
     test = choose_classes(dataset.test, classes, dataset)
-    return Split(dataset.name, dataset.note, classes, names, train, validation, test)
+    return Split(dataset.name, dataset.source, dataset.note, classes, names, train, validation, test)
 
 
 def choose_classes(images: Images, classes: tuple[int, ...], dataset: Dataset) -> Examples:

@@ -229,6 +229,7 @@ class CacheFeaturesParams(TargetChoice):
     """Compute the outputs of a base's frozen blocks for the target images, once."""
 
     entry_point: ClassVar[str] = "cache_features"
+    any_family: ClassVar[bool] = True
 
     depth: int | Literal["all"] = setting(
         "all",

@@ -310,6 +310,7 @@ class TargetChoice(MachineParams):
 
     default_classes: ClassVar[str] = "5-9"
     family: ClassVar[Family] = "mlp"
+    any_family: ClassVar[bool] = False  # whether a base that is named may be of the other one
 
     base: str = setting(
         "auto",

@@ -7,14 +7,17 @@ One artifact serves every draw of labels and every seed: it holds all training i
 
 from __future__ import annotations
 
+import json
+
 from pipeline.console import say
 from pipeline.data.splits import choose_classes
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import CacheFeaturesParams
+from pipeline.params.training import FAMILY_DEFAULTS
 from pipeline.runtime import resolve_runtime
-from pipeline.stages.choosing import automatic_base, choose_dataset
+from pipeline.stages.choosing import choose_dataset, newest_base, train_first
 from pipeline.tracking import names
-from pipeline.tracking.features import log_features
+from pipeline.tracking.features import check_size, log_features
 from pipeline.tracking.identity import cache_key
 from pipeline.tracking.run import StageResult, stage_run
 from pipeline.tracking.store import open_store
@@ -39,22 +42,24 @@ def cache_features(params: CacheFeaturesParams, *, parent_run_id: str | None = N
     dataset, base = choose_dataset(params, client)
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     least = 1 if params.depth == "all" else params.depth
-    base = base or automatic_base(params, client, dataset, depth=least)
-    if base is None:  # a dry run without a base
-        return StageResult("", "", {})
-    blocks = base.network.architecture.depth
+    base = base or newest_base(params, client, dataset, depth=least)
+    default = FAMILY_DEFAULTS["mlp"]["hidden_layers"]
+    blocks = base.network.architecture.depth if base else default
+    if least > blocks:
+        raise UserInputError(Fault("depth", least, f"the base has {blocks} blocks.", f"Choose from 1 to {blocks}."))
+    base = base or train_first(params, dataset, client)
     depth = blocks if params.depth == "all" else params.depth
-    if depth > blocks:
-        raise UserInputError(Fault("depth", depth, f"the base has {blocks} blocks.", f"Choose from 1 to {blocks}."))
     say(f"data: {dataset.note}")
-    say(f"{base.ancestry}, {base.why}")
-    params = params.model_copy(
-        update={"base": base.model_uri, "depth": depth, "dataset": dataset.name, "device": str(runtime.device),
-                "threads": runtime.threads}
-    )  # fmt: skip
+    if base is not None:
+        say(f"{base.ancestry}, {base.why}")
+    resolved = {"base": base.model_uri if base else "auto", "depth": depth, "dataset": dataset.name}
+    params = params.model_copy(update={**resolved, "device": str(runtime.device), "threads": runtime.threads})
     if params.dry_run:
+        say(json.dumps(params.logged(), indent=2))
         say(f"dry run: the features of {len(examples)} images would be computed above block {depth}")
         return StageResult("", "", {})
+    assert base is not None, "without a dry run there is a base by now"
+    check_size(base.network, depth, examples)
 
     note = f"Outputs of the first {depth} blocks for all training images of classes {params.classes}. {base.ancestry}."
     key = cache_key(params, {"data": examples.digest, "base": base.digest}, runtime.description)

@@ -5,8 +5,10 @@ Everything that can be checked is checked before a base is trained.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pipeline.console import say
 from pipeline.data.sources import Dataset, load_dataset
@@ -36,6 +38,7 @@ class Choice:
         architecture: What is built.
         continued: Whether the base's own classes are trained further, with its head and its draw of labels.
         overlap: Classes that the base has seen and that its new head shall learn.
+        data_seconds: Wall-clock of loading and drawing.
     """
 
     base: Base | None
@@ -45,43 +48,63 @@ class Choice:
     architecture: MLPArchitecture | CNNArchitecture
     continued: bool
     overlap: tuple[int, ...]
+    data_seconds: float
 
 
-def choose(params: TargetParams, client: Client, translate: Translate, *, least_depth: int) -> Choice:
-    """Settle base, draw and reuse.
+Check = Callable[[Choice], None]
+
+
+def choose(params: TargetParams, client: Client, translate: Translate, check: Check, *, least_depth: int) -> Choice:
+    """Settle base, draw and reuse; a base that has to be trained first is trained once all else has been checked.
 
     Args:
         params: Of the stage.
         client: Of the tracking store.
         translate: What the stage takes of a base.
+        check: Refuses what else is wrong with a choice.
         least_depth: The blocks that a base must have; 0 where none of its weights are used.
 
     Raises:
         UserInputError: The base cannot be had or does not fit, or the draw is not possible.
     """
+    began = time.perf_counter()
     dataset, base = choose_dataset(params, client)
     continued = base is not None and least_depth > 0 and is_continued(base, params, dataset)
     split = draw_labels(params, dataset, base if continued else None)
+    data_seconds = time.perf_counter() - began
     if base is None:
-        default = architecture_of(TrainBaseParams(model=params.family), split)
-        reuse = translate(default.depth)
-        base = automatic_base(params, client, dataset, depth=max(1, least_depth), needed=least_depth > 0)
-    architecture = base.network.architecture if base else default
+        base = newest_base(params, client, dataset, depth=max(1, least_depth))
+    choice = settle(params, translate, base, dataset, split, data_seconds)
+    check(choice)
+    if base is None and least_depth > 0:
+        base = train_first(params, dataset, client)
+        choice = settle(params, translate, base, dataset, split, data_seconds)
+    return choice
+
+
+def settle(
+    params: TargetParams, translate: Translate, base: Base | None, dataset: Dataset, split: Split, data_seconds: float
+) -> Choice:
+    """Return what follows from a base; without one, from the default one that would be trained."""
+    if base is not None:
+        architecture = base.network.architecture
+    else:
+        architecture = architecture_of(TrainBaseParams(model=params.family), split)
     reuse = translate(architecture.depth)
-    continued = continued and reuse.copied == architecture.depth
-    if continued:
-        reuse = Reuse(reuse.copied, reuse.frozen, reuse.depth, keeps_head=True)
+    whole = reuse.copied == architecture.depth
+    continued = base is not None and whole and reuse.copied > 0 and is_continued(base, params, dataset)
     overlap: tuple[int, ...] = ()
-    if base and reuse.copied and not continued and base.dataset == dataset.name:
+    if base is not None and reuse.copied and not continued and base.dataset == dataset.name:
         overlap = tuple(sorted(set(base.classes) & set(params.class_numbers)))
     return Choice(
         base=base,
         dataset=dataset,
         split=split,
-        reuse=reuse,
+        reuse=replace(reuse, keeps_head=continued),
         architecture=target_architecture(architecture, split.classes, reuse.depth),
         continued=continued,
         overlap=overlap,
+        data_seconds=data_seconds,
     )
 
 
@@ -96,7 +119,7 @@ def choose_dataset(params: TargetChoice, client: Client) -> tuple[Dataset, Base 
     dataset = load_dataset(name, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
     if base is not None:
         architecture, shape = base.network.architecture, tuple(dataset.train.pixels.shape[1:])
-        if architecture.family != params.family:
+        if architecture.family != params.family and not params.any_family:
             raise refused(
                 params, f"is of the family {architecture.family}, and {params.entry_point} needs {params.family}"
             )
@@ -127,44 +150,55 @@ def draw_labels(params: TargetParams, dataset: Dataset, continued: Base | None) 
     split = split_for_target(
         dataset,
         classes,
-        per_class=params.default_per_class if params.per_class == "auto" else params.per_class,
+        per_class=labels_asked_for(params, continued),
         val_per_class=params.val_per_class,
         val_fraction=params.val_fraction,
         seed=params.seed,
     )
     if continued:
-        seen = set(continued.train_indices.tolist()) & set(split.validation.indices.tolist())
+        seen = set(continued.seen_indices.tolist()) & set(split.validation.indices.tolist())
         if seen:
             raise UserInputError(
                 Fault(
                     "per_class",
                     params.per_class,
-                    f"with seed={params.seed} this draw would validate on {len(seen)} images that {params.base} was "
-                    "trained on.",
+                    f"with seed={params.seed} this draw would validate on {len(seen)} images that {params.base} (or a "
+                    "base before it) was trained on.",
                     "Leave out per_class and val_per_class to inherit the base's draw, or give its seed.",
                 )
             )
     return split
 
 
-def automatic_base(
-    params: TargetChoice, client: Client, dataset: Dataset, *, depth: int, needed: bool = True
-) -> Base | None:
-    """Return the newest base that fits; where there is none and one is needed, train it first (not in a dry run).
+def labels_asked_for(params: TargetParams, continued: Base | None) -> int | Literal["all"]:
+    """Return the labels a class to draw: as given, else the continued base's, else the stage's default."""
+    if params.per_class != "auto":
+        return params.per_class
+    if continued is None:
+        return params.default_per_class
+    inherited = continued.params.get("per_class", "all")
+    return "all" if inherited == "all" else int(inherited)
 
-    Raises:
-        UserInputError: None fits, and the default base would not either.
-    """
-    found = find_base(
+
+def newest_base(params: TargetChoice, client: Client, dataset: Dataset, *, depth: int) -> Base | None:
+    """Return the newest base that fits the target, None where there is none."""
+    return find_base(
         client,
         family=params.family,
         dataset=dataset.name,
         image_shape=tuple(dataset.train.pixels.shape[1:]),
         classes=params.class_numbers,
         depth=depth,
+        passed_over=say,
     )
-    if found is not None or not needed:
-        return found
+
+
+def train_first(params: TargetChoice, dataset: Dataset, client: Client) -> Base | None:
+    """Train a default base on the other classes, as a run of its own, and return it; only say so in a dry run.
+
+    Raises:
+        UserInputError: There are not enough other classes.
+    """
     others = tuple(k for k in range(len(dataset.class_names)) if k not in params.class_numbers)
     if len(others) < 2:
         raise UserInputError(

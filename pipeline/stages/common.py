@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import ValidationError
+from torch import Tensor
+
 from pipeline.console import say, watch
 from pipeline.data.splits import Split
+from pipeline.errors import Fault, UserInputError
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.networks.operations import trainable_share, training_operations
 from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams
@@ -129,6 +133,7 @@ def finish(
     *,
     data_seconds: float,
     more: Mapping[str, float] | None = None,
+    seen_before: Tensor | None = None,
 ) -> StageResult:
     """Log everything that a trained stage leaves behind, hand its model over, and say how to go on."""
     title = f"{params.entry_point}: {split.dataset} {', '.join(split.class_names)}"
@@ -153,7 +158,7 @@ def finish(
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )
-    model_uri = log_model(run, trained.network, split, facts)
+    model_uri = log_model(run, trained.network, split, facts, seen_before)
     say_result(run, trained, params, model_uri)
     if params.register_as:
         say(register_model(run, model_uri, params.register_as, trained.validation.accuracy))
@@ -217,7 +222,22 @@ def say_result(run: StageRun, trained: Trained, params: TrainingParams, model_ur
 
 
 def architecture_of(params: FamilyParams, split: Split) -> MLPArchitecture | CNNArchitecture:
-    """Return the description of the network that the parameters ask for, for the images of a split."""
+    """Return the description of the network that the parameters ask for, for the images of a split.
+
+    Raises:
+        UserInputError: It would be too large, or too deep for the images.
+    """
+    try:
+        return _architecture(params, split)
+    except ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        name = "hidden_layers, width" if params.model == "mlp" else "channels, kernels, strides, pool, dense_width"
+        raise UserInputError(
+            Fault(name, None, f"these do not make a network: {why}.", "Choose smaller ones.")
+        ) from None
+
+
+def _architecture(params: FamilyParams, split: Split) -> MLPArchitecture | CNNArchitecture:
     shape, classes = split.image_shape, split.classes
     if params.model == "mlp":
         assert params.hidden_layers is not None and params.width is not None

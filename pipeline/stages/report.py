@@ -6,6 +6,7 @@ python -m pipeline report --runs ID,ID,ID  any finished runs that trained
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pipeline.console import say
@@ -35,6 +36,7 @@ def report(params: ReportParams, *, parent_run_id: str | None = None) -> StageRe
     client = open_store()
     arms = chosen_arms(client, params)
     if params.dry_run:
+        say(json.dumps(params.logged(), indent=2))
         say("dry run: " + ", ".join(f"{arm.name} ({arm.run_id})" for arm in arms) + " would be compared")
         return StageResult("", "", {})
     folder = Path(params.folder)

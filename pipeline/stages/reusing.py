@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
 
 from pipeline.console import say
 from pipeline.data.splits import check_batch, choose_classes
@@ -20,10 +22,10 @@ from pipeline.params import TargetParams
 from pipeline.params.stages import ReusingParams
 from pipeline.params.training import TARGET_BUDGETS
 from pipeline.runtime import Runtime, generator, resolve_runtime
-from pipeline.stages.choosing import Choice, Translate, choose
+from pipeline.stages.choosing import Choice, Translate, choose, labels_asked_for
 from pipeline.stages.common import finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
-from pipeline.tracking.features import find_features, load_features, log_features
+from pipeline.tracking.features import check_features_exist, check_size, find_features, load_features, log_features
 from pipeline.tracking.identity import cache_key
 from pipeline.tracking.run import StageResult, StageRun, stage_run
 from pipeline.tracking.store import Client, open_store
@@ -46,13 +48,12 @@ def train_on_target(
     """
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
     client = open_store()
-    began = time.perf_counter()
-    choice = choose(params, client, translate, least_depth=least_depth)
-    data_seconds = time.perf_counter() - began
+    choice = choose(
+        params, client, translate, lambda found: check_choice(params, client, found), least_depth=least_depth
+    )
     params = settled(params, choice, runtime)
-    check_batch(choice.split, int(params.batch_size))
     announce(choice)
-    if params.dry_run:
+    if choice.base is None and choice.reuse.copied:  # a dry run without a base
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
     network, report = reuse_network(
         choice.architecture,
@@ -60,8 +61,11 @@ def train_on_target(
         choice.reuse,
         generator(params.seed, "weights"),
     )
+    network.to(runtime.device)
     say(str(report))
     obtain = feature_source(params, client, choice, network)
+    if params.dry_run:
+        return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
 
     inputs = {"data": choice.split.digest, "base": choice.base.digest if choice.base and choice.reuse.copied else ""}
     tags = {names.CACHE_KEY: cache_key(params, inputs, runtime.description), **lineage_tags(choice)}
@@ -71,11 +75,51 @@ def train_on_target(
         settings = settings_of(params, runtime, **copied_settings(params))
         features = obtain(run)
         costs = feature_costs(features, network, choice, settings)
-        network.to(runtime.device)
         trained = train_tracked(run, network, choice.split, settings, copied=choice.reuse.copied, features=features)
-        result = finish(run, trained, choice.split, params, data_seconds=data_seconds, more=costs)
+        result = finish(
+            run, trained, choice.split, params, data_seconds=choice.data_seconds, more=costs, seen_before=seen(choice)
+        )
         say_difference(choice, result)
         return result
+
+
+def check_choice(params: TargetParams, client: Client, choice: Choice) -> None:
+    """Refuse what does not fit, before a base is trained for it.
+
+    Raises:
+        UserInputError: The batch is larger than the data or too small for batch norm, a CNN's target overlaps its
+            base's classes, or there is nothing to cache or no such features.
+    """
+    batch_size = budget_of(params, choice)["batch_size"] if params.batch_size == "auto" else int(params.batch_size)
+    check_batch(choice.split, batch_size)
+    if batch_size == 1 and choice.architecture.batch_norm and choice.reuse.frozen < choice.reuse.depth:
+        raise UserInputError(
+            Fault("batch_size", 1, "the base has batch norm, which needs at least 2 images.", "Raise it.")
+        )
+    if choice.overlap and params.family == "cnn":
+        shared = ", ".join(map(str, choice.overlap))
+        raise UserInputError(
+            Fault(
+                "classes",
+                params.classes,
+                f"the base has already been trained on {shared}.",
+                "Name other classes, or another base.",
+            )
+        )
+    features = params.features if isinstance(params, ReusingParams) else "none"
+    if features != "none" and choice.reuse.frozen == 0:
+        raise UserInputError(
+            Fault("features", features, "no block is frozen, so there is nothing to cache.", "Use features=none.")
+        )
+    if features not in ("none", "auto"):
+        check_features_exist(client, features)
+
+
+def budget_of(params: TargetParams, choice: Choice) -> dict[str, Any]:
+    """Return the budget that goes with the labels that were asked for, with a batch that the data can fill."""
+    inherited = choice.base if choice.continued else None
+    budget = TARGET_BUDGETS["all" if labels_asked_for(params, inherited) == "all" else "few"]
+    return {**budget, "batch_size": min(budget["batch_size"], len(choice.split.train))}
 
 
 def settled(params: TargetParams, choice: Choice, runtime: Runtime) -> TargetParams:
@@ -83,19 +127,23 @@ def settled(params: TargetParams, choice: Choice, runtime: Runtime) -> TargetPar
     found: dict[str, object] = {}
     if choice.base is not None:
         found["base"] = choice.base.model_uri
-    train, validation = choice.split.train.labels.bincount(), choice.split.validation.labels.bincount()
-    if params.per_class == "auto":
-        found["per_class"] = int(train[0]) if len(train.unique()) == 1 else "all"
+    found["per_class"] = labels_asked_for(params, choice.base if choice.continued else None)
+    validation = choice.split.validation.labels.bincount()
     if params.val_per_class == "auto" and len(validation.unique()) == 1:
         found["val_per_class"] = int(validation[0])
-    budget = TARGET_BUDGETS["all" if found.get("per_class", params.per_class) == "all" else "few"]
+    budget = budget_of(params, choice)
     found |= {name: value for name, value in budget.items() if getattr(params, name) == "auto"}
-    if params.batch_size == "auto":
-        found["batch_size"] = min(budget["batch_size"], len(choice.split.train))
     if hasattr(params, "reuse_layers"):
         found["reuse_layers"] = choice.reuse.copied
         found["upper"] = "fresh" if choice.reuse.depth > choice.reuse.copied else "drop"
     return with_machine(params, choice.split, runtime).model_copy(update=found)
+
+
+def seen(choice: Choice) -> Tensor | None:
+    """Return the places of images that the base, or one before it, was trained on, if weights of it are used."""
+    if choice.base is None or not choice.reuse.copied or choice.base.dataset != choice.split.dataset:
+        return None
+    return choice.base.seen_indices
 
 
 def announce(choice: Choice) -> None:
@@ -168,16 +216,10 @@ def feature_source(params: TargetParams, client: Client, choice: Choice, network
     """
     if not isinstance(params, ReusingParams) or params.features == "none":
         return lambda run: None
-    if network.frozen == 0:
-        raise UserInputError(
-            Fault(
-                "features", params.features, "no block is frozen, so there is nothing to cache.", "Use features=none."
-            )
-        )
     examples = choose_classes(choice.dataset.train, choice.split.classes, choice.dataset)
     wanted = fingerprint(network, network.frozen, examples)
     if params.features == "auto":
-        found = find_features(client, wanted)
+        found = find_features(client, wanted, say)
     else:
         found = load_features(client, params.features, wanted)
     if found is not None:
@@ -187,6 +229,8 @@ def feature_source(params: TargetParams, client: Client, choice: Choice, network
             raise UserInputError(Fault("features", params.features, f"{error}.", "Run cache_features again.")) from None
         say(f"features: {len(found.indices)} images, cut above block {found.depth}, found and checked")
         return lambda run: found
+
+    check_size(network, network.frozen, examples)
 
     def compute(run: StageRun) -> Features:
         computed = compute_features(network, network.frozen, examples)

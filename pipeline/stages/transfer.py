@@ -29,7 +29,7 @@ def transfer(params: TransferParams, *, parent_run_id: str | None = None) -> Sta
         NonFiniteLossError: Training diverged; the run is FAILED.
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
     """
-    least = 1 if params.reuse_layers == "all" else params.reuse_layers
+    least = max(1, params.unfreeze) if params.reuse_layers == "all" else params.reuse_layers
     return train_on_target(
         params, lambda depth: layers_to_reuse(params, depth), least_depth=least, parent_run_id=parent_run_id
     )

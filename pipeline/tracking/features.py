@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import safetensors
 import safetensors.torch
+import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from pipeline.data.splits import Examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import weights_digest
+from pipeline.networks.layered import LayeredNetwork
 from pipeline.tracking import names
 from pipeline.tracking.lineage import search_features
 from pipeline.tracking.run import StageRun
-from pipeline.training.features import Features, differing_parts, fingerprint_digest
+from pipeline.training.features import Features, compute_features, differing_parts, fingerprint_digest
 
 MAX_FEATURE_BYTES = 4 << 30
 
@@ -38,10 +42,47 @@ def log_features(run: StageRun, features: Features) -> None:
     run.set_tags({names.FEATURES_FINGERPRINT: fingerprint_digest(features.fingerprint)})
 
 
-def find_features(client: MlflowClient, wanted: Mapping[str, str]) -> Features | None:
-    """Return features with exactly the wanted fingerprint, None where no finished run has them."""
-    run_id = search_features(client, fingerprint_digest(wanted))
-    return load_features(client, run_id, wanted) if run_id else None
+def find_features(
+    client: MlflowClient, wanted: Mapping[str, str], passed_over: Callable[[str], None]
+) -> Features | None:
+    """Return features with exactly the wanted fingerprint, None where no finished run has them whole."""
+    for run_id in search_features(client, fingerprint_digest(wanted)):
+        try:
+            return load_features(client, run_id, wanted)
+        except UserInputError as error:
+            passed_over(f"passed over: {error}")
+    return None
+
+
+def check_features_exist(client: MlflowClient, reference: str) -> None:
+    """Raise UserInputError where a run that features are asked of has none."""
+    run_id = reference.removeprefix("runs:/").split("/")[0]
+    try:
+        found = {item.path for item in client.list_artifacts(run_id, names.FEATURES)}
+    except MlflowException as error:
+        raise _refused(reference, f"cannot be read: {str(error).splitlines()[0]}") from None
+    if f"{names.FEATURES}/{names.FEATURES_FILE}" not in found:
+        raise _refused(reference, "is a run without features")
+
+
+def check_size(network: LayeredNetwork, depth: int, examples: Examples) -> None:
+    """Refuse features that would not fit into memory.
+
+    Raises:
+        UserInputError: They would take more than a third of the free memory, or more than is read back.
+    """
+    one = compute_features(network, depth, examples.take(torch.zeros(1, dtype=torch.int64))).values
+    size, free = one.nbytes * len(examples), psutil.virtual_memory().available
+    limit = min(free // 3, MAX_FEATURE_BYTES)
+    if size > limit:
+        raise UserInputError(
+            Fault(
+                "features",
+                f"{size / 2**30:.1f} GiB",
+                f"for {len(examples)} images is more than the {limit / 2**30:.1f} GiB that may be kept in memory.",
+                "Use features=none, or freeze more blocks (higher ones are smaller).",
+            )
+        )
 
 
 def load_features(client: MlflowClient, reference: str, wanted: Mapping[str, str]) -> Features:

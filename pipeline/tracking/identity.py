@@ -12,19 +12,21 @@ from pathlib import Path
 from pipeline.params import StageParams, spell
 
 PACKAGE = Path(__file__).resolve().parent.parent
-ROOMS_THAT_MAKE_RESULTS = ("data", "networks", "training")
+ROOMS_THAT_MAKE_RESULTS = ("data", "networks", "training", "tuning")
+SHARED_STAGE_FILES = ("common", "choosing", "reusing")
 
 
 @cache
 def code_digest(stage: str) -> str:
-    """Return a digest of the code that makes a stage's result: the data, network and training rooms and the stage.
+    """Return a digest of the code that makes a stage's result: rooms, seeds, what stages share, and the stage.
 
     Syntax trees are compared, without docstrings: comments and layout do not count, uncommitted edits do.
     """
     digest = hashlib.sha256()
     for room in ROOMS_THAT_MAKE_RESULTS:
         digest.update(room_digest(room).encode())
-    digest.update(_file_digest(PACKAGE / "stages" / f"{stage}.py").encode())
+    for file in (PACKAGE / "runtime.py", *(PACKAGE / "stages" / f"{name}.py" for name in (*SHARED_STAGE_FILES, stage))):
+        digest.update(_file_digest(file).encode())
     return digest.hexdigest()[:32]
 
 

@@ -7,6 +7,7 @@ outlives both, and puts the right status back once.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -21,7 +22,8 @@ PAUSE_SECONDS = 0.3
 def insist_on_killed(run_id: str) -> None:
     """Start the process for a run that has just been given the status KILLED."""
     subprocess.Popen(
-        [sys.executable, "-m", "pipeline.tracking.insist", mlflow.get_tracking_uri(), run_id],
+        [sys.executable, "-m", "pipeline.tracking.insist", run_id],
+        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},  # a command line would show a password
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -29,9 +31,9 @@ def insist_on_killed(run_id: str) -> None:
     )
 
 
-def main(tracking_uri: str, run_id: str) -> None:
+def main(run_id: str) -> None:
     """Wait for the status to be overwritten, and restore it."""
-    client = MlflowClient(tracking_uri)
+    client = MlflowClient()
     deadline = time.monotonic() + LIMIT_SECONDS
     while time.monotonic() < deadline:
         info = client.get_run(run_id).info
@@ -42,4 +44,4 @@ def main(tracking_uri: str, run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1])

@@ -75,6 +75,7 @@ class Delivery:
         self._lock = threading.Condition()
         self._hurry = False
         self._closing = False
+        self._closed = False
         self.last_error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="deliver to MLflow", daemon=True)
         self._thread.start()
@@ -103,7 +104,9 @@ class Delivery:
             self._lock.notify_all()
         if arrived:
             self._thread.join(limit_seconds)
-        self.journal.close()
+        if not self._closed:
+            self._closed = True
+            self.journal.close()
         return arrived
 
     def _work(self) -> None:

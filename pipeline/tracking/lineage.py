@@ -7,6 +7,9 @@ whose digest the tracking store holds.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +50,8 @@ class Base:
         digest: Of its weights.
         train_indices: int64, the places in the official training part of the images it was trained on.
         val_indices: int64, likewise of those it was validated on.
+        seen_indices: int64, those that it or any base before it was trained on.
+        params: Of its run, resolved.
         test_accuracy: As its run logged it.
         why: How it was chosen, in words.
     """
@@ -60,6 +65,8 @@ class Base:
     digest: str
     train_indices: Tensor
     val_indices: Tensor
+    seen_indices: Tensor
+    params: dict[str, str]
     test_accuracy: float
     why: str
 
@@ -92,6 +99,7 @@ def find_base(
     image_shape: tuple[int, ...],
     classes: tuple[int, ...],
     depth: int,
+    passed_over: Callable[[str], None],
 ) -> Base | None:
     """Return the newest finished base of the active experiment that fits a target, or None.
 
@@ -102,16 +110,17 @@ def find_base(
         image_shape: (C, H, W).
         classes: The target's; the base's must be disjoint from them.
         depth: The blocks it must at least have.
+        passed_over: Told of a base that would fit but whose files are not there or damaged.
     """
     found: list[Run] = []
     for stage in BASE_STAGES:
         found += client.search_runs(
             [active_experiment_id()],
-            f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}' and tags.{names.DATASET} = '{dataset}'",
+            f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'",
             max_results=SEARCHED_RUNS,
             order_by=["attributes.end_time DESC"],
         )
-    wanted = {"family": family, "image_shape": ",".join(map(str, image_shape))}
+    wanted = {"family": family, names.DATASET: dataset, "image_shape": ",".join(map(str, image_shape))}
     for run in sorted(found, key=lambda run: -(run.info.end_time or 0)):
         model = ready_model(client, run.data.tags.get(names.MODEL_URI, ""))
         if model is None or any(model.tags.get(name) != value for name, value in wanted.items()):
@@ -120,7 +129,10 @@ def find_base(
         if int(model.tags["depth"]) < depth or set(own) & set(classes):
             continue
         reference = f"models:/{model.model_id}"
-        return _load(client, model, reference, f"the newest finished {family} base on {dataset} with other classes")
+        try:
+            return _load(client, model, reference, f"the newest finished {family} base on {dataset} with other classes")
+        except UserInputError as error:
+            passed_over(f"passed over: {error}")
     return None
 
 
@@ -155,18 +167,17 @@ def _load(client: MlflowClient, model: LoggedModel, reference: str, why: str) ->
     """Read and check a model's files, and rebuild its network."""
     if str(model.status) != "READY":
         raise _refused(reference, f"is not ready: its status is {model.status}")
-    expected = model.tags.get(names.WEIGHTS_DIGEST)
+    expected = model.tags.get(names.HANDOVER_DIGEST)
     if expected is None or model.source_run_id is None:
-        raise _refused(reference, "was not made by this project: it lacks the digest of its weights")
+        raise _refused(reference, "was not made by this project: it lacks the digest of its files")
     with TemporaryDirectory() as folder:
         files = _download(client, model, reference, Path(folder))
         network = _rebuild(files, reference)
         draw = _read_tensors(files[names.DRAW_FILE], reference)
     digest = weights_digest(network.state_dict())
-    if digest != expected:
-        raise _refused(reference, f"was altered: its weights have the digest {digest}, {expected} was logged")
-    if set(draw) != {"train", "validation"}:
-        raise _refused(reference, f"has a damaged {names.DRAW_FILE}")
+    found = handover_digest(network, draw)
+    if found != expected:
+        raise _refused(reference, f"was altered: its files have the digest {found}, {expected} was logged")
     run = client.get_run(model.source_run_id)
     return Base(
         model_uri=f"models:/{model.model_id}",
@@ -178,6 +189,8 @@ def _load(client: MlflowClient, model: LoggedModel, reference: str, why: str) ->
         digest=digest,
         train_indices=draw["train"].long(),
         val_indices=draw["validation"].long(),
+        seen_indices=draw["seen"].long(),
+        params=json.loads(run.data.tags.get(names.PARAMETERS, "{}")),
         test_accuracy=run.data.metrics.get(names.TEST_ACCURACY, float("nan")),
         why=why,
     )
@@ -224,6 +237,12 @@ def _read_tensors(path: Path, reference: str) -> dict[str, Tensor]:
         raise _refused(reference, f"is damaged: {path.name}: {error}") from None
 
 
+def handover_digest(network: LayeredNetwork, draw: Mapping[str, Tensor]) -> str:
+    """Return one digest over everything that a later stage takes from a model: weights, description, draw."""
+    parts = (weights_digest(network.state_dict()), network.architecture.model_dump_json(), weights_digest(dict(draw)))
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
+
+
 def _refused(reference: str, why: str) -> UserInputError:
     return UserInputError(Fault("base", reference, f"{why}.", "Choose another, or base=auto."))
 
@@ -232,12 +251,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")
 
 
-def search_features(client: MlflowClient, digest: str) -> str | None:
-    """Return the newest finished run of the active experiment whose features have a fingerprint's digest."""
+def search_features(client: MlflowClient, digest: str) -> list[str]:
+    """Return the finished runs of the active experiment whose features have a fingerprint's digest, newest first."""
     found = client.search_runs(
         [active_experiment_id()],
         f"attributes.status = 'FINISHED' and tags.{names.FEATURES_FINGERPRINT} = '{digest}'",
-        max_results=1,
+        max_results=10,
         order_by=["attributes.end_time DESC"],
     )
-    return found[0].info.run_id if found else None
+    return [run.info.run_id for run in found]

@@ -6,11 +6,13 @@ import json
 from urllib.parse import quote
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from pipeline.tracking import names
 from pipeline.tracking.run import StageRun
 
 MAX_SIBLINGS = 6
+SEARCHED_RUNS = 200
 
 
 def compare_link(run: StageRun) -> str:
@@ -22,14 +24,14 @@ def compare_link(run: StageRun) -> str:
     if not server.startswith(("http://", "https://")):
         return ""
     tags = run.client.get_run(run.run_id).data.tags
-    if parent := tags.get(names.PARENT_RUN_ID):
-        alike = f"tags.`{names.PARENT_RUN_ID}` = '{parent}'"
-    else:
-        alike = f"tags.{names.DATASET} = '{tags[names.DATASET]}' and tags.{names.CLASSES} = '{tags[names.CLASSES]}'"
-    found = run.client.search_runs(
-        [run.experiment_id], f"attributes.status = 'FINISHED' and {alike}", max_results=MAX_SIBLINGS
-    )
-    siblings = [run.run_id, *(other.info.run_id for other in found if other.info.run_id != run.run_id)]
+    same = (names.PARENT_RUN_ID,) if names.PARENT_RUN_ID in tags else (names.DATASET, names.CLASSES)
+    try:
+        found = run.client.search_runs([run.experiment_id], "attributes.status = 'FINISHED'", max_results=SEARCHED_RUNS)
+    except MlflowException:
+        return ""  # a link is not worth a run
+    alike = [other for other in found if all(other.data.tags.get(name) == tags.get(name) for name in same)]
+    others = [other.info.run_id for other in alike if other.info.run_id != run.run_id]
+    siblings = [run.run_id, *others[: MAX_SIBLINGS - 1]]
     if len(siblings) == 1:
         return f"{server}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
     runs, experiments = quote(json.dumps(siblings)), quote(json.dumps([run.experiment_id]))

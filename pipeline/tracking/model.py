@@ -14,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+import torch
 from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
+from torch import Tensor
 
 from pipeline.data.splits import Split
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import Classifier, LayeredNetwork
 from pipeline.tracking import names
+from pipeline.tracking.lineage import handover_digest
 from pipeline.tracking.run import ARRIVAL_LIMIT_SECONDS, StageRun
 
 EXAMPLE_IMAGES = 2  # an export from a batch of one would serve batches of one only
@@ -37,7 +40,9 @@ class ModelFacts:
     val_accuracy: float
 
 
-def log_model(run: StageRun, network: LayeredNetwork, split: Split, facts: ModelFacts) -> str:
+def log_model(
+    run: StageRun, network: LayeredNetwork, split: Split, facts: ModelFacts, seen_before: Tensor | None = None
+) -> str:
     """Log a trained network as the run's model and return its URI, `models:/m-...`.
 
     Args:
@@ -45,11 +50,13 @@ def log_model(run: StageRun, network: LayeredNetwork, split: Split, facts: Model
         network: With its best weights; moved to the CPU.
         split: What it was trained on.
         facts: Go into the model's metadata.
+        seen_before: int64, places in the official training part of images that its base was trained on.
     """
     network.cpu().eval()
     for parameter in network.parameters():  # channels-last kernels are for training; files hold the plain order
         parameter.data = parameter.data.contiguous()
     digest = weights_digest(network.state_dict())
+    draw = draw_tensors(split, seen_before)
     run.set_tags({names.WEIGHTS_DIGEST: digest})
     run.delivery.flush(ARRIVAL_LIMIT_SECONDS)
     logged = run.client.create_logged_model(
@@ -62,6 +69,7 @@ def log_model(run: StageRun, network: LayeredNetwork, split: Split, facts: Model
             names.DATASET: facts.dataset,
             names.CLASSES: facts.classes,
             names.WEIGHTS_DIGEST: digest,
+            names.HANDOVER_DIGEST: handover_digest(network, draw),
             "family": network.architecture.family,
             "depth": str(network.architecture.depth),
             "image_shape": ",".join(map(str, network.architecture.image_shape)),
@@ -71,7 +79,7 @@ def log_model(run: StageRun, network: LayeredNetwork, split: Split, facts: Model
     try:
         folder = run.folder / names.MODEL
         metadata = {"weights_digest": digest, **_metadata(facts, network)}
-        _save_model(folder, network, split, metadata, model_id=logged.model_id, run=run)
+        _save_model(folder, network, split, draw, metadata, model_id=logged.model_id, run=run)
         run.client.log_model_artifacts(logged.model_id, str(folder))
     except BaseException:
         run.client.finalize_logged_model(logged.model_id, "FAILED")
@@ -83,6 +91,13 @@ def log_model(run: StageRun, network: LayeredNetwork, split: Split, facts: Model
     run.set_tags({names.MODEL_URI: uri})
     shutil.rmtree(folder)
     return uri
+
+
+def draw_tensors(split: Split, seen_before: Tensor | None) -> dict[str, Tensor]:
+    """Return the places of the images trained on, validated on, and trained on here or by any base before."""
+    train, validation = split.train.indices.int(), split.validation.indices.int()
+    seen = train.clone() if seen_before is None else torch.cat([train, seen_before.int()]).unique()
+    return {"train": train, "validation": validation, "seen": seen}
 
 
 def _metadata(facts: ModelFacts, network: LayeredNetwork) -> dict[str, object]:
@@ -101,7 +116,14 @@ def _metadata(facts: ModelFacts, network: LayeredNetwork) -> dict[str, object]:
 
 
 def _save_model(
-    folder: Path, network: LayeredNetwork, split: Split, metadata: Mapping[str, object], *, model_id: str, run: StageRun
+    folder: Path,
+    network: LayeredNetwork,
+    split: Split,
+    draw: Mapping[str, Tensor],
+    metadata: Mapping[str, object],
+    *,
+    model_id: str,
+    run: StageRun,
 ) -> None:
     """Write an MLflow model folder: the servable graph, and beside it what later stages rebuild it from."""
     import mlflow.pytorch
@@ -113,8 +135,7 @@ def _save_model(
     extra.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(network.state_dict(), extra / names.WEIGHTS_FILE)
     (extra / names.ARCHITECTURE_FILE).write_text(network.architecture.model_dump_json(indent=1), encoding="utf-8")
-    draw = {"train": split.train.indices.int(), "validation": split.validation.indices.int()}
-    safetensors.torch.save_file(draw, extra / names.DRAW_FILE, {"dataset": split.dataset})
+    safetensors.torch.save_file(dict(draw), extra / names.DRAW_FILE, {"dataset": split.dataset})
 
     shape = network.architecture.image_shape
     outputs = len(network.architecture.classes)

@@ -40,6 +40,7 @@ FEATURES_FINGERPRINT = "features_fingerprint"
 FEATURES_SOURCE = "features_source"
 CODE_DIGEST = "code_digest"
 WEIGHTS_DIGEST = "weights_digest"
+HANDOVER_DIGEST = "handover_digest"  # of a logged model: weights, architecture and draw together
 MODEL_URI = "model_uri"
 PARAMETERS = "resolved_parameters"  # JSON: `mlflow run` logs parameters as typed, this tag as resolved
 NOTE = "mlflow.note.content"

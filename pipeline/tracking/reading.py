@@ -19,6 +19,7 @@ from pipeline.tracking.run import StageResult
 from pipeline.tracking.store import active_experiment_id, open_store
 
 MAX_SETTING_BYTES = 1 << 20
+SEARCHED_RUNS = 1000
 CURVES = (names.TRAIN_LOSS, names.TRAIN_ACCURACY, names.VAL_LOSS, names.VAL_ACCURACY, names.EPOCH_SECONDS)
 
 
@@ -64,14 +65,19 @@ def read_arm(client: MlflowClient, run_id: str) -> Arm:
 
 def newest_arm(client: MlflowClient, stage: str, *, like: Arm | None = None) -> Arm | None:
     """Return the newest finished run of a stage in the active experiment, alike in data, classes, labels and seed."""
-    query = f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'"
-    if like is not None:
-        for tag in (names.DATASET, names.CLASSES):
-            query += f" and tags.{tag} = '{like.tags[tag]}'"
-        for param in ("per_class", "seed"):
-            query += f" and params.{param} = '{like.params[param]}'"
-    found = client.search_runs([active_experiment_id()], query, max_results=1, order_by=["attributes.end_time DESC"])
-    return _arm(client, found[0]) if found else None
+    found = client.search_runs(
+        [active_experiment_id()],
+        f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'",
+        max_results=SEARCHED_RUNS,
+        order_by=["attributes.end_time DESC"],
+    )
+    for run in found:
+        if like is None or (
+            all(run.data.tags.get(name) == like.tags.get(name) for name in (names.DATASET, names.CLASSES))
+            and all(run.data.params.get(name) == like.params.get(name) for name in ("per_class", "seed"))
+        ):
+            return _arm(client, run)
+    return None
 
 
 def finished_result(key: str) -> StageResult | None:

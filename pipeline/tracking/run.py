@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import RunStatus
+from mlflow.entities import RunStatus, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.data.splits import Examples, Split
@@ -65,6 +65,7 @@ class StageRun:
         sender: Knows what the store has refused.
         began: When the stage began, on the monotonic clock.
         adopted: Whether `mlflow run` made the run.
+        ended: Whether its status has been logged.
         final_metrics: What was logged with `log_final`.
         final_points: The same as [name, value, timestamp in ms, step], so that a model can carry exact repeats.
     """
@@ -77,6 +78,7 @@ class StageRun:
     sender: Sender
     began: float
     adopted: bool
+    ended: bool = False
     final_metrics: dict[str, float] = field(default_factory=dict)
     final_points: list[Point] = field(default_factory=list)
 
@@ -133,14 +135,16 @@ class StageRun:
 
 
 def _dataset_entry(split: Split, context: str, examples: Examples) -> dict[str, object]:
-    shape = list(examples.pixels.shape)
+    shape = [-1, *examples.pixels.shape[1:]]
+    pixels = [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": shape}}]
+    labels = [{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}]
     return {
         "kind": "dataset",
         "name": f"{split.dataset} {split.classes_text}",
         "digest": examples.digest,
         "context": context,
-        "source": split.note,
-        "schema": json.dumps({"pixels": {"dtype": "uint8", "shape": shape}, "labels": {"dtype": "int64"}}),
+        "source": json.dumps({"uri": split.source}),
+        "schema": json.dumps({"mlflow_tensorspec": {"features": json.dumps(pixels), "targets": json.dumps(labels)}}),
         "profile": json.dumps({"num_examples": len(examples), "classes": list(split.class_names)}),
     }
 
@@ -190,11 +194,11 @@ def stage_run(
                     names.NOTE: note,
                     names.CODE_DIGEST: code_digest(params.entry_point),
                     names.PARAMETERS: json.dumps(params.logged()),
-                    **process_identity(),
                     **tags,
                 }
             )
             yield run
+            _end(run, RunStatus.FINISHED, "", ARRIVAL_LIMIT_SECONDS)
         except KeyboardInterrupt:
             _end(run, RunStatus.KILLED, f"{note}\n\nInterrupted; its last checkpoint is kept.", KILLED_LIMIT_SECONDS)
             if run.adopted:
@@ -204,17 +208,18 @@ def stage_run(
             reason = f"{note}\n\nFailed with {type(error).__name__}: {error}"
             _end(run, RunStatus.FAILED, reason, ARRIVAL_LIMIT_SECONDS)
             raise
-        _end(run, RunStatus.FINISHED, "", ARRIVAL_LIMIT_SECONDS)
 
 
 def _adopt_or_create(client: MlflowClient, name: str, parent_run_id: str | None) -> StageRun:
     began = time.perf_counter()
     adopted = os.environ.pop("MLFLOW_RUN_ID", None) if parent_run_id is None else None
+    own = process_identity()  # with the run from its first moment, or a process killed then would leave it RUNNING
     if adopted:
         info = client.get_run(adopted).info
         client.update_run(adopted, status="RUNNING", name=name)
+        client.log_batch(adopted, tags=[RunTag(key, value) for key, value in own.items()], synchronous=True)
     else:
-        tags = resolve_tags({names.PARENT_RUN_ID: parent_run_id} if parent_run_id else None)
+        tags = resolve_tags({**own, names.PARENT_RUN_ID: parent_run_id} if parent_run_id else own)
         info = client.create_run(active_experiment_id(), tags=tags, run_name=name).info
     folder = state_folder() / "runs" / info.run_id
     journal = Journal(folder / "journal.jsonl")
@@ -225,12 +230,14 @@ def _adopt_or_create(client: MlflowClient, name: str, parent_run_id: str | None)
 
 def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:
     """Give the run its status; remove the local state of a finished run once all of it has arrived."""
-    if note:
-        run.set_tags({names.NOTE: note})
-    if status != RunStatus.FINISHED and (run.folder / names.CHECKPOINTS).is_dir():
-        run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)
-    ended = int(time.time() * 1000)
-    run.delivery.put({"kind": "status", "status": RunStatus.to_string(status), "end_time": ended})
+    if not run.ended:  # else it was interrupted while its end was being delivered: that end stands
+        run.ended = True
+        if note:
+            run.set_tags({names.NOTE: note})
+        ended = int(time.time() * 1000)
+        run.delivery.put({"kind": "status", "status": RunStatus.to_string(status), "end_time": ended})
+        if status != RunStatus.FINISHED and (run.folder / names.CHECKPOINTS).is_dir():
+            run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)  # after the status, which is short
     arrived = run.delivery.close(limit_seconds)
     for refusal in run.sender.refused:
         print(f"warning: the tracking store refused {refusal}", flush=True)
@@ -266,10 +273,12 @@ def close_lost_run(run_id: str, reason: str) -> None:
         client.set_terminated(run_id, "FAILED")
 
 
-def note_failure(message: str) -> None:
-    """End the run that `mlflow run` made, and that no stage has taken over, as FAILED with a note."""
+def end_untouched_run(status: str, note: str) -> None:
+    """End the run that `mlflow run` made, and that no stage has taken over, with a note."""
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)
     if run_id:
         client = open_store()
-        client.set_tag(run_id, names.NOTE, f"Refused before anything started:\n\n{message}"[:8000])
-        client.set_terminated(run_id, "FAILED")
+        client.set_tag(run_id, names.NOTE, note[:8000])
+        client.set_terminated(run_id, status)
+        if status == "KILLED":
+            insist_on_killed(run_id)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import mlflow
+import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -47,7 +47,7 @@ def open_store() -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, sqlite3.Error) as error:
-        why = str(error).strip().splitlines()[0]
+        why = _without_password(str(error).strip().splitlines()[0])
         raise UserInputError(
             Fault(
                 "MLFLOW_TRACKING_URI",
@@ -91,13 +91,10 @@ def _has_wal(path: Path) -> bool:
 
 def _check_server(uri: str) -> None:
     """Raise OSError where a tracking server does not answer in time; any HTTP answer will do."""
-    try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS):
-            pass
-    except urllib.error.HTTPError:
-        pass
+    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
+    requests.get(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS, verify=verify)
 
 
-def _without_password(uri: str) -> str:
-    head, at, tail = uri.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at else uri
+def _without_password(text: str) -> str:
+    """Return a text in which no URL carries user and password."""
+    return re.sub(r"//[^/@\s]+@", "//***@", text)

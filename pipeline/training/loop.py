@@ -181,7 +181,9 @@ class Fit:
         self.start, self.checkpoints = start, checkpoints
         self.progress = Progress()
         self.history: list[EpochRecord] = []
-        self.explicit = settings.gradients == "auto" and explicit.supports(network)
+        self._rows: list[dict[str, float]] = []  # the same for checkpoints, each made once
+        wants_float32 = settings.train_dtype == torch.float32
+        self.explicit = settings.gradients == "auto" and wants_float32 and explicit.supports(network)
         flats = explicit.flatten_trainable(network, copied) if self.explicit else []
         self.average = self._build_average(copied, flats)
         self.scored = self.average.network if self.average else network  # what is validated and kept
@@ -275,6 +277,7 @@ class Fit:
         progress.epoch = record.epoch
         progress.averaged_steps = self.average.steps if self.average else 0
         self.history.append(record)
+        self._rows.append(asdict(record))
         if record.is_best:
             progress.best_epoch, progress.best_loss = record.epoch, record.val_loss
             self.best_weights = snapshot(self.scored)
@@ -287,8 +290,7 @@ class Fit:
         }
         average = snapshot(self.scored) if self.average else {}
         tensors = grouped(weights=snapshot(self.network), average=average, best=self.best_weights, optimizer=optimizer)
-        history = [asdict(record) for record in self.history]
-        return Checkpoint(tensors, {"progress": asdict(self.progress), "history": history})
+        return Checkpoint(tensors, {"progress": asdict(self.progress), "history": list(self._rows)})
 
     def _save(self, *, at_end: bool = False) -> None:
         """Write `last` every `checkpoint_every` epochs and at the end; `best` with it, and when it is new.
@@ -300,17 +302,21 @@ class Fit:
         due = at_end or self.progress.epoch % self.settings.checkpoint_every == 0
         is_new = self.progress.best_epoch == self.progress.epoch
         if due or (is_new and time.monotonic() - self._best_saved_at > 1):
-            self.checkpoints.save_best(
-                Checkpoint(grouped(weights=self.best_weights), {"epoch": self.progress.best_epoch})
-            )
-            self._best_saved_at = time.monotonic()
+            self._save_best()
         if due:
             self.save_last()
+
+    def _save_best(self) -> None:
+        assert self.checkpoints is not None
+        best = Checkpoint(grouped(weights=self.best_weights), {"epoch": self.progress.best_epoch})
+        self.checkpoints.save_best(best)
+        self._best_saved_at = time.monotonic()
 
     def save_last(self) -> None:
         """Write the state at the end of the last whole epoch; also right in the middle of one, when interrupted."""
         if self.checkpoints is not None:
             self.checkpoints.save_last(self._at_epoch_end)
+            self._save_best()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint that a fit with the same network, data and settings saved."""
@@ -329,6 +335,7 @@ class Fit:
         self.history = [
             EpochRecord(**{k: v for k, v in row.items() if k in names}) for row in checkpoint.facts["history"]
         ]
+        self._rows = list(checkpoint.facts["history"])
         self._at_epoch_end = checkpoint
 
     @property

@@ -255,6 +255,7 @@ def test_a_served_model_answers_with_the_networks_probabilities(command: Command
 
 
 @pytest.mark.server
+@pytest.mark.slow
 def test_a_bare_mlflow_ui_sees_the_run(command: Command, tmp_path: Path) -> None:
     assert command("train_base", *QUICK).returncode == 0
     (run,) = runs_in(tmp_path)
@@ -292,6 +293,7 @@ def test_four_stages_at_once_on_a_fresh_store_all_finish(tmp_path: Path) -> None
     assert all(run.info.status == "FINISHED" for run in runs_in(tmp_path))
 
 
+@pytest.mark.slow
 def test_mlflow_run_transfer_trains_its_base_first_and_finds_it_again(project: Path) -> None:
     """In an empty store, and again at once."""
     for count in (2, 3):
@@ -307,6 +309,7 @@ def test_mlflow_run_transfer_trains_its_base_first_and_finds_it_again(project: P
     assert all(run.data.params["reuse_layers"] == "4" for run in runs if run.data.tags[names.STAGE] == "transfer")
 
 
+@pytest.mark.slow
 def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_path: Path) -> None:
     quick = ("--dataset", "digits", "--epochs", "2")
     base = command("train_base", "--model", "cnn", "--classes", "0-6", *quick)
