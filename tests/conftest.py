@@ -83,6 +83,12 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     mlflow.set_registry_uri(None)
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out a stage's figures where they are not what is tested: they take half of a small stage's time."""
+    monkeypatch.setattr("pipeline.stages.common.log_figures", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     """The bundled digits."""

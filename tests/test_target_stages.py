@@ -30,6 +30,8 @@ from pipeline.tracking import names
 from pipeline.tracking.lineage import load_base
 from pipeline.tracking.run import StageResult
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 BASE = {"dataset": "digits", "epochs": 5, "hidden_layers": 3, "width": 16, "batch_size": 32}
 CNN = {"dataset": "digits", "epochs": 2, "model": "cnn", "channels": "4,6", "dense_width": 12, "batch_size": 64}
 QUICK = {"dataset": "digits", "epochs": 3, "per_class": 20, "val_per_class": 10, "batch_size": 32}

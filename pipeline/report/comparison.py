@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
@@ -86,7 +87,7 @@ def comparison_figure(arms: Sequence[Arm]) -> Figure:
         drawn = bars.barh([row + offset for row in rows], table[column], 0.38, color=colors, alpha=alpha)
         bars.bar_label(drawn, [f"{value:.2f} ({column.split()[0]})" for value in table[column]], padding=3, fontsize=8)
     lowest = float(table[["train accuracy %", "test accuracy %"]].min().min())
-    bars.set(xlim=(lowest - 0.6 * (100.01 - lowest), 100 + 0.35 * (100.01 - lowest)), xlabel="accuracy (%)",
+    bars.set(xlim=(lowest - 0.6 * (100.01 - lowest), 100 + 0.9 * (100.01 - lowest)), xlabel="accuracy (%)",
              title="Training and test accuracy")  # fmt: skip
     drawn = seconds.barh(rows, table["training seconds"], 0.6, color=colors)
     notes = [
@@ -95,10 +96,10 @@ def comparison_figure(arms: Sequence[Arm]) -> Figure:
     ]
     seconds.bar_label(drawn, notes, padding=3, fontsize=8)
     seconds.set(
-        xlabel="training time (s)", title="Training time", xlim=(0, 1.7 * float(table["training seconds"].max()))
+        xlabel="training time (s)", title="Training time", xlim=(0, 2.3 * float(table["training seconds"].max()))
     )
     for axes in (bars, seconds):
-        axes.set_yticks(rows, table.index, fontsize=8)
+        axes.set_yticks(rows, [textwrap.fill(str(name), 24) for name in table.index], fontsize=8)
         axes.invert_yaxis()
     for axes in (by_epoch, by_second):
         axes.grid(alpha=0.3)

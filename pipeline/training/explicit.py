@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.training.steps import split_by_origin
 
+Buffers = tuple[list[Tensor], list[Tensor], Tensor]
+
 
 def supports(network: LayeredNetwork) -> bool:
     """Whether what is trained of a network are plain linear + ReLU blocks and a head, in float32 on a processor."""
@@ -84,7 +86,7 @@ class ExplicitStep:
             [self._gradient_of(tensor, flats, gradients) for tensor in tensors]
             for tensors in (self.weights, self.biases)
         )
-        self.buffers: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self.buffers: dict[int, Buffers] = {}
 
     @staticmethod
     def _gradient_of(tensor: Tensor, flats: list[Tensor], gradients: list[Tensor]) -> Tensor:
@@ -95,13 +97,13 @@ class ExplicitStep:
                 return gradient[begin : begin + tensor.numel()].view_as(tensor)
         raise AssertionError("a trained parameter outside the flat tensors")
 
-    def _buffers(self, size: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return outputs (B, W) and gradients of outputs (B, W) of every layer, for a batch of that size."""
+    def _buffers(self, size: int) -> Buffers:
+        """Return outputs (B, W) and their gradients (B, W) of every layer, and a column of -1, for a batch size."""
         if size not in self.buffers:
             shapes = [(size, len(bias)) for bias in self.biases]
             kind = self.weights[0].dtype
             outputs, gradients = ([torch.empty(shape, dtype=kind) for shape in shapes] for _ in range(2))
-            self.buffers[size] = (outputs, gradients)
+            self.buffers[size] = (outputs, gradients, torch.full((size, 1), -1.0, dtype=kind))
         return self.buffers[size]
 
     @torch.no_grad()
@@ -110,7 +112,7 @@ class ExplicitStep:
         size = len(labels)
         if self.start < self.network.frozen:
             values = self.network.run_blocks(values, self.start, self.network.frozen)
-        outputs, gradients = self._buffers(size)
+        outputs, gradients, minus_one = self._buffers(size)
         inputs = [values.reshape(size, -1), *outputs[:-1]]
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -121,8 +123,7 @@ class ExplicitStep:
         log_probabilities = torch.log_softmax(logits, 1)
         loss = torch.nn.functional.nll_loss(log_probabilities, labels)
         torch.exp(log_probabilities, out=gradient)  # d loss / d logits = (probabilities - one-hot labels) / B
-        gradient.scatter_add_(1, labels.unsqueeze(1), gradient.new_full((size, 1), -1.0))
-        gradient.div_(size)
+        gradient.scatter_add_(1, labels.unsqueeze(1), minus_one).div_(size)
         for index in range(last, -1, -1):
             gradient = gradients[index]
             torch.mm(gradient.t(), inputs[index], out=self.weight_gradients[index])

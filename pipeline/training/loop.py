@@ -115,8 +115,9 @@ def run_epoch(batches: Iterable[Batch], step: Step, device: torch.device) -> tup
         step: Trains on a batch, or scores it.
         device: Where they are.
     """
-    loss_sum, right, count = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device), 0
-    loss_sum = loss_sum.double() if device.type != "mps" else loss_sum  # MPS has no float64
+    precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+    loss_sum, right = (torch.zeros((), dtype=kind, device=device) for kind in (precise, torch.int64))
+    count = 0
     for values, labels in batches:
         loss, logits = step(values, labels)
         loss_sum.add_(loss, alpha=len(labels))
@@ -240,9 +241,10 @@ class Fit:
         batches = shuffled_batches(self.train, self.settings.batch_size, generator(seed, "order", epoch))
         if not self.network.training:
             self.network.train()
-        with torch.random.fork_rng(enabled=not self.explicit):
-            if not self.explicit:
-                torch.manual_seed(derive_seed(seed, "dropout", epoch))
+        if self.explicit:  # nothing else in an epoch is random
+            return run_epoch(batches, self._step, self.train.labels.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "dropout", epoch))
             return run_epoch(batches, self._step, self.train.labels.device)
 
     @torch.no_grad()

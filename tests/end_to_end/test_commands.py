@@ -67,14 +67,10 @@ def test_a_command_trains_and_says_what_it_did(command: Command, tmp_path: Path)
     (run,) = runs_in(tmp_path)
     lines = done.stdout.splitlines()
     assert "digits" in lines[0]
+    assert "epoch 1 of at most 3: train loss" in done.stdout and "\r" not in done.stdout  # no terminal: lines
     assert f"run {run.info.run_id}, model models:/m-" in done.stdout and "test accuracy" in done.stdout
     assert run.info.status == "FINISHED"
     assert "Traceback" not in done.stderr and "WARNING" not in done.stderr, done.stderr
-
-
-def test_without_a_terminal_progress_is_lines(command: Command) -> None:
-    done = command("train_base", *QUICK)
-    assert "epoch 1 of at most 3: train loss" in done.stdout and "\r" not in done.stdout
 
 
 BAD = [
@@ -273,6 +269,7 @@ def test_two_epochs_on_the_real_mnist_reach_98_percent(command: Command) -> None
     assert accuracy > 98.0
 
 
+@pytest.mark.slow
 def test_four_stages_at_once_on_a_fresh_store_all_finish(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "pipeline", "train_base", *QUICK]
     processes = [
