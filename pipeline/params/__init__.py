@@ -1,6 +1,7 @@
 """The parameters of every entry point: one frozen record each, checked when it is made.
 
-`base.py` has what every record has, `training.py` what stages that train share, `stages.py` one record an entry
+`base.py` has what every record has, `training.py` what stages that train share, `family.py` and `target.py` what
+depends on the network and on the labels, `stages.py` one record an entry
 point, `parse.py` the way from raw text to a record. The command line, `MLproject` and `docs/parameters.md` are
 read from here. Nothing here reads data or starts a run.
 """
@@ -14,6 +15,7 @@ from pipeline.params.base import (
     parse_classes,
     spell,
 )
+from pipeline.params.family import Family, FamilyParams
 from pipeline.params.parse import parse_params
 from pipeline.params.stages import (
     ENTRY_POINTS,
@@ -25,7 +27,8 @@ from pipeline.params.stages import (
     TransferParams,
     TuneParams,
 )
-from pipeline.params.training import Family, FamilyParams, MachineParams, TargetChoice, TargetParams, TrainingParams
+from pipeline.params.target import TargetChoice, TargetParams
+from pipeline.params.training import MachineParams, TrainingParams
 
 __all__ = [
     "DATASET_CLASS_COUNTS",

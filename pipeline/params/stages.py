@@ -10,7 +10,8 @@ from pydantic import ValidationInfo, field_validator
 
 from pipeline.errors import suggest
 from pipeline.params.base import StageParams, check_classes, parse_classes, setting
-from pipeline.params.training import Family, FamilyParams, TargetChoice, TargetParams
+from pipeline.params.family import Family, FamilyParams
+from pipeline.params.target import TargetChoice, TargetParams
 
 FEATURES_PATTERN_TEXT = "none, auto, runs:/ID/features, or the id of a cache_features run"
 

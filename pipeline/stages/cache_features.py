@@ -13,7 +13,7 @@ from pipeline.console import say
 from pipeline.data.splits import choose_classes
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import CacheFeaturesParams
-from pipeline.params.training import FAMILY_DEFAULTS
+from pipeline.params.family import FAMILY_DEFAULTS
 from pipeline.runtime import resolve_runtime
 from pipeline.stages.choosing import choose_dataset, newest_base, train_first
 from pipeline.tracking import names

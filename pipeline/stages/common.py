@@ -19,7 +19,7 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.networks.operations import trainable_share, training_operations
 from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams
-from pipeline.params.training import parse_sizes
+from pipeline.params.family import parse_sizes
 from pipeline.report import figures
 from pipeline.runtime import Runtime
 from pipeline.tracking import names

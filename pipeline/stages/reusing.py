@@ -20,7 +20,7 @@ from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params import TargetParams
 from pipeline.params.stages import ReusingParams
-from pipeline.params.training import TARGET_BUDGETS
+from pipeline.params.target import TARGET_BUDGETS
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.choosing import Choice, Translate, choose, labels_asked_for
 from pipeline.stages.common import finish, say_plan, settings_of, train_tracked, with_machine
