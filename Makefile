@@ -39,9 +39,8 @@ run: setup  ## train the reference base network and show how to look at it
 	@echo "look at it: make ui   (then open the address it prints)"
 
 .PHONY: ui
-ui: setup  ## start MLflow's UI on this project's store, on this machine only
-	@echo "MLflow: http://127.0.0.1:$${MLFLOW_PORT:-5000}   (Ctrl-C stops it)"
-	@$(BIN)/mlflow ui --host 127.0.0.1 --port $${MLFLOW_PORT:-5000}
+ui: setup  ## start MLflow's UI and the Optuna dashboard, on this machine only
+	@$(BIN)/python -m pipeline ui --mlflow_port $${MLFLOW_PORT:-5000} --dashboard_port $${DASHBOARD_PORT:-8080}
 
 .PHONY: test
 test: $(DEV_STAMP)  ## run the tests (but the slow ones)

@@ -124,5 +124,26 @@ def setup() -> None:
         refuse(error)
 
 
+@cli.command()
+@click.option("--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--dashboard_port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+def ui(mlflow_port: int, dashboard_port: int) -> None:
+    """Start MLflow's UI and the Optuna dashboard, on this machine only."""
+    from pipeline.runtime import interruptible
+    from pipeline.tracking.store import open_store
+    from pipeline.tuning.study import open_storage
+    from pipeline.ui import serve_uis
+
+    try:
+        with interruptible():
+            open_store()
+            open_storage()
+            serve_uis(mlflow_port, dashboard_port)
+    except UserInputError as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
 for _kind in ENTRY_POINTS.values():
     cli.add_command(command_for(_kind))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -320,3 +321,35 @@ def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_pa
     text = (tmp_path / "reports" / "comparison.md").read_text()
     assert text.count("\n| ") == 3 and "Multiply-adds an epoch" in text
     assert (tmp_path / "reports" / "comparison.png").stat().st_size > 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_both_uis_start_on_loopback_and_end_together(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    words = ["ui", "--mlflow_port", str(ports[0]), "--dashboard_port", str(ports[1])]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *words], cwd=tmp_path, env=clean_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 90
+            for port in ports:
+                while True:
+                    try:
+                        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).close()
+                        break
+                    except OSError:
+                        assert process.poll() is None and time.monotonic() < deadline
+                        time.sleep(0.3)
+            listening = {
+                c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port in ports
+            }
+            assert listening == {"127.0.0.1"}
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=40)
+            assert process.returncode == 130
+            assert all(f"http://127.0.0.1:{port}" in out for port in ports)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
