@@ -15,7 +15,9 @@ from typing import Any
 import click
 
 from pipeline.errors import Fault, UserInputError
+from pipeline.interruption import interruptible
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params, spell
+from pipeline.tracking.insist import insist_on_killed
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -55,30 +57,38 @@ def option_for(name: str, kind: type[StageParams]) -> click.Option:
 def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
     """Check the options, call the stage, turn the user's faults into lines and exit codes."""
     raw: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    try:
-        raw.update(unknown_options(click.get_current_context().args))
-        params = parse_params(kind, raw)
-        from pipeline.runtime import interruptible  # torch comes only after the parameters have been found good
-
-        with interruptible():  # from here on: imports, data and the choice of a base take their time, too
-            load_stage(kind.entry_point)(params)
-    except UserInputError as error:
-        refuse(error)
-    except KeyboardInterrupt:
-        end_held_run("KILLED", "Interrupted before it began.")
-        click.echo("interrupted: what has been saved is kept", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except Exception as error:
-        end_held_run("FAILED", f"Failed with {type(error).__name__}: {error}")
-        raise
+    with interruptible(to_the_end=True):  # a second signal must not disturb what the first one has made us do
+        try:
+            raw.update(unknown_options(click.get_current_context().args))
+            params = parse_params(kind, raw)
+            load_stage(kind.entry_point)(params)  # the heavy imports come once the parameters have been found good
+        except UserInputError as error:
+            refuse(error)
+        except KeyboardInterrupt:
+            kill_held_run()
+            click.echo("interrupted: what has been saved is kept", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+        except Exception as error:
+            fail_held_run(f"Failed with {type(error).__name__}: {error}")
+            raise
 
 
-def end_held_run(status: str, note: str) -> None:
-    """End the run that `mlflow run` made, if no stage has taken it over."""
+def fail_held_run(note: str) -> None:
+    """End the run that `mlflow run` made, if no stage has taken it over, as FAILED."""
     if os.environ.get("MLFLOW_RUN_ID"):
-        from pipeline.tracking.run import end_untouched_run
+        from pipeline.tracking.run import fail_untouched_run
 
-        end_untouched_run(status, note)
+        try:
+            fail_untouched_run(note)
+        except Exception as error:  # the store may be what was refused: the first fault is the one to be told
+            click.echo(f"warning: the run that mlflow made could not be ended: {error}", err=True)
+
+
+def kill_held_run() -> None:
+    """Have another process end that run as KILLED: our own imports may have been interrupted half-way."""
+    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+        insist_on_killed(run_id, uri, "Interrupted before it began.")
 
 
 def load_stage(entry_point: str) -> Callable[[StageParams], object]:
@@ -109,7 +119,7 @@ def refuse(error: UserInputError) -> None:
     """Print the faults, note them on the run that `mlflow run` made, and exit."""
     for fault in error.faults:
         click.echo(f"error: {fault}", err=True)
-    end_held_run("FAILED", f"Refused before anything started:\n\n{error}")
+    fail_held_run(f"Refused before anything started:\n\n{error}")
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -129,7 +139,6 @@ def setup() -> None:
 @click.option("--dashboard_port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 def ui(mlflow_port: int, dashboard_port: int) -> None:
     """Start MLflow's UI and the Optuna dashboard, on this machine only."""
-    from pipeline.runtime import interruptible
     from pipeline.tracking.store import open_store
     from pipeline.tuning.study import open_storage
     from pipeline.ui import serve_uis

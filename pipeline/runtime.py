@@ -7,19 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 import torch
-
-from pipeline.errors import Interrupted
 
 
 def missing_device(name: str) -> str:
@@ -137,35 +130,3 @@ def process_lives(identity: str) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(started)) < 1
     except (psutil.Error, ValueError):
         return False
-
-
-_active: list[bool] = []  # not empty while `interruptible` has its handlers installed
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into `Interrupted`, and ignore the next ones while work is being saved.
-
-    Ctrl-C under `mlflow run` reaches a process as SIGINT and then SIGTERM: the second must not disturb what
-    the first one started. Outside the main thread, where Python takes no handlers, and inside another
-    `interruptible`, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread() or _active:
-        yield
-        return
-    _active.append(True)
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            raise Interrupted(signal.Signals(number).name)
-
-    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _active.clear()

@@ -13,6 +13,12 @@ from pipeline.errors import Fault, UserInputError
 
 HOST = "127.0.0.1"
 DEFAULT_STORAGE = "sqlite:///optuna.db"
+STOP_SECONDS = 10
+# the storage's address may hold a password: it travels by the environment, not on a command line that anyone can see
+DASHBOARD = (
+    "import os, sys, optuna_dashboard; "
+    "optuna_dashboard.run_server(os.environ['PIPELINE_STORAGE'], host=sys.argv[1], port=int(sys.argv[2]))"
+)
 
 
 def serve_uis(mlflow_port: int, dashboard_port: int) -> None:
@@ -26,14 +32,15 @@ def serve_uis(mlflow_port: int, dashboard_port: int) -> None:
     commands = {
         "MLflow": ([str(tools / "mlflow"), "ui", "--host", HOST, "--port", str(mlflow_port)], mlflow_port),
         "Optuna dashboard": (
-            [str(tools / "optuna-dashboard"), storage, "--host", HOST, "--port", str(dashboard_port)],
+            [sys.executable, "-c", DASHBOARD, HOST, str(dashboard_port)],
             dashboard_port,
         ),
     }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, (command, port) in commands.items():
-            processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            environment = {**os.environ, "PIPELINE_STORAGE": storage}
+            processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
             say(f"{name}: http://{HOST}:{port}")
         say("Ctrl-C stops both")
         while all(process.poll() is None for process in processes.values()):
@@ -47,4 +54,8 @@ def serve_uis(mlflow_port: int, dashboard_port: int) -> None:
         for process in processes.values():
             process.terminate()
         for process in processes.values():
-            process.wait(20)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -14,11 +14,13 @@ from mlflow import MlflowClient
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import (
+    ENTRY_POINTS,
     CacheFeaturesParams,
     FinetuneCnnParams,
     ScratchCnnParams,
     TrainBaseParams,
     TransferParams,
+    parse_params,
 )
 from pipeline.runtime import generator
 from pipeline.stages.cache_features import cache_features
@@ -135,6 +137,37 @@ def test_a_base_with_the_same_classes_is_continued_with_its_head_and_draw(
     assert params_of(store, second)["per_class"] == "20" and params_of(store, second)["val_per_class"] == "10"
     assert torch.equal(runs[0].network.blocks[0][1].weight, runs[1].network.blocks[0][1].weight)
     assert not torch.equal(runs[0].network.head.weight, runs[1].network.head.weight)
+
+
+def test_part_of_a_base_with_the_same_classes_inherits_its_draw_and_says_so(
+    base: StageResult, store: MlflowClient
+) -> None:
+    first = transfer(TransferParams(**QUICK, seed=3))
+    part = transfer(TransferParams(dataset="digits", epochs=2, base=first.run_id, reuse_layers=2))
+    assert params_of(store, part)["per_class"] == "20" and params_of(store, part)["batch_size"] == "20"
+    whole = train_base(TrainBaseParams(**{**BASE, "classes": "5-9"}))
+    part = transfer(TransferParams(dataset="digits", epochs=1, base=whole.run_id, reuse_layers=2))
+    assert params_of(store, part)["per_class"] == "all" and params_of(store, part)["batch_size"] == "128"
+
+
+def test_the_command_that_a_stage_prints_next_is_accepted(
+    base: StageResult, cnn_base: StageResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def next_words() -> list[str]:
+        return capsys.readouterr().out.split("next: python -m pipeline ")[-1].splitlines()[0].split()
+
+    def dry(words: list[str]) -> StageResult:
+        raw = {name.removeprefix("--"): value for name, value in zip(words[1::2], words[2::2], strict=True)}
+        stages = {"transfer": transfer, "finetune_cnn": finetune_cnn}
+        return stages[words[0]](parse_params(ENTRY_POINTS[words[0]], {**raw, "dry_run": True, "dataset": "digits"}))
+
+    transfer(TransferParams(**{**QUICK, "classes": "5-8"}))
+    assert dry(next_words()).run_id == ""
+    for depth in (1, "all"):
+        cache_features(CacheFeaturesParams(dataset="digits", depth=depth, classes="6-9"))
+        assert dry(next_words()).run_id == ""
+    cache_features(CacheFeaturesParams(dataset="digits", depth=1, base=cnn_base.run_id, classes="7-9"))
+    assert dry(next_words()).run_id == ""
 
 
 def test_a_draw_that_would_validate_on_trained_images_is_refused(base: StageResult, store: MlflowClient) -> None:

@@ -89,5 +89,8 @@ def cache_features(params: CacheFeaturesParams, *, parent_run_id: str | None = N
             f"features of {len(examples)} images, {features.values.nbytes / 2**20:.1f} MiB, in {features.seconds:.2f} s"
         )
         say(f"run {run.run_id}")
-        say(f"next: python -m pipeline transfer --base {base.model_uri} --features {run.run_id}")
+        cut = f"--unfreeze {blocks - depth}" if base.network.architecture.family == "mlp" else f"--frozen {depth}"
+        stage = "transfer" if base.network.architecture.family == "mlp" else "finetune_cnn"
+        more = f"--classes {params.classes} {cut} --features {run.run_id}"
+        say(f"next: python -m pipeline {stage} --base {base.model_uri} {more}")
         return StageResult(run.run_id, "", dict(run.final_metrics))

@@ -37,6 +37,7 @@ class Choice:
         reuse: What is copied and frozen.
         architecture: What is built.
         continued: Whether the base's own classes are trained further, with its head and its draw of labels.
+        draw_from: The base whose draw of labels is inherited; the continued one, or one of which layers are left out.
         overlap: Classes that the base has seen and that its new head shall learn.
         data_seconds: Wall-clock of loading and drawing.
     """
@@ -47,6 +48,7 @@ class Choice:
     reuse: Reuse
     architecture: MLPArchitecture | CNNArchitecture
     continued: bool
+    draw_from: Base | None
     overlap: tuple[int, ...]
     data_seconds: float
 
@@ -69,21 +71,27 @@ def choose(params: TargetParams, client: Client, translate: Translate, check: Ch
     """
     began = time.perf_counter()
     dataset, base = choose_dataset(params, client)
-    continued = base is not None and least_depth > 0 and is_continued(base, params, dataset)
-    split = draw_labels(params, dataset, base if continued else None)
+    draw_from = base if base and least_depth > 0 and is_continued(base, params, dataset) else None
+    split = draw_labels(params, dataset, draw_from)
     data_seconds = time.perf_counter() - began
     if base is None:
         base = newest_base(params, client, dataset, depth=max(1, least_depth))
-    choice = settle(params, translate, base, dataset, split, data_seconds)
+    choice = settle(params, translate, base, draw_from, dataset, split, data_seconds)
     check(choice)
     if base is None and least_depth > 0:
         base = train_first(params, dataset, client)
-        choice = settle(params, translate, base, dataset, split, data_seconds)
+        choice = settle(params, translate, base, draw_from, dataset, split, data_seconds)
     return choice
 
 
 def settle(
-    params: TargetParams, translate: Translate, base: Base | None, dataset: Dataset, split: Split, data_seconds: float
+    params: TargetParams,
+    translate: Translate,
+    base: Base | None,
+    draw_from: Base | None,
+    dataset: Dataset,
+    split: Split,
+    data_seconds: float,
 ) -> Choice:
     """Return what follows from a base; without one, from the default one that would be trained."""
     if base is not None:
@@ -92,7 +100,7 @@ def settle(
         architecture = architecture_of(TrainBaseParams(model=params.family), split)
     reuse = translate(architecture.depth)
     whole = reuse.copied == architecture.depth
-    continued = base is not None and whole and reuse.copied > 0 and is_continued(base, params, dataset)
+    continued = draw_from is not None and whole and reuse.copied > 0
     overlap: tuple[int, ...] = ()
     if base is not None and reuse.copied and not continued and base.dataset == dataset.name:
         overlap = tuple(sorted(set(base.classes) & set(params.class_numbers)))
@@ -103,6 +111,7 @@ def settle(
         reuse=replace(reuse, keeps_head=continued),
         architecture=target_architecture(architecture, split.classes, reuse.depth),
         continued=continued,
+        draw_from=draw_from,
         overlap=overlap,
         data_seconds=data_seconds,
     )

@@ -18,7 +18,7 @@ from pipeline.data.splits import Split
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.networks.operations import trainable_share, training_operations
-from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams
+from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams, format_classes
 from pipeline.params.family import parse_sizes
 from pipeline.report import figures
 from pipeline.runtime import Runtime
@@ -213,12 +213,20 @@ def say_result(run: StageRun, trained: Trained, params: TrainingParams, model_ur
         f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training"
     )
     say(f"run {run.run_id}, model {model_uri}")
-    family = trained.network.architecture.family
-    stage = {"mlp": "transfer", "cnn": "finetune_cnn"}[family]
-    more = " --unfreeze 2" if params.entry_point == "transfer" and trained.network.frozen >= 2 else ""
-    say(f"next: python -m pipeline {stage} --base {model_uri}{more}")
+    say(f"next: python -m pipeline {next_command(trained, params, model_uri)}")
     if link := compare_link(run):
         say(f"compare: {link}")
+
+
+def next_command(trained: Trained, params: TrainingParams, model_uri: str) -> str:
+    """Return the command that would use a stage's model next."""
+    if params.entry_point == "transfer":  # a target's model is continued on its own classes
+        unfreeze = min(2, trained.network.architecture.depth)
+        classes = format_classes(trained.network.architecture.classes)
+        return f"transfer --base {model_uri} --classes {classes} --unfreeze {unfreeze}"
+    if params.entry_point in ("finetune_cnn", "scratch_cnn"):
+        return "report"
+    return f"{'transfer' if trained.network.architecture.family == 'mlp' else 'finetune_cnn'} --base {model_uri}"
 
 
 def architecture_of(params: FamilyParams, split: Split) -> MLPArchitecture | CNNArchitecture:

@@ -73,4 +73,5 @@ def chosen_arms(client: Client, params: ReportParams) -> list[Arm]:
                 "Run both first, or name runs.",
             )
         )
-    return [read_arm(client, tuned.tags[names.BASE_RUN_ID]), tuned, scratch]
+    base = tuned.tags.get(names.BASE_RUN_ID)  # there is none where nothing was copied
+    return [*([read_arm(client, base)] if base else []), tuned, scratch]

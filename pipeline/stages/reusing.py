@@ -117,8 +117,7 @@ def check_choice(params: TargetParams, client: Client, choice: Choice) -> None:
 
 def budget_of(params: TargetParams, choice: Choice) -> dict[str, Any]:
     """Return the budget that goes with the labels that were asked for, with a batch that the data can fill."""
-    inherited = choice.base if choice.continued else None
-    budget = TARGET_BUDGETS["all" if labels_asked_for(params, inherited) == "all" else "few"]
+    budget = TARGET_BUDGETS["all" if labels_asked_for(params, choice.draw_from) == "all" else "few"]
     return {**budget, "batch_size": min(budget["batch_size"], len(choice.split.train))}
 
 
@@ -127,7 +126,7 @@ def settled(params: TargetParams, choice: Choice, runtime: Runtime) -> TargetPar
     found: dict[str, object] = {}
     if choice.base is not None:
         found["base"] = choice.base.model_uri
-    found["per_class"] = labels_asked_for(params, choice.base if choice.continued else None)
+    found["per_class"] = labels_asked_for(params, choice.draw_from)
     validation = choice.split.validation.labels.bincount()
     if params.val_per_class == "auto" and len(validation.unique()) == 1:
         found["val_per_class"] = int(validation[0])

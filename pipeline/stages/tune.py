@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from pipeline.console import say
 from pipeline.data.sources import load_dataset
-from pipeline.data.splits import Split, choose_classes, cut_folds, folds_digest, split_for_base
+from pipeline.data.splits import Split, check_batch, choose_classes, cut_folds, folds_digest, split_for_base
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, TuneParams
 from pipeline.runtime import generator, process_identity, resolve_runtime
@@ -53,6 +53,8 @@ def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult
     split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     folds = cut_folds(examples.labels, params.folds, params.seed)
+    architecture = architecture_of(params, split)
+    check_batch(split, params.batch_size)
     params = with_machine(params, split, runtime)
     spec = StudySpec(
         params.study_name(split.dataset),
@@ -84,14 +86,14 @@ def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult
     tags = {names.CACHE_KEY: key, "study": spec.name}
     with stage_run(params, name=f"tune {spec.name}", note=note, tags=tags, parent_run_id=parent_run_id) as run:
         run.log_split(split)
-        network = build_network(architecture_of(params, split), generator(0, "scale"))
+        network = build_network(architecture, generator(0, "scale"))
         data = Labelled(network.scale(examples.pixels).share_memory_(), examples.labels.share_memory_())
         job = Job(
             spec=spec,
             space=space,
             trials=params.trials,
             params=params,
-            architecture=architecture_of(params, split),
+            architecture=architecture,
             settings=settings_of(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
             data=data,
             folds=folds,

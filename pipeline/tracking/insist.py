@@ -1,8 +1,9 @@
-"""Keeping an interrupted run KILLED: `python -m pipeline.tracking.insist RUN_ID`.
+"""Ending an interrupted run as KILLED from a process of its own: `python -m pipeline.tracking.insist RUN_ID [NOTE]`.
 
 `mlflow run` marks the run of an interrupted command FAILED after the command has ended, whatever status the
 command gave it (it means to leave a terminated run alone, but compares a number with a word). This small process
-outlives both, and puts the right status back once.
+outlives both, and puts the right status back once. It also serves a command that was interrupted in the middle of
+its imports, after which these cannot be used any more; so nothing heavy is imported here by whoever starts it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import subprocess
 import sys
 import time
 
-import mlflow
-from mlflow import MlflowClient
-
 LIMIT_SECONDS = 30.0
 PAUSE_SECONDS = 0.3
 
 
-def insist_on_killed(run_id: str) -> None:
-    """Start the process for a run that has just been given the status KILLED."""
+def insist_on_killed(run_id: str, tracking_uri: str, note: str = "") -> None:
+    """Start the process for a run; with a note, it first ends the run itself.
+
+    Args:
+        run_id: The run that `mlflow run` made.
+        tracking_uri: Of its store; travels by the environment, since a command line would show a password.
+        note: What the run's note shall say.
+    """
     subprocess.Popen(
-        [sys.executable, "-m", "pipeline.tracking.insist", run_id],
-        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},  # a command line would show a password
+        [sys.executable, "-m", "pipeline.tracking.insist", run_id, *([note] if note else [])],
+        env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -31,9 +35,14 @@ def insist_on_killed(run_id: str) -> None:
     )
 
 
-def main(run_id: str) -> None:
-    """Wait for the status to be overwritten, and restore it."""
+def main(run_id: str, note: str = "") -> None:
+    """Give the status, where there is a note; then wait for it to be overwritten, and restore it."""
+    from mlflow import MlflowClient
+
     client = MlflowClient()
+    if note:
+        client.set_tag(run_id, "mlflow.note.content", note)
+        client.set_terminated(run_id, "KILLED")
     deadline = time.monotonic() + LIMIT_SECONDS
     while time.monotonic() < deadline:
         info = client.get_run(run_id).info
@@ -44,4 +53,4 @@ def main(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])

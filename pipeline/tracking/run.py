@@ -16,13 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import RunStatus, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.data.splits import Examples, Split
+from pipeline.interruption import interruptible
 from pipeline.params import StageParams
-from pipeline.runtime import interruptible, process_identity, process_lives
+from pipeline.runtime import process_identity, process_lives
 from pipeline.tracking import names
 from pipeline.tracking.deliver import Sender
 from pipeline.tracking.identity import code_digest
@@ -65,7 +67,7 @@ class StageRun:
         sender: Knows what the store has refused.
         began: When the stage began, on the monotonic clock.
         adopted: Whether `mlflow run` made the run.
-        ended: Whether its status has been logged.
+        ended: The status that has been logged, None while it is under way.
         final_metrics: What was logged with `log_final`.
         final_points: The same as [name, value, timestamp in ms, step], so that a model can carry exact repeats.
     """
@@ -78,7 +80,7 @@ class StageRun:
     sender: Sender
     began: float
     adopted: bool
-    ended: bool = False
+    ended: int | None = None
     final_metrics: dict[str, float] = field(default_factory=dict)
     final_points: list[Point] = field(default_factory=list)
 
@@ -201,8 +203,8 @@ def stage_run(
             _end(run, RunStatus.FINISHED, "", ARRIVAL_LIMIT_SECONDS)
         except KeyboardInterrupt:
             _end(run, RunStatus.KILLED, f"{note}\n\nInterrupted; its last checkpoint is kept.", KILLED_LIMIT_SECONDS)
-            if run.adopted:
-                insist_on_killed(run.run_id)
+            if run.adopted and run.ended == RunStatus.KILLED:
+                insist_on_killed(run.run_id, mlflow.get_tracking_uri())
             raise
         except BaseException as error:
             reason = f"{note}\n\nFailed with {type(error).__name__}: {error}"
@@ -230,12 +232,14 @@ def _adopt_or_create(client: MlflowClient, name: str, parent_run_id: str | None)
 
 def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:
     """Give the run its status; remove the local state of a finished run once all of it has arrived."""
-    if not run.ended:  # else it was interrupted while its end was being delivered: that end stands
-        run.ended = True
+    if run.ended is not None:  # interrupted while its end was being delivered: that end stands
+        status = run.ended
+    else:
         if note:
             run.set_tags({names.NOTE: note})
         ended = int(time.time() * 1000)
         run.delivery.put({"kind": "status", "status": RunStatus.to_string(status), "end_time": ended})
+        run.ended = status
         if status != RunStatus.FINISHED and (run.folder / names.CHECKPOINTS).is_dir():
             run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)  # after the status, which is short
     arrived = run.delivery.close(limit_seconds)
@@ -273,12 +277,10 @@ def close_lost_run(run_id: str, reason: str) -> None:
         client.set_terminated(run_id, "FAILED")
 
 
-def end_untouched_run(status: str, note: str) -> None:
-    """End the run that `mlflow run` made, and that no stage has taken over, with a note."""
+def fail_untouched_run(note: str) -> None:
+    """End the run that `mlflow run` made, and that no stage has taken over, as FAILED with a note."""
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)
     if run_id:
         client = open_store()
         client.set_tag(run_id, names.NOTE, note[:8000])
-        client.set_terminated(run_id, status)
-        if status == "KILLED":
-            insist_on_killed(run_id)
+        client.set_terminated(run_id, "FAILED")
