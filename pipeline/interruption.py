@@ -11,7 +11,14 @@ from typing import Any
 
 from pipeline.errors import Interrupted
 
-_active: list[bool] = []  # not empty while `interruptible` has its handlers installed
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _State:
+    """Whether handlers are installed, and whether a signal has come since."""
+
+    active = False
+    asked = ""
 
 
 @contextmanager
@@ -25,23 +32,28 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
     Args:
         to_the_end: Once interrupted, go on ignoring: the process is about to end, and takes its time.
     """
-    if threading.current_thread() is not threading.main_thread() or _active:
+    if threading.current_thread() is not threading.main_thread() or _State.active:
         yield
         return
-    _active.append(True)
-    asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            raise Interrupted(signal.Signals(number).name)
+        if not _State.asked:
+            _State.asked = signal.Signals(number).name
+            raise Interrupted(_State.asked)
 
-    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, ask) for number in SIGNALS}
+    _State.active, _State.asked = True, ""
     try:
         yield
     finally:
-        if not (asked and to_the_end):
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        _active.clear()
+        # ignoring outlives the interpreter's own shutdown, a handler of ours would not
+        ignore = to_the_end and _State.asked
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if ignore else handler)
+        _State.active = False
+
+
+def raise_if_asked() -> None:
+    """Raise `Interrupted` where a signal has come and its exception was swallowed (by a library's import, say)."""
+    if _State.active and _State.asked:
+        raise Interrupted(_State.asked)

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.console import say, watch
 from pipeline.data.splits import Split
 from pipeline.errors import Fault, UserInputError
+from pipeline.interruption import raise_if_asked
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.networks.operations import trainable_share, training_operations
 from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams, format_classes
@@ -117,6 +118,7 @@ def train_tracked(
     try:
         for record in watch(fit, settings.epochs):
             run.log_epoch(record)
+            raise_if_asked()
     except KeyboardInterrupt:
         fit.save_last()
         raise

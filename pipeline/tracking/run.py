@@ -22,7 +22,7 @@ from mlflow.entities import RunStatus, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.data.splits import Examples, Split
-from pipeline.interruption import interruptible
+from pipeline.interruption import interruptible, raise_if_asked
 from pipeline.params import StageParams
 from pipeline.runtime import process_identity, process_lives
 from pipeline.tracking import names
@@ -188,6 +188,7 @@ def stage_run(
     run = _adopt_or_create(client, name, parent_run_id)
     with interruptible():
         try:
+            raise_if_asked()
             given = run.client.get_run(run.run_id).data.params
             run.delivery.put({"kind": "params", "params": {k: v for k, v in params.logged().items() if k not in given}})
             run.set_tags(
