@@ -355,6 +355,7 @@ def test_both_uis_start_on_loopback_and_end_together(tmp_path: Path) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.4, 1.5])
 def test_an_early_interrupt_exits_130_and_leaves_no_run_running(
     tmp_path: Path, empty_store: Path, delay: float
