@@ -13,10 +13,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import click
-import torch
-from torch.nn.functional import cross_entropy
 
-from benchmarks.harness import alternate, machine, ratios
+from benchmarks.harness import alternate, bare_epoch, machine, ratios
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import Split, split_for_base
 from pipeline.networks.build import build_network
@@ -41,22 +39,6 @@ def network_of(params: TrainBaseParams, split: Split) -> LayeredNetwork:
     return build_network(architecture_of(params, split), generator(params.seed, "weights"))
 
 
-def plain_epoch(network: LayeredNetwork, data: Labelled, batch_size: int) -> Callable[[], None]:
-    """Return a hand-written float32 training epoch with PyTorch's default Adam and memory order."""
-    layers = copy.deepcopy(torch.nn.Sequential(*network.blocks, network.head))
-    layers.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(layers.parameters(), lr=1e-3, weight_decay=1e-4)
-    layers.train()
-
-    def epoch() -> None:
-        for places in torch.randperm(len(data.labels)).split(batch_size):
-            optimizer.zero_grad()
-            cross_entropy(layers(data.values[places]), data.labels[places]).backward()
-            optimizer.step()
-
-    return epoch
-
-
 @click.command()
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
@@ -75,8 +57,8 @@ def main(threads: int, rounds: int, dtype: Literal["auto", "float32", "bfloat16"
     fit = Fit(copy.deepcopy(network), data, validation, settings_of(params, runtime))
     arms: dict[str, Callable[[], object]] = {
         "project": lambda: fit.train_epoch(1),
-        "same, plain float32": plain_epoch(network, data, params.batch_size),
-        "classic, plain float32": plain_epoch(classic, data, params.batch_size),
+        "same, plain float32": bare_epoch(network, data, params.batch_size),
+        "classic, plain float32": bare_epoch(classic, data, params.batch_size),
     }
     found = alternate(arms, rounds)
     print(f"{machine()}; {split.dataset}, {len(split.train)} images, batch {params.batch_size}, {runtime.train_dtype}")

@@ -15,9 +15,8 @@ from typing import Literal
 
 import click
 import torch
-from torch.nn.functional import cross_entropy
 
-from benchmarks.harness import alternate, machine, ratios
+from benchmarks.harness import alternate, bare_epoch, machine, ratios
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import split_for_base
 from pipeline.networks.build import build_network
@@ -27,22 +26,6 @@ from pipeline.runtime import generator
 from pipeline.training.loop import Fit, FitSettings, Labelled
 
 ROUNDS = 7
-
-
-def bare_epoch(network: LayeredNetwork, data: Labelled, batch_size: int) -> Callable[[], None]:
-    """Return a hand-written training epoch over the same tensors, starting from the same weights."""
-    network = copy.deepcopy(network)
-    layers = torch.nn.Sequential(*network.blocks, network.head)
-    optimizer = torch.optim.Adam(layers.parameters(), lr=1e-3, weight_decay=1e-4)
-    layers.train()
-
-    def epoch() -> None:
-        for places in torch.randperm(len(data.labels)).split(batch_size):
-            optimizer.zero_grad()
-            cross_entropy(layers(data.values[places]), data.labels[places]).backward()
-            optimizer.step()
-
-    return epoch
 
 
 def project_epoch(

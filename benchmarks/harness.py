@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import statistics
 import time
@@ -9,6 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import cross_entropy
+
+from pipeline.networks.layered import LayeredNetwork
+from pipeline.training.loop import Labelled
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,22 @@ def machine() -> str:
     return (
         f"{model}, {torch.get_num_threads()} thread(s), Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def bare_epoch(network: LayeredNetwork, data: Labelled, batch_size: int) -> Callable[[], None]:
+    """Return a hand-written float32 epoch over the same tensors and from the same weights.
+
+    A permutation, indexing, forward, backward, PyTorch's default Adam and memory order: what one writes by hand.
+    """
+    layers = copy.deepcopy(torch.nn.Sequential(*network.blocks, network.head))
+    layers.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(layers.parameters(), lr=1e-3, weight_decay=1e-4)
+    layers.train()
+
+    def epoch() -> None:
+        for places in torch.randperm(len(data.labels)).split(batch_size):
+            optimizer.zero_grad()
+            cross_entropy(layers(data.values[places]), data.labels[places]).backward()
+            optimizer.step()
+
+    return epoch
