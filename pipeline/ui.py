@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipeline.console import say
 from pipeline.errors import Fault, UserInputError
+from pipeline.tuning.study import storage_url
 
 HOST = "127.0.0.1"
-DEFAULT_STORAGE = "sqlite:///optuna.db"
 STOP_SECONDS = 10
 # the storage's address may hold a password: it travels by the environment, not on a command line that anyone can see
 DASHBOARD = (
@@ -28,7 +28,6 @@ def serve_uis(mlflow_port: int, dashboard_port: int) -> None:
         UserInputError: One of them ended by itself, most often because its port is taken.
     """
     tools = Path(sys.executable).parent
-    storage = os.environ.get("PIPELINE_STORAGE") or DEFAULT_STORAGE
     commands = {
         "MLflow": ([str(tools / "mlflow"), "ui", "--host", HOST, "--port", str(mlflow_port)], mlflow_port),
         "Optuna dashboard": (
@@ -39,7 +38,7 @@ def serve_uis(mlflow_port: int, dashboard_port: int) -> None:
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, (command, port) in commands.items():
-            environment = {**os.environ, "PIPELINE_STORAGE": storage}
+            environment = {**os.environ, "PIPELINE_STORAGE": storage_url()}
             processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
             say(f"{name}: http://{HOST}:{port}")
         say("Ctrl-C stops both")

@@ -172,7 +172,6 @@ def test_every_default_space_is_one_that_a_file_could_hold() -> None:
 
 def test_early_stopping_never_sees_what_a_fold_is_scored_on(digits, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     examples = choose_classes(digits.train, (0, 1, 2), digits)
-    data = Labelled(examples.pixels.flatten(1).float() / 255, examples.labels)
     data = Labelled(torch.arange(len(examples)).float().unsqueeze(1), examples.labels)  # a value is its own place
     folds = cut_folds(examples.labels, 4, 0)
     seen: list[tuple[set[int], set[int]]] = []

@@ -89,6 +89,9 @@ def comparison_figure(arms: Sequence[Arm]) -> Figure:
     lowest = float(table[["train accuracy %", "test accuracy %"]].min().min())
     bars.set(xlim=(lowest - 0.6 * (100.01 - lowest), 100 + 0.9 * (100.01 - lowest)), xlabel="accuracy (%)",
              title="Training and test accuracy")  # fmt: skip
+    low, high = bars.get_xlim()
+    bars.set_xticks([tick for tick in bars.get_xticks() if low <= tick <= 100])  # beyond is room for the labels
+    bars.set_xlim(low, high)
     drawn = seconds.barh(rows, table["training seconds"], 0.6, color=colors)
     notes = [
         f"{row['training seconds']:.1f} s = {row['epochs']} x {row['seconds an epoch']:.3f} s + validation"
