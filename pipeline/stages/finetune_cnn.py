@@ -14,12 +14,15 @@ from pipeline.stages.reusing import train_on_target
 from pipeline.tracking.run import StageResult
 
 
-def finetune_cnn(params: FinetuneCnnParams, *, parent_run_id: str | None = None) -> StageResult:
+def finetune_cnn(
+    params: FinetuneCnnParams, *, parent_run_id: str | None = None, resumed_run_id: str | None = None
+) -> StageResult:
     """Copy and freeze the first `frozen` blocks, copy and train the next `intermediate`, train the rest afresh.
 
     Args:
         params: What to reuse of which base, on which labels, how.
         parent_run_id: Makes the run a nested one of that run.
+        resumed_run_id: The interrupted run to go on with.
 
     Returns:
         The run's id, the URI of the logged model, and its final metrics.
@@ -34,6 +37,7 @@ def finetune_cnn(params: FinetuneCnnParams, *, parent_run_id: str | None = None)
         lambda depth: three_parts(params, depth),
         least_depth=params.frozen + params.intermediate,
         parent_run_id=parent_run_id,
+        resumed_run_id=resumed_run_id,
     )
 
 

@@ -22,12 +22,12 @@ from pipeline.params import TargetParams
 from pipeline.params.stages import ReusingParams
 from pipeline.params.target import TARGET_BUDGETS
 from pipeline.runtime import Runtime, generator, resolve_runtime
-from pipeline.stages.choosing import Choice, Translate, choose, labels_asked_for
+from pipeline.stages.choosing import Choice, Translate, choose, inherits_draw, labels_asked_for
 from pipeline.stages.common import finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.features import check_features_exist, check_size, find_features, load_features, log_features
 from pipeline.tracking.identity import cache_key
-from pipeline.tracking.run import StageResult, StageRun, stage_run
+from pipeline.tracking.run import StageResult, StageRun, provenance, stage_run
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.features import Features, check_sample, compute_features, fingerprint, prefix_seconds
 from pipeline.training.loop import FitSettings
@@ -36,7 +36,12 @@ Obtain = Callable[[StageRun], Features | None]
 
 
 def train_on_target(
-    params: TargetParams, translate: Translate, *, least_depth: int, parent_run_id: str | None = None
+    params: TargetParams,
+    translate: Translate,
+    *,
+    least_depth: int,
+    parent_run_id: str | None = None,
+    resumed_run_id: str | None = None,
 ) -> StageResult:
     """Train a network on target classes, some of its blocks copied from a base, as one MLflow run.
 
@@ -45,12 +50,14 @@ def train_on_target(
         translate: What the stage takes of a base with a given number of blocks.
         least_depth: The blocks that a base must have; 0 where none of its weights are used.
         parent_run_id: Makes the run a nested one of that run.
+        resumed_run_id: The interrupted run to go on with.
     """
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
     client = open_store()
     choice = choose(
         params, client, translate, lambda found: check_choice(params, client, found), least_depth=least_depth
     )
+    asked = params
     params = settled(params, choice, runtime)
     announce(choice)
     if choice.base is None and choice.reuse.copied:  # a dry run without a base
@@ -68,9 +75,17 @@ def train_on_target(
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
 
     inputs = {"data": choice.split.digest, "base": choice.base.digest if choice.base and choice.reuse.copied else ""}
-    tags = {names.CACHE_KEY: cache_key(params, inputs, runtime.description), **lineage_tags(choice)}
+    tags = {
+        names.CACHE_KEY: cache_key(params, inputs, runtime.description),
+        **provenance(inputs, runtime.description),
+        **lineage_tags(choice),
+    }
+    if inherits_draw(asked, choice.draw_from):
+        tags[names.INHERITED_DRAW] = "true"
     name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
-    with stage_run(params, name=name, note=note(choice), tags=tags, parent_run_id=parent_run_id) as run:
+    with stage_run(
+        params, name=name, note=note(choice), tags=tags, parent_run_id=parent_run_id, resumed_run_id=resumed_run_id
+    ) as run:
         log_inputs(run, choice, report)
         settings = settings_of(params, runtime, **copied_settings(params))
         features = obtain(run)
@@ -193,7 +208,7 @@ def log_inputs(run: StageRun, choice: Choice, report: LoadReport) -> None:
     """Log the data, the base and what became of its tensors."""
     run.log_split(choice.split)
     if choice.base is not None:
-        run.log_base(choice.base.model_uri.removeprefix("models:/"))
+        run.log_base(choice.base.model_uri)
     path = run.folder / names.LOAD_REPORT
     path.write_text(json.dumps(dataclasses.asdict(report), indent=1), encoding="utf-8")
     run.log_file(path)

@@ -21,16 +21,19 @@ from pipeline.stages.common import architecture_of, finish, say_plan, settings_o
 from pipeline.tracking import names
 from pipeline.tracking.identity import cache_key
 from pipeline.tracking.reading import read_best_setting
-from pipeline.tracking.run import StageResult, stage_run
+from pipeline.tracking.run import StageResult, provenance, stage_run
 from pipeline.tracking.store import open_store
 
 
-def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> StageResult:
+def train_base(
+    params: TrainBaseParams, *, parent_run_id: str | None = None, resumed_run_id: str | None = None
+) -> StageResult:
     """Train a base network and log everything about it as one MLflow run.
 
     Args:
         params: What to train, on what, how.
         parent_run_id: Makes the run a nested one of that run.
+        resumed_run_id: The interrupted run to go on with.
 
     Returns:
         The run's id, the URI of the logged model, and its final metrics.
@@ -40,7 +43,8 @@ def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> 
         NonFiniteLossError: Training diverged; the run is FAILED.
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
     """
-    params = with_best_setting(params)
+    if resumed_run_id is None:
+        params = with_best_setting(params)
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
     began = time.perf_counter()
     split = load_split(params)
@@ -56,8 +60,11 @@ def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> 
         f"A base network ({params.model}) trained to tell apart classes {params.classes} of {split.dataset}: "
         f"{len(split.train)} images to train on, {len(split.validation)} for validation, {len(split.test)} for test."
     )
-    key = cache_key(params, {"data": split.digest}, runtime.description)
-    with stage_run(params, name=name, note=note, tags={names.CACHE_KEY: key}, parent_run_id=parent_run_id) as run:
+    inputs = {"data": split.digest}
+    tags = {names.CACHE_KEY: cache_key(params, inputs, runtime.description), **provenance(inputs, runtime.description)}
+    with stage_run(
+        params, name=name, note=note, tags=tags, parent_run_id=parent_run_id, resumed_run_id=resumed_run_id
+    ) as run:
         run.log_split(split)
         network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
         trained = train_tracked(run, network, split, settings_of(params, runtime))

@@ -14,12 +14,15 @@ from pipeline.stages.reusing import train_on_target
 from pipeline.tracking.run import StageResult
 
 
-def transfer(params: TransferParams, *, parent_run_id: str | None = None) -> StageResult:
+def transfer(
+    params: TransferParams, *, parent_run_id: str | None = None, resumed_run_id: str | None = None
+) -> StageResult:
     """Copy `reuse_layers` hidden layers, train the top `unfreeze` of them and what is above, on new classes.
 
     Args:
         params: What to reuse of which base, on which labels, how.
         parent_run_id: Makes the run a nested one of that run.
+        resumed_run_id: The interrupted run to go on with.
 
     Returns:
         The run's id, the URI of the logged model, and its final metrics.
@@ -31,7 +34,11 @@ def transfer(params: TransferParams, *, parent_run_id: str | None = None) -> Sta
     """
     least = max(1, params.unfreeze) if params.reuse_layers == "all" else params.reuse_layers
     return train_on_target(
-        params, lambda depth: layers_to_reuse(params, depth), least_depth=least, parent_run_id=parent_run_id
+        params,
+        lambda depth: layers_to_reuse(params, depth),
+        least_depth=least,
+        parent_run_id=parent_run_id,
+        resumed_run_id=resumed_run_id,
     )
 
 

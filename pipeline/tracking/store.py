@@ -33,7 +33,9 @@ def open_store() -> MlflowClient:
         UserInputError: The store cannot be used or its server does not answer.
     """
     # the client's own patience (seven tries, minutes) would make a dead server look like a hang
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # delivery has pauses of its own
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -47,11 +49,11 @@ def open_store() -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, sqlite3.Error) as error:
-        why = _without_password(str(error).strip().splitlines()[0])
+        why = first_line(error)
         raise UserInputError(
             Fault(
                 "MLFLOW_TRACKING_URI",
-                _without_password(uri),
+                shown_uri(uri),
                 f"cannot be used as a tracking store: {why}",
                 "Unset it for sqlite:///mlflow.db, or start the server.",
             )
@@ -95,6 +97,11 @@ def _check_server(uri: str) -> None:
     requests.get(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS, verify=verify)
 
 
-def _without_password(text: str) -> str:
-    """Return a text in which no URL carries user and password."""
+def shown_uri(text: str) -> str:
+    """Return a URI, or a text with some, without user and password."""
     return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line and without passwords."""
+    return shown_uri((str(error).strip() or type(error).__name__).splitlines()[0])
