@@ -29,6 +29,8 @@ from pipeline.networks.reuse import check_tensors
 from pipeline.params import Family, format_classes, parse_classes
 from pipeline.runtime import generator
 from pipeline.tracking import names
+from pipeline.tracking.pending import PendingModel, pending_model, run_id_of
+from pipeline.tracking.state import known_as
 from pipeline.tracking.store import active_experiment_id
 
 BASE_STAGES = ("train_base", "tune")
@@ -84,6 +86,8 @@ def load_base(client: MlflowClient, reference: str) -> Base:
     Raises:
         UserInputError: It does not exist, is not ready, is not a model of this project, or its files are damaged.
     """
+    if (pending := pending_model(reference)) is not None:
+        return _load_pending(pending, reference)
     try:
         model = client.get_logged_model(_model_id(client, reference))
     except MlflowException as error:
@@ -156,7 +160,7 @@ def _model_id(client: MlflowClient, reference: str) -> str:
         else:
             version = client.get_model_version(*name.rsplit("/", 1))
         return str(version.source).removeprefix("models:/")
-    run_id = reference.removeprefix("runs:/").split("/")[0]
+    run_id = known_as(run_id_of(reference))
     uri = client.get_run(run_id).data.tags.get(names.MODEL_URI)
     if uri is None:
         raise _refused(reference, "is a run without a model")
@@ -167,31 +171,64 @@ def _load(client: MlflowClient, model: LoggedModel, reference: str, why: str) ->
     """Read and check a model's files, and rebuild its network."""
     if str(model.status) != "READY":
         raise _refused(reference, f"is not ready: its status is {model.status}")
-    expected = model.tags.get(names.HANDOVER_DIGEST)
-    if expected is None or model.source_run_id is None:
+    if names.HANDOVER_DIGEST not in model.tags or model.source_run_id is None:
         raise _refused(reference, "was not made by this project: it lacks the digest of its files")
     with TemporaryDirectory() as folder:
         files = _download(client, model, reference, Path(folder))
-        network = _rebuild(files, reference)
-        draw = _read_tensors(files[names.DRAW_FILE], reference)
-    digest = weights_digest(network.state_dict())
-    found = handover_digest(network, draw)
+        network, draw = _checked(files, model.tags, reference)
+    run = client.get_run(model.source_run_id)
+    return _base(
+        f"models:/{model.model_id}", run.info.run_id, run.data.tags, model.tags, run.data.metrics, network, draw, why
+    )
+
+
+def _load_pending(pending: PendingModel, reference: str) -> Base:
+    """Read a model from the local state of its run, which has not been delivered yet; it is checked all the same."""
+    files = {name: pending.files / names.EXTRA_FILES / name for name in MAX_BYTES}
+    missing = [name for name, path in files.items() if not path.is_file()]
+    if missing:
+        raise _refused(reference, f"is pending, and incomplete: {pending.files} lacks {', '.join(missing)}")
+    network, draw = _checked(files, pending.model_tags, reference)
+    why = "from local state, since its delivery is pending"
+    uri = f"runs:/{pending.run_id}/{names.MODEL}"
+    return _base(uri, pending.run_id, pending.run_tags, pending.model_tags, pending.metrics, network, draw, why)
+
+
+def _checked(
+    files: Mapping[str, Path], tags: Mapping[str, str], reference: str
+) -> tuple[LayeredNetwork, dict[str, Tensor]]:
+    """Rebuild a model's network and read its draw; refuse files that are not those whose digest was logged."""
+    network = _rebuild(files, reference)
+    draw = _read_tensors(files[names.DRAW_FILE], reference)
+    found, expected = handover_digest(network, draw), tags[names.HANDOVER_DIGEST]
     if found != expected:
         raise _refused(reference, f"was altered: its files have the digest {found}, {expected} was logged")
-    run = client.get_run(model.source_run_id)
+    return network, draw
+
+
+def _base(
+    uri: str,
+    run_id: str,
+    run_tags: Mapping[str, str],
+    model_tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    network: LayeredNetwork,
+    draw: Mapping[str, Tensor],
+    why: str,
+) -> Base:
     return Base(
-        model_uri=f"models:/{model.model_id}",
-        run_id=run.info.run_id,
-        stage=run.data.tags.get(names.STAGE, ""),
-        dataset=model.tags[names.DATASET],
+        model_uri=uri,
+        run_id=run_id,
+        stage=run_tags.get(names.STAGE, ""),
+        dataset=model_tags[names.DATASET],
         classes=network.architecture.classes,
         network=network.eval(),
-        digest=digest,
+        digest=weights_digest(network.state_dict()),
         train_indices=draw["train"].long(),
         val_indices=draw["validation"].long(),
         seen_indices=draw["seen"].long(),
-        params=json.loads(run.data.tags.get(names.PARAMETERS, "{}")),
-        test_accuracy=run.data.metrics.get(names.TEST_ACCURACY, float("nan")),
+        params=json.loads(run_tags.get(names.PARAMETERS, "{}")),
+        test_accuracy=metrics.get(names.TEST_ACCURACY, float("nan")),
         why=why,
     )
 
@@ -215,7 +252,7 @@ def _download(client: MlflowClient, model: LoggedModel, reference: str, folder: 
         raise _refused(reference, f"cannot be read: {_first_line(error)}") from None
 
 
-def _rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
+def _rebuild(files: Mapping[str, Path], reference: str) -> LayeredNetwork:
     """Build the described network and fill in its weights; every tensor must fit."""
     try:
         architecture = architecture_from_json(files[names.ARCHITECTURE_FILE].read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 from pathlib import Path
+from typing import ClassVar
 
 import mlflow
 import requests
@@ -24,6 +25,13 @@ from pipeline.errors import Fault, UserInputError
 Client = MlflowClient
 
 SERVER_LIMIT_SECONDS = 8
+
+
+class _Known:
+    """What this process has learnt of stores that have answered it."""
+
+    holding_runs: ClassVar[set[str]] = set()  # tracking URIs
+    experiments: ClassVar[dict[tuple[str, str], str]] = {}  # (tracking URI, name in the environment) -> id
 
 
 def open_store() -> MlflowClient:
@@ -49,22 +57,45 @@ def open_store() -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, sqlite3.Error) as error:
-        why = first_line(error)
-        raise UserInputError(
-            Fault(
-                "MLFLOW_TRACKING_URI",
-                shown_uri(uri),
-                f"cannot be used as a tracking store: {why}",
-                "Unset it for sqlite:///mlflow.db, or start the server.",
-            )
-        ) from error
+        raise unusable_store(error) from error
     return client
+
+
+def unusable_store(error: Exception) -> UserInputError:
+    """Return the refusal of the active tracking store, which an error of it makes unusable."""
+    if isinstance(error, UserInputError):
+        return error
+    return UserInputError(
+        Fault(
+            "MLFLOW_TRACKING_URI",
+            shown_uri(mlflow.get_tracking_uri()),
+            f"cannot be used as a tracking store: {first_line(error)}",
+            "Unset it for sqlite:///mlflow.db, or start the server.",
+        )
+    )
+
+
+def note_run_of_this_process() -> None:
+    """Remember that the active store holds a run that this process has made: from now on it can be waited for."""
+    _Known.holding_runs.add(mlflow.get_tracking_uri())
+
+
+def holds_runs_of_this_process() -> bool:
+    """Whether the active store holds a run that this process has made."""
+    return mlflow.get_tracking_uri() in _Known.holding_runs
 
 
 def active_experiment_id() -> str:
     """Return the experiment that MLflow itself would log to: set in code, by environment, else Default."""
-    experiment_id = _get_experiment_id()
+    asked = (mlflow.get_tracking_uri(), os.environ.get("MLFLOW_EXPERIMENT_NAME", ""))
+    try:
+        experiment_id = _get_experiment_id()
+    except MlflowException:
+        if asked not in _Known.experiments:
+            raise
+        return _Known.experiments[asked]  # the store does not answer now
     assert experiment_id is not None
+    _Known.experiments[asked] = experiment_id
     return experiment_id
 
 
