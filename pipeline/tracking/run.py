@@ -42,6 +42,7 @@ from pipeline.tracking.store import (
     holds_runs_of_this_process,
     note_run_of_this_process,
     open_store,
+    reach_store,
     shown_uri,
     unusable_store,
 )
@@ -154,7 +155,7 @@ def _begin(name: str, parent_run_id: str | None, tags: dict[str, str]) -> tuple[
     """
     may_wait = parent_run_id is not None or holds_runs_of_this_process()
     try:
-        client = open_store()
+        client = reach_store()
         if parent_run_id is None:
             close_lost_runs(client)
         offer_resume(client, tags[names.STAGE], tags.get(names.CACHE_KEY, ""))

@@ -111,7 +111,7 @@ def test_a_server_that_fails_from_begin_to_end_of_the_delivery_loses_nothing(
     at_epochs[1] = lambda: proxy.set(mode)
     result = train_base(TrainBaseParams(**QUICK, register_as="unlucky"))
     proxy.set("pass")
-    sync_runs()
+    wait_until(lambda: not any(Path(".pipeline/runs").iterdir()), seconds=90)
     assert_all_is_there(server, result.run_id)
     versions = MlflowClient(server.url).search_model_versions("name = 'unlucky'")
     assert [version.run_id for version in versions].count(result.run_id) == 1
@@ -195,7 +195,8 @@ def test_the_next_stage_of_a_study_goes_on_with_the_local_copy(
     wait_until(lambda: not any(Path(".pipeline/runs").iterdir()), seconds=60)  # behind, without a sync
     assert_all_is_there(server, base.run_id)
     client = MlflowClient(server.url)
-    (run,) = client.search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]], "tags.stage = 'transfer'")
+    (found,) = client.search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]], "tags.stage = 'transfer'")
+    run = client.get_run(found.info.run_id)
     assert run.data.tags["local_run_id"] == target.run_id
     assert_all_is_there(server, run.info.run_id, epochs=3)
     uri = client.get_run(base.run_id).data.tags["model_uri"]
