@@ -9,6 +9,7 @@ command with the same `study` and `PIPELINE_STORAGE`.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 
@@ -23,14 +24,16 @@ from pipeline.tracking import names
 from pipeline.tracking.identity import cache_key
 from pipeline.tracking.reading import finished_result
 from pipeline.tracking.run import StageResult, StageRun, close_lost_run, stage_run
+from pipeline.tracking.store import store_environment
 from pipeline.training.loop import Labelled
 from pipeline.tuning.figures import draw_study
-from pipeline.tuning.space import load_space, space_json
-from pipeline.tuning.study import RUN_ID, Study, StudySpec, finished_count, open_storage, open_study, reap
-from pipeline.tuning.workers import Job, Workers
+from pipeline.tuning.space import Space, check_together, fit_batches, load_space, space_json
+from pipeline.tuning.study import RUN_ID, Study, StudySpec, failures, finished_count, open_storage, open_study, reap
+from pipeline.tuning.workers import Job, Workers, start_forkserver
 
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 10.0
+MAX_FAILURES = 5  # trials that raise an error; a study would go on for ever where every one does
 
 
 def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult:
@@ -54,7 +57,10 @@ def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     folds = cut_folds(examples.labels, params.folds, params.seed)
     architecture = architecture_of(params, split)
-    check_batch(split, params.batch_size)
+    if params.space == "default":
+        space = fit_batches(space, len(split.train))
+    check_together(space, params, split.image_shape)
+    check_batch(split, largest_batch(space, params))
     params = with_machine(params, split, runtime)
     spec = StudySpec(
         params.study_name(split.dataset),
@@ -77,6 +83,8 @@ def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult
     before = finished_count(study)
     say(f"study {spec.name}: {before} of {params.trials} trials are finished")
 
+    if before < params.trials:
+        start_forkserver()
     key = cache_key(params, {"data": split.digest}, runtime.description)
     if before >= params.trials and (done := finished_result(key)) is not None:
         say(f"nothing to do: run {done.run_id} has this study's result, model {done.model_uri or '(none)'}")
@@ -93,22 +101,35 @@ def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult
             space=space,
             trials=params.trials,
             params=params,
-            architecture=architecture,
+            image_shape=split.image_shape,
+            classes=split.classes,
             settings=settings_of(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
             data=data,
             folds=folds,
             study_seed=params.seed,
             parent_run_id=run.run_id,
+            folder=os.getcwd(),
+            environment=store_environment() | {k: v for k, v in os.environ.items() if k.startswith("PIPELINE_")},
             owner=process_identity()["process"],
         )
         began = time.perf_counter()
         search(study, job, params.worker_count(), lambda: say_progress(study, params.trials))
         seconds = time.perf_counter() - began
+        if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
+            raise RuntimeError(
+                f"none of the {finished_count(study)} trials of study {spec.name} reached a value: "
+                "their runs say why; name a new study with other bounds"
+            )
         log_study(run, study, seconds)
         say_best(study, seconds)
         if not params.refit:
             return StageResult(run.run_id, "", dict(run.final_metrics))
         return refit(run, params.with_setting(study.best_trial.params), split)
+
+
+def largest_batch(space: Space, params: TuneParams) -> int:
+    """Return the largest batch that a trial may have."""
+    return max(map(int, space["batch_size"].extremes)) if "batch_size" in space else params.batch_size
 
 
 def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> None:
@@ -119,10 +140,13 @@ def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> 
     workers = Workers(job, count)
     workers.fill()
     said = time.monotonic()
+    failed_before = len(failures(study))
     try:
         while workers.any_alive() or finished_count(study) < job.trials:
             workers.wait(LOOK_SECONDS)
             clear_up(study)
+            if len(found := failures(study)) - failed_before >= MAX_FAILURES:
+                raise RuntimeError(f"{MAX_FAILURES} trials failed, the last with {found[-1]}")
             lacking = finished_count(study) < job.trials
             if lacking and (workers.any_died() or not workers.any_alive()):
                 workers.fill()

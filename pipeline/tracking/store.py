@@ -66,6 +66,16 @@ def active_experiment_id() -> str:
     return experiment_id
 
 
+def store_environment() -> dict[str, str]:
+    """Return the environment variables by which another process finds the store and experiment of this one."""
+    found = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    return {
+        **found,
+        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+        "MLFLOW_EXPERIMENT_ID": active_experiment_id(),
+    }
+
+
 def sqlite_path(uri: str) -> Path | None:
     """Return the file behind a sqlite URI, None for another kind."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None

@@ -9,7 +9,10 @@ Every name must be a parameter of `train_base` that the network family has.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +20,14 @@ from typing import Any
 
 import optuna
 import yaml
+from pydantic import ValidationError
 
 from pipeline.errors import Fault, UserInputError, suggest
+from pipeline.networks.described import describe_network
 from pipeline.params import Family, TrainBaseParams, parse_params
 
 MAX_FILE_BYTES = 1 << 20
+MAX_COMBINATIONS = 500
 SEARCHABLE = (
     "learning_rate", "batch_size", "weight_decay", "weight_averaging", "dropout", "batch_norm", "hidden_layers",
     "width", "channels", "kernels", "strides", "pool", "dense_width", "dense_dropout",
@@ -36,14 +42,14 @@ class Dimension:
         low: The smallest value of a range.
         high: The largest.
         log: Whether the range is searched on a logarithmic scale.
-        step: The grid of a range of whole numbers.
+        step: The grid of a range that is not logarithmic; whole numbers have one of 1.
         choices: The values, where it is not a range.
     """
 
     low: float | None = None
     high: float | None = None
     log: bool = False
-    step: int | None = None
+    step: float | None = None
     choices: tuple[Any, ...] = ()
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
@@ -52,8 +58,13 @@ class Dimension:
             return trial.suggest_categorical(name, self.choices)
         assert self.low is not None and self.high is not None
         if isinstance(self.low, int) and isinstance(self.high, int) and not self.log:
-            return trial.suggest_int(name, self.low, self.high, step=self.step or 1)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
+            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1))
+        return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        """The values at which a dimension is checked: its choices, or its bounds."""
+        return self.choices or (self.low, self.high)
 
 
 Space = dict[str, Dimension]
@@ -63,7 +74,7 @@ DEFAULT_SPACES: dict[Family, Space] = {
         "learning_rate": Dimension(3e-4, 5e-3, log=True),
         "batch_size": Dimension(choices=(64, 128, 256, 512)),
         "weight_decay": Dimension(1e-6, 1e-3, log=True),
-        "dropout": Dimension(0.0, 0.4),
+        "dropout": Dimension(0.0, 0.4, step=0.1),
         "batch_norm": Dimension(choices=(False, True)),
         "width": Dimension(50, 200, step=50),
     },
@@ -71,7 +82,7 @@ DEFAULT_SPACES: dict[Family, Space] = {
         "learning_rate": Dimension(3e-4, 6e-3, log=True),
         "batch_size": Dimension(choices=(64, 128, 256)),
         "weight_decay": Dimension(1e-6, 1e-3, log=True),
-        "dropout": Dimension(0.0, 0.4),
+        "dropout": Dimension(0.0, 0.4, step=0.1),
         "dense_dropout": Dimension(0.0, 0.6),
         "dense_width": Dimension(64, 256, step=64),
     },
@@ -143,18 +154,69 @@ def _dimension(value: Any) -> Dimension:
     log, step = value.get("log", False), value.get("step")
     if log and low <= 0:
         raise ValueError(f"low={low} must be above 0 on a logarithmic scale")
-    if step is not None and (log or not isinstance(step, int) or step < 1 or not isinstance(low, int)):
-        raise ValueError(f"step={step} must be a whole number, for whole bounds, without log")
+    if step is not None and (log or isinstance(step, bool) or not isinstance(step, int | float) or step <= 0):
+        raise ValueError(f"step={step} must be a number above 0, without log")
+    whole = all(isinstance(bound, int) for bound in (low, high))
+    if whole and step is not None and not isinstance(step, int):
+        raise ValueError(f"step={step} must be a whole number, as the bounds are")
     return Dimension(low, high, bool(log), step)
 
 
 def _check(key: str, dimension: Dimension, family: Family) -> None:
     """Raise ValueError where a value of the dimension is not one that the parameter allows."""
-    for value in dimension.choices or (dimension.low, dimension.high):
+    for value in dimension.extremes:
         try:
             parse_params(TrainBaseParams, {"model": family, key: value})
         except UserInputError as error:
-            raise ValueError("; ".join(str(fault) for fault in error.faults).rstrip(".")) from None
+            own = [str(fault).rstrip(".") for fault in error.faults if fault.name == key]
+            if own:  # what a value contradicts is looked at when all are together
+                raise ValueError("; ".join(own)) from None
+
+
+def fit_batches(space: Space, images: int) -> Space:
+    """Return a family's default space without batches that are larger than the data."""
+    sizes = tuple(size for size in space["batch_size"].choices if size <= images) or (images,)
+    return {**space, "batch_size": Dimension(choices=sizes)}
+
+
+def check_together(space: Space, params: TrainBaseParams, image_shape: tuple[int, int, int]) -> None:
+    """Refuse a space in which values contradict each other or what is not searched.
+
+    Every dimension's choices and bounds are combined, a seeded sample of the combinations where they are many.
+
+    Raises:
+        UserInputError: Some combination makes no network or is not allowed; names it.
+    """
+    count = math.prod(len(dimension.extremes) for dimension in space.values())
+    names, draw = list(space), random.Random(0)
+    if count <= MAX_COMBINATIONS:
+        combinations = list(itertools.product(*(space[name].extremes for name in names)))
+    else:
+        combinations = [tuple(draw.choice(space[name].extremes) for name in names) for _ in range(MAX_COMBINATIONS)]
+    for values in combinations:
+        setting = dict(zip(names, values, strict=True))
+        try:
+            chosen = with_setting(params, setting)
+            describe_network(chosen, image_shape, chosen.class_numbers)
+        except ValueError as error:
+            fault = Fault("space", json.dumps(setting), f"holds a setting that contradicts itself ({_why(error)}).",
+                          "Change the space, or what is not searched.")  # fmt: skip
+            raise UserInputError(fault) from None
+
+
+def _why(error: ValueError) -> str:
+    """Return the first reason of a refusal, with the parameter it is about where pydantic names one."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    reason = str(first.get("ctx", {}).get("error", "")) or str(first["msg"])
+    return f"{first['loc'][0]}: {reason}" if first["loc"] else reason
+
+
+def with_setting(params: TrainBaseParams, setting: Mapping[str, Any]) -> TrainBaseParams:
+    """Return `train_base`'s parameters with a trial's values in place of the record's own."""
+    values = params.model_dump(include=set(TrainBaseParams.model_fields))
+    return TrainBaseParams(**{name: value for name, value in values.items() if value is not None} | dict(setting))
 
 
 def suggest_setting(trial: optuna.Trial, space: Space) -> dict[str, Any]:

@@ -29,6 +29,7 @@ UNMARKED_GRACE_SECONDS = 15  # a trial notes its process within milliseconds; on
 CONNECT_SECONDS = 8
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 HOST, PROCESS, RUN_ID, RETRIED, REASON = "host", "process", "mlflow_run_id", "retried_from", "reason"
+FAILURE = "failure"  # of a trial that raised what no trial should
 
 
 def storage_url() -> str:
@@ -138,6 +139,12 @@ def finished_count(study: optuna.Study) -> int:
 def pending_count(study: optuna.Study) -> int:
     """Return how many trials are finished or under way."""
     return len(study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)))
+
+
+def failures(study: optuna.Study) -> list[str]:
+    """Return why trials failed that raised an error, rather than lost their process."""
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return [str(trial.user_attrs[FAILURE]) for trial in failed if FAILURE in trial.user_attrs]
 
 
 def mark(trial: optuna.Trial) -> None:
