@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,15 @@ def _load_family(name: str, data_dir: str) -> Dataset:
     member = FAMILY[name]
     if missing := member.missing(data_dir):
         _download(name, data_dir, missing)
+    folder = member.raw_folder(data_dir)
+    states = [(folder / file).stat() for file in member.files]
+    return _read_family(name, data_dir, tuple((state.st_mtime_ns, state.st_size) for state in states))
+
+
+@lru_cache(maxsize=1)  # the steps of a study read the same files; 55 MB for MNIST
+def _read_family(name: str, data_dir: str, states: tuple[tuple[int, int], ...]) -> Dataset:
+    """Check and read a data set's files; their times and sizes are asked for so that changed ones are read again."""
+    member = FAMILY[name]
     folder = member.raw_folder(data_dir)
     verify_idx_files(name, folder, member.files)
     kind = getattr(torchvision_datasets(), member.class_name)

@@ -57,7 +57,7 @@ class TuneParams(TrainBaseParams):
 
     study: str = setting(
         "auto",
-        "The study's name; auto names it after data, classes, network, folds and seed.",
+        "The study's name; auto names it after data, classes, network, folds, seed and a digest of the rest.",
         allowed="auto or a name of letters, digits, spaces, dots and hyphens",
     )
     trials: int = setting(
@@ -125,12 +125,12 @@ class TuneParams(TrainBaseParams):
             raise ValueError("")
         return value
 
-    def study_name(self, dataset: str) -> str:
-        """Return the study's name."""
+    def study_name(self, dataset: str, digest: str) -> str:
+        """Return the study's name; a digest of all that its trials depend on keeps unlike ones apart."""
         if self.study != "auto":
             return self.study
         named = re.sub(r"[^\w.-]+", "-", dataset)
-        return f"{self.model} {named} {self.classes.replace(',', '.')} {self.folds} folds seed {self.seed}"
+        return f"{self.model} {named} {self.classes.replace(',', '.')} {self.folds} folds seed {self.seed} {digest}"
 
     def worker_count(self) -> int:
         """Return how many processes to start."""

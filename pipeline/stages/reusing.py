@@ -26,7 +26,8 @@ from pipeline.stages.choosing import Choice, Translate, choose, labels_asked_for
 from pipeline.stages.common import finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.features import check_features_exist, check_size, find_features, load_features, log_features
-from pipeline.tracking.identity import cache_key
+from pipeline.tracking.identity import result_key
+from pipeline.tracking.recognition import Within, parent_of, recalled
 from pipeline.tracking.run import StageResult, StageRun, stage_run
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.features import Features, check_sample, compute_features, fingerprint, prefix_seconds
@@ -36,7 +37,7 @@ Obtain = Callable[[StageRun], Features | None]
 
 
 def train_on_target(
-    params: TargetParams, translate: Translate, *, least_depth: int, parent_run_id: str | None = None
+    params: TargetParams, translate: Translate, *, least_depth: int, within: Within | None = None
 ) -> StageResult:
     """Train a network on target classes, some of its blocks copied from a base, as one MLflow run.
 
@@ -44,7 +45,7 @@ def train_on_target(
         params: Of the stage.
         translate: What the stage takes of a base with a given number of blocks.
         least_depth: The blocks that a base must have; 0 where none of its weights are used.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
     """
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
     client = open_store()
@@ -55,6 +56,10 @@ def train_on_target(
     announce(choice)
     if choice.base is None and choice.reuse.copied:  # a dry run without a base
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
+    inputs = {"data": choice.split.digest, "base": choice.base.digest if choice.base and choice.reuse.copied else ""}
+    key = result_key(params, inputs, runtime.description)
+    if not params.dry_run and (done := recalled(within, key)) is not None:
+        return done
     network, report = reuse_network(
         choice.architecture,
         choice.base.network if choice.base else None,
@@ -67,10 +72,9 @@ def train_on_target(
     if params.dry_run:
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
 
-    inputs = {"data": choice.split.digest, "base": choice.base.digest if choice.base and choice.reuse.copied else ""}
-    tags = {names.CACHE_KEY: cache_key(params, inputs, runtime.description), **lineage_tags(choice)}
+    tags = {**key.tags(), **lineage_tags(choice)}
     name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
-    with stage_run(params, name=name, note=note(choice), tags=tags, parent_run_id=parent_run_id) as run:
+    with stage_run(params, name=name, note=note(choice), tags=tags, parent_run_id=parent_of(within)) as run:
         log_inputs(run, choice, report)
         settings = settings_of(params, runtime, **copied_settings(params))
         features = obtain(run)

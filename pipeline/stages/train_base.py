@@ -18,19 +18,19 @@ from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator, resolve_runtime
 from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
-from pipeline.tracking import names
-from pipeline.tracking.identity import cache_key
+from pipeline.tracking.identity import result_key
 from pipeline.tracking.reading import read_best_setting
+from pipeline.tracking.recognition import Within, parent_of, recalled
 from pipeline.tracking.run import StageResult, stage_run
 from pipeline.tracking.store import open_store
 
 
-def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> StageResult:
+def train_base(params: TrainBaseParams, *, within: Within | None = None) -> StageResult:
     """Train a base network and log everything about it as one MLflow run.
 
     Args:
         params: What to train, on what, how.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
 
     Returns:
         The run's id, the URI of the logged model, and its final metrics.
@@ -56,8 +56,10 @@ def train_base(params: TrainBaseParams, *, parent_run_id: str | None = None) -> 
         f"A base network ({params.model}) trained to tell apart classes {params.classes} of {split.dataset}: "
         f"{len(split.train)} images to train on, {len(split.validation)} for validation, {len(split.test)} for test."
     )
-    key = cache_key(params, {"data": split.digest}, runtime.description)
-    with stage_run(params, name=name, note=note, tags={names.CACHE_KEY: key}, parent_run_id=parent_run_id) as run:
+    key = result_key(params, {"data": split.digest}, runtime.description)
+    if (done := recalled(within, key)) is not None:
+        return done
+    with stage_run(params, name=name, note=note, tags=key.tags(), parent_run_id=parent_of(within)) as run:
         run.log_split(split)
         network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
         trained = train_tracked(run, network, split, settings_of(params, runtime))

@@ -145,6 +145,18 @@ def ready_model(client: MlflowClient, uri: str) -> LoggedModel | None:
     return model if model is not None and str(model.status) == "READY" else None
 
 
+def model_is_whole(client: MlflowClient, uri: str) -> bool:
+    """Whether a logged model is ready and the files that later stages read are there."""
+    model = ready_model(client, uri)
+    if model is None:
+        return False
+    try:
+        listed = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
+    except (MlflowException, OSError):
+        return False
+    return set(MAX_BYTES) <= {item.path.rsplit("/", 1)[-1] for item in listed}
+
+
 def _model_id(client: MlflowClient, reference: str) -> str:
     """Return the id of the logged model behind any kind of reference."""
     if reference.startswith("models:/m-"):

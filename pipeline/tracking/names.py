@@ -34,6 +34,7 @@ CLASSES = "classes"
 BASE_MODEL_URI = "base_model_uri"
 BASE_RUN_ID = "base_run_id"
 CACHE_KEY = "cache_key"
+KEY_PARTS = "cache_key_parts"  # JSON: what the key is made of, so that a later run can say what changed
 ANCESTRY = "ancestry"
 CLASS_OVERLAP = "class_overlap"
 FEATURES_FINGERPRINT = "features_fingerprint"

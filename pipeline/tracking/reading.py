@@ -14,9 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import Fault, UserInputError
 from pipeline.tracking import names
-from pipeline.tracking.lineage import ready_model
-from pipeline.tracking.run import StageResult
-from pipeline.tracking.store import active_experiment_id, open_store
+from pipeline.tracking.store import active_experiment_id
 
 MAX_SETTING_BYTES = 1 << 20
 SEARCHED_RUNS = 1000
@@ -77,21 +75,6 @@ def newest_arm(client: MlflowClient, stage: str, *, like: Arm | None = None) -> 
             and all(run.data.params.get(name) == like.params.get(name) for name in ("per_class", "seed"))
         ):
             return _arm(client, run)
-    return None
-
-
-def finished_result(key: str) -> StageResult | None:
-    """Return the result of a finished run with a cache key, its model still there; None where there is none."""
-    client = open_store()
-    found = client.search_runs(
-        [active_experiment_id()],
-        f"attributes.status = 'FINISHED' and tags.{names.CACHE_KEY} = '{key}'",
-        order_by=["attributes.end_time DESC"],
-    )
-    for run in found:
-        uri = run.data.tags.get(names.MODEL_URI, "")
-        if not uri or ready_model(client, uri) is not None:
-            return StageResult(run.info.run_id, uri, dict(run.data.metrics))
     return None
 
 
