@@ -1,6 +1,9 @@
 # `make help` lists what can be done. Everything runs in .venv, made on first use from exact pins.
 PYTHON ?= python3
 PIP_ARGS ?=
+PROFILE ?= quick
+PLAN ?= assignments
+SEEDS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
@@ -34,9 +37,9 @@ setup: $(RUN_STAMP)  ## create .venv, install the pins, create the tracking stor
 	@$(BIN)/python -m pipeline setup
 
 .PHONY: run
-run: setup  ## train the reference base network and show how to look at it
-	@$(BIN)/python -m pipeline train_base
-	@echo "look at it: make ui   (then open the address it prints)"
+run: setup  ## both reference studies and their report: PROFILE=quick (default) or full, PLAN=surface, SEEDS=5
+	@$(BIN)/python -m pipeline main --profile $(PROFILE) --plan $(PLAN) --seeds $(SEEDS)
+	@echo "look at it: open reports/$(notdir $(basename $(PLAN)))/study.html, or make ui for the runs"
 
 .PHONY: ui
 ui: setup  ## start MLflow's UI and the Optuna dashboard, on this machine only

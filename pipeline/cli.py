@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import Fault, UserInputError
+from pipeline.errors import Fault, StudyIncompleteError, UserInputError
 from pipeline.interruption import interruptible
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params, spell
 from pipeline.tracking.insist import insist_on_killed
@@ -68,6 +68,9 @@ def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
             kill_held_run()
             click.echo("interrupted: what has been saved is kept", err=True)
             sys.exit(EXIT_INTERRUPTED)
+        except StudyIncompleteError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(EXIT_FAILED)
         except Exception as error:
             fail_held_run(f"Failed with {type(error).__name__}: {error}")
             raise

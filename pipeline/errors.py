@@ -58,6 +58,10 @@ class NonFiniteLossError(RuntimeError):
     """Training produced a loss that is not a number or infinite; the message says in which epoch."""
 
 
+class StudyIncompleteError(RuntimeError):
+    """Some steps of a study failed; the others were carried out, and the report says what is missing."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The process was asked to stop (Ctrl-C or SIGTERM); work so far has been saved."""
 

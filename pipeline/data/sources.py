@@ -98,7 +98,7 @@ def load_dataset(name: str, data_dir: str, *, data_dir_is_chosen: bool = False) 
     """Return a data set in memory, downloading it first where it is not on disk.
 
     Args:
-        name: A name that `params.DataParams.dataset` accepts.
+        name: A name that `params.DataChoice.dataset` accepts.
         data_dir: Where data sets lie, in torchvision's layout.
         data_dir_is_chosen: Whether the user named that folder; then `auto` does not pass over a missing one.
 

@@ -102,7 +102,7 @@ def spell(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class DataParams(StageParams):
+class DataChoice(StageParams):
     """Which images, and where they lie."""
 
     dataset: str = setting(
@@ -115,13 +115,6 @@ class DataParams(StageParams):
         "Where data sets lie or are downloaded to; $PIPELINE_DATA_DIR if set, else data.",
         allowed="a folder",
         changes_result=False,
-    )
-    seed: int = setting(
-        0,
-        "Seed of splits, initial weights and batch order.",
-        allowed="a whole number from 0 to 4294967295",
-        ge=0,
-        le=2**32 - 1,
     )
 
     @field_validator("dataset")

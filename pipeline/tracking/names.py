@@ -45,6 +45,7 @@ HANDOVER_DIGEST = "handover_digest"  # of a logged model: weights, architecture 
 MODEL_URI = "model_uri"
 PARAMETERS = "resolved_parameters"  # JSON: `mlflow run` logs parameters as typed, this tag as resolved
 NOTE = "mlflow.note.content"
+STUDY_DIGEST = "study_digest"  # of a study's run: which runs make it up
 PARENT_RUN_ID = "mlflow.parentRunId"
 
 # artifacts
@@ -55,6 +56,8 @@ BEST_SETTING = "best_setting.json"
 MODEL = "model"
 FEATURES = "features"
 FEATURES_FILE = "features.safetensors"
+REPORT = "report"
+STUDY_RECORD = "study.json"
 LOAD_REPORT = "load_report.json"
 
 # files beside the servable graph in a logged model

@@ -18,30 +18,21 @@ from pipeline.tracking.store import active_experiment_id, open_store
 LOOKED_AT = 200  # runs among which the likest one is looked for
 
 
-class WouldRun(Exception):
-    """Raised in a dry walk where a step would have to be run."""
-
-
 class Within:
     """The study that a step belongs to: takes finished results, and opens the study's run when a step is run.
 
     Args:
         parent: Opens the study's run where it is not open yet, and returns its id.
-        explain: Told in words why a step was recognised or not.
         rerun: Recognise nothing.
-        dry: Run nothing: raise `WouldRun`.
+
+    Attributes:
+        why: Why the last step was recognised or not, in words.
     """
 
-    def __init__(
-        self,
-        parent: Callable[[], str],
-        *,
-        explain: Callable[[str], None] = lambda line: None,
-        rerun: bool = False,
-        dry: bool = False,
-    ):
-        self._parent, self._explain = parent, explain
-        self.rerun, self.dry = rerun, dry
+    def __init__(self, parent: Callable[[], str], *, rerun: bool = False):
+        self._parent = parent
+        self.rerun = rerun
+        self.why = ""
 
     @property
     def parent_run_id(self) -> str:
@@ -49,20 +40,14 @@ class Within:
         return self._parent()
 
     def recall(self, key: ResultKey) -> StageResult | None:
-        """Return the finished result with a key, None where the step is to be run.
-
-        Raises:
-            WouldRun: There is none, and nothing shall be run.
-        """
+        """Return the finished result with a key, None where the step is to be run."""
         client = open_store()
         found = None if self.rerun else finished_result(client, key)
         if found is not None:
-            self._explain(f"hit: run {found.run_id} has this key")
-            return found
-        self._explain("miss: everything is run again" if self.rerun else f"miss: {why_missed(client, key)}")
-        if self.dry:
-            raise WouldRun
-        return None
+            self.why = f"hit: run {found.run_id} has this key"
+        else:
+            self.why = "miss: all is run again" if self.rerun else f"miss: {why_missed(client, key)}"
+        return found
 
 
 def recalled(within: Within | None, key: ResultKey) -> StageResult | None:
@@ -82,6 +67,13 @@ def finished_result(client: MlflowClient, key: ResultKey) -> StageResult | None:
             uri = run.data.tags.get(names.MODEL_URI, "")
             return StageResult(run.info.run_id, uri, dict(run.data.metrics), reused=True)
     return None
+
+
+def finished_study(client: MlflowClient, digest: str) -> str:
+    """Return the newest finished run of a study with a digest, an empty string where there is none."""
+    for run in _search(client, f"attributes.status = 'FINISHED' and tags.{names.STUDY_DIGEST} = '{digest}'"):
+        return str(run.info.run_id)
+    return ""
 
 
 def why_missed(client: MlflowClient, key: ResultKey) -> str:

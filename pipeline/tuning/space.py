@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import Fault, UserInputError, suggest
+from pipeline.lined_yaml import LinedMapping, read_yaml
 from pipeline.networks.described import describe_network
 from pipeline.params import Family, TrainBaseParams, parse_params
 
-MAX_FILE_BYTES = 1 << 20
 MAX_COMBINATIONS = 500
 SEARCHABLE = (
     "learning_rate", "batch_size", "weight_decay", "weight_averaging", "dropout", "batch_norm", "hidden_layers",
@@ -101,37 +100,21 @@ def load_space(text: str, family: Family) -> Space:
     """
     if text == "default":
         return DEFAULT_SPACES[family]
-    path = Path(text)
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserInputError(Fault("space", text, "is larger than 1 MiB, and no search space is."))
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserInputError(
-            Fault("space", text, f"cannot be read: {error}.", "Give a YAML file, or default.")
-        ) from None
-    except yaml.YAMLError as error:
-        raise UserInputError(Fault("space", text, f"is not YAML: {' '.join(str(error).split())}.")) from None
-    if not isinstance(root, yaml.MappingNode) or not root.value:
-        raise UserInputError(Fault("space", text, "is empty: it must name at least one parameter and its range."))
+    root = read_yaml("space", Path(text), "Give a YAML file that names parameters and their ranges, or default.")
     return _read(text, root, family)
 
 
-def _read(text: str, root: yaml.MappingNode, family: Family) -> Space:
+def _read(text: str, root: LinedMapping, family: Family) -> Space:
     faults: list[Fault] = []
     space: Space = {}
-    for key_node, value_node in root.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        where = f"{text}, line {line}, {key}"
+    for key, value in root.items():
         try:
-            if key in space:
-                raise ValueError("is named twice")
             if key not in SEARCHABLE:
                 raise ValueError(f"is not a parameter that can be searched. {suggest(key, SEARCHABLE)}".strip())
-            value = yaml.SafeLoader("").construct_document(value_node)
             space[key] = _dimension(value)
             _check(key, space[key], family)
-        except (ValueError, yaml.YAMLError) as error:
+        except ValueError as error:
+            where = f"{text}, line {root.lines[key]}, {key}"
             faults.append(Fault(where, None, str(error) + ".", "See docs/tuning.md."))
     if faults:
         raise UserInputError(*faults)
