@@ -91,4 +91,5 @@ class QuestionReader:
 
     def _known(self, item: LinedMapping, key: str, name: str) -> None:
         if name not in self.arms:
-            self.faults.add(item, key, f"{name} is not an arm of this plan.", suggest(name, tuple(self.arms)))
+            known = (*self.arms, *(arm.grid for arm in self.arms.values()))
+            self.faults.add(item, key, f"{name} is not an arm of this plan.", suggest(name, known))

@@ -1,6 +1,6 @@
 """`report`: a study's report written again, or arms side by side from finished runs.
 
-python -m pipeline report                  the newest study; without one the newest finetune_cnn, its base, its scratch_cnn
+python -m pipeline report                  the newest study, or else the newest finetune_cnn, its base, its scratch_cnn
 python -m pipeline report --runs ID        the study of that run
 python -m pipeline report --runs ID,ID,ID  any finished runs that trained
 """  # fmt: skip
