@@ -12,6 +12,7 @@ from pipeline.params.base import (
     DataParams,
     StageParams,
     format_classes,
+    is_dataset,
     parse_classes,
     spell,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "TransferParams",
     "TuneParams",
     "format_classes",
+    "is_dataset",
     "parse_classes",
     "parse_params",
     "spell",
