@@ -10,6 +10,7 @@ Every name must be a parameter of `train_base` that the network family has.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +22,14 @@ import yaml
 from pipeline.errors import Fault, UserInputError, suggest
 from pipeline.params import Family, TrainBaseParams, parse_params
 
-MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 16
+MAX_DEPTH = 4  # of brackets within brackets; a space needs two
+MAX_BOUND = 10**12  # no parameter goes further, and searching a longer range of whole numbers would overflow
 SEARCHABLE = (
     "learning_rate", "batch_size", "weight_decay", "weight_averaging", "dropout", "batch_norm", "hidden_layers",
     "width", "channels", "kernels", "strides", "pool", "dense_width", "dense_dropout",
 )  # fmt: skip
+WHOLE_NUMBERS = ("batch_size", "hidden_layers", "width", "dense_width")
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class Dimension:
         if self.choices:
             return trial.suggest_categorical(name, self.choices)
         assert self.low is not None and self.high is not None
-        if isinstance(self.low, int) and isinstance(self.high, int) and not self.log:
-            return trial.suggest_int(name, self.low, self.high, step=self.step or 1)
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(name, self.low, self.high, step=self.step or 1, log=self.log)
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
 
@@ -93,9 +97,13 @@ def load_space(text: str, family: Family) -> Space:
     path = Path(text)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserInputError(Fault("space", text, "is larger than 1 MiB, and no search space is."))
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"it is larger than {MAX_FILE_BYTES >> 10} KiB, and no search space is")
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise ValueError("it is not a regular file")
+        content = path.read_text(encoding="utf-8")
+        check_structure(content)
+        root = yaml.compose(content, Loader=yaml.SafeLoader)
+    except (OSError, ValueError) as error:
         raise UserInputError(
             Fault("space", text, f"cannot be read: {error}.", "Give a YAML file, or default.")
         ) from None
@@ -106,46 +114,87 @@ def load_space(text: str, family: Family) -> Space:
     return _read(text, root, family)
 
 
+def check_structure(content: str) -> None:
+    """Look at a YAML text event by event, before anything is built of it.
+
+    Raises:
+        ValueError: It is nested too deeply, or repeats parts by reference, which lets a few lines grow to gigabytes.
+        yaml.YAMLError: It is not YAML.
+    """
+    depth = 0
+    for event in yaml.parse(content, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {line} refers to another part (*{event.anchor}); write it out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"line {line} has brackets within brackets that no range needs")
+
+
 def _read(text: str, root: yaml.MappingNode, family: Family) -> Space:
     faults: list[Fault] = []
     space: Space = {}
     for key_node, value_node in root.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "(a key that is not a word)"
+        line = key_node.start_mark.line + 1
         where = f"{text}, line {line}, {key}"
         try:
             if key in space:
                 raise ValueError("is named twice")
             if key not in SEARCHABLE:
                 raise ValueError(f"is not a parameter that can be searched. {suggest(key, SEARCHABLE)}".strip())
-            value = yaml.SafeLoader("").construct_document(value_node)
-            space[key] = _dimension(value)
+            space[key] = _dimension(key, _construct(value_node))
             _check(key, space[key], family)
-        except (ValueError, yaml.YAMLError) as error:
-            faults.append(Fault(where, None, str(error) + ".", "See docs/tuning.md."))
+        except (ValueError, OverflowError) as error:
+            why = " ".join(str(error).split())[:500]
+            faults.append(Fault(where, None, why if why.endswith((".", "?")) else f"{why}.", "See docs/tuning.md."))
     if faults:
         raise UserInputError(*faults)
     return space
 
 
-def _dimension(value: Any) -> Dimension:
+def _construct(node: yaml.Node) -> Any:
+    """Return the Python value of a YAML part; a tag that does not fit its value is a ValueError."""
+    try:
+        return yaml.SafeLoader("").construct_document(node)
+    except Exception as error:  # the library looks up and matches without a check: KeyError, AttributeError, ...
+        raise ValueError(f"cannot be read: {error}") from None
+
+
+def _dimension(key: str, value: Any) -> Dimension:
     """Return the dimension that a YAML value describes; ValueError says why it is none."""
     if isinstance(value, list):
+        if not all(isinstance(item, bool | int | float | str) for item in value):
+            raise ValueError("its choices must be numbers, words, true or false")
         if not value or len({json.dumps(item) for item in value}) != len(value):
             raise ValueError("needs at least one choice, each once")
         return Dimension(choices=tuple(value))
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}:
         raise ValueError("must be a list of choices, or low and high with log or step")
     low, high = value["low"], value["high"]
-    if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in (low, high)):
+    if not all(_is_number(bound) for bound in (low, high)):
         raise ValueError(f"low={low} and high={high} must be numbers (write 1.0e-5 for 1e-5)")
-    if not low < high:
-        raise ValueError(f"low={low} must be below high={high}")
+    if not -MAX_BOUND <= low < high <= MAX_BOUND:
+        raise ValueError(f"low={low} must be below high={high}, and both within {MAX_BOUND:.0e}")
     log, step = value.get("log", False), value.get("step")
+    if not isinstance(log, bool):
+        raise ValueError(f"log={log} must be true or false")
     if log and low <= 0:
         raise ValueError(f"low={low} must be above 0 on a logarithmic scale")
-    if step is not None and (log or not isinstance(step, int) or step < 1 or not isinstance(low, int)):
-        raise ValueError(f"step={step} must be a whole number, for whole bounds, without log")
-    return Dimension(low, high, bool(log), step)
+    if key in WHOLE_NUMBERS and not (isinstance(low, int) and isinstance(high, int)):
+        raise ValueError(f"low={low} and high={high} must be whole numbers, as the parameter is")
+    if key not in WHOLE_NUMBERS:
+        low, high = float(low), float(high)  # or 0 and 1 would be searched without what lies between
+    if step is not None and (log or isinstance(step, bool) or not isinstance(step, int) or step < 1):
+        raise ValueError(f"step={step} must be a whole number, without log")
+    if step is not None and key not in WHOLE_NUMBERS:
+        raise ValueError(f"step={step} is for parameters that are whole numbers")
+    return Dimension(low, high, log, step)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
 
 
 def _check(key: str, dimension: Dimension, family: Family) -> None:
