@@ -9,7 +9,8 @@ import yaml
 
 from pipeline.errors import Fault, UserInputError
 
-MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 18
+MAX_DEPTH = 10  # of mappings and lists within each other; a plan needs seven
 
 
 class LinedMapping(dict[str, Any]):
@@ -51,18 +52,44 @@ def read_yaml(name: str, path: Path, remedy: str) -> LinedMapping:
         remedy: What to do where it cannot be read.
 
     Raises:
-        UserInputError: It cannot be read, is larger than 1 MiB, is not YAML, or holds no mapping.
+        UserInputError: It cannot be read, is too large, is not YAML, or holds no mapping.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserInputError(Fault(name, path, "is larger than the 1 MiB that is read.", remedy))
-        root = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+            raise UserInputError(
+                Fault(name, path, f"is larger than the {MAX_FILE_BYTES >> 10} KiB that is read.", remedy)
+            )
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise OSError("it is not a regular file")
+        content = path.read_text(encoding="utf-8")
+        check_structure(content)
+        root = yaml.load(content, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserInputError(Fault(name, path, f"cannot be read: {error}.", remedy)) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, UserInputError):
-            raise
-        raise UserInputError(Fault(name, path, f"is not YAML: {' '.join(str(error).split())}.")) from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserInputError(Fault(f"{path}{line}", None, f"{error.problem}.", "This is not YAML.")) from None
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise UserInputError(Fault(name, path, f"is not YAML that can be read: {why}.")) from None
     if not isinstance(root, LinedMapping) or not root:
         raise UserInputError(Fault(name, path, "is empty, or not a mapping of names to values.", remedy))
     return root
+
+
+def check_structure(content: str) -> None:
+    """Look at a YAML text event by event, before anything is built of it.
+
+    Raises:
+        ValueError: It is nested too deeply, or repeats parts by reference, which lets a few lines grow to gigabytes.
+        yaml.YAMLError: It is not YAML.
+    """
+    depth = 0
+    for event in yaml.parse(content, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {line} refers to another part (*{event.anchor}); write it out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"line {line} is nested more than {MAX_DEPTH} deep")

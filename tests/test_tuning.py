@@ -133,7 +133,7 @@ def test_bad_parameters_are_refused(raw: dict[str, str], message: str) -> None:
     ("text", "message"),
     [
         ("", "is empty"),
-        ("- 1\n", "is empty: it must name"),
+        ("- 1\n", "is empty, or not a mapping"),
         ("width: [10, 20\n", "is not YAML"),
         ("\nwidht: [1]\n", "line 2, widht: is not a parameter that can be searched. Did you mean width"),
         ("width: {low: 5, high: 2}\n", "line 1, width: low=5 must be below high=2"),
@@ -144,9 +144,9 @@ def test_bad_parameters_are_refused(raw: dict[str, str], message: str) -> None:
         ("learning_rate: {low: 1e-5, high: 1}\n", "must be numbers .write 1.0e-5"),
         ("dropout: {low: 0, high: 1.5}\n", "line 1, dropout: dropout=1.5: must be a number from 0"),
         ("width: {low: 1, high: 9, step: 0}\n", "step=0"),
-        ("width: [8]\nwidth: [9]\n", "line 2, width: is named twice"),
+        ("width: [8]\nwidth: [9]\n", "line 2: width is named twice"),
         ("channels: ['4,4']\n", "channels.*model=cnn"),
-        ("width: !!python/object/apply:os.system [id]\n", "line 1, width"),
+        ("width: !!python/object/apply:os.system [id]\n", "line 1: could not determine a constructor"),
     ],
 )
 def test_a_faulty_space_is_refused_by_line_and_key(tmp_path: Path, text: str, message: str) -> None:

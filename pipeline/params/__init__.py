@@ -12,6 +12,7 @@ from pipeline.params.base import (
     DataChoice,
     StageParams,
     format_classes,
+    is_dataset,
     parse_classes,
     spell,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "TransferParams",
     "TuneParams",
     "format_classes",
+    "is_dataset",
     "parse_classes",
     "parse_params",
     "spell",

@@ -227,7 +227,7 @@ def feature_source(params: TargetParams, client: Client, choice: Choice, network
         found = load_features(client, params.features, wanted)
     if found is not None:
         try:
-            check_sample(found, network, choice.split.train)
+            check_sample(found, network, examples)
         except ValueError as error:
             raise UserInputError(Fault("features", params.features, f"{error}.", "Run cache_features again.")) from None
         say(f"features: {len(found.indices)} images, cut above block {found.depth}, found and checked")
@@ -237,7 +237,7 @@ def feature_source(params: TargetParams, client: Client, choice: Choice, network
 
     def compute(run: StageRun) -> Features:
         computed = compute_features(network, network.frozen, examples)
-        check_sample(computed, network, choice.split.train)
+        check_sample(computed, network, examples)
         log_features(run, computed)
         say(f"features: {len(examples)} images computed in {computed.seconds:.2f} s and logged")
         return computed

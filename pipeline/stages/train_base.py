@@ -14,6 +14,7 @@ import time
 from pipeline.console import say
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import Split, check_batch, split_for_base
+from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator, resolve_runtime
@@ -70,7 +71,13 @@ def with_best_setting(params: TrainBaseParams) -> TrainBaseParams:
     """Return the parameters with the best setting of the tune run that they name, where they name one."""
     if not params.params_from:
         return params
+    from pipeline.tuning.space import SEARCHABLE  # brings optuna, which nothing else here needs
+
     found = read_best_setting(open_store(), params.params_from)
+    if strange := sorted(set(found) - set(SEARCHABLE)):  # a file of the run may be anyone's
+        raise UserInputError(
+            Fault("params_from", params.params_from, f"sets what no study searches: {', '.join(strange)}.")
+        )
     given = {name: getattr(params, name) for name in params.model_fields_set}
     chosen = parse_params(type(params), {**found, **given})
     say(f"best setting of {params.params_from}: {json.dumps(found)}")

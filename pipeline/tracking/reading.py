@@ -162,10 +162,12 @@ def read_best_setting(client: MlflowClient, run_id: str) -> dict[str, Any]:
             raise ValueError("it has no best setting")
         with TemporaryDirectory() as folder:
             path = Path(client.download_artifacts(run_id, names.BEST_SETTING, folder))
+            if path.stat().st_size > MAX_SETTING_BYTES:
+                raise ValueError("its best setting is too large")
             found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("its best setting is damaged")
-    except (MlflowException, OSError, ValueError) as error:
+    except (MlflowException, OSError, ValueError, RecursionError) as error:
         why = str(error).splitlines()[0]
         raise UserInputError(
             Fault("params_from", run_id, f"cannot be used: {why}.", "Name a finished tune run.")

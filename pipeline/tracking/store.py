@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import requests
@@ -20,10 +21,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for the active experiment
 
 from pipeline.errors import Fault, UserInputError
+from pipeline.redaction import without_password
 
 Client = MlflowClient
 
 SERVER_LIMIT_SECONDS = 8
+LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may use it."
 
 
 def open_store() -> MlflowClient:
@@ -38,7 +41,7 @@ def open_store() -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = mlflow.get_tracking_uri()
+    uri = take_credentials(mlflow.get_tracking_uri())
     try:
         if uri.startswith("sqlite:"):
             _prepare_sqlite(uri)
@@ -47,16 +50,29 @@ def open_store() -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, sqlite3.Error) as error:
-        why = _without_password(str(error).strip().splitlines()[0])
+        why = without_password(str(error).strip().splitlines()[0])
+        refused = re.search(r"error code 40[13]\b", why) is not None
+        remedy = LOG_IN if refused else "Unset it for sqlite:///mlflow.db, or start the server."
         raise UserInputError(
-            Fault(
-                "MLFLOW_TRACKING_URI",
-                _without_password(uri),
-                f"cannot be used as a tracking store: {why}",
-                "Unset it for sqlite:///mlflow.db, or start the server.",
-            )
+            Fault("MLFLOW_TRACKING_URI", uri, f"cannot be used as a tracking store: {why}", remedy)
         ) from error
     return client
+
+
+def take_credentials(uri: str) -> str:
+    """Return a server's address without user and password, which from here on travel by MLflow's own variables.
+
+    Else they would stand in every error message, link and note that names the server.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return uri
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
+    clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    mlflow.set_tracking_uri(clean)
+    return clean
 
 
 def active_experiment_id() -> str:
@@ -103,8 +119,3 @@ def _check_server(uri: str) -> None:
     """Raise OSError where a tracking server does not answer in time; any HTTP answer will do."""
     verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
     requests.get(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS, verify=verify)
-
-
-def _without_password(text: str) -> str:
-    """Return a text in which no URL carries user and password."""
-    return re.sub(r"//[^/@\s]+@", "//***@", text)

@@ -27,10 +27,12 @@ from pipeline.networks.described import describe_network
 from pipeline.params import Family, TrainBaseParams, parse_params
 
 MAX_COMBINATIONS = 500
+MAX_BOUND = 10**12  # no parameter goes further, and searching a longer range of whole numbers would overflow
 SEARCHABLE = (
     "learning_rate", "batch_size", "weight_decay", "weight_averaging", "dropout", "batch_norm", "hidden_layers",
     "width", "channels", "kernels", "strides", "pool", "dense_width", "dense_dropout",
 )  # fmt: skip
+WHOLE_NUMBERS = ("batch_size", "hidden_layers", "width", "dense_width")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Dimension:
         if self.choices:
             return trial.suggest_categorical(name, self.choices)
         assert self.low is not None and self.high is not None
-        if isinstance(self.low, int) and isinstance(self.high, int) and not self.log:
-            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1))
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
     @property
@@ -111,38 +113,50 @@ def _read(text: str, root: LinedMapping, family: Family) -> Space:
         try:
             if key not in SEARCHABLE:
                 raise ValueError(f"is not a parameter that can be searched. {suggest(key, SEARCHABLE)}".strip())
-            space[key] = _dimension(value)
+            space[key] = _dimension(key, value)
             _check(key, space[key], family)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
+            why = " ".join(str(error).split())[:500]
             where = f"{text}, line {root.lines[key]}, {key}"
-            faults.append(Fault(where, None, str(error) + ".", "See docs/tuning.md."))
+            faults.append(Fault(where, None, why if why.endswith((".", "?")) else f"{why}.", "See docs/tuning.md."))
     if faults:
         raise UserInputError(*faults)
     return space
 
 
-def _dimension(value: Any) -> Dimension:
+def _dimension(key: str, value: Any) -> Dimension:
     """Return the dimension that a YAML value describes; ValueError says why it is none."""
     if isinstance(value, list):
+        if not all(isinstance(item, bool | int | float | str) for item in value):
+            raise ValueError("its choices must be numbers, words, true or false")
         if not value or len({json.dumps(item) for item in value}) != len(value):
             raise ValueError("needs at least one choice, each once")
         return Dimension(choices=tuple(value))
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}:
         raise ValueError("must be a list of choices, or low and high with log or step")
     low, high = value["low"], value["high"]
-    if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in (low, high)):
+    if not all(_is_number(bound) for bound in (low, high)):
         raise ValueError(f"low={low} and high={high} must be numbers (write 1.0e-5 for 1e-5)")
-    if not low < high:
-        raise ValueError(f"low={low} must be below high={high}")
+    if not -MAX_BOUND <= low < high <= MAX_BOUND:
+        raise ValueError(f"low={low} must be below high={high}, and both within {MAX_BOUND:.0e}")
     log, step = value.get("log", False), value.get("step")
+    if not isinstance(log, bool):
+        raise ValueError(f"log={log} must be true or false")
     if log and low <= 0:
         raise ValueError(f"low={low} must be above 0 on a logarithmic scale")
-    if step is not None and (log or isinstance(step, bool) or not isinstance(step, int | float) or step <= 0):
-        raise ValueError(f"step={step} must be a number above 0, without log")
-    whole = all(isinstance(bound, int) for bound in (low, high))
-    if whole and step is not None and not isinstance(step, int):
-        raise ValueError(f"step={step} must be a whole number, as the bounds are")
-    return Dimension(low, high, bool(log), step)
+    if key in WHOLE_NUMBERS and not (isinstance(low, int) and isinstance(high, int)):
+        raise ValueError(f"low={low} and high={high} must be whole numbers, as the parameter is")
+    if key not in WHOLE_NUMBERS:
+        low, high = float(low), float(high)  # or 0 and 1 would be searched without what lies between
+    if step is not None and (log or not _is_number(step) or not 0 < step <= high - low):
+        raise ValueError(f"step={step} must be a number above 0 that fits between low and high, without log")
+    if step is not None and key in WHOLE_NUMBERS and not isinstance(step, int):
+        raise ValueError(f"step={step} must be a whole number, as the parameter is")
+    return Dimension(low, high, log, step)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
 
 
 def _check(key: str, dimension: Dimension, family: Family) -> None:

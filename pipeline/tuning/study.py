@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Fault, UserInputError
+from pipeline.redaction import without_password
 from pipeline.runtime import derive_seed, process_identity, process_lives
 
 Study = optuna.Study
@@ -60,15 +61,14 @@ def open_storage() -> optuna.storages.RDBStorage:
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0]
         raise UserInputError(
-            Fault("PIPELINE_STORAGE", hidden(url), f"cannot be used: {why}.", "Unset it for sqlite:///optuna.db.")
+            Fault(
+                "PIPELINE_STORAGE",
+                without_password(url),
+                f"cannot be used: {why}.",
+                "Unset it for sqlite:///optuna.db.",
+            )
         ) from None
     return storage
-
-
-def hidden(url: str) -> str:
-    """Return a URL without its password."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at else url
 
 
 def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
