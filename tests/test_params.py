@@ -94,7 +94,7 @@ def test_mlproject_and_params_agree() -> None:
         kind = ENTRY_POINTS[word[1]]
         assert name == word[1]
         for parameter, declared in entry["parameters"].items():
-            assert spell(kind.model_fields[parameter].default) == spell(declared["default"]), (name, parameter)
+            assert spell(kind.model_fields[parameter].default) == spell(declared.get("default", "")), (name, parameter)
             assert f"--{parameter} {{{parameter}}}" in entry["command"]
             compared += 1
     assert set(ENTRY_POINTS) <= set(project["entry_points"])
@@ -126,6 +126,7 @@ def test_the_entry_points_are_those_that_users_know() -> None:
         "finetune_cnn",
         "scratch_cnn",
         "report",
+        "resume",
     ]
     for name in ("base", "classes", "per_class", "val_per_class", "reuse_layers", "unfreeze", "upper", "features"):
         assert name in ENTRY_POINTS["transfer"].model_fields

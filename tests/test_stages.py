@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 from pathlib import Path
 
 import mlflow
@@ -21,7 +23,8 @@ from pipeline.runtime import generator
 from pipeline.stages import common
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
-from pipeline.tracking.journal import Delivery, Journal, read_journal
+from pipeline.tracking.delivery import Delivery
+from pipeline.tracking.journal import JOURNAL, Entry, Journal, drain, is_drained, read_part
 from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
@@ -221,29 +224,90 @@ def test_a_store_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch,
         mlflow.set_tracking_uri(before)
 
 
+def no_damage(where: str) -> None:
+    raise AssertionError(where)
+
+
 def test_delivery_sends_again_what_the_store_did_not_take(tmp_path: Path) -> None:
     sent: list[int] = []
     failures = iter([True, True, False])
 
-    def send(entries: list[dict[str, int]]) -> None:
+    def send(entries: list[Entry]) -> None:
         if next(failures, False):
             raise ConnectionError("down")
         sent.extend(entry["number"] for entry in entries)
 
-    delivery = Delivery(Journal(tmp_path / "journal.jsonl"), send, pause_seconds=0.01)
+    delivery = Delivery(Journal(tmp_path), send, no_damage, pause_seconds=0.01)
     for number in range(5):
-        delivery.put({"number": number})
+        delivery.put({"kind": "numbers", "number": number})
     while not delivery.flush(5):
         pass
-    assert delivery.close(1)
-    assert sent == [0, 1, 2, 3, 4]
-    assert [entry["number"] for entry in read_journal(tmp_path / "journal.jsonl")] == sent
+    ends: list[str] = []
+    assert delivery.end(5, lambda: ends.append("here"))
+    assert sent == [0, 1, 2, 3, 4] and ends == ["here"] and is_drained(tmp_path)
+    assert [entry["number"] for entry in read_part(tmp_path / JOURNAL).entries] == sent
 
 
-def test_a_torn_last_line_of_a_journal_is_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"b": 2}\n{"c": ')
-    assert read_journal(path) == [{"a": 1}, {"b": 2}]
-    path.write_bytes(b'{"a": 1}\n{"b" 2}\n{"c": 3}\n')
-    with pytest.raises(ValueError, match="line 2 is damaged"):
-        read_journal(path)
+def test_a_drain_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    sent: list[Entry] = []
+    for number in range(3):
+        journal.append({"kind": "numbers", "number": number})
+        drain(tmp_path, sent.extend, no_damage)
+    drain(tmp_path, sent.extend, no_damage)
+    assert [entry["number"] for entry in sent] == [0, 1, 2]
+
+
+def test_a_torn_last_line_of_a_journal_is_left_out_and_cut_off(tmp_path: Path) -> None:
+    whole = b'{"kind": "a"}\n{"kind": "b"}\n'
+    (tmp_path / JOURNAL).write_bytes(whole + b'{"kind": ')
+    assert [entry["kind"] for entry in read_part(tmp_path / JOURNAL).entries] == ["a", "b"]
+    journal = Journal(tmp_path)
+    journal.append({"kind": "c"})
+    assert [entry["kind"] for entry in read_part(tmp_path / JOURNAL).entries] == ["a", "b", "c"]
+
+
+def test_a_damaged_line_of_a_journal_is_named_and_the_rest_is_sent(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_bytes(b'{"kind": "a"}\n{"kind" "b"}\n[1]\n{"kind": "c"}\n')
+    sent: list[Entry] = []
+    damaged: list[str] = []
+    drain(tmp_path, sent.extend, damaged.append)
+    assert [entry["kind"] for entry in sent] == ["a", "c"]
+    assert [line.split(": ")[1] for line in damaged] == [
+        "the line at byte 14 is damaged",
+        "the line at byte 27 is damaged",
+    ]
+    assert is_drained(tmp_path)
+
+
+def test_the_disk_keeps_what_is_logged_while_the_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within about a second, by a thread that neither the store nor training waits for."""
+    kept, release = threading.Event(), threading.Event()
+    monkeypatch.setattr("pipeline.tracking.journal.os.fsync", lambda file: kept.set())
+    delivery = Delivery(Journal(tmp_path), lambda entries: release.wait(20) and None, no_damage, pause_seconds=0.01)
+    delivery.put({"kind": "first"})
+    time.sleep(1.2)
+    kept.clear()
+    began = time.monotonic()
+    delivery.put({"kind": "second"})
+    assert time.monotonic() - began < 0.1
+    assert kept.wait(3)
+    release.set()
+    assert delivery.end(5, lambda: None)
+
+
+def test_a_full_disk_does_not_stop_what_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a line is taken back; the rest waits in memory, in order, and is sent from there."""
+    sent: list[int] = []
+    journal = Journal(tmp_path)
+    journal.append({"kind": "numbers", "number": 0})
+    write, full = os.write, True
+    monkeypatch.setattr("pipeline.tracking.journal.os.write", lambda f, data: write(f, data[:7] if full else data))
+    journal.append({"kind": "numbers", "number": 1})
+    journal.append({"kind": "numbers", "number": 2})
+    assert [entry["number"] for entry in read_part(tmp_path / JOURNAL).entries] == [0]
+    delivery = Delivery(journal, lambda e: sent.extend(entry["number"] for entry in e), no_damage, pause_seconds=0.01)
+    assert delivery.flush(5) and sent == [0, 1, 2]
+    full = False
+    delivery.put({"kind": "numbers", "number": 3})
+    assert delivery.end(5, lambda: None) and sent == [0, 1, 2, 3]

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from pipeline.errors import CheckpointError, NonFiniteLossError
 from pipeline.networks.build import build_network, weights_digest
-from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
+from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.runtime import generator
 from pipeline.training import explicit
 from pipeline.training.checkpoint import (
@@ -104,6 +104,35 @@ def test_going_on_from_a_checkpoint_equals_never_having_stopped(
         for a, b in zip(whole.history, resumed.history, strict=True)
     ]
     assert len(pairs) == 6 and all(pair[:2] == pair[2:] for pair in pairs)
+
+
+def convolutional() -> LayeredNetwork:
+    layers = [ConvolutionLayer(channels=4, kernel=3, stride=1, pool=False)] * 2
+    shape = CNNArchitecture(
+        image_shape=(1, 6, 6), classes=(0, 1, 2), convolutions=tuple(layers), dense_width=8, batch_norm=True,
+        dropout=0.1, dense_dropout=0.1,
+    )  # fmt: skip
+    return build_network(shape, generator(1, "weights"))
+
+
+def test_convolutions_go_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
+    """Their weights lie channels last in memory, and a checkpoint does not say so."""
+    images = torch.randn(48, 1, 6, 6, generator=generator(0, "images"))
+    data = Labelled(images, torch.arange(48) % CLASSES)
+    whole = Fit(convolutional(), data, data, SETTINGS)
+    list(whole)
+    folder = CheckpointFolder(tmp_path)
+    interrupted = Fit(convolutional(), data, data, SETTINGS, checkpoints=folder)
+    for record in interrupted:
+        if record.epoch == 3:
+            break
+    interrupted.save_last()
+    resumed = Fit(convolutional(), data, data, SETTINGS, checkpoints=folder)
+    newest = folder.newest()
+    assert newest is not None
+    resumed.restore(newest)
+    assert len(list(resumed)) == 3
+    assert weights_digest(resumed.network.state_dict()) == weights_digest(whole.network.state_dict())
 
 
 def test_the_best_weights_are_put_back() -> None:

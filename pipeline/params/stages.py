@@ -349,6 +349,23 @@ class ReportParams(StageParams):
         return value
 
 
+class ResumeParams(StageParams):
+    """Go on with a run that was interrupted, from its last checkpoint."""
+
+    entry_point: ClassVar[str] = "resume"
+
+    run_id: str = setting(
+        "", "The interrupted run; a stage prints its id.", allowed="a run id, of 32 hexadecimal digits"
+    )
+
+    @field_validator("run_id")
+    @classmethod
+    def _one_run(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{32}", value):
+            raise ValueError("the interrupted stage has printed it, and the MLflow UI shows it")
+        return value
+
+
 ENTRY_POINTS: dict[str, type[StageParams]] = {
     model.entry_point: model
     for model in (
@@ -360,5 +377,6 @@ ENTRY_POINTS: dict[str, type[StageParams]] = {
         FinetuneCnnParams,
         ScratchCnnParams,
         ReportParams,
+        ResumeParams,
     )
 }

@@ -76,7 +76,7 @@ def cache_features(params: CacheFeaturesParams, *, within: Within | None = None)
     }
     name = f"features {params.classes} above block {depth}"
     with stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_of(within)) as run:
-        run.log_base(base.model_uri.removeprefix("models:/"))
+        run.log_base(base.model_uri)
         features = compute_features(base.network.to(runtime.device), depth, examples)
         log_features(run, features)
         run.set_tags({f"features_{part}": value for part, value in features.fingerprint.items()})

@@ -154,7 +154,7 @@ def draw_labels(params: TargetParams, dataset: Dataset, continued: Base | None) 
         UserInputError: A class has too few images, or a validation image was trained on before.
     """
     classes = params.class_numbers
-    if continued and params.per_class == "auto" and params.val_per_class == "auto":
+    if continued and inherits_draw(params, continued):
         return split_as_drawn(dataset, classes, continued.train_indices, continued.val_indices)
     split = split_for_target(
         dataset,
@@ -177,6 +177,11 @@ def draw_labels(params: TargetParams, dataset: Dataset, continued: Base | None) 
                 )
             )
     return split
+
+
+def inherits_draw(params: TargetParams, continued: Base | None) -> bool:
+    """Whether the labels drawn are those of the base that is continued."""
+    return continued is not None and params.per_class == "auto" and params.val_per_class == "auto"
 
 
 def labels_asked_for(params: TargetParams, continued: Base | None) -> int | Literal["all"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.console import say, watch
 from pipeline.data.splits import Split
-from pipeline.errors import Fault, UserInputError
+from pipeline.errors import CheckpointError, Fault, UserInputError
 from pipeline.interruption import raise_if_asked
 from pipeline.networks.described import describe_network
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
@@ -25,7 +25,7 @@ from pipeline.report import figures
 from pipeline.runtime import Runtime
 from pipeline.tracking import names
 from pipeline.tracking.links import compare_link
-from pipeline.tracking.model import ModelFacts, log_model, register_model
+from pipeline.tracking.model import ModelFacts, log_model
 from pipeline.tracking.run import StageResult, StageRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.evaluate import Evaluation, evaluate
@@ -110,6 +110,8 @@ def train_tracked(
     )
     checkpoints = CheckpointFolder(run.folder / names.CHECKPOINTS)
     fit = Fit(network, train, validation, settings, start=start, copied=copied, checkpoints=checkpoints)
+    if run.earlier is not None:
+        go_on(run, fit, checkpoints)
     costs = {
         names.EPOCH_OPERATIONS: float(training_operations(network, start) * len(split.train)),
         names.TRAINABLE_SHARE: trainable_share(network),
@@ -125,6 +127,20 @@ def train_tracked(
     on_train, on_validation = (evaluate(network, part.values, part.labels, start=start) for part in (train, validation))
     test = evaluate(network, network.scale(split.test.pixels.to(device)), split.test.labels)
     return Trained(network, fit, on_train, on_validation, test, costs)
+
+
+def go_on(run: StageRun, fit: Fit, checkpoints: CheckpointFolder) -> None:
+    """Restore a resumed run's fit from its newest whole checkpoint, and say from where it goes on."""
+    try:
+        found = checkpoints.newest(lambda why: say(f"warning: {why}; the one before it is taken"))
+    except CheckpointError as error:
+        say(f"warning: no checkpoint is whole: {error}")
+        found = None
+    if found is not None:
+        fit.restore(found)
+    run.log_restored(fit.history)
+    where = f"goes on after epoch {fit.progress.epoch}" if found else "starts over: it has no checkpoint"
+    say(f"run {run.run_id} {where}; interruptions have cost {run.lost_seconds:.1f} s of work")
 
 
 def finish(
@@ -153,6 +169,7 @@ def finish(
             names.TOTAL_SECONDS: run.elapsed_seconds() + data_seconds,
             **reached_thresholds(trained.fit.history),
             **trained.costs,
+            **({names.LOST_SECONDS: run.lost_seconds} if run.earlier else {}),
             **(more or {}),
         }
     )
@@ -160,10 +177,9 @@ def finish(
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )
-    model_uri = log_model(run, trained.network, split, facts, seen_before)
+    log_model(run, trained.network, split, facts, seen_before=seen_before, register_as=params.register_as)
+    model_uri = run.wait_for_model()
     say_result(run, trained, params, model_uri)
-    if params.register_as:
-        say(register_model(run, model_uri, params.register_as, trained.validation.accuracy))
     return StageResult(run.run_id, model_uri, dict(run.final_metrics))
 
 
@@ -215,8 +231,10 @@ def say_result(run: StageRun, trained: Trained, params: TrainingParams, model_ur
         f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training"
     )
     say(f"run {run.run_id}, model {model_uri}")
+    if run.late:
+        say("model URI pending: run python -m pipeline sync")
     say(f"next: python -m pipeline {next_command(trained, params, model_uri)}")
-    if link := compare_link(run):
+    if not run.late and (link := compare_link(run)):
         say(f"compare: {link}")
 
 

@@ -15,12 +15,15 @@ from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
 
-def finetune_cnn(params: FinetuneCnnParams, *, within: Within | None = None) -> StageResult:
+def finetune_cnn(
+    params: FinetuneCnnParams, *, within: Within | None = None, resumed_run_id: str | None = None
+) -> StageResult:
     """Copy and freeze the first `frozen` blocks, copy and train the next `intermediate`, train the rest afresh.
 
     Args:
         params: What to reuse of which base, on which labels, how.
         within: The study that this is a step of; its finished results are taken instead of run again.
+        resumed_run_id: The interrupted run to go on with.
 
     Returns:
         The run's id, the URI of the logged model, and its final metrics.
@@ -35,6 +38,7 @@ def finetune_cnn(params: FinetuneCnnParams, *, within: Within | None = None) -> 
         lambda depth: three_parts(params, depth),
         least_depth=params.frozen + params.intermediate,
         within=within,
+        resumed_run_id=resumed_run_id,
     )
 
 

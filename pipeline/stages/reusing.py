@@ -22,7 +22,7 @@ from pipeline.params import TargetParams
 from pipeline.params.stages import ReusingParams
 from pipeline.params.target import TARGET_BUDGETS
 from pipeline.runtime import Runtime, generator, resolve_runtime
-from pipeline.stages.choosing import Choice, Translate, choose, labels_asked_for
+from pipeline.stages.choosing import Choice, Translate, choose, inherits_draw, labels_asked_for
 from pipeline.stages.common import finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.features import check_features_exist, check_size, find_features, load_features, log_features
@@ -37,7 +37,12 @@ Obtain = Callable[[StageRun], Features | None]
 
 
 def train_on_target(
-    params: TargetParams, translate: Translate, *, least_depth: int, within: Within | None = None
+    params: TargetParams,
+    translate: Translate,
+    *,
+    least_depth: int,
+    within: Within | None = None,
+    resumed_run_id: str | None = None,
 ) -> StageResult:
     """Train a network on target classes, some of its blocks copied from a base, as one MLflow run.
 
@@ -46,12 +51,14 @@ def train_on_target(
         translate: What the stage takes of a base with a given number of blocks.
         least_depth: The blocks that a base must have; 0 where none of its weights are used.
         within: The study that this is a step of; its finished results are taken instead of run again.
+        resumed_run_id: The interrupted run to go on with.
     """
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
     client = open_store()
     choice = choose(
         params, client, translate, lambda found: check_choice(params, client, found), least_depth=least_depth
     )
+    asked = params
     params = settled(params, choice, runtime)
     announce(choice)
     if choice.base is None and choice.reuse.copied:  # a dry run without a base
@@ -73,8 +80,13 @@ def train_on_target(
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
 
     tags = {**key.tags(), **lineage_tags(choice)}
+    if inherits_draw(asked, choice.draw_from):
+        tags[names.INHERITED_DRAW] = "true"
     name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
-    with stage_run(params, name=name, note=note(choice), tags=tags, parent_run_id=parent_of(within)) as run:
+    parent = parent_of(within)
+    with stage_run(
+        params, name=name, note=note(choice), tags=tags, parent_run_id=parent, resumed_run_id=resumed_run_id
+    ) as run:
         log_inputs(run, choice, report)
         settings = settings_of(params, runtime, **copied_settings(params))
         features = obtain(run)
@@ -197,7 +209,7 @@ def log_inputs(run: StageRun, choice: Choice, report: LoadReport) -> None:
     """Log the data, the base and what became of its tensors."""
     run.log_split(choice.split)
     if choice.base is not None:
-        run.log_base(choice.base.model_uri.removeprefix("models:/"))
+        run.log_base(choice.base.model_uri)
     path = run.folder / names.LOAD_REPORT
     path.write_text(json.dumps(dataclasses.asdict(report), indent=1), encoding="utf-8")
     run.log_file(path)

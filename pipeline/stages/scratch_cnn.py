@@ -12,12 +12,15 @@ from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
 
-def scratch_cnn(params: ScratchCnnParams, *, within: Within | None = None) -> StageResult:
+def scratch_cnn(
+    params: ScratchCnnParams, *, within: Within | None = None, resumed_run_id: str | None = None
+) -> StageResult:
     """Train a CNN from fresh weights, with the same split, budget and stopping rule as `finetune_cnn`.
 
     Args:
         params: Which architecture, on which labels, how.
         within: The study that this is a step of; its finished results are taken instead of run again.
+        resumed_run_id: The interrupted run to go on with.
 
     Returns:
         The run's id, the URI of the logged model, and its final metrics.
@@ -27,4 +30,6 @@ def scratch_cnn(params: ScratchCnnParams, *, within: Within | None = None) -> St
         NonFiniteLossError: Training diverged; the run is FAILED.
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
     """
-    return train_on_target(params, lambda depth: Reuse(0, 0, depth), least_depth=0, within=within)
+    return train_on_target(
+        params, lambda depth: Reuse(0, 0, depth), least_depth=0, within=within, resumed_run_id=resumed_run_id
+    )

@@ -26,12 +26,15 @@ from pipeline.tracking.run import StageResult, stage_run
 from pipeline.tracking.store import open_store
 
 
-def train_base(params: TrainBaseParams, *, within: Within | None = None) -> StageResult:
+def train_base(
+    params: TrainBaseParams, *, within: Within | None = None, resumed_run_id: str | None = None
+) -> StageResult:
     """Train a base network and log everything about it as one MLflow run.
 
     Args:
         params: What to train, on what, how.
         within: The study that this is a step of; its finished results are taken instead of run again.
+        resumed_run_id: The interrupted run to go on with.
 
     Returns:
         The run's id, the URI of the logged model, and its final metrics.
@@ -41,7 +44,8 @@ def train_base(params: TrainBaseParams, *, within: Within | None = None) -> Stag
         NonFiniteLossError: Training diverged; the run is FAILED.
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
     """
-    params = with_best_setting(params)
+    if resumed_run_id is None:
+        params = with_best_setting(params)
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
     began = time.perf_counter()
     split = load_split(params)
@@ -60,7 +64,10 @@ def train_base(params: TrainBaseParams, *, within: Within | None = None) -> Stag
     key = result_key(params, {"data": split.digest}, runtime.description)
     if (done := recalled(within, key)) is not None:
         return done
-    with stage_run(params, name=name, note=note, tags=key.tags(), parent_run_id=parent_of(within)) as run:
+    parent = parent_of(within)
+    with stage_run(
+        params, name=name, note=note, tags=key.tags(), parent_run_id=parent, resumed_run_id=resumed_run_id
+    ) as run:
         run.log_split(split)
         network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
         trained = train_tracked(run, network, split, settings_of(params, runtime))

@@ -15,12 +15,13 @@ from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
 
-def transfer(params: TransferParams, *, within: Within | None = None) -> StageResult:
+def transfer(params: TransferParams, *, within: Within | None = None, resumed_run_id: str | None = None) -> StageResult:
     """Copy `reuse_layers` hidden layers, train the top `unfreeze` of them and what is above, on new classes.
 
     Args:
         params: What to reuse of which base, on which labels, how.
         within: The study that this is a step of; its finished results are taken instead of run again.
+        resumed_run_id: The interrupted run to go on with.
 
     Returns:
         The run's id, the URI of the logged model, and its final metrics.
@@ -31,7 +32,13 @@ def transfer(params: TransferParams, *, within: Within | None = None) -> StageRe
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
     """
     least = max(1, params.unfreeze) if params.reuse_layers == "all" else params.reuse_layers
-    return train_on_target(params, lambda depth: layers_to_reuse(params, depth), least_depth=least, within=within)
+    return train_on_target(
+        params,
+        lambda depth: layers_to_reuse(params, depth),
+        least_depth=least,
+        within=within,
+        resumed_run_id=resumed_run_id,
+    )
 
 
 def layers_to_reuse(params: TransferParams, depth: int) -> Reuse:

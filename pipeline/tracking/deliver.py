@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import (
     BAD_REQUEST,
     INVALID_PARAMETER_VALUE,
@@ -20,6 +22,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from pipeline.tracking import handover, names
 from pipeline.tracking.journal import Entry
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 900, 90, 90  # a batch may hold 1,000 items in all, 100 parameters, 100 tags
@@ -32,19 +35,48 @@ _FINAL_CODES = (
     RESOURCE_DOES_NOT_EXIST,
 )
 FINAL = {ErrorCode.Name(code) for code in _FINAL_CODES}
+ATTEMPTS = 3  # a clash of two writers looks like a bad request, once
+REFUSED = "refused.jsonl"
+
+
+class NotYetError(RuntimeError):
+    """What an entry refers to has not arrived itself; trying again later will help."""
 
 
 class Sender:
     """Delivers the entries of one run.
 
+    Args:
+        client: Of the store.
+        run_id: The run.
+        folder: The run's local state, where what the store will never take is kept.
+
     Attributes:
         refused: What the store will never take, in words; everything else is sent again until it arrives.
+        model_uri: `models:/m-...` once the run's model has arrived.
+        news: What was found on delivery and is worth telling, in words.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str):
-        self.client = client
-        self.run_id = run_id
+    def __init__(self, client: MlflowClient, run_id: str, folder: Path):
+        self.client, self.run_id, self.folder = client, run_id, folder
         self.refused: list[str] = []
+        self.news: list[str] = []
+        self.model_uri = ""
+        self._doubts = 0
+        self._kinds: dict[str, Callable[[list[Entry]], None]] = {
+            "metrics": self._send_metrics,
+            "params": self._send_params,
+            "tags": self._send_tags,
+            "dataset": self._send_datasets,
+            "base": self._send_bases,
+            "file": self._send_files,
+            "model": self._send_models,
+            "register": self._send_registrations,
+            "status": self._send_status,
+            "opened": _send_nothing,
+            "restored": _send_nothing,
+            "again": _send_nothing,
+        }
 
     def __call__(self, entries: list[Entry]) -> None:
         """Send entries in order, neighbours of one kind together.
@@ -53,13 +85,38 @@ class Sender:
             Exception: Whatever the client raises, where trying again later may help.
         """
         for kind, group in groupby(entries, key=lambda entry: str(entry["kind"])):
-            members = list(group)
-            try:
-                getattr(self, f"_send_{kind}")(members)
-            except MlflowException as error:
-                if error.error_code not in FINAL:
-                    raise
-                self.refused.append(f"{kind}: {str(error).splitlines()[0]}")
+            self._send(kind, list(group))
+
+    def note_damaged(self, where: str) -> None:
+        """Take note of a line of the journal that cannot be read."""
+        self.refused.append(where)
+
+    def _send(self, kind: str, members: list[Entry], *, again: bool = False) -> None:
+        """Send entries of one kind; what the store refuses several times over is set aside, one by one."""
+        try:
+            if kind not in self._kinds:
+                raise MlflowException("not an entry that this version knows", INVALID_PARAMETER_VALUE)
+            self._kinds[kind](members)
+            self._doubts = 0
+        except (MlflowException, FileNotFoundError, KeyError) as error:
+            if not _is_final(error):
+                raise
+            self._doubts += 1
+            if not again and self._doubts < ATTEMPTS:
+                raise
+            if len(members) == 1:
+                self._set_aside(members[0], error)
+                return
+            half = len(members) // 2
+            for part in (members[:half], members[half:]):
+                self._send(kind, part, again=True)
+
+    def _set_aside(self, entry: Entry, error: Exception) -> None:
+        why = f"{entry['kind']}: {(str(error).splitlines() or [''])[0]}"
+        if why not in self.refused:
+            self.refused.append(why)
+        with (self.folder / REFUSED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"why": why, **entry}) + "\n")
 
     def _send_metrics(self, entries: list[Entry]) -> None:
         points = [Metric(*point) for entry in entries for point in entry["metrics"]]
@@ -76,7 +133,7 @@ class Sender:
         for part in _parts([RunTag(name, value) for name, value in latest.items()], MAX_TAGS):
             self.client.log_batch(self.run_id, tags=part, synchronous=True)
 
-    def _send_dataset(self, entries: list[Entry]) -> None:
+    def _send_datasets(self, entries: list[Entry]) -> None:
         inputs = [
             DatasetInput(
                 Dataset(entry["name"], entry["digest"], "local", entry["source"], entry["schema"], entry["profile"]),
@@ -86,19 +143,53 @@ class Sender:
         ]
         self.client.log_inputs(self.run_id, inputs)
 
-    def _send_base(self, entries: list[Entry]) -> None:
-        self.client.log_inputs(self.run_id, models=[LoggedModelInput(entry["model_id"]) for entry in entries])
+    def _send_bases(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            uri = str(entry["model_uri"])
+            if uri.startswith("runs:/"):  # its own model was on its way when this was logged
+                base_run_id = uri.removeprefix("runs:/").split("/")[0]
+                uri = self.client.get_run(base_run_id).data.tags.get(names.MODEL_URI, "")
+                if not uri:
+                    raise NotYetError(f"the model of the base, run {base_run_id}, has not arrived yet")
+                self.client.set_tag(self.run_id, names.BASE_MODEL_URI, uri)
+            self.client.log_inputs(self.run_id, models=[LoggedModelInput(uri.removeprefix("models:/"))])
 
-    def _send_file(self, entries: list[Entry]) -> None:
+    def _send_files(self, entries: list[Entry]) -> None:
         for entry in entries:
             path, folder = Path(entry["path"]), entry["folder"] or None
+            if not path.exists():
+                raise FileNotFoundError(f"{path} is gone")
             if path.is_dir():
                 self.client.log_artifacts(self.run_id, str(path), folder)
-            elif path.exists():
+            else:
                 self.client.log_artifact(self.run_id, str(path), folder)
 
+    def _send_models(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self.model_uri = handover.deliver_model(self.client, self.run_id, self.folder, entry)
+
+    def _send_registrations(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            uri = self.model_uri or self.client.get_run(self.run_id).data.tags[names.MODEL_URI]
+            self.news.append(handover.register_model(self.client, self.run_id, uri, entry))
+
     def _send_status(self, entries: list[Entry]) -> None:
-        self.client.set_terminated(self.run_id, entries[-1]["status"], entries[-1]["end_time"])
+        last = entries[-1]
+        if last["status"] == "RUNNING":
+            self.client.update_run(self.run_id, status="RUNNING")
+        else:
+            self.client.set_terminated(self.run_id, last["status"], last["end_time"])
+
+
+def _send_nothing(entries: list[Entry]) -> None:
+    """Some entries are for whoever resumes the run."""
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether sending again cannot help: MLflow itself has said no, rather than something on the way to it."""
+    if not isinstance(error, MlflowException):
+        return True
+    return error.error_code in FINAL and (isinstance(error, RestException) or "API request to" not in str(error))
 
 
 def _parts(items: list[Any], size: int) -> list[list[Any]]:

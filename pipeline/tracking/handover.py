@@ -1,106 +1,127 @@
-"""The three files that a model is rebuilt from: brought here, checked, read. Nothing is ever unpickled.
+"""Taking a model that lies on disk to the store: created, uploaded, finalized, attached, registered; each step once.
 
-They may be anyone's: only these fixed names are read, their sizes are bounded before they are read, and the
-description is held against its limits before anything is allocated.
+Any step may be the last one before a crash or a lost connection. So each looks for what an earlier attempt has
+left before it makes anything.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import mlflow.artifacts
-import torch
+import yaml
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
-from torch import Tensor
 
-from pipeline.errors import Fault, UserInputError
-from pipeline.networks.build import architecture_from_json, build_network
-from pipeline.networks.layered import LayeredNetwork
-from pipeline.networks.reuse import check_tensors
-from pipeline.networks.tensor_file import read_tensor_file
-from pipeline.runtime import generator
 from pipeline.tracking import names
+from pipeline.tracking.journal import Entry
 
-MAX_BYTES = {names.WEIGHTS_FILE: 400 << 20, names.ARCHITECTURE_FILE: 1 << 20, names.DRAW_FILE: 400 << 20}
+UNFINISHED = ("READY", "PENDING")
 
 
-def download_files(client: MlflowClient, model: LoggedModel, reference: str, folder: Path) -> dict[str, Path]:
-    """Copy the three files into a folder, after a look at their sizes, and return where each is.
+def deliver_model(client: MlflowClient, run_id: str, folder: Path, entry: Entry) -> str:
+    """Make a run's logged model from `folder/model`, or complete the one that is under way; return its URI.
 
-    Raises:
-        UserInputError: One is missing, too large, or leads out of the model's own folder.
+    Args:
+        client: Of the store.
+        run_id: The run whose model it is.
+        folder: The run's local state.
+        entry: What `model.log_model` has put into the journal.
     """
-    try:
-        listed = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
-        sizes = {item.path.rsplit("/", 1)[-1]: item.file_size or 0 for item in listed}
-        missing = [name for name in MAX_BYTES if name not in sizes]
-        if missing:
-            raise refused(reference, f"was not made by this project, or is incomplete: it lacks {', '.join(missing)}")
-        large = [name for name, limit in MAX_BYTES.items() if sizes[name] > limit]
-        if large:
-            raise refused(reference, f"has files larger than this project reads: {', '.join(large)}")
-        uri = f"{model.artifact_location.rstrip('/')}/{names.EXTRA_FILES}"
-        return {
-            name: Path(mlflow.artifacts.download_artifacts(f"{uri}/{name}", dst_path=str(folder))) for name in MAX_BYTES
-        }
-    except (MlflowException, OSError) as error:
-        raise refused(reference, f"cannot be read: {first_line(error)}") from None
+    files = folder / names.MODEL
+    if not files.is_dir():
+        raise FileNotFoundError(f"{files} is gone")
+    run = client.get_run(run_id)
+    logged = _begun(client, run.info.experiment_id, run_id, entry["tags"][names.HANDOVER_DIGEST])
+    if logged is None:
+        logged = client.create_logged_model(
+            run.info.experiment_id,
+            name=names.MODEL,
+            source_run_id=run_id,
+            model_type=entry["tags"][names.STAGE],
+            tags=entry["tags"],
+            params=run.data.params,
+        )
+    if str(logged.status) != "READY":
+        _write_id(files, logged.model_id)
+        client.log_model_artifacts(logged.model_id, str(files))
+        client.finalize_logged_model(logged.model_id, "READY")
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if logged.model_id not in {output.model_id for output in outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    # a copy of the run's final metrics, so that the UI's model page and comparison show them
+    points = [
+        Metric(name, value, at, step, model_id=logged.model_id, run_id=run_id)
+        for name, value, at, step in entry["metrics"]
+    ]
+    client.log_batch(run_id, metrics=points, synchronous=True)
+    uri = f"models:/{logged.model_id}"
+    client.set_tag(run_id, names.MODEL_URI, uri)
+    (folder / names.MODEL_URI).write_text(uri, encoding="ascii")
+    return uri
 
 
-def rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
-    """Return the described network with its weights; every tensor must fit.
+def _begun(client: MlflowClient, experiment_id: str, run_id: str, digest: str) -> LoggedModel | None:
+    """Return the model that an earlier attempt has made, the ready one first; delete what a lost answer has doubled."""
+    found = [
+        model
+        for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+        if model.tags.get(names.HANDOVER_DIGEST) == digest and str(model.status) in UNFINISHED
+    ]
+    found.sort(key=lambda model: (str(model.status) != "READY", model.creation_timestamp))
+    for surplus in found[1:]:
+        client.delete_logged_model(surplus.model_id)
+    return found[0] if found else None
 
-    Raises:
-        UserInputError: The description or the weights are damaged.
+
+def _write_id(files: Path, model_id: str) -> None:
+    """Tell the model's own description which logged model it is; that is not known when it is saved."""
+    path = files / "MLmodel"
+    described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if described.get("model_id") != model_id:
+        beside = path.with_name(".MLmodel")
+        beside.write_text(yaml.safe_dump({**described, "model_id": model_id}), encoding="utf-8")
+        beside.replace(path)
+
+
+def register_model(client: MlflowClient, run_id: str, model_uri: str, entry: Entry) -> str:
+    """Register a model and give it the alias `best` where its validation accuracy beats the holder's.
+
+    Returns:
+        One line that says what became of it.
     """
+    name, val_accuracy = str(entry["name"]), float(entry["val_accuracy"])
     try:
-        architecture = architecture_from_json(_text_of(files[names.ARCHITECTURE_FILE]))
-    except (ValueError, OSError) as error:
-        raise refused(reference, f"is damaged: {names.ARCHITECTURE_FILE}: {error}") from None
-    network = build_network(architecture, generator(0, "placeholder"))
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = _version(client, run_id, model_uri, name, val_accuracy)
     try:
-        weights, _ = read_tensor_file(files[names.WEIGHTS_FILE], MAX_BYTES[names.WEIGHTS_FILE])
-        check_tensors(weights, network.state_dict())
-        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-            raise ValueError("its weights are not all finite numbers")
-    except (ValueError, OSError) as error:
-        raise refused(reference, f"is damaged: {names.WEIGHTS_FILE}: {error}") from None
-    network.load_state_dict(weights)
-    return network
+        holder = client.get_model_version_by_alias(name, "best")
+        held = float(holder.tags.get(names.VAL_FINAL_ACCURACY, "-inf"))
+    except MlflowException as error:
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+        holder, held = None, float("-inf")
+    registered = f"registered as {name} version {version}"
+    if holder is not None and str(holder.version) != version and val_accuracy <= held:
+        return f"{registered}; alias best stays with version {holder.version} ({held:.4f} on validation)"
+    client.set_registered_model_alias(name, "best", version)
+    return f"{registered}, which now has the alias best ({val_accuracy:.4f} on validation)"
 
 
-def _text_of(path: Path) -> str:
-    """Return a text file's content; what the listing said of its size need not be true."""
-    size = path.stat().st_size
-    if size > MAX_BYTES[path.name]:
-        raise ValueError(f"{path.name} holds {size} bytes, more than is read")
-    return path.read_text(encoding="utf-8")
-
-
-def read_draw(path: Path, reference: str) -> dict[str, Tensor]:
-    """Return the places of images that a model was made from: `train`, `validation` and `seen`, int32 (N,).
-
-    Raises:
-        UserInputError: The file is damaged or holds something else.
-    """
-    try:
-        draw, _ = read_tensor_file(path, MAX_BYTES[names.DRAW_FILE])
-        if set(draw) != {"train", "validation", "seen"}:
-            raise ValueError("it must hold train, validation and seen")
-        if any(t.ndim != 1 or t.dtype != torch.int32 or bool((t < 0).any()) for t in draw.values()):
-            raise ValueError("it must hold places of images")
-    except (ValueError, OSError) as error:
-        raise refused(reference, f"is damaged: {path.name}: {error}") from None
-    return draw
-
-
-def refused(reference: str, why: str) -> UserInputError:
-    """Return the refusal of a base."""
-    return UserInputError(Fault("base", reference, f"{why}.", "Choose another, or base=auto."))
-
-
-def first_line(error: Exception) -> str:
-    """Return what an exception says, without what follows its first line."""
-    return str(error).strip().splitlines()[0].rstrip(".")
+def _version(client: MlflowClient, run_id: str, model_uri: str, name: str, val_accuracy: float) -> str:
+    """Return the version that an earlier attempt has made of this model, else make one."""
+    quoted = name.replace("'", "''")
+    for version in client.search_model_versions(f"name = '{quoted}'"):
+        if version.run_id == run_id and version.source == model_uri:
+            return str(version.version)
+    created = client.create_model_version(
+        name,
+        model_uri,
+        run_id=run_id,
+        model_id=model_uri.removeprefix("models:/"),
+        tags={names.VAL_FINAL_ACCURACY: repr(val_accuracy)},
+    )
+    return str(created.version)

@@ -1,8 +1,7 @@
-"""Everything a run logs is written to disk first, then delivered to MLflow by a background thread.
+"""Everything a run logs is written to disk first: one line of JSON an entry, appended, never changed.
 
-An entry is one line of JSON. Delivery is idempotent (the store drops exact repeats of a metric, a parameter or a
-tag may be sent twice, a file is overwritten), so it does not matter how often an entry is sent, only that it is.
-Training never waits for the store: `put` appends a line and returns.
+Beside the journal lies a number: how many of its bytes are known to have arrived at the store. `drain` sends what
+comes after. Sending is idempotent (`deliver.py`), so a number that is behind costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -12,125 +11,179 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Entry = dict[str, Any]
 
+JOURNAL, ARRIVED = "journal.jsonl", "arrived"
+BATCH_BYTES = 1 << 20  # what is sent between two looks at what has arrived
+
 
 class Journal:
-    """An append-only file of JSON lines."""
+    """The journal of one run, open for writing; it goes on where an earlier process stopped.
 
-    def __init__(self, path: Path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    A disk without room does not stop training: what cannot be written stays in memory, is sent from there, and is
+    written as soon as there is room again.
+
+    Args:
+        folder: The run's local state.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.path = folder / JOURNAL
+        self._lock = threading.Lock()
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._size = _whole_lines(self._file)
+        os.ftruncate(self._file, self._size)  # a line that a crash has torn off was never logged
+        self._waiting: list[bytes] = []
+        self._unsafe = False
+        _note_arrived(folder, arrived_bytes(folder))
 
     def append(self, entry: Entry) -> None:
-        """Write one entry, whole, in one call to the system."""
-        os.write(self._file, (json.dumps(entry) + "\n").encode())
+        """Keep one entry, with the moment in ms at which it was first logged; returns at once."""
+        line = (json.dumps({"time": int(time.time() * 1000), **entry}) + "\n").encode()
+        with self._lock:
+            self._waiting.append(line)
+            self._write()
 
     def sync(self) -> None:
         """Make sure that what was appended survives a loss of power."""
-        os.fsync(self._file)
+        with self._lock:
+            self._write()
+            unsafe, self._unsafe = self._unsafe, False
+        if unsafe:
+            os.fsync(self._file)
+
+    def in_memory(self) -> list[bytes]:
+        """Return the lines that the disk had no room for."""
+        with self._lock:
+            return list(self._waiting)
+
+    def forget(self, lines: list[bytes]) -> None:
+        """Drop lines that have arrived from memory."""
+        with self._lock:
+            self._waiting = [line for line in self._waiting if line not in lines]
+
+    def size(self) -> int:
+        """Return the bytes on disk."""
+        return self._size
 
     def close(self) -> None:
         """Close the file; it stays on disk."""
         os.close(self._file)
 
+    def _write(self) -> None:
+        while self._waiting:
+            line = self._waiting[0]
+            try:
+                written = os.write(self._file, line)
+                if written < len(line):
+                    raise OSError(f"{written} of {len(line)} bytes were written")
+            except OSError:
+                os.ftruncate(self._file, self._size)  # half a line would spoil the next one
+                return
+            self._size += len(line)
+            self._unsafe = True
+            del self._waiting[0]
 
-def read_journal(path: Path) -> list[Entry]:
-    """Return a journal's entries; a last line that was torn off by a crash is left out.
 
-    Raises:
-        ValueError: Another line is not JSON.
+def _whole_lines(file: int) -> int:
+    """Return how many bytes of a file are lines with their end."""
+    size = os.fstat(file).st_size
+    at = size
+    while at > 0:
+        begin = max(0, at - BATCH_BYTES)
+        found = os.pread(file, at - begin, begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        at = begin
+    return 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some lines of a journal.
+
+    Attributes:
+        entries: Those that could be read.
+        damaged: The places, in words, of those that could not.
+        end: The byte after the last of them.
     """
-    entries = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise ValueError(f"{path}: line {number} is damaged") from None
-    return entries
+
+    entries: list[Entry]
+    damaged: list[str]
+    end: int
 
 
-class Delivery:
-    """Takes entries to the store, in order, in the background.
+def read_part(path: Path, begin: int = 0, size: int = -1) -> Part:
+    """Return the whole lines of a journal from a byte on; a last line without its end is left out.
 
     Args:
-        journal: Where each entry is kept first.
-        send: Delivers some entries; whatever it raises means that they shall be sent again later.
-        pause_seconds: How long entries may gather before they are sent together.
+        path: Of the journal.
+        begin: Where a line begins, in bytes.
+        size: About how much to read, in bytes; -1 reads everything.
     """
+    with path.open("rb") as file:
+        file.seek(begin)
+        content = file.read(size) if size >= 0 else file.read()
+        if size >= 0 and not content.endswith(b"\n"):
+            content += file.readline()
+    content = content[: content.rfind(b"\n") + 1]
+    entries, damaged, at = [], [], begin
+    for line in content.splitlines(keepends=True) if content else []:
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
+                raise ValueError("not an entry")
+            entries.append(entry)
+        except ValueError:
+            damaged.append(f"{path}: the line at byte {at} is damaged")
+        at += len(line)
+    return Part(entries, damaged, begin + len(content))
 
-    def __init__(self, journal: Journal, send: Callable[[list[Entry]], None], pause_seconds: float = 1.0):
-        self.journal = journal
-        self._send = send
-        self._pause = pause_seconds
-        self._pending: list[Entry] = []
-        self._lock = threading.Condition()
-        self._hurry = False
-        self._closing = False
-        self._closed = False
-        self.last_error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name="deliver to MLflow", daemon=True)
-        self._thread.start()
 
-    def put(self, entry: Entry) -> None:
-        """Keep an entry and have it delivered soon; returns at once."""
-        self.journal.append(entry)
-        with self._lock:
-            self._pending.append(entry)
+def arrived_bytes(folder: Path) -> int:
+    """Return how much of a run's journal is known to have arrived, in bytes."""
+    try:
+        return int((folder / ARRIVED).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0  # sending again does no harm
 
-    def flush(self, limit_seconds: float) -> bool:
-        """Wait until everything has arrived, or the limit is over, and say whether it has."""
-        deadline = time.monotonic() + limit_seconds
-        with self._lock:
-            self._hurry = True
-            self._lock.notify_all()
-            while self._pending and (left := deadline - time.monotonic()) > 0:
-                self._lock.wait(left)
-            return not self._pending
 
-    def close(self, limit_seconds: float) -> bool:
-        """Flush, stop the thread, and say whether everything has arrived."""
-        arrived = self.flush(limit_seconds)
-        with self._lock:
-            self._closing = True
-            self._lock.notify_all()
-        if arrived:
-            self._thread.join(limit_seconds)
-        if not self._closed:
-            self._closed = True
-            self.journal.close()
-        return arrived
+def is_drained(folder: Path) -> bool:
+    """Whether everything in a run's journal has arrived; also where there is no journal."""
+    path = folder / JOURNAL
+    return not path.exists() or read_part(path, arrived_bytes(folder)).end <= arrived_bytes(folder)
 
-    def _work(self) -> None:
-        wait = self._pause
-        while True:
-            with self._lock:
-                if not self._hurry:
-                    self._lock.wait(wait)
-                batch = list(self._pending)
-                self._hurry = False
-                if self._closing:
-                    return
-            if not batch:
-                continue
-            try:
-                self.journal.sync()
-                self._send(batch)
-            except Exception as error:  # training goes on, and the entries stay until they can be sent
-                self.last_error = error
-                wait = min(30.0, wait * 2)
-                continue
-            wait = self._pause
-            with self._lock:
-                del self._pending[: len(batch)]
-                if self._pending:
-                    self._hurry = True
-                self._lock.notify_all()
+
+def drain(folder: Path, send: Callable[[list[Entry]], None], damaged: Callable[[str], None]) -> None:
+    """Send what a run's journal holds beyond what has arrived, in order; can be called again at any time.
+
+    Args:
+        folder: The run's local state.
+        send: Delivers some entries; whatever it raises means that they shall be sent again later.
+        damaged: Told of each line that cannot be read; the others are sent.
+    """
+    while True:
+        begin = arrived_bytes(folder)
+        part = read_part(folder / JOURNAL, begin, BATCH_BYTES)
+        if part.end <= begin:
+            return
+        if part.entries:
+            send(part.entries)
+        for line in part.damaged:
+            damaged(line)
+        _note_arrived(folder, part.end)
+
+
+def _note_arrived(folder: Path, end: int) -> None:
+    """Write over the number in place: that needs no room on the disk."""
+    file = os.open(folder / ARRIVED, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(file, f"{end:020d}".encode(), 0)
+    finally:
+        os.close(file)

@@ -24,7 +24,7 @@ from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.params import Family, format_classes, is_dataset, parse_classes
 from pipeline.tracking import names
-from pipeline.tracking.handover import MAX_BYTES, download_files, first_line, read_draw, rebuild, refused
+from pipeline.tracking.model_files import MAX_BYTES, download_files, first_line, read_draw, rebuild, refused
 from pipeline.tracking.store import active_experiment_id
 
 BASE_STAGES = ("train_base", "tune")

@@ -36,7 +36,9 @@ def open_store() -> MlflowClient:
         UserInputError: The store cannot be used or its server does not answer.
     """
     # the client's own patience (seven tries, minutes) would make a dead server look like a hang
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # delivery has pauses of its own
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -50,7 +52,7 @@ def open_store() -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError, sqlite3.Error) as error:
-        why = without_password(str(error).strip().splitlines()[0])
+        why = first_line(error)
         refused = re.search(r"error code 40[13]\b", why) is not None
         remedy = LOG_IN if refused else "Unset it for sqlite:///mlflow.db, or start the server."
         raise UserInputError(
@@ -119,3 +121,8 @@ def _check_server(uri: str) -> None:
     """Raise OSError where a tracking server does not answer in time; any HTTP answer will do."""
     verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
     requests.get(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS, verify=verify)
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line and without passwords."""
+    return without_password((str(error).strip() or type(error).__name__).splitlines()[0])

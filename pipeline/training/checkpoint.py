@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,11 @@ class CheckpointFolder:
         """Write `best`."""
         save_checkpoint(self.path(BEST), checkpoint)
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, passed_over: Callable[[str], None] | None = None) -> Checkpoint | None:
         """Return `last`, or `previous` where `last` is missing or damaged; None where there is neither.
+
+        Args:
+            passed_over: Told of a damaged one where the other one serves.
 
         Raises:
             CheckpointError: There are checkpoints, and none of them is whole.
@@ -126,9 +129,13 @@ class CheckpointFolder:
         for name in (LAST, PREVIOUS):
             if self.path(name).exists():
                 try:
-                    return load_checkpoint(self.path(name))
+                    found = load_checkpoint(self.path(name))
                 except CheckpointError as error:
                     damaged.append(str(error))
+                    continue
+                if damaged and passed_over is not None:
+                    passed_over("; ".join(damaged))
+                return found
         if damaged:
             raise CheckpointError("; ".join(damaged))
         return None

@@ -325,8 +325,11 @@ class Fit:
         self.network.load_state_dict(checkpoint.group("weights"))
         self.best_weights = checkpoint.group("best")
         slots: dict[int, dict[str, Tensor]] = {}
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for name, value in checkpoint.group("optimizer").items():
             index, _, slot = name.partition("/")
+            if value.dim():  # the fused step goes over memory: moments must lie as their weights do (channels last)
+                value = torch.empty_like(weights[int(index)]).copy_(value)
             slots.setdefault(int(index), {})[slot] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
         self.progress = Progress(**checkpoint.facts["progress"])

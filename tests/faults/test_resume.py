@@ -1,0 +1,191 @@
+"""Killed stages go on, under their own run id, to the very result that an uninterrupted one has."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.tracking.earlier import read_earlier
+from pipeline.training.checkpoint import load_checkpoint
+from tests.conftest import Command, copy_store
+from tests.faults.killing import (
+    TINY,
+    Points,
+    assert_one_ready_model,
+    journalled_epochs,
+    kill_when,
+    local_state,
+    result_of,
+    runs_of,
+    stage,
+    store_of,
+    wait_until,
+)
+
+pytestmark = pytest.mark.slow
+Result = tuple[str, Points, dict[str, str]]
+MLP = ("train_base", *TINY, "--epochs", "40")
+
+
+def killed_run(folder: Path, *words: str, epochs: int = 10) -> str:
+    """The id of a run whose process was killed after some epochs."""
+    known = {run.info.run_id for run in runs_of(store_of(folder))}
+    kill_when(folder, lambda: journalled_epochs(folder) >= epochs, *words)
+    (run,) = [run for run in runs_of(store_of(folder)) if run.info.run_id not in known]
+    assert run.info.status == "RUNNING"
+    return str(run.info.run_id)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Result:
+    """What the command has to come to: from a run that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("reference")
+    copy_store(empty_store, folder)
+    with stage(folder, *MLP) as process:
+        out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    return result_of(store_of(folder), runs_of(store_of(folder))[0].info.run_id)
+
+
+def uninterrupted(command: Command, client: MlflowClient, *words: str) -> str:
+    """The id of a run of the same command that nothing has disturbed."""
+    known = {run.info.run_id for run in runs_of(client)}
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    (run,) = [run for run in runs_of(client) if run.info.run_id not in known]
+    return str(run.info.run_id)
+
+
+def test_a_killed_train_base_goes_on_to_the_bit(command: Command, tmp_path: Path, reference: Result) -> None:
+    client = store_of(tmp_path)
+    run_id = killed_run(tmp_path, *MLP)
+    at = load_checkpoint(local_state(tmp_path, run_id) / "checkpoints" / "last.safetensors").facts["progress"]["epoch"]
+    assert at >= 8
+    resumed = command("resume", "--run_id", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"goes on after epoch {at}" in resumed.stdout
+    assert "everything has arrived at the tracking store" in resumed.stdout
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert len(runs_of(client)) == 1
+    assert result_of(client, run_id) == reference
+    assert_one_ready_model(client, run_id)
+    assert not local_state(tmp_path, run_id).exists()
+    assert 0 <= run.data.metrics["time/lost_seconds"] < 60
+    epochs = client.get_metric_history(run_id, "time/epoch_seconds")
+    assert sum(point.value for point in epochs) < 2 * run.data.metrics["time/fit_seconds"]
+
+
+CHAINS = {
+    "transfer": (("train_base", *TINY, "--epochs", "3"),
+                 ("transfer", "--dataset", "digits", "--per_class", "20", "--val_per_class", "10", "--epochs", "40",
+                  "--threads", "1", "--checkpoint_every", "4", "--features", "auto")),
+    "continued": (("train_base", *TINY, "--epochs", "3"),
+                  ("transfer", "--base", "BASE", "--classes", "0-4", "--unfreeze", "1", "--epochs", "40",
+                   "--threads", "1", "--checkpoint_every", "4", "--patience", "1000")),
+    "finetune_cnn": (("train_base", "--model", "cnn", "--dataset", "digits", "--epochs", "1", "--threads", "1"),
+                     ("finetune_cnn", "--dataset", "digits", "--epochs", "14", "--patience", "100", "--threads", "1",
+                      "--checkpoint_every", "2")),
+    "scratch_cnn": ((),
+                    ("scratch_cnn", "--dataset", "digits", "--epochs", "14", "--patience", "100", "--threads", "1",
+                     "--checkpoint_every", "2")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_stage_that_trains_goes_on_to_the_bit(command: Command, tmp_path: Path, name: str) -> None:
+    first, words = CHAINS[name]
+    client = store_of(tmp_path)
+    if first:
+        assert command(*first).returncode == 0
+        words = tuple(word.replace("BASE", runs_of(client)[0].info.run_id) for word in words)
+    run_id = killed_run(tmp_path, *words, epochs=6)
+    resumed = command("resume", "--run_id", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    other = uninterrupted(command, client, *words)
+    mine, theirs = result_of(client, run_id), result_of(client, other)
+    for result in (mine, theirs):  # seconds saved by cached features, spelled as a number of epochs
+        result[1].pop("features/break_even_epochs", None)
+    assert mine == theirs
+    tags = client.get_run(run_id).data.tags
+    assert tags["cache_key"] == client.get_run(other).data.tags["cache_key"]
+    assert_one_ready_model(client, run_id)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over_under_its_id(
+    command: Command, tmp_path: Path, reference: Result
+) -> None:
+    client = store_of(tmp_path)
+    run_id = killed_run(tmp_path, *MLP, "--checkpoint_every", "1000")
+    assert not (local_state(tmp_path, run_id) / "checkpoints" / "last.safetensors").exists()
+    resumed = command("resume", "--run_id", run_id)
+    assert resumed.returncode == 0 and "starts over: it has no checkpoint" in resumed.stdout, resumed.stderr
+    assert result_of(client, run_id)[:2] == reference[:2]
+    assert client.get_run(run_id).data.metrics["time/lost_seconds"] > 0
+
+
+@pytest.mark.parametrize("damaged", [("last",), ("last", "previous")])
+def test_damaged_checkpoints_are_passed_over_and_said(
+    command: Command, tmp_path: Path, reference: Result, damaged: tuple[str, ...]
+) -> None:
+    client = store_of(tmp_path)
+    run_id = killed_run(tmp_path, *MLP)
+    for name in damaged:
+        path = local_state(tmp_path, run_id) / "checkpoints" / f"{name}.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-9] ^= 4
+        path.write_bytes(content)
+    resumed = command("resume", "--run_id", run_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "last.safetensors: was altered" in resumed.stdout
+    assert ("the one before it is taken" in resumed.stdout) is (len(damaged) == 1)
+    assert ("no checkpoint is whole" in resumed.stdout) is (len(damaged) == 2)
+    assert result_of(client, run_id) == reference
+
+
+def test_uploaded_checkpoints_serve_where_the_local_state_is_gone(
+    command: Command, tmp_path: Path, reference: Result
+) -> None:
+    client = store_of(tmp_path)
+    with stage(tmp_path, *MLP) as process:
+        wait_until(lambda: journalled_epochs(tmp_path) >= 10, lambda: process.poll() is None)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    (run,) = runs_of(client)
+    run_id = run.info.run_id
+    assert run.info.status == "KILLED" and f"to go on: python -m pipeline resume --run_id {run_id}" in out
+    shutil.rmtree(tmp_path / ".pipeline")
+    resumed = command("resume", "--run_id", run_id)
+    assert resumed.returncode == 0 and "checkpoints were taken from the run's artifacts" in resumed.stdout
+    assert "goes on after epoch" in resumed.stdout
+    assert result_of(client, run_id) == reference
+
+
+def test_a_run_can_be_killed_and_resumed_several_times(command: Command, tmp_path: Path, reference: Result) -> None:
+    client = store_of(tmp_path)
+    run_id = killed_run(tmp_path, *MLP, epochs=6)
+    lost = []
+    for epochs in (15, 26):
+        kill_when(tmp_path, lambda least=epochs: journalled_epochs(tmp_path) >= least, "resume", "--run_id", run_id)
+        known = read_earlier(client, client.get_run(run_id), local_state(tmp_path, run_id))
+        lost.append(float(known.tags["wasted_seconds"]))
+    assert command("resume", "--run_id", run_id).returncode == 0
+    assert result_of(client, run_id) == reference
+    metrics = client.get_run(run_id).data.metrics
+    assert 0 < lost[0] <= lost[1] <= metrics["time/lost_seconds"] < 60
+
+
+def test_the_stage_run_again_offers_to_resume(command: Command, tmp_path: Path) -> None:
+    run_id = killed_run(tmp_path, *MLP)
+    again = command(*MLP)
+    assert again.returncode == 0
+    assert f"run {run_id} was left RUNNING by a process that is gone: now KILLED" in again.stdout
+    assert f"python -m pipeline resume --run_id {run_id}" in again.stdout
+    other = command(*MLP, "--seed", "1")
+    assert other.returncode == 0 and "resume" not in other.stdout
+    assert store_of(tmp_path).get_run(run_id).info.status == "KILLED"
