@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sqlite3
 from pathlib import Path
 
 import mlflow
 import requests
-from filelock import FileLock
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for the active experiment
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Fault, UserInputError
+from pipeline.tracking.database import OPTUNA_TABLE, prepare_sqlite, set_up_alone, without_password
 
 Client = MlflowClient
 
@@ -40,18 +41,19 @@ def open_store() -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = mlflow.get_tracking_uri()
     try:
-        if uri.startswith("sqlite:"):
-            _prepare_sqlite(uri)
+        if path := sqlite_path(uri):
+            prepare_sqlite(path, lambda: MlflowClient(uri).search_experiments(max_results=1))
         elif uri.startswith(("http://", "https://")):
             _check_server(uri)
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError, sqlite3.Error) as error:
-        why = _without_password(str(error).strip().splitlines()[0])
+        with set_up_alone(uri, not_beside=OPTUNA_TABLE):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, CommandError, ImportError, ValueError, OSError, sqlite3.Error) as error:
+        why = without_password(str(error).strip().splitlines()[0])
         raise UserInputError(
             Fault(
                 "MLFLOW_TRACKING_URI",
-                _without_password(uri),
+                without_password(uri),
                 f"cannot be used as a tracking store: {why}",
                 "Unset it for sqlite:///mlflow.db, or start the server.",
             )
@@ -71,30 +73,7 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def _prepare_sqlite(uri: str) -> None:
-    path = sqlite_path(uri)
-    if path is None or _has_wal(path):
-        return
-    with FileLock(path.with_name(path.name + ".lock"), timeout=60):
-        if not _has_wal(path):
-            MlflowClient(uri).search_experiments(max_results=1)  # makes the schema
-            with sqlite3.connect(path, timeout=20) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-
-
-def _has_wal(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with sqlite3.connect(path, timeout=20) as connection:
-        return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
-
-
 def _check_server(uri: str) -> None:
     """Raise OSError where a tracking server does not answer in time; any HTTP answer will do."""
     verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
     requests.get(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS, verify=verify)
-
-
-def _without_password(text: str) -> str:
-    """Return a text in which no URL carries user and password."""
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
