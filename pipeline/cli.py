@@ -154,9 +154,9 @@ def ui(mlflow_port: int, dashboard_port: int) -> None:
 
     try:
         with interruptible():
-            open_store()
+            tracking_uri = open_store().tracking_uri
             open_storage()
-            serve_uis(mlflow_port, dashboard_port)
+            serve_uis(tracking_uri, mlflow_port, dashboard_port)
     except UserInputError as error:
         refuse(error)
     except KeyboardInterrupt:

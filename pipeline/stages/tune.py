@@ -24,12 +24,21 @@ from pipeline.stages.common import architecture_of, finish, say_plan, settings_o
 from pipeline.tracking import names
 from pipeline.tracking.identity import code_digest, result_key, result_params
 from pipeline.tracking.recognition import Within, finished_result, parent_of, recalled
-from pipeline.tracking.run import StageResult, StageRun, close_lost_run, stage_run
+from pipeline.tracking.run import StageResult, StageRun, stage_run
 from pipeline.tracking.store import open_store, store_environment
 from pipeline.training.loop import Labelled
 from pipeline.tuning.figures import draw_study
 from pipeline.tuning.space import Space, check_together, fit_batches, load_space, space_json
-from pipeline.tuning.study import RUN_ID, Study, StudySpec, failures, finished_count, open_storage, open_study, reap
+from pipeline.tuning.study import (
+    Study,
+    StudySpec,
+    failures,
+    finished_count,
+    open_storage,
+    open_study,
+    pending_count,
+    reap,
+)
 from pipeline.tuning.workers import Job, Workers, start_forkserver
 
 LOOK_SECONDS = 1.0
@@ -150,11 +159,14 @@ def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> 
     failed_before = len(failures(study))
     try:
         while workers.any_alive() or finished_count(study) < job.trials:
-            workers.wait(LOOK_SECONDS)
+            if workers.any_alive():
+                workers.wait(LOOK_SECONDS)
+            else:
+                time.sleep(LOOK_SECONDS)  # the last trials are under way on other machines
             clear_up(study)
             if len(found := failures(study)) - failed_before >= MAX_FAILURES:
                 raise RuntimeError(f"{MAX_FAILURES} trials failed, the last with {found[-1]}")
-            lacking = finished_count(study) < job.trials
+            lacking = pending_count(study) < job.trials
             if lacking and (workers.any_died() or not workers.any_alive()):
                 workers.fill()
             if time.monotonic() - said > SAY_SECONDS:
@@ -169,8 +181,6 @@ def clear_up(study: Study) -> None:
     """Queue the trials of dead workers again, and close their runs."""
     for trial in reap(study):
         say(f"trial {trial.number}: its process is gone; its parameters are queued again")
-        if run_id := trial.user_attrs.get(RUN_ID):
-            close_lost_run(str(run_id), "Its process ended before the trial did; its parameters are queued again.")
 
 
 def say_progress(study: Study, trials: int) -> None:

@@ -15,13 +15,15 @@ from urllib.parse import unquote, urlsplit
 
 import mlflow
 import requests
-from filelock import FileLock
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for the active experiment
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Fault, UserInputError
 from pipeline.redaction import without_password
+from pipeline.tracking.database import OPTUNA_TABLE, prepare_sqlite, set_up_alone
 
 Client = MlflowClient
 
@@ -45,13 +47,14 @@ def open_store() -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = take_credentials(mlflow.get_tracking_uri())
     try:
-        if uri.startswith("sqlite:"):
-            _prepare_sqlite(uri)
+        if path := sqlite_path(uri):
+            prepare_sqlite(path, lambda: MlflowClient(uri).search_experiments(max_results=1))
         elif uri.startswith(("http://", "https://")):
             _check_server(uri)
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError, sqlite3.Error) as error:
+        with set_up_alone(uri, not_beside=OPTUNA_TABLE):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, CommandError, ImportError, ValueError, OSError, sqlite3.Error) as error:
         why = first_line(error)
         refused = re.search(r"error code 40[13]\b", why) is not None
         remedy = LOG_IN if refused else "Unset it for sqlite:///mlflow.db, or start the server."
@@ -97,24 +100,6 @@ def store_environment() -> dict[str, str]:
 def sqlite_path(uri: str) -> Path | None:
     """Return the file behind a sqlite URI, None for another kind."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def _prepare_sqlite(uri: str) -> None:
-    path = sqlite_path(uri)
-    if path is None or _has_wal(path):
-        return
-    with FileLock(path.with_name(path.name + ".lock"), timeout=60):
-        if not _has_wal(path):
-            MlflowClient(uri).search_experiments(max_results=1)  # makes the schema
-            with sqlite3.connect(path, timeout=20) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-
-
-def _has_wal(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with sqlite3.connect(path, timeout=20) as connection:
-        return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def _check_server(uri: str) -> None:
