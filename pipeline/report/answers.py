@@ -62,9 +62,18 @@ def _annotated(subject: Subject, found: Answer) -> Answer:
         subject.note(f"{REUSED_MARK} Reused: recognised as finished, not run again; its seconds are those of then.")
     for arm, base in continued_from(subject.arms):
         subject.note(f"{arm.label} starts from {base.label}: its seconds come on top of those.")
-    if subject.question.kind not in ("labels", "surface") and (differing := differing_params(subject.arms)):
-        subject.note(f"The arms differ in {', '.join(differing)}.")
+    if subject.question.kind not in ("labels", "surface"):
+        _note_differences(subject)
     return Answer(
         found.question, sentence(found.headline), tuple(map(sentence, found.sentences)),
         tuple(map(sentence, subject.notes)), found.table, found.pictures,
     )  # fmt: skip
+
+
+def _note_differences(subject: Subject) -> None:
+    stages = dict.fromkeys(arm.entry_point for arm in subject.arms)
+    differing = list(differing_params(subject.arms))
+    if len(stages) > 1:
+        differing.append(f"stage ({', '.join(stages)})")
+    if differing:
+        subject.note(f"The arms differ in {', '.join(differing)}.")

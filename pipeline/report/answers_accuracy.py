@@ -185,7 +185,8 @@ def accuracy_picture(subject: Subject) -> Picture | None:
     return draw_points(
         subject.picture_name("accuracy"), rows, title="Accuracy" if hint else "Test accuracy",
         xlabel="%", ceiling=100, hint=hint,
-        alt=f"Test accuracy in percent, mean with 95 % interval, seeds as ticks. {rows_text(rows)}.",
+        alt=f"Test accuracy in percent, mean with 95 % interval, seeds as ticks"
+        f"{f' ({hint})' if hint else ''}: {rows_text(rows)}.",
     )  # fmt: skip
 
 
@@ -202,4 +203,7 @@ def seconds_picture(subject: Subject) -> Picture | None:
 
 def rows_text(rows: list[Row]) -> str:
     """Return a panel's numbers in words, for its text alternative."""
-    return "; ".join(f"{row.label} {row.found.text(1, 2)}" for row in rows)
+    return "; ".join(
+        f"{row.label} {row.found.text(1, 2)}" + (f" (hollow: {row.second.mean:.2f})" if row.second else "")
+        for row in rows
+    )

@@ -9,7 +9,15 @@ from functools import partial
 import numpy as np
 
 from pipeline.report.answers_accuracy import accuracy_on_test, fit_seconds, rows_text
-from pipeline.report.blocks import NOTHING, Answer, Picture, Table, count_text, percent_text, seconds_text
+from pipeline.report.blocks import (
+    NOTHING,
+    Answer,
+    Picture,
+    Table,
+    count_text,
+    percent_text,
+    seconds_text,
+)
 from pipeline.report.drawing import Series, draw_bars, draw_curves
 from pipeline.report.evidence import Pairing, Values, mean_of, metric, pair, seconds_an_epoch, shared_epochs, total
 from pipeline.report.records import ReportedArm
@@ -170,6 +178,12 @@ def milliseconds_text(seconds: Values) -> str:
     return seconds_text(mean_of({seed: 1000 * value for seed, value in seconds.items()}))
 
 
+def millions_text(count: float) -> str:
+    """Return a count in millions, with three digits that count or all before the point."""
+    millions = count / 1e6
+    return f"{millions:.0f}" if millions >= 100 else f"{millions:.3g}"
+
+
 def time(subject: Subject) -> Answer:
     """Say why an arm trains longer or shorter than the reference: epochs, seconds an epoch, what is computed."""
     assert subject.reference is not None
@@ -222,7 +236,7 @@ def _time_table(subject: Subject) -> Table:
             seconds_text(mean_of(fit_seconds(arm))),
             count_text(mean_of(epochs_run(arm))),
             milliseconds_text(seconds_an_epoch(arm)),
-            f"{cost.mean / 1e6:.0f}" if cost else NOTHING,
+            millions_text(cost.mean) if cost else NOTHING,
             f"{100 * share.mean:.1f}" if share else NOTHING,
         )
         rows.append((*subject.first_cells(arm), *(subject.number(arm, text) for text in texts)))

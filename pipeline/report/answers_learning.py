@@ -169,14 +169,11 @@ def _gap_pictures(subject: Subject) -> tuple[Picture, ...]:
     gaps = [row for arm in subject.arms if (row := subject.row(arm, gap(arm), scale=100))]
     drawn = [loss_picture(subject)]
     if rows:
-        said = "; ".join(
-            f"{row.label} test {row.found.text(1, 2)}, training {row.second.mean:.2f}" for row in rows if row.second
-        )
         drawn.append(
             draw_points(
                 subject.picture_name("train_and_test"), rows, title="Training and test accuracy", xlabel="%",
                 ceiling=100, connected=True, hint="filled: test; hollow: training",
-                alt=f"Test accuracy in percent with 95 % interval, and training accuracy joined to it: {said}.",
+                alt=f"Test accuracy in percent with 95 % interval, and training accuracy (hollow): {rows_text(rows)}.",
             )
         )  # fmt: skip
     if gaps:

@@ -15,7 +15,7 @@ from pipeline.report.records import StudyFacts
 from pipeline.report.subject import missing_lines
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-LONG = 44  # characters: cells of more wrap
+LONG = 30  # characters: cells of more wrap
 LOW = 1.9  # inches: panels of few rows, which go on top of each other beside a tall one
 
 

@@ -13,7 +13,7 @@ from pipeline.report import evidence
 from pipeline.report.blocks import NOTHING, REUSED_MARK, Cell, Link, Links, Table, cell, percent_text
 from pipeline.report.evidence import mean_of, metric
 from pipeline.report.records import Member, Question, ReportedArm, StudyFacts
-from pipeline.report.subject import differing_params, subject_of
+from pipeline.report.subject import differing_params, own_params, subject_of
 from pipeline.tracking import names
 
 BUDGET = ("epochs", "patience", "batch_size", "learning_rate", "weight_decay")
@@ -30,7 +30,7 @@ def data_table(facts: StudyFacts) -> Table:
         machine = "/".join(evidence.parameter(arm, name) or NOTHING for name in MACHINE)
         seeds = ", ".join(str(member.seed) for member in arm.members)
         settings[arm.label] = (arm.entry_point, *tags, *labels, seeds, machine)
-    columns = ("stage", "data", "classes", "labels a class", "for validation", "seeds", "device/type/threads", "arms")
+    columns = ("stage", "data", "classes", "labels a class", "for validation", "seeds", "device/type/ threads", "arms")
     return _grouped(columns, settings)
 
 
@@ -66,6 +66,8 @@ def differences_table(facts: StudyFacts) -> Table:
             for name, values in {**differing_params(arms), **_differing_bases(facts, arms)}.items():
                 said = "; ".join(f"{arm.label}: {value}" for arm, value in zip(arms, values, strict=True))
                 rows.append((cell(shown), cell(name), cell(said)))
+            for label, texts in own_params(arms).items():
+                rows.append((cell(shown), cell(f"only {label}"), cell("; ".join(texts))))
     return Table(("question", "parameter", "values"), tuple(rows))
 
 
@@ -195,7 +197,9 @@ def reading_lines(facts: StudyFacts) -> list[str]:
     """Say how the numbers are to be read."""
     counted = sum(len(set(question.arms) - {question.reference}) for question in facts.questions if question.reference)
     chance = (
-        f" ({counted} comparisons with a reference here; by chance, one in twenty would show one)" if counted else ""
+        f" ({counted} comparisons with a reference here; by chance, one in twenty would show a difference)"
+        if counted
+        else ""
     )
     return [
         "Numbers are means over seeds +- the half width of a 95 % interval (Student's t). Differences are taken seed "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ UNCOMPARED_PARAMS = (
     "seed", "base", "data_dir", "register_as", "dry_run", "checkpoint_every", "folder", "workers", "study",
     "params_from",
 )  # fmt: skip
+LONGEST_REASON = 240  # characters; the run itself holds all of it
 ONE_SEED = "one seed, no verdict"
 UNSHOWN = "no difference shown"
 
@@ -131,8 +133,13 @@ def missing_lines(facts: StudyFacts, name: str) -> list[str]:
         return [f'Arm "{name}" is missing: it was not run.']
     if not arm.members:
         why = listed(list(dict.fromkeys(reason for _, reason in arm.failures))) if arm.failures else "it was not run"
-        return [f'Arm "{arm.label}" is missing: {why}.']
-    return [f'Arm "{arm.label}" lacks seed {seed}: {reason}.' for seed, reason in arm.failures]
+        return [f'Arm "{arm.label}" is missing: {_short(why)}.']
+    return [f'Arm "{arm.label}" lacks seed {seed}: {_short(reason)}.' for seed, reason in arm.failures]
+
+
+def _short(reason: str) -> str:
+    """Return a reason on one line, without the stop that the sentence adds."""
+    return textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...").removesuffix(".")
 
 
 def grouped_verdicts(
@@ -182,14 +189,27 @@ def verdict_line(
 
 
 def differing_params(arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
-    """Return the parameters in which some arms differ, each with the arms' values in order."""
-    every = dict.fromkeys(name for arm in arms for member in arm.members for name in member.run.params)
+    """Return the parameters that all arms have and in which they differ, each with the arms' values in order."""
     found = {}
-    for name in sorted(every):
-        values = [evidence.parameter(arm, name) or "-" for arm in arms]
-        if name not in UNCOMPARED_PARAMS and len(set(values)) > 1:
+    for name in sorted(set.intersection(*map(_params_of, arms))):
+        values = [evidence.parameter(arm, name) for arm in arms]
+        if len(set(values)) > 1:
             found[name] = values
     return found
+
+
+def own_params(arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
+    """Return the parameters of each of some arms that not all of them have, as texts, by the arm's label."""
+    shared = set.intersection(*map(_params_of, arms))
+    found = {
+        arm.label: [f"{name} {evidence.parameter(arm, name)}" for name in sorted(_params_of(arm) - shared)]
+        for arm in arms
+    }
+    return {label: texts for label, texts in found.items() if texts}
+
+
+def _params_of(arm: ReportedArm) -> set[str]:
+    return {name for member in arm.members for name in member.run.params} - set(UNCOMPARED_PARAMS)
 
 
 def continued_from(arms: Sequence[ReportedArm]) -> list[tuple[ReportedArm, ReportedArm]]:
