@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
@@ -15,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .PHONY: help
 help:  ## list what can be done
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or later is needed, {sys.version.split()[0]} found: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
@@ -30,6 +32,12 @@ $(RUN_STAMP): requirements.txt | $(BIN)/python
 $(DEV_STAMP): requirements-dev.txt $(RUN_STAMP)
 	@echo "installing what tests and checks need"
 	@$(INSTALL) -r requirements-dev.txt
+	@touch $@
+
+$(BENCH_STAMP): benchmarks/requirements.txt $(RUN_STAMP)
+	@echo "installing the peers of the benchmarks into $(BENCH_VENV)"
+	@test -x $(BENCH_VENV)/bin/python || $(BIN)/python -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r benchmarks/requirements.txt
 	@touch $@
 
 .PHONY: setup
@@ -59,6 +67,18 @@ lint: $(DEV_STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+.PHONY: bench
+bench: $(RUN_STAMP) $(BENCH_STAMP)  ## measure the project beside what people use (about 13 minutes, on an idle machine)
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: bench-short
+bench-short: $(RUN_STAMP)  ## what a change must not slow down, in ratios; needs no peers
+	@$(BIN)/python -m benchmarks --short
+
+.PHONY: bench-scale
+bench-scale: $(RUN_STAMP)  ## time and memory against images, width, epochs, trials and runs
+	@$(BIN)/python -m benchmarks.scale $(BENCH)
 
 .PHONY: docs
 docs: $(DEV_STAMP)  ## write docs/parameters.md anew from the parameter records
