@@ -53,6 +53,10 @@ run: setup  ## both reference studies and their report: PROFILE=quick (default) 
 ui: setup  ## start MLflow's UI and the Optuna dashboard, on this machine only
 	@$(BIN)/python -m pipeline ui --mlflow_port $${MLFLOW_PORT:-5000} --dashboard_port $${DASHBOARD_PORT:-8080}
 
+.PHONY: doctor
+doctor: $(RUN_STAMP)  ## look whether a stage would find what it needs
+	@$(BIN)/python -m pipeline doctor
+
 .PHONY: test
 test: $(DEV_STAMP)  ## run the tests (but the slow ones)
 	@$(BIN)/python -m pytest -m "not slow" $(TESTS)

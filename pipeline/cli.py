@@ -163,5 +163,15 @@ def ui(mlflow_port: int, dashboard_port: int) -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
+@cli.command()
+def doctor() -> None:
+    """Look whether a stage would find what it needs; exit 1 where something would fail."""
+    environment = dict(os.environ)  # as it came: opening a store sets defaults of its own
+    from pipeline.doctor import report_findings
+
+    with interruptible():
+        sys.exit(EXIT_FAILED if report_findings(environment) else 0)
+
+
 for _kind in ENTRY_POINTS.values():
     cli.add_command(command_for(_kind))

@@ -333,7 +333,7 @@ def test_both_uis_start_on_loopback_and_end_together(tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 180
             for port in ports:
                 while True:
                     try:
