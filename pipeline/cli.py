@@ -144,6 +144,22 @@ def setup() -> None:
 
 
 @cli.command()
+def sync() -> None:
+    """Deliver what runs whose process is gone have left behind; exit with 1 where something is still pending."""
+    from pipeline.tracking.sync import sync_runs
+
+    try:
+        with interruptible():
+            sys.exit(0 if sync_runs() else EXIT_FAILED)
+    except UserInputError as error:
+        for fault in error.faults:
+            click.echo(f"error: {fault}", err=True)
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@cli.command()
 @click.option("--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--dashboard_port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 def ui(mlflow_port: int, dashboard_port: int) -> None:

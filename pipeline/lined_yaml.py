@@ -63,7 +63,11 @@ def read_yaml(name: str, path: Path, remedy: str) -> LinedMapping:
             raise OSError("it is not a regular file")
         content = path.read_text(encoding="utf-8")
         check_structure(content)
-        root = yaml.load(content, Loader=_Loader)
+        loader = _Loader(content)
+        try:
+            root = loader.get_single_data()
+        finally:
+            loader.dispose()
     except (OSError, UnicodeDecodeError) as error:
         raise UserInputError(Fault(name, path, f"cannot be read: {error}.", remedy)) from None
     except yaml.MarkedYAMLError as error:

@@ -24,6 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.tracking import handover, names
 from pipeline.tracking.journal import Entry
+from pipeline.tracking.state import known_as, note_alias, with_known_ids
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 900, 90, 90  # a batch may hold 1,000 items in all, 100 parameters, 100 tags
 _FINAL_CODES = (
@@ -58,12 +59,15 @@ class Sender:
     """
 
     def __init__(self, client: MlflowClient, run_id: str, folder: Path):
-        self.client, self.run_id, self.folder = client, run_id, folder
+        self.client, self.run_id, self.folder = client, known_as(run_id), folder
+        self._own_id = run_id
         self.refused: list[str] = []
         self.news: list[str] = []
         self.model_uri = ""
         self._doubts = 0
+        self._translated = ("tags", "params", "base", "create")
         self._kinds: dict[str, Callable[[list[Entry]], None]] = {
+            "create": self._send_creation,
             "metrics": self._send_metrics,
             "params": self._send_params,
             "tags": self._send_tags,
@@ -96,6 +100,8 @@ class Sender:
         try:
             if kind not in self._kinds:
                 raise MlflowException("not an entry that this version knows", INVALID_PARAMETER_VALUE)
+            if kind in self._translated:
+                members = json.loads(with_known_ids(json.dumps(members)))
             self._kinds[kind](members)
             self._doubts = 0
         except (MlflowException, FileNotFoundError, KeyError) as error:
@@ -117,6 +123,19 @@ class Sender:
             self.refused.append(why)
         with (self.folder / REFUSED).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"why": why, **entry}) + "\n")
+
+    def _send_creation(self, entries: list[Entry]) -> None:
+        """Make a run that was begun while the store did not answer, unless an earlier attempt has."""
+        (entry,) = entries
+        if self.run_id != self._own_id:
+            return
+        mark = f"tags.{names.LOCAL_RUN_ID} = '{self._own_id}'"
+        found = list(self.client.search_runs([entry["experiment_id"]], mark))
+        if not found:
+            tags = {**entry["tags"], names.LOCAL_RUN_ID: self._own_id}
+            found = [self.client.create_run(entry["experiment_id"], entry["start_time"], tags, entry["name"])]
+        self.run_id = found[0].info.run_id
+        note_alias(self._own_id, self.run_id)
 
     def _send_metrics(self, entries: list[Entry]) -> None:
         points = [Metric(*point) for entry in entries for point in entry["metrics"]]

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking import names
-from pipeline.tracking.journal import JOURNAL, Entry, read_part
+from pipeline.tracking.journal import Entry, ended_as, logged_entries
 
 Points = dict[tuple[str, int], tuple[float, int]]  # (metric, step) -> value, timestamp in ms
 
@@ -38,7 +38,7 @@ class Earlier:
         tags: As they are, or will be once the journal has arrived.
         params: Names of those logged.
         points: The metrics logged, each once.
-        status: The last one that was logged; empty while it was under way.
+        status: The one that its last process gave it; empty where that did not come to its end.
         stretches: Work since the last time that the run was resumed.
     """
 
@@ -60,7 +60,7 @@ class Earlier:
 
 def read_earlier(client: MlflowClient, run: Run, folder: Path) -> Earlier:
     """Return what has been logged of a run: what its journal says, and what the store says where that is gone."""
-    entries = read_part(folder / JOURNAL).entries if (folder / JOURNAL).exists() else []
+    entries = logged_entries(folder)
     tags, params = dict(run.data.tags), set(run.data.params)
     for entry in entries:
         tags |= entry.get("tags", {}) if entry["kind"] == "tags" else {}
@@ -71,9 +71,8 @@ def read_earlier(client: MlflowClient, run: Run, folder: Path) -> Earlier:
     for name in run.data.metrics:
         for point in client.get_metric_history(run.info.run_id, name):
             points.setdefault((name, int(point.step)), (float(point.value), int(point.timestamp)))
-    statuses = [str(entry["status"]) for entry in entries if entry["kind"] == "status"]
     stretches = _stretches(entries) or _stretch_from_store(tags, points, int(run.info.start_time))
-    return Earlier(tags, frozenset(params), points, statuses[-1] if statuses else "", tuple(stretches))
+    return Earlier(tags, frozenset(params), points, ended_as(entries), tuple(stretches))
 
 
 def _journal_points(entries: list[Entry]) -> Iterable[tuple[str, float, int, int]]:

@@ -43,7 +43,7 @@ def deliver_model(client: MlflowClient, run_id: str, folder: Path, entry: Entry)
             params=run.data.params,
         )
     if str(logged.status) != "READY":
-        _write_id(files, logged.model_id)
+        _write_ids(files, {"model_id": logged.model_id, "run_id": run_id})
         client.log_model_artifacts(logged.model_id, str(files))
         client.finalize_logged_model(logged.model_id, "READY")
     outputs = run.outputs.model_outputs if run.outputs else []
@@ -74,14 +74,13 @@ def _begun(client: MlflowClient, experiment_id: str, run_id: str, digest: str) -
     return found[0] if found else None
 
 
-def _write_id(files: Path, model_id: str) -> None:
-    """Tell the model's own description which logged model it is; that is not known when it is saved."""
+def _write_ids(files: Path, ids: dict[str, str]) -> None:
+    """Complete the model's own description with what is not known when it is saved."""
     path = files / "MLmodel"
     described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if described.get("model_id") != model_id:
-        beside = path.with_name(".MLmodel")
-        beside.write_text(yaml.safe_dump({**described, "model_id": model_id}), encoding="utf-8")
-        beside.replace(path)
+    beside = path.with_name(".MLmodel")
+    beside.write_text(yaml.safe_dump({**described, **ids}), encoding="utf-8")
+    beside.replace(path)
 
 
 def register_model(client: MlflowClient, run_id: str, model_uri: str, entry: Entry) -> str:

@@ -38,17 +38,22 @@ def insist_on_killed(run_id: str, tracking_uri: str, note: str = "") -> None:
 def main(run_id: str, note: str = "") -> None:
     """Give the status, where there is a note; then wait for it to be overwritten, and restore it."""
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     client = MlflowClient()
-    if note:
-        client.set_tag(run_id, "mlflow.note.content", note)
-        client.set_terminated(run_id, "KILLED")
     deadline = time.monotonic() + LIMIT_SECONDS
     while time.monotonic() < deadline:
-        info = client.get_run(run_id).info
-        if info.status == "FAILED":
-            client.set_terminated(run_id, "KILLED", info.end_time)
-            return
+        try:
+            if note:
+                client.set_tag(run_id, "mlflow.note.content", note)
+                client.set_terminated(run_id, "KILLED")
+                note = ""
+            info = client.get_run(run_id).info
+            if info.status == "FAILED":
+                client.set_terminated(run_id, "KILLED", info.end_time)
+                return
+        except MlflowException:  # the store does not answer now; nobody is left who could be told
+            pass
         time.sleep(PAUSE_SECONDS)
 
 

@@ -154,6 +154,23 @@ def arrived_bytes(folder: Path) -> int:
         return 0  # sending again does no harm
 
 
+def ended_as(entries: list[Entry]) -> str:
+    """Return the status that a run's last process gave it; empty where that process did not come to its end."""
+    status = ""
+    for entry in entries:
+        if entry["kind"] == "opened":
+            status = ""
+        elif entry["kind"] == "status" and entry["status"] != "RUNNING":
+            status = str(entry["status"])
+    return status
+
+
+def logged_entries(folder: Path) -> list[Entry]:
+    """Return what a run's journal holds; nothing where there is none."""
+    path = folder / JOURNAL
+    return read_part(path).entries if path.exists() else []
+
+
 def is_drained(folder: Path) -> bool:
     """Whether everything in a run's journal has arrived; also where there is no journal."""
     path = folder / JOURNAL

@@ -25,6 +25,8 @@ from pipeline.networks.layered import LayeredNetwork
 from pipeline.params import Family, format_classes, is_dataset, parse_classes
 from pipeline.tracking import names
 from pipeline.tracking.model_files import MAX_BYTES, download_files, first_line, read_draw, rebuild, refused
+from pipeline.tracking.pending import PendingModel, pending_model, run_id_of
+from pipeline.tracking.state import known_as
 from pipeline.tracking.store import active_experiment_id
 
 BASE_STAGES = ("train_base", "tune")
@@ -79,6 +81,8 @@ def load_base(client: MlflowClient, reference: str) -> Base:
     Raises:
         UserInputError: It does not exist, is not ready, is not a model of this project, or its files are damaged.
     """
+    if (pending := pending_model(reference)) is not None:
+        return _load_pending(pending, reference)
     try:
         model = client.get_logged_model(_model_id(client, reference))
     except MlflowException as error:
@@ -163,7 +167,7 @@ def _model_id(client: MlflowClient, reference: str) -> str:
         else:
             version = client.get_model_version(*name.rsplit("/", 1))
         return str(version.source).removeprefix("models:/")
-    run_id = reference.removeprefix("runs:/").split("/")[0]
+    run_id = known_as(run_id_of(reference))
     uri = client.get_run(run_id).data.tags.get(names.MODEL_URI)
     if uri is None:
         raise refused(reference, "is a run without a model")
@@ -182,34 +186,76 @@ def _load(client: MlflowClient, model: LoggedModel, reference: str, why: str) ->
     """Read and check a model's files, and rebuild its network."""
     if str(model.status) != "READY":
         raise refused(reference, f"is not ready: its status is {model.status}")
-    expected = model.tags.get(names.HANDOVER_DIGEST)
-    if expected is None or model.source_run_id is None:
+    if names.HANDOVER_DIGEST not in model.tags or model.source_run_id is None:
         raise refused(reference, "was not made by this project: it lacks the digest of its files")
-    dataset = model.tags.get(names.DATASET, "")
-    if not is_dataset(dataset):
-        raise refused(reference, "was not made by this project: its tag does not name a data set")
     with TemporaryDirectory() as folder:
-        files = download_files(client, model, reference, Path(folder))
-        network = rebuild(files, reference)
-        draw = read_draw(files[names.DRAW_FILE], reference)
-    digest = weights_digest(network.state_dict())
-    found = handover_digest(network, draw)
+        network, draw = _checked(download_files(client, model, reference, Path(folder)), model.tags, reference)
+    run = _run_of(client, model, reference)
+    return _base(
+        f"models:/{model.model_id}",
+        run.info.run_id,
+        run.data.tags,
+        model.tags,
+        run.data.metrics,
+        network,
+        draw,
+        why,
+        reference,
+    )
+
+
+def _load_pending(pending: PendingModel, reference: str) -> Base:
+    """Read a model from the local state of its run, which has not been delivered yet; it is checked all the same."""
+    files = {name: pending.files / names.EXTRA_FILES / name for name in MAX_BYTES}
+    missing = [name for name, path in files.items() if not path.is_file()]
+    if missing:
+        raise refused(reference, f"is pending, and incomplete: {pending.files} lacks {', '.join(missing)}")
+    network, draw = _checked(files, pending.model_tags, reference)
+    why = "from local state, since its delivery is pending"
+    uri = f"runs:/{pending.run_id}/{names.MODEL}"
+    return _base(
+        uri, pending.run_id, pending.run_tags, pending.model_tags, pending.metrics, network, draw, why, reference
+    )
+
+
+def _checked(
+    files: dict[str, Path], tags: Mapping[str, str], reference: str
+) -> tuple[LayeredNetwork, dict[str, Tensor]]:
+    """Rebuild a model's network and read its draw; refuse files that are not those whose digest was logged."""
+    if not is_dataset(tags.get(names.DATASET, "")):
+        raise refused(reference, "was not made by this project: its tag does not name a data set")
+    network = rebuild(files, reference)
+    draw = read_draw(files[names.DRAW_FILE], reference)
+    found, expected = handover_digest(network, draw), tags[names.HANDOVER_DIGEST]
     if found != expected:
         raise refused(reference, f"was altered: its files have the digest {found}, {expected} was logged")
-    run = _run_of(client, model, reference)
+    return network, draw
+
+
+def _base(
+    uri: str,
+    run_id: str,
+    run_tags: Mapping[str, str],
+    model_tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+    network: LayeredNetwork,
+    draw: Mapping[str, Tensor],
+    why: str,
+    reference: str,
+) -> Base:
     return Base(
-        model_uri=f"models:/{model.model_id}",
-        run_id=run.info.run_id,
-        stage=run.data.tags.get(names.STAGE, ""),
-        dataset=dataset,
+        model_uri=uri,
+        run_id=run_id,
+        stage=run_tags.get(names.STAGE, ""),
+        dataset=model_tags[names.DATASET],
         classes=network.architecture.classes,
         network=network.eval(),
-        digest=digest,
+        digest=weights_digest(network.state_dict()),
         train_indices=draw["train"].long(),
         val_indices=draw["validation"].long(),
         seen_indices=draw["seen"].long(),
-        params=_params_of(run, reference),
-        test_accuracy=run.data.metrics.get(names.TEST_ACCURACY, float("nan")),
+        params=_params_of(run_tags, reference),
+        test_accuracy=metrics.get(names.TEST_ACCURACY, float("nan")),
         why=why,
     )
 
@@ -221,10 +267,10 @@ def _run_of(client: MlflowClient, model: LoggedModel, reference: str) -> Run:
         raise refused(reference, f"names a run that cannot be found: {first_line(error)}") from None
 
 
-def _params_of(run: Run, reference: str) -> dict[str, str]:
+def _params_of(run_tags: Mapping[str, str], reference: str) -> dict[str, str]:
     """Return the parameters that a run's tag holds."""
     try:
-        found = json.loads(run.data.tags.get(names.PARAMETERS, "{}"))
+        found = json.loads(run_tags.get(names.PARAMETERS, "{}"))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):

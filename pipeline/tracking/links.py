@@ -23,16 +23,16 @@ def compare_link(run: StageRun) -> str:
     server = mlflow.get_tracking_uri().rstrip("/")
     if not server.startswith(("http://", "https://")):
         return ""
-    tags = run.client.get_run(run.run_id).data.tags
-    same = (names.PARENT_RUN_ID,) if names.PARENT_RUN_ID in tags else (names.DATASET, names.CLASSES)
     try:
+        tags = run.client.get_run(run.sender.run_id).data.tags
         found = run.client.search_runs([run.experiment_id], "attributes.status = 'FINISHED'", max_results=SEARCHED_RUNS)
     except MlflowException:
         return ""  # a link is not worth a run
+    same = (names.PARENT_RUN_ID,) if names.PARENT_RUN_ID in tags else (names.DATASET, names.CLASSES)
     alike = [other for other in found if all(other.data.tags.get(name) == tags.get(name) for name in same)]
-    others = [other.info.run_id for other in alike if other.info.run_id != run.run_id]
-    siblings = [run.run_id, *others[: MAX_SIBLINGS - 1]]
+    others = [other.info.run_id for other in alike if other.info.run_id != run.sender.run_id]
+    siblings = [run.sender.run_id, *others[: MAX_SIBLINGS - 1]]
     if len(siblings) == 1:
-        return f"{server}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        return f"{server}/#/experiments/{run.experiment_id}/runs/{run.sender.run_id}"
     runs, experiments = quote(json.dumps(siblings)), quote(json.dumps([run.experiment_id]))
     return f"{server}/#/compare-runs?runs={runs}&experiments={experiments}"

@@ -47,6 +47,7 @@ MODEL_URI = "model_uri"
 PARAMETERS = "resolved_parameters"  # JSON: `mlflow run` logs parameters as typed, this tag as resolved
 INHERITED_DRAW = "inherited_draw"  # the labels drawn are those of the base that is continued
 RESUMED_RUN_ID = "resumed_run_id"  # on the run that `mlflow run -e resume` makes
+LOCAL_RUN_ID = "local_run_id"  # the id of a run that was begun while the store did not answer
 RESUMED_WITH = "resumed_with"  # JSON: what differed when the run was resumed
 OPENED = "opened"  # when the process that works on a run opened it, in ms
 WORKED_SECONDS = "worked_seconds"  # what earlier processes have spent on what was kept

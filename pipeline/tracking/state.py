@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 LOCK = "lock"
+ALIASES = "aliases"
 
 
 def state_folder() -> Path:
@@ -18,6 +20,28 @@ def state_folder() -> Path:
 def run_folder(run_id: str) -> Path:
     """Return where the state of one run lies."""
     return state_folder() / "runs" / run_id
+
+
+def known_as(run_id: str) -> str:
+    """Return the id that the store has given to a run which was begun while the store did not answer."""
+    try:
+        return (state_folder() / ALIASES / run_id).read_text(encoding="ascii")
+    except OSError:
+        return run_id
+
+
+def note_alias(run_id: str, real: str) -> None:
+    """Keep the id that the store has given to a run."""
+    path = state_folder() / ALIASES / run_id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(real, encoding="ascii")
+
+
+def with_known_ids(text: str) -> str:
+    """Return a text in which the store's ids stand for those that runs had before it knew of them."""
+    if not (state_folder() / ALIASES).is_dir():
+        return text
+    return re.sub(r"\b[0-9a-f]{32}\b", lambda found: known_as(found[0]), text)
 
 
 def hold(folder: Path) -> FileLock | None:

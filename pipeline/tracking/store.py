@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -29,6 +30,13 @@ Client = MlflowClient
 
 SERVER_LIMIT_SECONDS = 8
 LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may use it."
+
+
+class _Known:
+    """What this process has learnt of stores that have answered it."""
+
+    holding_runs: ClassVar[set[str]] = set()  # tracking URIs
+    experiments: ClassVar[dict[tuple[str, str], str]] = {}  # (tracking URI, name in the environment) -> id
 
 
 def open_store() -> MlflowClient:
@@ -55,12 +63,7 @@ def open_store() -> MlflowClient:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, CommandError, ImportError, ValueError, OSError, sqlite3.Error) as error:
-        why = first_line(error)
-        refused = re.search(r"error code 40[13]\b", why) is not None
-        remedy = LOG_IN if refused else "Unset it for sqlite:///mlflow.db, or start the server."
-        raise UserInputError(
-            Fault("MLFLOW_TRACKING_URI", uri, f"cannot be used as a tracking store: {why}", remedy)
-        ) from error
+        raise unusable_store(error) from error
     return client
 
 
@@ -80,10 +83,38 @@ def take_credentials(uri: str) -> str:
     return clean
 
 
+def unusable_store(error: Exception) -> UserInputError:
+    """Return the refusal of the active tracking store, which an error of it makes unusable."""
+    if isinstance(error, UserInputError):
+        return error
+    why = first_line(error)
+    refused = re.search(r"error code 40[13]\b", why) is not None
+    remedy = LOG_IN if refused else "Unset it for sqlite:///mlflow.db, or start the server."
+    uri = mlflow.get_tracking_uri()
+    return UserInputError(Fault("MLFLOW_TRACKING_URI", uri, f"cannot be used as a tracking store: {why}", remedy))
+
+
+def note_run_of_this_process() -> None:
+    """Remember that the active store holds a run that this process has made: from now on it can be waited for."""
+    _Known.holding_runs.add(mlflow.get_tracking_uri())
+
+
+def holds_runs_of_this_process() -> bool:
+    """Whether the active store holds a run that this process has made."""
+    return mlflow.get_tracking_uri() in _Known.holding_runs
+
+
 def active_experiment_id() -> str:
     """Return the experiment that MLflow itself would log to: set in code, by environment, else Default."""
-    experiment_id = _get_experiment_id()
+    asked = (mlflow.get_tracking_uri(), os.environ.get("MLFLOW_EXPERIMENT_NAME", ""))
+    try:
+        experiment_id = _get_experiment_id()
+    except MlflowException:
+        if asked not in _Known.experiments:
+            raise
+        return _Known.experiments[asked]  # the store does not answer now
     assert experiment_id is not None
+    _Known.experiments[asked] = experiment_id
     return experiment_id
 
 

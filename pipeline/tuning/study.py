@@ -28,7 +28,7 @@ from pipeline.tracking.database import (
     prepare_sqlite,
     set_up_alone,
 )
-from pipeline.tracking.run import close_lost_process
+from pipeline.tracking.strays import close_lost_process
 
 Study = optuna.Study
 

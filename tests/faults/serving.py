@@ -1,0 +1,72 @@
+"""A real `mlflow server` that can be killed and started again on the same port and store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.conftest import clean_environment
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """`mlflow server` with its own store and artifacts.
+
+    Args:
+        folder: Where they are.
+        store: The URI of its store; sqlite in the folder unless another one is named.
+    """
+
+    def __init__(self, folder: Path, store: str = ""):
+        self.folder, self.port = folder, free_port()
+        self.store = store or f"sqlite:///{folder}/mlflow.db"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        words = [str(BIN / "mlflow"), "server", "--backend-store-uri", self.store, "--artifacts-destination",
+                 str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]  # fmt: skip
+        with open(self.folder / "server.log", "ab") as log:
+            self._process = subprocess.Popen(
+                words, cwd=self.folder, env=clean_environment(PATH=f"{BIN}:{os.environ['PATH']}"),
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + 150
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
+                return
+            except OSError:
+                assert self._process.poll() is None and time.monotonic() < deadline, self.log()
+                time.sleep(0.3)
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(20)
+            self._process = None
+
+    def log(self) -> str:
+        """What it has printed."""
+        return (self.folder / "server.log").read_text(errors="replace")
