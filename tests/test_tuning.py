@@ -31,7 +31,7 @@ from pipeline.tracking import names
 from pipeline.training.loop import FitSettings, Labelled
 from pipeline.tuning import objective, workers
 from pipeline.tuning.objective import score_folds
-from pipeline.tuning.space import DEFAULT_SPACES, load_space, space_json
+from pipeline.tuning.space import DEFAULT_SPACES, load_space, space_json, suggest_setting
 from pipeline.tuning.study import RUN_ID, StudySpec, finished_count, mark, open_storage, open_study, reap
 from tests.conftest import clean_environment
 
@@ -154,6 +154,19 @@ def test_a_faulty_space_is_refused_by_line_and_key(tmp_path: Path, text: str, me
     path.write_text(text)
     with pytest.raises(UserInputError, match=message):
         load_space(str(path), "mlp")
+
+
+def test_a_range_is_searched_in_the_kind_of_number_that_its_parameter_is(tmp_path: Path) -> None:
+    """Whole on a logarithmic scale too, or every trial would be refused; and all that lies between 0 and 1."""
+    path = tmp_path / "space.yaml"
+    path.write_text("width: {low: 8, high: 64, log: true}\nweight_decay: {low: 0, high: 1}\n")
+    space = load_space(str(path), "mlp")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    settings = [suggest_setting(study.ask(), space) for _ in range(20)]
+    assert all(isinstance(setting["width"], int) and 8 <= setting["width"] <= 64 for setting in settings)
+    assert len({setting["weight_decay"] for setting in settings}) == 20
+    for setting in settings:
+        TrainBaseParams(**setting)
 
 
 def test_all_faults_of_a_space_come_together(tmp_path: Path) -> None:
