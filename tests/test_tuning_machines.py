@@ -203,6 +203,25 @@ def test_workers_killed_in_the_first_second_of_a_trial_leave_nothing_running(
     assert any(trial.state is TrialState.FAIL for trial in machine.trials())
 
 
+@pytest.mark.slow
+def test_the_settings_of_an_interrupted_command_are_tried_by_the_next(tmp_path: Path, empty_store: Path) -> None:
+    copy_store(empty_store, tmp_path)
+    machine = Machine(tmp_path, f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db")
+    first = machine.start(trials=3, workers=2, fold_epochs=60)
+    with ended(first):
+        wait_until(lambda: len([trial for trial in machine.under_way() if trial.params]) == 2)
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=60)
+    assert first.returncode == 130
+    waiting = [trial for trial in machine.trials() if trial.state is TrialState.WAITING]
+    assert len(waiting) == 2
+    second = machine.start(trials=3, workers=2, fold_epochs=60)
+    with ended(second):
+        out, _ = second.communicate(timeout=200)
+    assert second.returncode == 0, out
+    assert_sound(machine, 3, 3, out)
+
+
 def workers_of(owner: int) -> list[psutil.Process]:
     """Return the worker processes of a command: the children of its fork server."""
     found = [child for server in psutil.Process(owner).children() for child in server.children()]
