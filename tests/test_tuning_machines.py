@@ -203,6 +203,25 @@ def test_workers_killed_in_the_first_second_of_a_trial_leave_nothing_running(
     assert any(trial.state is TrialState.FAIL for trial in machine.trials())
 
 
+@pytest.mark.slow
+def test_the_settings_of_an_interrupted_command_are_tried_by_the_next(tmp_path: Path, empty_store: Path) -> None:
+    copy_store(empty_store, tmp_path)
+    machine = Machine(tmp_path, f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db")
+    first = machine.start(trials=3, workers=2, fold_epochs=40)
+    with ended(first):
+        wait_until(lambda: len([trial for trial in machine.under_way() if trial.params]) == 2)
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=60)
+    assert first.returncode == 130
+    waiting = [trial for trial in machine.trials() if trial.state is TrialState.WAITING]
+    assert len(waiting) == 2
+    second = machine.start(trials=3, workers=2, fold_epochs=40)
+    with ended(second):
+        out, _ = second.communicate(timeout=200)
+    assert second.returncode == 0, out
+    assert_sound(machine, 3, 3, out)
+
+
 def workers_of(owner: int) -> list[psutil.Process]:
     """Return the worker processes of a command: the children of its fork server."""
     found = [child for server in psutil.Process(owner).children() for child in server.children()]
@@ -211,11 +230,12 @@ def workers_of(owner: int) -> list[psutil.Process]:
 
 
 @pytest.mark.server
-def test_a_database_without_a_drivers_name_in_its_address_is_used(
+def test_a_database_is_used_with_or_without_a_driver_or_a_password_in_its_address(
     new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = new_database()
-    for url in (plain, plain.replace("postgresql:", "postgresql+psycopg:")):
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    for url in (plain, plain.replace("postgresql:", "postgresql+psycopg:"), plain.replace(f":{PASSWORD}", "")):
         monkeypatch.setenv("PIPELINE_STORAGE", url)
         study = open_study(open_storage(), StudySpec("s", "tpe", "median", {}))
     assert study.user_attrs == {} and len(study.trials) == 0

@@ -53,6 +53,7 @@ def open_store() -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # MLflow inserts what is there already, and then looks
     uri = take_credentials(mlflow.get_tracking_uri())
     try:
         if path := sqlite_path(uri):

@@ -206,7 +206,7 @@ def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
         close_lost_process(str(host), str(process), str(trial.user_attrs.get(RUN_ID, "")), LOST)
 
 
-def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+def requeue(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
     """Have a trial's parameters tried again; without any, a new trial will suggest its own."""
     if trial.params:
         study.enqueue_trial(trial.params, user_attrs={RETRIED: trial.number})

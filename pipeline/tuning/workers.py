@@ -40,6 +40,7 @@ from pipeline.tuning.study import (
     open_storage,
     open_study,
     pending_count,
+    requeue,
     trial_sampler,
 )
 
@@ -169,13 +170,22 @@ def work(job: Job, turn: multiprocessing.synchronize.Lock) -> None:
             if pending_count(study) >= job.trials or not process_lives(job.owner):
                 give_turn(turn)
                 return
-            study.optimize(lambda trial: run_trial(trial, job, turn), n_trials=1, catch=(Exception,))
+            study.optimize(lambda trial: run_or_queue(trial, job, turn), n_trials=1, catch=(Exception,))
 
 
 def give_turn(turn: multiprocessing.synchronize.Lock) -> None:
     """Let the next worker look; a worker that died in its turn may have left it taken, or another taken it over."""
     with contextlib.suppress(ValueError):
         turn.release()
+
+
+def run_or_queue(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.Lock) -> float:
+    """Score one setting; where the process is asked to stop meanwhile, queue the setting again."""
+    try:
+        return run_trial(trial, job, turn)
+    except KeyboardInterrupt:
+        requeue(trial.study, trial)
+        raise
 
 
 def run_trial(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.Lock) -> float:
