@@ -1,68 +1,103 @@
-"""An epoch of the base MLP against a bare in-memory PyTorch loop over the same tensors.
+"""An epoch of the base MLP, one thread: against the loop one writes by hand, scikit-learn, and its own matrix products.
 
-    python -m benchmarks.epoch [--threads 1] [--rounds 7]
+    python -m benchmarks.epoch [--rounds 7]
 
-The bare loop is what one writes by hand: a permutation, indexing, forward, backward, PyTorch's default Adam.
-Both of the project's paths are timed: written-out gradients (what plain networks take) and autograd. Expect
-ratios of at most 0.7 and 0.9 at batch 128, averaging of weights included.
+The hand-written loop is a permutation, indexing, forward, backward, PyTorch's default Adam; it averages no weights and
+counts no running accuracy, which this project does. Both of the project's paths are timed, autograd and written-out
+gradients (what plain networks take), each as shipped and with `weight_averaging=0`.
 """  # fmt: skip
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Literal
 
-import click
 import torch
+from threadpoolctl import threadpool_limits
 
-from benchmarks.harness import alternate, bare_epoch, machine, ratios
-from pipeline.data.sources import load_dataset
-from pipeline.data.splits import split_for_base
-from pipeline.networks.build import build_network
-from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
-from pipeline.params import TrainBaseParams
-from pipeline.runtime import generator
-from pipeline.training.loop import Fit, FitSettings, Labelled
+from benchmarks.alone import run_alone
+from benchmarks.floors import bytes_floor, products_floor
+from benchmarks.harness import Arm, Task, Timing, alternate, bare_arm, endless, load_task, project_arm
+from benchmarks.peers import sklearn_arm
+from benchmarks.rows import Options, Row
 
-ROUNDS = 7
-
-
-def project_epoch(
-    network: LayeredNetwork, data: Labelled, batch_size: int, gradients: Literal["auto", "autograd"]
-) -> Callable[[], object]:
-    """Return the training part of one epoch of `Fit`, with everything that a stage has it do."""
-    settings = FitSettings(10**6, 10**6, batch_size, 1e-3, 1e-4, seed=0, weight_averaging=0.998, gradients=gradients)
-    fit = Fit(copy.deepcopy(network), data, data, settings)
-    return lambda: fit.train_epoch(1)
+BARE, SKLEARN, PRODUCTS, BYTES = (
+    "bare loop, default Adam",
+    "scikit-learn MLPClassifier",
+    "matrix products alone",
+    "bytes",
+)
+AUTOGRAD_TARGETS = {20: 0.7, 50: 0.7, 128: 0.85}
+EXPLICIT_TARGETS = {20: 0.5, 50: 0.5, 128: 0.7}
+SKLEARN_TARGET, PRODUCTS_TARGET = 0.7, 2.0
 
 
-@click.command()
-@click.option("--threads", default=1, show_default=True)
-@click.option("--rounds", default=ROUNDS, show_default=True)
-@click.option("--batch_sizes", default="20,50,128,512", show_default=True)
-def main(threads: int, rounds: int, batch_sizes: str) -> None:
-    """Print one line a batch size."""
-    torch.set_num_threads(threads)
-    params = TrainBaseParams()
-    split = split_for_base(
-        load_dataset("auto", params.data_dir), params.class_numbers, val_fraction=params.val_fraction, seed=0
+def project_arms(task: Task, batch_size: int, averagings: tuple[float, ...]) -> dict[str, Arm]:
+    """Return both paths, each with every averaging of weights."""
+    paths: dict[str, Literal["auto", "autograd"]] = {"autograd": "autograd", "written-out gradients": "auto"}
+    return {
+        f"{path}{', weight_averaging=0' if not averaging else ''}": project_arm(
+            task.network, task.train, task.test, endless(batch_size, averaging, gradients)
+        )
+        for path, gradients in paths.items()
+        for averaging in averagings
+    }
+
+
+def measure_batch(task: Task, batch_size: int, rounds: int, averagings: tuple[float, ...]) -> list[Row]:
+    """Return the rows of one batch size."""
+    ours = project_arms(task, batch_size, averagings)
+    theirs = {
+        BARE: bare_arm(task.network, task.train, task.test, batch_size),
+        SKLEARN: sklearn_arm(task, batch_size),
+    }
+    arms = {**ours, **theirs}
+    found = alternate(
+        {
+            **{name: arm.epoch for name, arm in arms.items()},
+            PRODUCTS: products_floor(task.network, len(task.train.labels), batch_size),
+            BYTES: bytes_floor(task.network, task.train.values, batch_size),
+        },
+        rounds,
     )
-    network = build_network(
-        MLPArchitecture(image_shape=split.image_shape, classes=split.classes), generator(0, "weights")
+    accuracies = {name: arm.score() for name, arm in arms.items()}
+
+    def row(name: str, peer: str, target: float) -> Row:
+        return pair(f"MLP epoch, batch {batch_size}, {name}", found, (name, peer), accuracies, target)
+
+    rows = [
+        row(name, BARE, (AUTOGRAD_TARGETS if name.startswith("autograd") else EXPLICIT_TARGETS)[batch_size])
+        for name in ours
+    ]
+    shipped = "written-out gradients"
+    return [*rows, row(shipped, SKLEARN, SKLEARN_TARGET), row(shipped, PRODUCTS, PRODUCTS_TARGET)]
+
+
+def pair(
+    what: str, found: dict[str, Timing], names: tuple[str, str], accuracies: dict[str, float], target: float | None
+) -> Row:
+    """Return the row of two arms that were timed in turn with both floors."""
+    name, peer = names
+    return Row(
+        what,
+        peer,
+        found[name].seconds,
+        found[peer].seconds,
+        target=target,
+        floor=found[PRODUCTS].median + found[BYTES].median,
+        accuracy=accuracies[name],
+        peer_accuracy=accuracies.get(peer),
     )
-    data = Labelled(network.scale(split.train.pixels), split.train.labels)
-    print(f"{machine()}; {split.dataset}, {len(split.train)} images, {rounds} rounds; median (range)")
-    for batch_size in map(int, batch_sizes.split(",")):
-        arms = {
-            "written-out gradients": project_epoch(network, data, batch_size, "auto"),
-            "autograd": project_epoch(network, data, batch_size, "autograd"),
-            "bare loop": bare_epoch(network, data, batch_size),
-        }
-        found = alternate(arms, rounds)
-        for name, ratio in ratios(found, "bare loop").items():
-            print(f"batch {batch_size}, {name}: {found[name]}, {ratio:.2f} of the bare loop", flush=True)
+
+
+def measure(options: Options) -> list[Row]:
+    """Return the rows of this part."""
+    torch.set_num_threads(1)
+    task = load_task(options)
+    sizes, averagings = [20, 128] if options.short else [20, 50, 128], (0.998,) if options.short else (0.998, 0.0)
+    rounds = options.few if options.short else options.rounds
+    with threadpool_limits(1):
+        return [row for size in sizes for row in measure_batch(task, size, rounds, averagings)]
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure)

@@ -1,57 +1,109 @@
-"""What tracking costs an epoch: the same training with and without a run of a sqlite store.
+"""What logging an epoch costs: this project's journal and background thread against five `mlflow.log_metric` calls.
 
-    python -m benchmarks.tracking [--rounds 9] [--epochs 10]
+    python -m benchmarks.tracking [--rounds 7]
 
-Metrics are written to a journal and delivered by a background thread. Expect at most 2 % of an epoch at batch 128.
+Ours is the wall-clock of `log_epoch` in the training thread plus the processor time of every other thread of the
+process meanwhile; the peer's is the wall-clock of five calls, for which training waits. The floor is a sqlite
+transaction of five rows, and through a server one request besides, both in processor time.
 """  # fmt: skip
 
 from __future__ import annotations
 
-import copy
-import os
-import tempfile
+import contextlib
+import sqlite3
+import statistics
+import time
+import urllib.request
+from pathlib import Path
 
-import click
-import torch
+import mlflow
 
-from benchmarks.harness import alternate, machine, ratios
-from pipeline.data.sources import load_dataset
-from pipeline.data.splits import split_for_base
-from pipeline.networks.build import build_network
+from benchmarks.alone import run_alone
+from benchmarks.commands import workplace
+from benchmarks.rows import Options, Row
 from pipeline.params import TrainBaseParams
-from pipeline.runtime import generator
-from pipeline.stages.common import architecture_of
 from pipeline.tracking.run import StageRun, stage_run
-from pipeline.training.loop import Fit, FitSettings, Labelled
+from pipeline.training.loop import EpochRecord
+
+EPOCHS = 8  # a round
+EPOCH_SECONDS = 0.25  # the base MLP's, which the background thread has to itself
+PEER = "five mlflow.log_metric calls"
 
 
-@click.command()
-@click.option("--threads", default=1, show_default=True)
-@click.option("--rounds", default=9, show_default=True)
-@click.option("--epochs", default=10, show_default=True, help="epochs a round")
-def main(threads: int, rounds: int, epochs: int) -> None:
-    """Print both times and their ratio."""
-    torch.set_num_threads(threads)
+def project_milliseconds(run: StageRun, first: int) -> float:
+    """Log some epochs through the run, and return what one cost."""
+    in_training = 0.0
+    before = time.process_time() - time.thread_time()
+    for epoch in range(first, first + EPOCHS):
+        began = time.perf_counter()
+        run.log_epoch(EpochRecord(epoch, 0.1 / epoch, 0.9, 0.1 / epoch, 0.9, EPOCH_SECONDS, True))
+        in_training += time.perf_counter() - began
+        time.sleep(EPOCH_SECONDS)
+    run.delivery.flush(60)
+    elsewhere = time.process_time() - time.thread_time() - before
+    return 1000 * (in_training + elsewhere) / EPOCHS
+
+
+def peer_milliseconds(first: int) -> float:
+    """Log some epochs with MLflow's own calls, and return what one cost."""
+    began = time.perf_counter()
+    for epoch in range(first, first + EPOCHS):
+        for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_seconds"):
+            mlflow.log_metric(name, 0.1 / epoch, step=epoch)
+    return 1000 * (time.perf_counter() - began) / EPOCHS
+
+
+def transaction_milliseconds(path: Path) -> float:
+    """Return the processor time of a transaction of five rows in a sqlite file of its own, write-ahead log on."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE IF NOT EXISTS points (name TEXT, value REAL, step INTEGER)")
+        seconds = []
+        for step in range(50):
+            began = time.thread_time()
+            with connection:
+                connection.executemany("INSERT INTO points VALUES (?, ?, ?)", [("loss", 0.5, step)] * 5)
+            seconds.append(time.thread_time() - began)
+    return 1000 * statistics.median(seconds)
+
+
+def request_milliseconds(address: str) -> float:
+    """Return the processor time that one request to a server takes."""
+    seconds = []
+    for _ in range(20):
+        began = time.thread_time()
+        urllib.request.urlopen(f"{address}/health", timeout=10).read()
+        seconds.append(time.thread_time() - began)
+    return 1000 * statistics.median(seconds)
+
+
+def compare(what: str, rounds: int, target: float, goal: float, floor: float) -> Row:
+    """Return the row of the active store."""
+    ours, theirs = [], []
     params = TrainBaseParams()
-    dataset = load_dataset("auto", os.path.abspath(params.data_dir))
-    split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=0)
-    network = build_network(architecture_of(params, split), generator(0, "weights"))
-    train, validation = (Labelled(network.scale(part.pixels), part.labels) for part in (split.train, split.validation))
-    settings = FitSettings(epochs, epochs, 128, 1e-3, 1e-4, seed=0, weight_averaging=0.998)
+    with stage_run(params, name="benchmark", note="", tags={}) as run, mlflow.start_run():
+        for number in range(1 + rounds):
+            mine, yours = project_milliseconds(run, 1 + number * EPOCHS), peer_milliseconds(1 + number * EPOCHS)
+            if number:
+                ours.append(mine)
+                theirs.append(yours)
+    return Row(what, PEER, ours, theirs, unit="ms", target=target, goal=goal, floor=floor)
 
-    def fit(run: StageRun | None) -> None:
-        for record in Fit(copy.deepcopy(network), train, validation, settings):
-            if run is not None:
-                run.log_epoch(record)
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        with stage_run(params, name="benchmark", note="", tags={}) as run:
-            found = alternate({"tracked": lambda: fit(run), "untracked": lambda: fit(None)}, rounds)
-    print(f"{machine()}; {split.dataset}, {len(train.labels)} images, {rounds} rounds of {epochs} epochs")
-    print(f"tracked {found['tracked']}, untracked {found['untracked']}")
-    print(f"tracking costs {100 * (ratios(found, 'untracked')['tracked'] - 1):+.1f} % of an epoch (median over rounds)")
+def measure(options: Options) -> list[Row]:
+    """Return the rows of this part."""
+    rounds = 2 if options.short else options.few
+    with workplace() as place, place.entered():
+        mlflow.set_tracking_uri(place.environment["MLFLOW_TRACKING_URI"])
+        transaction = transaction_milliseconds(place.folder / "floor.db")
+        rows = [compare("tracking an epoch, sqlite", rounds, 0.45, 10, transaction)]
+        if options.short:
+            return rows
+        with place.server() as address:
+            mlflow.set_tracking_uri(address)
+            floor = transaction + request_milliseconds(address)
+            return [*rows, compare("tracking an epoch, local server", rounds, 0.5, 30, floor)]
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure)

@@ -1,118 +1,95 @@
-"""Trials an hour: this project's workers against Optuna driving skorch through scikit-learn's `cross_val_score`.
+"""Seconds a trial: this project's `tune` against Optuna driving skorch through scikit-learn's `cross_val_score`.
 
-    pip install skorch
-    python -m benchmarks.tune [--trials 4] [--folds 5] [--epochs 5] [--workers 2]
+    make .venv-bench/.installed && .venv/bin/python -m benchmarks.tune
 
-Both run the same settings (parameters drawn once), the same folds, epochs and images, without early stopping and
-without pruning. Expect at least 4 times as many trials an hour.
+Both get the same settings (drawn once, by the project's study), folds, epochs and images, without early stopping,
+pruning and refit. Ours is the whole command, imports included, over its trials; the peer uses the whole machine, as it
+does when nobody tells it otherwise, is timed from its first trial on, and runs the first few of the settings: all cost
+the same, since what is searched changes no shape.
 """  # fmt: skip
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-import time
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import click
-import numpy as np
 import optuna
-import torch
 
-from benchmarks.harness import machine
-from pipeline.data.sources import load_dataset
-from pipeline.data.splits import choose_classes, cut_folds
-from pipeline.networks.build import build_network
-from pipeline.networks.layered import MLPArchitecture
-from pipeline.params import TrainBaseParams, TuneParams
-from pipeline.runtime import generator
-from pipeline.stages.tune import tune
+from benchmarks.alone import run_alone
+from benchmarks.commands import Workplace, peer_python, stage_options, workplace
+from benchmarks.folds import Unit
+from benchmarks.rows import Options, Row
 
-SPACE = "learning_rate: {low: 0.0005, high: 0.005, log: true}\nbatch_size: [64, 128, 256]\nwidth: [50, 100, 150]\n"
-
-
-def peer_trial(
-    setting: dict[str, Any], pixels: np.ndarray, labels: np.ndarray, folds: list[torch.Tensor], epochs: int
-) -> float:
-    """Score one setting with skorch and scikit-learn; returns the mean accuracy."""
-    from sklearn.model_selection import PredefinedSplit, cross_val_score
-    from skorch import NeuralNetClassifier
-
-    place = np.zeros(len(labels), dtype=int)
-    for number, fold in enumerate(folds):
-        place[fold.numpy()] = number
-    architecture = MLPArchitecture(image_shape=(1, 28, 28), classes=(0, 1, 2, 3, 4), width=setting["width"])
-    network = build_network(architecture, generator(0, "weights"))
-    peer = NeuralNetClassifier(
-        torch.nn.Sequential(*network.blocks, network.head),
-        criterion=torch.nn.CrossEntropyLoss,
-        optimizer=torch.optim.Adam,
-        optimizer__weight_decay=1e-4,
-        lr=setting["learning_rate"],
-        batch_size=setting["batch_size"],
-        max_epochs=epochs,
-        train_split=None,
-        verbose=0,
-    )
-    return float(np.mean(cross_val_score(peer, pixels, labels, cv=PredefinedSplit(place), scoring="accuracy")))
+SPACE = "learning_rate: {low: 0.0005, high: 0.003, log: true}\nweight_decay: {low: 0.00001, high: 0.0005, log: true}\n"
+PEER = "Optuna + skorch + cross_val_score"
+STUDY = "benchmark"
+TARGET = 0.25  # four times as many trials an hour
+BATCH_SIZE = 128
 
 
-@click.command()
-@click.option("--trials", default=4, show_default=True)
-@click.option("--folds", default=5, show_default=True)
-@click.option("--epochs", default=5, show_default=True)
-@click.option("--workers", default=2, show_default=True)
-def main(trials: int, folds: int, epochs: int, workers: int) -> None:
-    """Run both, one after the other, and print trials an hour and their ratio."""
-    params = TrainBaseParams()
-    data_dir = os.path.abspath(params.data_dir)
-    dataset = load_dataset("auto", data_dir)
-    examples = choose_classes(dataset.train, params.class_numbers, dataset)
-    cut = cut_folds(examples.labels, folds, 0)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        Path("space.yaml").write_text(SPACE, encoding="utf-8")
-        began = time.perf_counter()
-        tune(
-            TuneParams(
-                dataset=dataset.name, data_dir=data_dir, trials=trials, folds=folds, fold_epochs=epochs,
-                fold_patience=epochs, workers=workers, pruner="none", sampler="random", refit=False,
-                space="space.yaml", study="ours",
-            )
-        )  # fmt: skip
-        ours = time.perf_counter() - began
-        study = optuna.load_study(study_name="ours", storage="sqlite:///optuna.db")
-        settings = [trial.params for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))]
-        mine = [trial.value for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))]
-    pixels, labels = (examples.pixels.float() / 255).numpy(), examples.labels.numpy()
-    theirs_study = optuna.create_study(direction="maximize")
-    for setting in settings:
-        theirs_study.enqueue_trial(setting)
+@dataclass(frozen=True)
+class Size:
+    """How much is searched."""
 
-    def objective(trial: optuna.Trial) -> float:
-        setting = {
-            "learning_rate": trial.suggest_float("learning_rate", 0.0005, 0.005, log=True),
-            "batch_size": trial.suggest_categorical("batch_size", [64, 128, 256]),
-            "width": trial.suggest_categorical("width", [50, 100, 150]),
-        }
-        return peer_trial(setting, pixels, labels, cut, epochs)
+    trials: int = 12
+    peer_trials: int = 4
+    folds: int = 5
+    epochs: int = 10
 
-    began = time.perf_counter()
-    theirs_study.optimize(objective, n_trials=len(settings))
-    theirs = time.perf_counter() - began
-    print(
-        f"{machine()}; {dataset.name}, {len(labels)} images, {len(settings)} trials of {folds} folds of {epochs} epochs"
-    )
-    print(json.dumps(settings))
-    rows = [(mine, ours), ([trial.value for trial in theirs_study.trials], theirs)]
-    for name, (values, seconds) in zip(("this project", "Optuna + skorch + cross_val_score"), rows, strict=True):
-        mean = sum(value or 0.0 for value in values) / len(values)
-        pace = 3600 * len(settings) / seconds
-        print(f"{name}: {seconds:.0f} s, {pace:.0f} trials an hour, mean fold accuracy {mean:.4f}")
-    print(f"ratio: {theirs / ours:.1f} times as many trials an hour")
+
+def project(place: Workplace, options: Options, size: Size) -> tuple[float, list[tuple[dict[str, float], float]]]:
+    """Run the study as a command, and return its seconds and what every trial tried and reached."""
+    (place.folder / "space.yaml").write_text(SPACE, encoding="utf-8")
+    asked: dict[str, object] = {
+        "dataset": options.dataset, "trials": size.trials, "folds": size.folds, "fold_epochs": size.epochs,
+        "fold_patience": size.epochs, "pruner": "none", "sampler": "random", "refit": "false", "space": "space.yaml",
+        "study": STUDY, "batch_size": BATCH_SIZE,
+    }  # fmt: skip
+    done = place.python("-m", "pipeline", "tune", *stage_options(asked))
+    study = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{place.folder / 'optuna.db'}")
+    trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert len(trials) == size.trials, f"{len(trials)} of {size.trials} trials are complete"
+    return done.seconds, [(trial.params, trial.value or 0.0) for trial in trials]
+
+
+def peer(place: Workplace, options: Options, size: Size, settings: list[dict[str, float]]) -> list[tuple[float, float]]:
+    """Run the peer on some settings, and return seconds and accuracy of each."""
+    asked = {"dataset": options.dataset, "folds": size.folds, "epochs": size.epochs, "batch_size": BATCH_SIZE}
+    path = place.folder / "settings.json"
+    path.write_text(json.dumps({**asked, "settings": settings}), encoding="utf-8")
+    done = place.run(peer_python(), "-m", "benchmarks.tune_peer", str(path))
+    found: list[tuple[float, float]] = json.loads(done.output.splitlines()[-1])
+    return found
+
+
+def floor_seconds(options: Options, size: Size) -> float:
+    """Return what a trial cannot take less than: products and bytes of its folds, on two threads."""
+    return Unit(options, epochs=size.epochs, folds=size.folds).floor(BATCH_SIZE)
+
+
+def measure(options: Options, size: Size | None = None) -> list[Row]:
+    """Return the row of this part."""
+    size = size or Size()
+    with workplace() as place:
+        seconds, mine = project(place, options, size)
+        yours = peer(place, options, size, [setting for setting, _ in mine[: size.peer_trials]])
+    pace = sum(taken for taken, _ in yours) / len(yours)
+    images = f"{size.trials} trials of {size.folds} folds of {size.epochs} epochs"
+    return [
+        Row(
+            f"tune as a command, {images}, seconds a trial",
+            PEER,
+            [seconds / size.trials],
+            [pace],
+            target=TARGET,
+            floor=floor_seconds(options, size),
+            accuracy=sum(value for _, value in mine[: size.peer_trials]) / size.peer_trials,
+            peer_accuracy=sum(value for _, value in yours) / len(yours),
+            note=f"{3600 * size.trials / seconds:.0f} against {3600 / pace:.0f} trials an hour; "
+            f"the peer ran {len(yours)}, {min(t for t, _ in yours):.1f}-{max(t for t, _ in yours):.1f} s each",
+        )
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from pipeline.errors import Fault, UserInputError
+from pipeline.disk import full_disk
+from pipeline.errors import Fault, StudyIncompleteError, UserInputError
 from pipeline.interruption import interruptible
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params, spell
+from pipeline.redaction import without_password
 from pipeline.tracking.insist import insist_on_killed
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -68,9 +71,14 @@ def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
             kill_held_run()
             click.echo("interrupted: what has been saved is kept", err=True)
             sys.exit(EXIT_INTERRUPTED)
+        except StudyIncompleteError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(EXIT_FAILED)
         except Exception as error:
-            fail_held_run(f"Failed with {type(error).__name__}: {error}")
-            raise
+            fail_held_run(without_password(f"Failed with {type(error).__name__}: {error}"))
+            full = full_disk(error)
+            click.echo(f"error: {full}" if full else without_password(traceback.format_exc()), err=True)
+            sys.exit(EXIT_FAILED)
 
 
 def fail_held_run(note: str) -> None:
@@ -81,7 +89,8 @@ def fail_held_run(note: str) -> None:
         try:
             fail_untouched_run(note)
         except Exception as error:  # the store may be what was refused: the first fault is the one to be told
-            click.echo(f"warning: the run that mlflow made could not be ended: {error}", err=True)
+            why = without_password(str(error))
+            click.echo(f"warning: the run that mlflow made could not be ended: {why}", err=True)
 
 
 def kill_held_run() -> None:
@@ -161,13 +170,23 @@ def ui(mlflow_port: int, dashboard_port: int) -> None:
 
     try:
         with interruptible():
-            open_store()
+            tracking_uri = open_store().tracking_uri
             open_storage()
-            serve_uis(mlflow_port, dashboard_port)
+            serve_uis(tracking_uri, mlflow_port, dashboard_port)
     except UserInputError as error:
         refuse(error)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+@cli.command()
+def doctor() -> None:
+    """Look whether a stage would find what it needs; exit 1 where something would fail."""
+    environment = dict(os.environ)  # as it came: opening a store sets defaults of its own
+    from pipeline.doctor import report_findings
+
+    with interruptible():
+        sys.exit(EXIT_FAILED if report_findings(environment) else 0)
 
 
 for _kind in ENTRY_POINTS.values():

@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.redaction import without_password
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -28,9 +30,9 @@ class Fault:
     remedy: str = ""
 
     def __str__(self) -> str:
-        """Return the fault as one line."""
+        """Return the fault as one line that holds no password."""
         shown = f"{self.name}={self.value}" if self.value is not None else self.name
-        return f"{shown}: {self.allowed}" + (f" {self.remedy}" if self.remedy else "")
+        return without_password(f"{shown}: {self.allowed}" + (f" {self.remedy}" if self.remedy else ""))
 
 
 class UserInputError(ValueError):
@@ -54,8 +56,16 @@ class CheckpointError(RuntimeError):
     """A checkpoint file is missing, truncated or altered; the message names it."""
 
 
+class DiskFullError(OSError):
+    """A file does not fit on its disk; the message names the folder and what to do."""
+
+
 class NonFiniteLossError(RuntimeError):
     """Training produced a loss that is not a number or infinite; the message says in which epoch."""
+
+
+class StudyIncompleteError(RuntimeError):
+    """Some steps of a study failed; the others were carried out, and the report says what is missing."""
 
 
 class Interrupted(KeyboardInterrupt):

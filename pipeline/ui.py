@@ -10,19 +10,25 @@ from pathlib import Path
 
 from pipeline.console import say
 from pipeline.errors import Fault, UserInputError
+from pipeline.redaction import without_password
 from pipeline.tuning.study import storage_url
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10
-# the storage's address may hold a password: it travels by the environment, not on a command line that anyone can see
+# an address may hold a password: it travels by the environment, not on a command line that anyone can see
 DASHBOARD = (
     "import os, sys, optuna_dashboard; "
     "optuna_dashboard.run_server(os.environ['PIPELINE_STORAGE'], host=sys.argv[1], port=int(sys.argv[2]))"
 )
 
 
-def serve_uis(mlflow_port: int, dashboard_port: int) -> None:
+def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
     """Start both, print their addresses, and wait; whatever ends one ends the other.
+
+    Args:
+        tracking_uri: Where runs are kept; that of a server is shown instead of starting another UI.
+        mlflow_port: For MLflow's UI.
+        dashboard_port: For the Optuna dashboard.
 
     Raises:
         UserInputError: One of them ended by itself, most often because its port is taken.
@@ -35,13 +41,16 @@ def serve_uis(mlflow_port: int, dashboard_port: int) -> None:
             dashboard_port,
         ),
     }
+    if tracking_uri.startswith(("http://", "https://")):
+        del commands["MLflow"]
+        say(f"MLflow: {without_password(tracking_uri)}")
+    environment = {**os.environ, "PIPELINE_STORAGE": storage_url(), "MLFLOW_BACKEND_STORE_URI": tracking_uri}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, (command, port) in commands.items():
-            environment = {**os.environ, "PIPELINE_STORAGE": storage_url()}
             processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
             say(f"{name}: http://{HOST}:{port}")
-        say("Ctrl-C stops both")
+        say("Ctrl-C stops " + " and ".join(processes))
         while all(process.poll() is None for process in processes.values()):
             time.sleep(0.5)
         ended = next(name for name, process in processes.items() if process.poll() is not None)

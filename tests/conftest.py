@@ -16,6 +16,9 @@ import torch
 
 from pipeline.data.sources import Dataset, load_dataset
 from pipeline.tracking.store import open_store
+from tests.postgres import new_database, postgres
+
+__all__ = ["new_database", "postgres"]  # fixtures that live in a room of their own
 
 ROOT = Path(__file__).resolve().parent.parent
 MNIST_DIR = os.environ.get("PIPELINE_DATA_DIR", str(ROOT / "data"))

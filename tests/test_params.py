@@ -92,7 +92,7 @@ def test_mlproject_and_params_agree() -> None:
         word = re.search(r"-m pipeline (\w+)", entry["command"])
         assert word is not None
         kind = ENTRY_POINTS[word[1]]
-        assert name in (word[1], "main")
+        assert name == word[1]
         for parameter, declared in entry["parameters"].items():
             assert spell(kind.model_fields[parameter].default) == spell(declared.get("default", "")), (name, parameter)
             assert f"--{parameter} {{{parameter}}}" in entry["command"]
@@ -118,6 +118,7 @@ def test_the_page_of_parameters_is_true() -> None:
 def test_the_entry_points_are_those_that_users_know() -> None:
     """A parameter that disappears or changes its default is a break of the contract: say so in the changelog."""
     assert list(ENTRY_POINTS) == [
+        "main",
         "train_base",
         "tune",
         "cache_features",

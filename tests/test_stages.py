@@ -25,6 +25,7 @@ from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.journal import JOURNAL, Entry, Journal, drain, is_drained, read_part
+from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
 QUICK = {"dataset": "digits", "epochs": 4, "hidden_layers": 2, "width": 16, "batch_size": 32, "checkpoint_every": 2}
@@ -137,7 +138,7 @@ def test_a_run_that_mlflow_made_is_adopted(store: MlflowClient, monkeypatch: pyt
 
 def test_a_nested_run_names_its_parent(store: MlflowClient) -> None:
     parent = store.create_run("0")
-    result = train_base(TrainBaseParams(**QUICK), parent_run_id=parent.info.run_id)
+    result = train_base(TrainBaseParams(**QUICK), within=Within(lambda: parent.info.run_id))
     assert store.get_run(result.run_id).data.tags[names.PARENT_RUN_ID] == parent.info.run_id
 
 

@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import optuna
 import pytest
@@ -27,9 +29,9 @@ from pipeline.stages.transfer import transfer
 from pipeline.stages.tune import tune
 from pipeline.tracking import names
 from pipeline.training.loop import FitSettings, Labelled
-from pipeline.tuning import objective
+from pipeline.tuning import objective, workers
 from pipeline.tuning.objective import score_folds
-from pipeline.tuning.space import DEFAULT_SPACES, load_space, space_json
+from pipeline.tuning.space import DEFAULT_SPACES, load_space, space_json, suggest_setting
 from pipeline.tuning.study import RUN_ID, StudySpec, finished_count, mark, open_storage, open_study, reap
 from tests.conftest import clean_environment
 
@@ -131,7 +133,7 @@ def test_bad_parameters_are_refused(raw: dict[str, str], message: str) -> None:
     ("text", "message"),
     [
         ("", "is empty"),
-        ("- 1\n", "is empty: it must name"),
+        ("- 1\n", "is empty, or not a mapping"),
         ("width: [10, 20\n", "is not YAML"),
         ("\nwidht: [1]\n", "line 2, widht: is not a parameter that can be searched. Did you mean width"),
         ("width: {low: 5, high: 2}\n", "line 1, width: low=5 must be below high=2"),
@@ -142,9 +144,9 @@ def test_bad_parameters_are_refused(raw: dict[str, str], message: str) -> None:
         ("learning_rate: {low: 1e-5, high: 1}\n", "must be numbers .write 1.0e-5"),
         ("dropout: {low: 0, high: 1.5}\n", "line 1, dropout: dropout=1.5: must be a number from 0"),
         ("width: {low: 1, high: 9, step: 0}\n", "step=0"),
-        ("width: [8]\nwidth: [9]\n", "line 2, width: is named twice"),
+        ("width: [8]\nwidth: [9]\n", "line 2: width is named twice"),
         ("channels: ['4,4']\n", "channels.*model=cnn"),
-        ("width: !!python/object/apply:os.system [id]\n", "line 1, width"),
+        ("width: !!python/object/apply:os.system [id]\n", "line 1: could not determine a constructor"),
     ],
 )
 def test_a_faulty_space_is_refused_by_line_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -152,6 +154,19 @@ def test_a_faulty_space_is_refused_by_line_and_key(tmp_path: Path, text: str, me
     path.write_text(text)
     with pytest.raises(UserInputError, match=message):
         load_space(str(path), "mlp")
+
+
+def test_a_range_is_searched_in_the_kind_of_number_that_its_parameter_is(tmp_path: Path) -> None:
+    """Whole on a logarithmic scale too, or every trial would be refused; and all that lies between 0 and 1."""
+    path = tmp_path / "space.yaml"
+    path.write_text("width: {low: 8, high: 64, log: true}\nweight_decay: {low: 0, high: 1}\n")
+    space = load_space(str(path), "mlp")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    settings = [suggest_setting(study.ask(), space) for _ in range(20)]
+    assert all(isinstance(setting["width"], int) and 8 <= setting["width"] <= 64 for setting in settings)
+    assert len({setting["weight_decay"] for setting in settings}) == 20
+    for setting in settings:
+        TrainBaseParams(**setting)
 
 
 def test_all_faults_of_a_space_come_together(tmp_path: Path) -> None:
@@ -246,36 +261,35 @@ def test_storage_that_cannot_be_used_is_refused_without_its_password(monkeypatch
     assert "hunter2" not in str(caught.value) and time.monotonic() - began < 10
 
 
+def diverge(job, params):  # type: ignore[no-untyped-def]
+    raise NonFiniteLossError("the loss became nan in epoch 1")
+    yield
+
+
+class InProcess:
+    """Runs the worker's loop in this process, where its objective can be replaced."""
+
+    def __init__(self, job, count):  # type: ignore[no-untyped-def]
+        self.job = job
+
+    def fill(self) -> None:
+        with mock.patch.dict(os.environ):
+            workers.work(self.job, threading.Lock())  # type: ignore[arg-type]
+
+    def any_alive(self) -> bool:
+        return False
+
+    def any_died(self) -> bool:
+        return False
+
+    def wait(self, limit: float) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 def test_a_setting_that_diverges_is_pruned_and_the_study_goes_on(
     store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.tuning import workers
-
-    def diverge(job, params):  # type: ignore[no-untyped-def]
-        raise NonFiniteLossError("the loss became nan in epoch 1")
-        yield
-
-    class InProcess:
-        """Runs the worker's loop in this process, where its objective can be replaced."""
-
-        def __init__(self, job, count):  # type: ignore[no-untyped-def]
-            self.job = job
-
-        def fill(self) -> None:
-            import threading
-
-            workers.work(self.job, threading.Lock())  # type: ignore[arg-type]
-
-        def any_alive(self) -> bool:
-            return False
-
-        def any_died(self) -> bool:
-            return False
-
-        def wait(self, limit: float) -> None: ...
-
-        def stop(self) -> None: ...
-
     monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
     good = workers.folds_of
     calls = iter(range(100))
@@ -286,6 +300,15 @@ def test_a_setting_that_diverges_is_pruned_and_the_study_goes_on(
     assert "the loss became nan" in study.trials[0].user_attrs["reason"]
     (run,) = store.search_runs(["0"], "tags.trial_state = 'PRUNED'")
     assert "the loss became nan" in run.data.tags[names.NOTE]
+
+
+def test_a_study_in_which_nothing_converges_says_so(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    monkeypatch.setattr(workers, "folds_of", diverge)
+    with pytest.raises(RuntimeError, match="none of the 2 trials"):
+        tune(TuneParams(**QUICK, trials=2, study="wild"))
+    runs = store.search_runs(["0"])
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED", "FINISHED"]
 
 
 def start_tuning(folder: Path, space: str, trials: int) -> subprocess.Popen[str]:
@@ -349,3 +372,46 @@ def test_a_killed_study_goes_on_and_leaves_nothing_running(tmp_path: Path, whom:
     assert "RUNNING" not in {run.info.status for run in runs}, out
     done = [run for run in runs if run.data.tags.get(names.STAGE) == "trial" and run.info.status == "FINISHED"]
     assert len(done) == 5
+
+
+@pytest.mark.slow
+def test_everything_that_a_cnn_space_names_reaches_the_network(store: MlflowClient, tmp_path: Path) -> None:
+    path = tmp_path / "cnn.yaml"
+    path.write_text("channels: ['4', '6,4']\nkernels: ['3']\nstrides: ['2']\npool: [none]\ndense_width: [8]\n")
+    params = {"model": "cnn", "dataset": "digits", "classes": "0-2", "folds": 2, "fold_epochs": 1, "workers": 1}
+    tune(TuneParams(**params, trials=3, study="cnn", sampler="random", refit=False, space=str(path)))
+    runs = store.search_runs(["0"], "tags.stage = 'trial'")
+    assert len(runs) == 3 and {run.data.params["channels"] for run in runs} == {"4", "6,4"}
+    for run in runs:
+        blocks = len(run.data.params["channels"].split(",")) + 1
+        assert len(json.loads(run.data.tags["architecture"])["convolutions"]) + 1 == blocks
+
+
+def test_a_space_that_contradicts_itself_is_refused(store: MlflowClient, tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("channels: ['4', '6,4,4']\nkernels: ['3,3']\n")
+    with pytest.raises(UserInputError, match=r"space=.*contradicts itself \(kernels: channels="):
+        tune(TuneParams(model="cnn", dataset="digits", classes="0-2", folds=2, space=str(path)))
+    path.write_text("batch_size: [32, 1000000]\n")
+    with pytest.raises(UserInputError, match="batch_size=1000000: there are"):
+        tune(TuneParams(dataset="digits", classes="0-2", folds=2, space=str(path)))
+    assert not store.search_runs(["0"])
+
+
+@pytest.mark.slow
+def test_a_study_whose_every_trial_raises_ends(
+    store: MlflowClient, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    from pipeline.stages import tune as stage
+
+    monkeypatch.setattr(stage, "settings_of", lambda *_: _Broken())
+    with pytest.raises(RuntimeError, match="5 trials failed, the last with TypeError"):
+        tune(TuneParams(**QUICK, trials=50, study="broken", space=space))
+
+
+class _Broken:
+    """Settings that no fit can use."""
+
+    def for_fold(self, epochs: int, patience: int) -> str:
+        return "nonsense"

@@ -1,8 +1,8 @@
-"""Checking the MNIST family's IDX files before torchvision reads them.
+"""Reading the MNIST family's IDX files, and checking what is read.
 
 torchvision checks what it downloads but not what it finds extracted on disk. Here a file is held against its
 published digest where that is known, against the archive it came from where that lies beside it, and against
-its own header in any case.
+its own header and the shape that its name promises in any case.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from pipeline.data.torchvision_import import torchvision_datasets
 from pipeline.errors import DataFileError, Fault
@@ -24,32 +29,99 @@ MNIST_SHA256 = {
 }
 ITEM_BYTES = {0x08: 1, 0x09: 1, 0x0B: 2, 0x0C: 4, 0x0D: 4, 0x0E: 8}
 MAX_FILE_BYTES = 1 << 30
+SIDE = 28
 
 
-def verify_idx_files(name: str, folder: Path, files: tuple[str, ...]) -> None:
-    """Check every file of a data set.
+@dataclass(frozen=True)
+class Layout:
+    """What a file of a data set must hold: its type of number, and its sizes after the first (None: any)."""
+
+    type_code: int
+    sizes: tuple[int | None, ...]
+
+
+def layout_of(file: str) -> Layout:
+    """Return the layout that a file of the MNIST family has by its name."""
+    if "images" in file:
+        return Layout(0x08, (SIDE, SIDE))
+    return Layout(0x0C, (None,)) if file.endswith("idx2-int") else Layout(0x08, ())  # QMNIST labels have columns
+
+
+def read_idx_files(name: str, folder: Path, files: tuple[str, ...]) -> dict[str, Tensor]:
+    """Read and check every file of a data set.
+
+    torchvision's own reader is left out: it takes whatever lies in a folder `processed` in place of these files.
 
     Args:
         name: The data set's name.
         folder: Where its files lie.
         files: Their names.
 
+    Returns:
+        By file name, uint8 images (N, 28, 28) and labels (N,), or int64 labels (N, columns).
+
     Raises:
-        DataFileError: Naming each file that is truncated, altered or not an IDX file.
+        DataFileError: Naming each file that is truncated, altered or not an IDX file of that kind.
     """
-    faults = []
+    faults, found = [], {}
     for file in files:
         path = folder / file
         try:
-            why = idx_fault(path.read_bytes()) if path.stat().st_size <= MAX_FILE_BYTES else "is larger than 1 GiB"
+            found[file] = _read(name, path)
         except OSError as error:
-            why = f"cannot be read: {error.strerror}"
-        why = why or (_digest_fault(path) if name == "mnist" else _archive_fault(name, path))
-        if why:
-            remedy = f"Remove it and run again to download {name}, or copy a good file there."
-            faults.append(Fault("data_dir", path, f"this file {why}, and is not trained on.", remedy))
+            faults.append(_fault(name, path, f"cannot be read: {error.strerror}"))
+        except ValueError as error:
+            faults.append(_fault(name, path, str(error)))
     if faults:
         raise DataFileError(*faults)
+    return found
+
+
+def _fault(name: str, path: Path, why: str) -> Fault:
+    remedy = f"Remove it and run again to download {name}, or copy a good file there."
+    return Fault("data_dir", path, f"this file {why}, and is not trained on.", remedy)
+
+
+def _read(name: str, path: Path) -> Tensor:
+    """Return one file's numbers; ValueError says what is wrong with it."""
+    if not path.is_file():
+        raise ValueError("is not a regular file" if path.exists() else "is missing")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError("is larger than 1 GiB")
+    content = path.read_bytes()
+    why = idx_fault(content) or layout_fault(content, layout_of(path.name))
+    why = why or (_digest_fault(path.name, content) if name == "mnist" else _archive_fault(name, path, content))
+    if why:
+        raise ValueError(why)
+    return _numbers(content)
+
+
+def _numbers(content: bytes) -> Tensor:
+    """Return the numbers of a file without faults: bytes as they are, wider ones as int64."""
+    sizes = idx_sizes(content)
+    kind = np.dtype(np.uint8) if content[2] == 0x08 else np.dtype(">i4")
+    values = np.frombuffer(content, kind, offset=4 + 4 * len(sizes)).reshape(sizes)
+    return torch.from_numpy(values.copy() if kind == np.uint8 else values.astype(np.int64))
+
+
+def idx_sizes(content: bytes) -> list[int]:
+    """Return the sizes of the dimensions that an IDX header claims."""
+    return [int.from_bytes(content[at : at + 4], "big") for at in range(4, 4 + 4 * content[3], 4)]
+
+
+def layout_fault(content: bytes, layout: Layout) -> str:
+    """Return how an IDX file without faults differs from what it must hold, or an empty string."""
+    sizes = idx_sizes(content)
+    alike = len(sizes) == 1 + len(layout.sizes) and all(
+        size >= 1 if wanted is None else size == wanted for size, wanted in zip(sizes[1:], layout.sizes, strict=True)
+    )
+    if content[2] != layout.type_code or not alike or sizes[0] == 0:
+        shape = " x ".join(["N", *("any" if size is None else str(size) for size in layout.sizes)])
+        return (
+            f"holds numbers of type {content[2]:#04x} in the shape {' x '.join(map(str, sizes))} instead of type "
+            f"{layout.type_code:#04x} in the shape {shape}"
+        )
+    return ""
 
 
 def idx_fault(content: bytes) -> str:
@@ -63,29 +135,26 @@ def idx_fault(content: bytes) -> str:
     header = 4 + 4 * content[3]
     if len(content) < header:
         return "is truncated in its header"
-    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
-    expected = header + math.prod(sizes) * ITEM_BYTES[content[2]]
+    expected = header + math.prod(idx_sizes(content)) * ITEM_BYTES[content[2]]
     if len(content) < expected:
         return f"is truncated: {len(content)} of {expected} bytes"
     return f"has {len(content) - expected} bytes too many" if len(content) > expected else ""
 
 
-def _digest_fault(path: Path) -> str:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return "" if found == MNIST_SHA256[path.name] else "was altered: its SHA-256 is not the published one"
+def _digest_fault(file: str, content: bytes) -> str:
+    found = hashlib.sha256(content).hexdigest()
+    return "" if found == MNIST_SHA256[file] else "was altered: its SHA-256 is not the published one"
 
 
-def _archive_fault(name: str, path: Path) -> str:
+def _archive_fault(name: str, path: Path, content: bytes) -> str:
     """Hold a file against the archive it was extracted from, where that lies beside it."""
     archive = path.with_name(path.name + ".gz")
-    published = _published_md5(name).get(archive.name)
-    if published is None or not archive.is_file():
+    if not archive.is_file() or archive.stat().st_size > MAX_FILE_BYTES:
         return ""
-    content = archive.read_bytes()
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != published:
-        return ""  # the archive itself is not good evidence
-    return "" if gzip.decompress(content) == path.read_bytes() else f"was altered: it differs from {archive.name}"
+    packed, published = archive.read_bytes(), _published_md5(name).get(archive.name)
+    if hashlib.md5(packed, usedforsecurity=False).hexdigest() != published:
+        return ""  # the archive itself is not good evidence, and is not unpacked
+    return "" if gzip.decompress(packed) == content else f"was altered: it differs from {archive.name}"
 
 
 def _published_md5(name: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from pipeline.data.idx import verify_idx_files
+from pipeline.data.idx import SIDE, read_idx_files
+from pipeline.data.image_file import read_grey_image
 from pipeline.data.torchvision_import import torchvision_datasets
 from pipeline.errors import DataFileError, Fault
 from pipeline.params import FOLDER_PREFIX
 
-SIDE = 28
 TEST_FRACTION = 0.2  # of sources that have no official test part
 TEST_SEED = 20_210_702  # fixed: the test part of such a source never depends on a run's seed
 NETWORK_LIMIT_SECONDS = 5.0  # to find out whether any server answers
@@ -91,13 +92,14 @@ FAMILY = {
     "kmnist": FamilyMember("KMNIST", _MNIST_FILES),
     "qmnist": FamilyMember("QMNIST", _QMNIST_FILES),
 }
+NAMED_CLASSES = ("fashion_mnist", "kmnist")  # those of the others are digits
 
 
 def load_dataset(name: str, data_dir: str, *, data_dir_is_chosen: bool = False) -> Dataset:
     """Return a data set in memory, downloading it first where it is not on disk.
 
     Args:
-        name: A name that `params.DataParams.dataset` accepts.
+        name: A name that `params.DataChoice.dataset` accepts.
         data_dir: Where data sets lie, in torchvision's layout.
         data_dir_is_chosen: Whether the user named that folder; then `auto` does not pass over a missing one.
 
@@ -134,18 +136,28 @@ def _load_family(name: str, data_dir: str) -> Dataset:
     if missing := member.missing(data_dir):
         _download(name, data_dir, missing)
     folder = member.raw_folder(data_dir)
-    verify_idx_files(name, folder, member.files)
-    kind = getattr(torchvision_datasets(), member.class_name)
-    parts = [kind(data_dir, train=train) for train in (True, False)]
-    # QMNIST's labels have eight columns, of which the first is the digit
-    labels = [part.targets if part.targets.ndim == 1 else part.targets[:, 0] for part in parts]
-    train, test = (Images(part.data.unsqueeze(1), own.long()) for part, own in zip(parts, labels, strict=True))
+    states = [(folder / file).stat() for file in member.files]
+    return _read_family(name, data_dir, tuple((state.st_mtime_ns, state.st_size) for state in states))
+
+
+@lru_cache(maxsize=1)  # the steps of a study read the same files; 55 MB for MNIST
+def _read_family(name: str, data_dir: str, states: tuple[tuple[int, int], ...]) -> Dataset:
+    """Check and read a data set's files; their times and sizes are asked for so that changed ones are read again."""
+    member = FAMILY[name]
+    folder = member.raw_folder(data_dir)
+    numbers = read_idx_files(name, folder, member.files)
+    parts = []
+    for image_file, label_file in (member.files[:2], member.files[2:]):
+        own = numbers[label_file]  # QMNIST's have eight columns, of which the first is the digit
+        parts.append(Images(numbers[image_file].unsqueeze(1), (own if own.ndim == 1 else own[:, 0]).long()))
+    train, test = parts
     for images, what in ((train, "training"), (test, "test")):
         if len(images.pixels) != len(images.labels) or int(images.labels.max()) > 9 or int(images.labels.min()) < 0:
             raise DataFileError(
                 Fault("data_dir", data_dir, f"the {what} files of {name} do not fit each other.", _refetch(folder))
             )
-    class_names = tuple(str(word) for word in (kind.classes if name in ("fashion_mnist", "kmnist") else range(10)))
+    words = getattr(torchvision_datasets(), member.class_name).classes if name in NAMED_CLASSES else range(10)
+    class_names = tuple(map(str, words))
     return Dataset(name, train, test, class_names, str(folder.absolute()), f"{name}, read from {folder}")
 
 
@@ -253,22 +265,6 @@ def _load_folder(name: str) -> Dataset:
         raise DataFileError(Fault("dataset", name, f"a class needs at least 3 images (train, validation, test); too few in {', '.join(few)}.", "Add images."))
     train, test = _cut_test(images)
     return Dataset(name, train, test, tuple(listing.classes), str(path.absolute()), f"{len(pixels)} images under {path}, grey, 28x28")
-
-
-def read_grey_image(path: Path) -> Tensor:
-    """Return one image file as uint8 (1, 28, 28).
-
-    Raises:
-        DataFileError: The file is not an image, is truncated, or unreasonably large.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataFileError(Fault("dataset", path, f"cannot be read as an image: {error}.", "Repair or remove it.")) from None
-    return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).reshape(1, SIDE, SIDE)
 
 
 def _cut_test(images: Images) -> tuple[Images, Images]:

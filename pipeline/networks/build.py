@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -13,6 +14,7 @@ from pipeline.networks.layered import AnyArchitecture, CNNArchitecture, LayeredN
 from pipeline.networks.mlp import build_mlp
 from pipeline.runtime import tensor_bytes
 
+MAX_DESCRIPTION_LENGTH = 1 << 20
 _ADAPTER: TypeAdapter[MLPArchitecture | CNNArchitecture] = TypeAdapter(AnyArchitecture)
 
 
@@ -27,14 +29,25 @@ def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture:
     """Return the description that a JSON text holds.
 
     Raises:
-        ValueError: The text is not JSON, lacks or adds a key, or asks for a size outside the limits.
+        ValueError: The text is not JSON, lacks, adds or repeats a key, holds a value of another type, or asks for a
+            size outside the limits.
     """
+    if len(text) > MAX_DESCRIPTION_LENGTH:
+        raise ValueError(f"not a network description: {len(text)} characters, more than any has")
     try:
-        return _ADAPTER.validate_json(text)
+        architecture = _ADAPTER.validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "document"
         raise ValueError(f"not a network description: {where}: {first['msg']}") from None
+    json.loads(text, object_pairs_hook=_without_repeats)  # the first parser takes the last of several silently
+    return architecture
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError("not a network description: a key is repeated")
 
 
 def weights_digest(weights: dict[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 PIXEL_MAXIMUM = 255.0
@@ -36,6 +36,13 @@ class Architecture(BaseModel):
 
     image_shape: tuple[Size, Size, Size]
     classes: Annotated[tuple[Annotated[int, Field(ge=0, le=999_999)], ...], Field(min_length=2, max_length=10_000)]
+
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a class is named twice")
+        return value
 
     @property
     def depth(self) -> int:
@@ -60,7 +67,8 @@ class MLPArchitecture(Architecture):
     @model_validator(mode="after")
     def _bounded(self) -> MLPArchitecture:
         channels, height, width = self.image_shape
-        check_size(channels * height * width * self.width + (self.hidden_layers - 1) * self.width**2)
+        hidden = channels * height * width * self.width + (self.hidden_layers - 1) * self.width**2
+        check_size(hidden + self.width * len(self.classes))
         return self
 
 
@@ -115,7 +123,7 @@ class CNNArchitecture(Architecture):
             incoming * layer.channels * layer.kernel**2
             for incoming, layer in zip(inputs, self.convolutions, strict=False)
         )
-        check_size(kernels + channels * height * width * self.dense_width)
+        check_size(kernels + (channels * height * width + len(self.classes)) * self.dense_width)
         return self
 
 

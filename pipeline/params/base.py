@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 from pipeline.errors import suggest
+from pipeline.redaction import holds_password
 
 # Data sets that are known without reading them, with their number of classes.
 DATASET_CLASS_COUNTS = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "qmnist": 10, "digits": 10}
 DATASETS = ("auto", *DATASET_CLASS_COUNTS)
 FOLDER_PREFIX = "folder:"
-
-_PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
+MAX_CLASSES = 10_000
 
 
 def setting(default: Any, text: str, *, allowed: str, unit: str = "", changes_result: bool = True, **rules: Any) -> Any:
@@ -33,6 +34,12 @@ def setting(default: Any, text: str, *, allowed: str, unit: str = "", changes_re
     return Field(default, description=text, json_schema_extra=extra, validate_default=True, **rules)
 
 
+def is_dataset(name: str) -> bool:
+    """Whether a name is that of a data set, or `folder:` with a path that can be one."""
+    path = name.removeprefix(FOLDER_PREFIX)
+    return name in DATASET_CLASS_COUNTS or (path != name and path != "" and path.isprintable() and len(path) < 4096)
+
+
 def parse_classes(text: str) -> tuple[int, ...]:
     """Return the class numbers that `0-4` or `5,7,9` or `0-2,7` name, sorted.
 
@@ -47,12 +54,12 @@ def parse_classes(text: str) -> tuple[int, ...]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"the range {part} runs backwards; write {last}-{first}")
-        if last - first > 9_999:
-            raise ValueError(f"the range {part} names more than 10,000 classes")
+        if len(found) + last - first >= MAX_CLASSES:
+            raise ValueError(f"more than {MAX_CLASSES} classes are named")
         found.extend(range(first, last + 1))
-    repeated = sorted({number for number in found if found.count(number) > 1}) if len(found) < 20_000 else []
+    repeated = [number for number, times in Counter(found).items() if times > 1]
     if repeated:
-        raise ValueError(f"class {repeated[0]} is named twice")
+        raise ValueError(f"class {min(repeated)} is named twice")
     if len(found) < 2:
         raise ValueError("one class alone cannot be told from others; name at least two, such as 0-4")
     return tuple(sorted(found))
@@ -92,7 +99,7 @@ class StageParams(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_password(cls, value: Any) -> Any:
-        if isinstance(value, str) and _PASSWORD_IN_URL.search(value):
+        if isinstance(value, str) and holds_password(value):
             raise ValueError("holds a password, and MLflow shows parameters to everyone: use environment variables")
         return value
 
@@ -102,7 +109,7 @@ def spell(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class DataParams(StageParams):
+class DataChoice(StageParams):
     """Which images, and where they lie."""
 
     dataset: str = setting(
@@ -116,18 +123,11 @@ class DataParams(StageParams):
         allowed="a folder",
         changes_result=False,
     )
-    seed: int = setting(
-        0,
-        "Seed of splits, initial weights and batch order.",
-        allowed="a whole number from 0 to 4294967295",
-        ge=0,
-        le=2**32 - 1,
-    )
 
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, value: str) -> str:
-        if value in DATASETS or (value.startswith(FOLDER_PREFIX) and len(value) > len(FOLDER_PREFIX)):
+        if value == "auto" or is_dataset(value):
             return value
         raise ValueError(suggest(value, DATASETS))
 

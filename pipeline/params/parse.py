@@ -40,8 +40,7 @@ def _faults(kind: type[StageParams], values: dict[str, Any], error: ValidationEr
         assert isinstance(extra, dict)
         why = str(item.get("ctx", {}).get("error", "")) if item["type"] == "value_error" else ""
         remedy = _sentence(why) or f"The default is {spell(kind.model_fields[name].default) or 'none'}."
-        value = "(hidden)" if "password" in why else values.get(name)
-        found[name] = Fault(name, value, f"must be {extra['allowed']}.", remedy)
+        found[name] = Fault(name, values.get(name), f"must be {extra['allowed']}.", remedy)
     return list(found.values())
 
 

@@ -12,6 +12,7 @@ from pipeline.errors import suggest
 from pipeline.params.base import StageParams, check_classes, parse_classes, setting
 from pipeline.params.family import Family, FamilyParams
 from pipeline.params.target import TargetChoice, TargetParams
+from pipeline.params.training import MachineChoice
 
 FEATURES_PATTERN_TEXT = "none, auto, runs:/ID/features, or the id of a cache_features run"
 
@@ -57,7 +58,7 @@ class TuneParams(TrainBaseParams):
 
     study: str = setting(
         "auto",
-        "The study's name; auto names it after data, classes, network, folds and seed.",
+        "The study's name; auto names it after data, classes, network, folds, seed and a digest of the rest.",
         allowed="auto or a name of letters, digits, spaces, dots and hyphens",
     )
     trials: int = setting(
@@ -125,12 +126,12 @@ class TuneParams(TrainBaseParams):
             raise ValueError("")
         return value
 
-    def study_name(self, dataset: str) -> str:
-        """Return the study's name."""
+    def study_name(self, dataset: str, digest: str) -> str:
+        """Return the study's name; a digest of all that its trials depend on keeps unlike ones apart."""
         if self.study != "auto":
             return self.study
         named = re.sub(r"[^\w.-]+", "-", dataset)
-        return f"{self.model} {named} {self.classes.replace(',', '.')} {self.folds} folds seed {self.seed}"
+        return f"{self.model} {named} {self.classes.replace(',', '.')} {self.folds} folds seed {self.seed} {digest}"
 
     def worker_count(self) -> int:
         """Return how many processes to start."""
@@ -278,22 +279,72 @@ class ScratchCnnParams(CnnTargetParams):
     entry_point: ClassVar[str] = "scratch_cnn"
 
 
+class MainParams(MachineChoice):
+    """Carry out a whole plan, both reference studies by default, and write its report."""
+
+    entry_point: ClassVar[str] = "main"
+
+    plan: str = setting(
+        "assignments", "What to carry out: a plan that ships, or a YAML file.", allowed="assignments, surface or a file"
+    )
+    profile: str = setting("quick", "Which budget of the plan.", allowed="quick, full, or another one of the plan")
+    seeds: int | Literal["auto"] = setting(
+        "auto",
+        "Repeat every arm with seeds 0 to this - 1; auto leaves it to the profile.",
+        allowed="auto or a whole number from 1 to 1000",
+        unit="seeds",
+    )
+    base_classes: str = setting(
+        "auto", "Classes of every base; auto leaves them to the plan.", allowed="auto, or class numbers such as 0-4"
+    )
+    target_classes: str = setting(
+        "auto", "Classes of every target; auto leaves them to the plan.", allowed="auto, or class numbers such as 5-9"
+    )
+    rerun: bool = setting(
+        False, "Run every step again, finished or not.", allowed="true or false", changes_result=False
+    )
+    explain: bool = setting(
+        False, "Say for each step why it is recognised or not.", allowed="true or false", changes_result=False
+    )
+    folder: str = setting("reports", "Where the report goes.", allowed="a folder", changes_result=False)
+
+    @field_validator("plan", "profile", "folder")
+    @classmethod
+    def _something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _some_seeds(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 1000:
+            raise ValueError("")
+        return value
+
+    @field_validator("base_classes", "target_classes")
+    @classmethod
+    def _classes(cls, value: str, info: ValidationInfo) -> str:
+        return value if value == "auto" else check_classes(value, info)
+
+
 class ReportParams(StageParams):
-    """Compare finished runs in one table and one figure."""
+    """Write a study's report again, or compare finished runs in one table and one figure."""
 
     entry_point: ClassVar[str] = "report"
 
     runs: str = setting(
         "auto",
-        "The runs to compare; auto takes the newest fine-tuned CNN, its base and its scratch arm.",
-        allowed="auto, or two or more run ids separated by commas",
+        "A study's run, or the runs to compare; auto takes the newest study, or else the newest fine-tuned CNN, its "
+        "base and its scratch arm.",
+        allowed="auto, or run ids separated by commas",
     )
     folder: str = setting("reports", "Where the files go.", allowed="a folder", changes_result=False)
 
     @field_validator("runs")
     @classmethod
     def _run_ids(cls, value: str) -> str:
-        if value != "auto" and not re.fullmatch(r"[0-9a-f]{32}(,[0-9a-f]{32})+", value):
+        if value != "auto" and not re.fullmatch(r"[0-9a-f]{32}(,[0-9a-f]{32})*", value):
             raise ValueError("")
         return value
 
@@ -318,6 +369,7 @@ class ResumeParams(StageParams):
 ENTRY_POINTS: dict[str, type[StageParams]] = {
     model.entry_point: model
     for model in (
+        MainParams,
         TrainBaseParams,
         TuneParams,
         CacheFeaturesParams,

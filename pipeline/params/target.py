@@ -32,6 +32,7 @@ class TargetChoice(MachineParams):
         "auto",
         "The base model; auto takes the newest that fits, or trains one.",
         allowed="auto, models:/m-ID, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or a run id",
+        changes_result=False,  # the digest of its weights, which a result's key holds, does
     )
     classes: str = setting(
         "auto",

@@ -8,14 +8,14 @@ from typing import Literal
 from pydantic import field_validator
 
 from pipeline.errors import suggest
-from pipeline.params.base import DataParams, setting
+from pipeline.params.base import DataChoice, setting
 
 LEARNING_RATE = "a number above 0 and at most 10"
 WHOLE = "a whole number from 1 to 100000"
 AUTO_WHOLE = f"auto or {WHOLE}"
 
 
-class MachineParams(DataParams):
+class MachineChoice(DataChoice):
     """Where to compute."""
 
     device: str = setting(
@@ -50,6 +50,18 @@ class MachineParams(DataParams):
         if isinstance(value, int) and not 1 <= value <= 1024:
             raise ValueError("out of range")
         return value
+
+
+class MachineParams(MachineChoice):
+    """What every single stage that computes has."""
+
+    seed: int = setting(
+        0,
+        "Seed of splits, initial weights and batch order.",
+        allowed="a whole number from 0 to 4294967295",
+        ge=0,
+        le=2**32 - 1,
+    )
 
 
 class TrainingParams(MachineParams):

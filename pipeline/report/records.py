@@ -114,6 +114,7 @@ class StudyFacts:
         server: The tracking server's address, where one is named; numbers then link to their runs.
         experiment_id: MLflow's id, for those links.
         command: What was typed, or would be typed to repeat it.
+        missing: Sentences on what else is missing, shown at the top beside the arms' failures.
     """
 
     name: str

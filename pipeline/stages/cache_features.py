@@ -18,18 +18,19 @@ from pipeline.runtime import resolve_runtime
 from pipeline.stages.choosing import choose_dataset, newest_base, train_first
 from pipeline.tracking import names
 from pipeline.tracking.features import check_size, log_features
-from pipeline.tracking.identity import cache_key
+from pipeline.tracking.identity import result_key
+from pipeline.tracking.recognition import Within, parent_of, recalled
 from pipeline.tracking.run import StageResult, stage_run
 from pipeline.tracking.store import open_store
 from pipeline.training.features import compute_features
 
 
-def cache_features(params: CacheFeaturesParams, *, parent_run_id: str | None = None) -> StageResult:
+def cache_features(params: CacheFeaturesParams, *, within: Within | None = None) -> StageResult:
     """Compute the features of all target images at one cut, and log them with what they depend on.
 
     Args:
         params: Which base, which classes, how many blocks.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
 
     Returns:
         The run's id (what `features` takes), no model, and the seconds it took.
@@ -62,9 +63,11 @@ def cache_features(params: CacheFeaturesParams, *, parent_run_id: str | None = N
     check_size(base.network, depth, examples)
 
     note = f"Outputs of the first {depth} blocks for all training images of classes {params.classes}. {base.ancestry}."
-    key = cache_key(params, {"data": examples.digest, "base": base.digest}, runtime.description)
+    key = result_key(params, {"data": examples.digest, "base": base.digest}, runtime.description)
+    if (done := recalled(within, key)) is not None:
+        return done
     tags = {
-        names.CACHE_KEY: key,
+        **key.tags(),
         names.DATASET: dataset.name,
         names.CLASSES: params.classes,
         names.BASE_MODEL_URI: base.model_uri,
@@ -72,7 +75,7 @@ def cache_features(params: CacheFeaturesParams, *, parent_run_id: str | None = N
         names.ANCESTRY: base.ancestry,
     }
     name = f"features {params.classes} above block {depth}"
-    with stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_id) as run:
+    with stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_of(within)) as run:
         run.log_base(base.model_uri)
         features = compute_features(base.network.to(runtime.device), depth, examples)
         log_features(run, features)

@@ -17,10 +17,10 @@ from pipeline.console import say, watch
 from pipeline.data.splits import Split
 from pipeline.errors import CheckpointError, Fault, UserInputError
 from pipeline.interruption import raise_if_asked
-from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
+from pipeline.networks.described import describe_network
+from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
 from pipeline.networks.operations import trainable_share, training_operations
 from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams, format_classes
-from pipeline.params.family import parse_sizes
 from pipeline.report import figures
 from pipeline.runtime import Runtime
 from pipeline.tracking import names
@@ -256,53 +256,13 @@ def architecture_of(params: FamilyParams, split: Split) -> MLPArchitecture | CNN
         UserInputError: It would be too large, or too deep for the images.
     """
     try:
-        return _architecture(params, split)
+        return describe_network(params, split.image_shape, split.classes)
     except ValidationError as error:
         why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         name = "hidden_layers, width" if params.model == "mlp" else "channels, kernels, strides, pool, dense_width"
         raise UserInputError(
             Fault(name, None, f"these do not make a network: {why}.", "Choose smaller ones.")
         ) from None
-
-
-def _architecture(params: FamilyParams, split: Split) -> MLPArchitecture | CNNArchitecture:
-    shape, classes = split.image_shape, split.classes
-    if params.model == "mlp":
-        assert params.hidden_layers is not None and params.width is not None
-        return MLPArchitecture(
-            image_shape=shape,
-            classes=classes,
-            hidden_layers=params.hidden_layers,
-            width=params.width,
-            batch_norm=params.batch_norm,
-            dropout=params.dropout,
-        )
-    assert params.dense_width is not None and params.dense_dropout is not None
-    return CNNArchitecture(
-        image_shape=shape,
-        classes=classes,
-        convolutions=convolutions_of(params),
-        dense_width=params.dense_width,
-        batch_norm=params.batch_norm,
-        dropout=params.dropout,
-        dense_dropout=params.dense_dropout,
-    )
-
-
-def convolutions_of(params: FamilyParams) -> tuple[ConvolutionLayer, ...]:
-    """Return the convolution blocks that the parameters ask for."""
-    assert params.channels and params.kernels and params.strides
-    channels = parse_sizes(params.channels, 1024)
-    count = len(channels)
-    kernels, strides = (
-        sizes if len(sizes) == count else sizes * count
-        for sizes in (parse_sizes(params.kernels, 15), parse_sizes(params.strides, 8))
-    )
-    pools = [params.pool == "each" or (params.pool == "last" and index == count - 1) for index in range(count)]
-    return tuple(
-        ConvolutionLayer(channels=channel, kernel=kernel, stride=stride, pool=pool)
-        for channel, kernel, stride, pool in zip(channels, kernels, strides, pools, strict=True)
-    )
 
 
 def say_plan(params: StageParams, split: Split, *lines: str) -> StageResult:

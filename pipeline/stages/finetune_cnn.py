@@ -11,17 +11,18 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.networks.reuse import Reuse
 from pipeline.params import FinetuneCnnParams
 from pipeline.stages.reusing import train_on_target
+from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
 
 def finetune_cnn(
-    params: FinetuneCnnParams, *, parent_run_id: str | None = None, resumed_run_id: str | None = None
+    params: FinetuneCnnParams, *, within: Within | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
     """Copy and freeze the first `frozen` blocks, copy and train the next `intermediate`, train the rest afresh.
 
     Args:
         params: What to reuse of which base, on which labels, how.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
         resumed_run_id: The interrupted run to go on with.
 
     Returns:
@@ -36,7 +37,7 @@ def finetune_cnn(
         params,
         lambda depth: three_parts(params, depth),
         least_depth=params.frozen + params.intermediate,
-        parent_run_id=parent_run_id,
+        within=within,
         resumed_run_id=resumed_run_id,
     )
 

@@ -1,6 +1,7 @@
-"""`report`: arms side by side, from finished runs.
+"""`report`: a study's report written again, or arms side by side from finished runs.
 
-python -m pipeline report                  the newest finetune_cnn, its base, and its scratch_cnn
+python -m pipeline report                  the newest study, or else the newest finetune_cnn, its base, its scratch_cnn
+python -m pipeline report --runs ID        the study of that run
 python -m pipeline report --runs ID,ID,ID  any finished runs that trained
 """  # fmt: skip
 
@@ -12,20 +13,22 @@ from pathlib import Path
 from pipeline.console import say
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import ReportParams
+from pipeline.plan.outcome import StudyRecord, record_from_json
 from pipeline.report.comparison import comparison_figure, comparison_markdown, comparison_table
 from pipeline.report.figures import save_figure
+from pipeline.report.study import write_report
+from pipeline.stages.facts import study_facts
 from pipeline.tracking import names
-from pipeline.tracking.reading import Arm, newest_arm, read_arm
+from pipeline.tracking.reading import Arm, Store, newest_arm, newest_study, read_arm, read_study
 from pipeline.tracking.run import StageResult, stage_run
 from pipeline.tracking.store import Client, open_store
 
 
-def report(params: ReportParams, *, parent_run_id: str | None = None) -> StageResult:
+def report(params: ReportParams) -> StageResult:
     """Write one table (Markdown and CSV) and one figure that compare finished runs, and log them.
 
     Args:
         params: Which runs, and where the files go.
-        parent_run_id: Makes the run a nested one of that run.
 
     Returns:
         The run's id, no model, no metrics.
@@ -34,6 +37,8 @@ def report(params: ReportParams, *, parent_run_id: str | None = None) -> StageRe
         UserInputError: A run cannot be found or is not finished; no run was made.
     """
     client = open_store()
+    if (study := chosen_study(client, params)) is not None:
+        return write_again(client, params, *study)
     arms = chosen_arms(client, params)
     if params.dry_run:
         say(json.dumps(params.logged(), indent=2))
@@ -41,7 +46,7 @@ def report(params: ReportParams, *, parent_run_id: str | None = None) -> StageRe
         return StageResult("", "", {})
     folder = Path(params.folder)
     note = "Finished runs side by side: " + ", ".join(f"{arm.name} ({arm.run_id})" for arm in arms)
-    with stage_run(params, name="report", note=note, tags={}, parent_run_id=parent_run_id) as run:
+    with stage_run(params, name="report", note=note, tags={}) as run:
         folder.mkdir(parents=True, exist_ok=True)
         text = comparison_markdown(arms)
         (folder / "comparison.md").write_text(text, encoding="utf-8")
@@ -51,6 +56,39 @@ def report(params: ReportParams, *, parent_run_id: str | None = None) -> StageRe
             run.log_file(folder / name, "report")
         say(text)
         say(f"written to {folder}/comparison.md, .csv and .png, and logged to run {run.run_id}")
+        return StageResult(run.run_id, "", {})
+
+
+def chosen_study(client: Client, params: ReportParams) -> tuple[str, StudyRecord] | None:
+    """Return the study that is named, or the newest one, with its run; None where single runs are to be compared.
+
+    Raises:
+        UserInputError: The run is a study's and its record cannot be read.
+    """
+    run_id = newest_study(client) if params.runs == "auto" else params.runs
+    text = read_study(client, run_id) if run_id and "," not in run_id else None
+    if text is None:
+        return None
+    try:
+        return run_id, record_from_json(text)
+    except ValueError as error:
+        raise UserInputError(
+            Fault("runs", run_id, f"has a damaged {names.STUDY_RECORD}: {error}.", "Run main again.")
+        ) from None
+
+
+def write_again(client: Client, params: ReportParams, run_id: str, record: StudyRecord) -> StageResult:
+    """Write a study's report from its runs as they are now, and log it."""
+    if params.dry_run:
+        say(json.dumps(params.logged(), indent=2))
+        say(f"dry run: the report of study {record.name} (run {run_id}) would be written again")
+        return StageResult("", "", {})
+    folder = Path(params.folder) / record.name
+    note = f"The report of study {record.name}, run {run_id}, written again."
+    with stage_run(params, name=f"report {record.name}", note=note, tags={}) as run:
+        for file in write_report(study_facts(Store(client, run.experiment_id), record, run_id), folder):
+            run.log_file(file, names.REPORT)
+        say(f"written to {folder / 'study.html'} (and .md, .csv), and logged to run {run.run_id}")
         return StageResult(run.run_id, "", {})
 
 

@@ -26,8 +26,9 @@ from pipeline.stages.choosing import Choice, Translate, choose, inherits_draw, l
 from pipeline.stages.common import finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.features import check_features_exist, check_size, find_features, load_features, log_features
-from pipeline.tracking.identity import cache_key
-from pipeline.tracking.run import StageResult, StageRun, provenance, stage_run
+from pipeline.tracking.identity import result_key
+from pipeline.tracking.recognition import Within, parent_of, recalled
+from pipeline.tracking.run import StageResult, StageRun, stage_run
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.features import Features, check_sample, compute_features, fingerprint, prefix_seconds
 from pipeline.training.loop import FitSettings
@@ -40,7 +41,7 @@ def train_on_target(
     translate: Translate,
     *,
     least_depth: int,
-    parent_run_id: str | None = None,
+    within: Within | None = None,
     resumed_run_id: str | None = None,
 ) -> StageResult:
     """Train a network on target classes, some of its blocks copied from a base, as one MLflow run.
@@ -49,7 +50,7 @@ def train_on_target(
         params: Of the stage.
         translate: What the stage takes of a base with a given number of blocks.
         least_depth: The blocks that a base must have; 0 where none of its weights are used.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
         resumed_run_id: The interrupted run to go on with.
     """
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
@@ -62,6 +63,10 @@ def train_on_target(
     announce(choice)
     if choice.base is None and choice.reuse.copied:  # a dry run without a base
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
+    inputs = {"data": choice.split.digest, "base": choice.base.digest if choice.base and choice.reuse.copied else ""}
+    key = result_key(params, inputs, runtime.description)
+    if not params.dry_run and (done := recalled(within, key)) is not None:
+        return done
     network, report = reuse_network(
         choice.architecture,
         choice.base.network if choice.base else None,
@@ -74,17 +79,13 @@ def train_on_target(
     if params.dry_run:
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
 
-    inputs = {"data": choice.split.digest, "base": choice.base.digest if choice.base and choice.reuse.copied else ""}
-    tags = {
-        names.CACHE_KEY: cache_key(params, inputs, runtime.description),
-        **provenance(inputs, runtime.description),
-        **lineage_tags(choice),
-    }
+    tags = {**key.tags(), **lineage_tags(choice)}
     if inherits_draw(asked, choice.draw_from):
         tags[names.INHERITED_DRAW] = "true"
     name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
+    parent = parent_of(within)
     with stage_run(
-        params, name=name, note=note(choice), tags=tags, parent_run_id=parent_run_id, resumed_run_id=resumed_run_id
+        params, name=name, note=note(choice), tags=tags, parent_run_id=parent, resumed_run_id=resumed_run_id
     ) as run:
         log_inputs(run, choice, report)
         settings = settings_of(params, runtime, **copied_settings(params))
@@ -238,7 +239,7 @@ def feature_source(params: TargetParams, client: Client, choice: Choice, network
         found = load_features(client, params.features, wanted)
     if found is not None:
         try:
-            check_sample(found, network, choice.split.train)
+            check_sample(found, network, examples)
         except ValueError as error:
             raise UserInputError(Fault("features", params.features, f"{error}.", "Run cache_features again.")) from None
         say(f"features: {len(found.indices)} images, cut above block {found.depth}, found and checked")
@@ -248,7 +249,7 @@ def feature_source(params: TargetParams, client: Client, choice: Choice, network
 
     def compute(run: StageRun) -> Features:
         computed = compute_features(network, network.frozen, examples)
-        check_sample(computed, network, choice.split.train)
+        check_sample(computed, network, examples)
         log_features(run, computed)
         say(f"features: {len(examples)} images computed in {computed.seconds:.2f} s and logged")
         return computed

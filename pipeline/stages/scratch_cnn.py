@@ -8,17 +8,18 @@ from __future__ import annotations
 from pipeline.networks.reuse import Reuse
 from pipeline.params import ScratchCnnParams
 from pipeline.stages.reusing import train_on_target
+from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
 
 def scratch_cnn(
-    params: ScratchCnnParams, *, parent_run_id: str | None = None, resumed_run_id: str | None = None
+    params: ScratchCnnParams, *, within: Within | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
     """Train a CNN from fresh weights, with the same split, budget and stopping rule as `finetune_cnn`.
 
     Args:
         params: Which architecture, on which labels, how.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
         resumed_run_id: The interrupted run to go on with.
 
     Returns:
@@ -30,9 +31,5 @@ def scratch_cnn(
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
     """
     return train_on_target(
-        params,
-        lambda depth: Reuse(0, 0, depth),
-        least_depth=0,
-        parent_run_id=parent_run_id,
-        resumed_run_id=resumed_run_id,
+        params, lambda depth: Reuse(0, 0, depth), least_depth=0, within=within, resumed_run_id=resumed_run_id
     )

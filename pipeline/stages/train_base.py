@@ -14,25 +14,26 @@ import time
 from pipeline.console import say
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import Split, check_batch, split_for_base
+from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator, resolve_runtime
 from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
-from pipeline.tracking import names
-from pipeline.tracking.identity import cache_key
+from pipeline.tracking.identity import result_key
 from pipeline.tracking.reading import read_best_setting
-from pipeline.tracking.run import StageResult, provenance, stage_run
+from pipeline.tracking.recognition import Within, parent_of, recalled
+from pipeline.tracking.run import StageResult, stage_run
 from pipeline.tracking.store import open_store
 
 
 def train_base(
-    params: TrainBaseParams, *, parent_run_id: str | None = None, resumed_run_id: str | None = None
+    params: TrainBaseParams, *, within: Within | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
     """Train a base network and log everything about it as one MLflow run.
 
     Args:
         params: What to train, on what, how.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
         resumed_run_id: The interrupted run to go on with.
 
     Returns:
@@ -60,10 +61,12 @@ def train_base(
         f"A base network ({params.model}) trained to tell apart classes {params.classes} of {split.dataset}: "
         f"{len(split.train)} images to train on, {len(split.validation)} for validation, {len(split.test)} for test."
     )
-    inputs = {"data": split.digest}
-    tags = {names.CACHE_KEY: cache_key(params, inputs, runtime.description), **provenance(inputs, runtime.description)}
+    key = result_key(params, {"data": split.digest}, runtime.description)
+    if (done := recalled(within, key)) is not None:
+        return done
+    parent = parent_of(within)
     with stage_run(
-        params, name=name, note=note, tags=tags, parent_run_id=parent_run_id, resumed_run_id=resumed_run_id
+        params, name=name, note=note, tags=key.tags(), parent_run_id=parent, resumed_run_id=resumed_run_id
     ) as run:
         run.log_split(split)
         network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
@@ -75,7 +78,13 @@ def with_best_setting(params: TrainBaseParams) -> TrainBaseParams:
     """Return the parameters with the best setting of the tune run that they name, where they name one."""
     if not params.params_from:
         return params
+    from pipeline.tuning.space import SEARCHABLE  # brings optuna, which nothing else here needs
+
     found = read_best_setting(open_store(), params.params_from)
+    if strange := sorted(set(found) - set(SEARCHABLE)):  # a file of the run may be anyone's
+        raise UserInputError(
+            Fault("params_from", params.params_from, f"sets what no study searches: {', '.join(strange)}.")
+        )
     given = {name: getattr(params, name) for name in params.model_fields_set}
     chosen = parse_params(type(params), {**found, **given})
     say(f"best setting of {params.params_from}: {json.dumps(found)}")

@@ -11,17 +11,16 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.networks.reuse import Reuse
 from pipeline.params import TransferParams
 from pipeline.stages.reusing import train_on_target
+from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
 
-def transfer(
-    params: TransferParams, *, parent_run_id: str | None = None, resumed_run_id: str | None = None
-) -> StageResult:
+def transfer(params: TransferParams, *, within: Within | None = None, resumed_run_id: str | None = None) -> StageResult:
     """Copy `reuse_layers` hidden layers, train the top `unfreeze` of them and what is above, on new classes.
 
     Args:
         params: What to reuse of which base, on which labels, how.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
         resumed_run_id: The interrupted run to go on with.
 
     Returns:
@@ -37,7 +36,7 @@ def transfer(
         params,
         lambda depth: layers_to_reuse(params, depth),
         least_depth=least,
-        parent_run_id=parent_run_id,
+        within=within,
         resumed_run_id=resumed_run_id,
     )
 

@@ -8,7 +8,9 @@ command with the same `study` and `PIPELINE_STORAGE`.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 
@@ -20,25 +22,37 @@ from pipeline.params import TrainBaseParams, TuneParams
 from pipeline.runtime import generator, process_identity, resolve_runtime
 from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
-from pipeline.tracking.identity import cache_key
-from pipeline.tracking.reading import finished_result
-from pipeline.tracking.run import StageResult, StageRun, close_lost_run, stage_run
+from pipeline.tracking.identity import code_digest, result_key, result_params
+from pipeline.tracking.recognition import Within, finished_result, parent_of, recalled
+from pipeline.tracking.run import StageResult, StageRun, stage_run
+from pipeline.tracking.store import open_store, store_environment
 from pipeline.training.loop import Labelled
 from pipeline.tuning.figures import draw_study
-from pipeline.tuning.space import load_space, space_json
-from pipeline.tuning.study import RUN_ID, Study, StudySpec, finished_count, open_storage, open_study, reap
-from pipeline.tuning.workers import Job, Workers
+from pipeline.tuning.space import Space, check_together, fit_batches, load_space, space_json
+from pipeline.tuning.study import (
+    Study,
+    StudySpec,
+    failures,
+    finished_count,
+    open_storage,
+    open_study,
+    pending_count,
+    reap,
+)
+from pipeline.tuning.workers import Job, Workers, start_forkserver
 
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 10.0
+NOT_OF_TRIALS = ("trials", "refit", "study", "epochs", "patience", "params_from")  # may change within a study
+MAX_FAILURES = 5  # trials that raise an error; a study would go on for ever where every one does
 
 
-def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult:
+def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
     """Search hyper-parameters by cross-validation, then train the best setting once.
 
     Args:
         params: What to search, on what, with how many workers.
-        parent_run_id: Makes the run a nested one of that run.
+        within: The study that this is a step of; its finished results are taken instead of run again.
 
     Returns:
         The run's id, the URI of the refitted model (empty with refit=false), and the metrics.
@@ -54,37 +68,30 @@ def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     folds = cut_folds(examples.labels, params.folds, params.seed)
     architecture = architecture_of(params, split)
-    check_batch(split, params.batch_size)
+    if params.space == "default":
+        space = fit_batches(space, len(split.train))
+    check_together(space, params, split.image_shape)
+    check_batch(split, largest_batch(space, params))
     params = with_machine(params, split, runtime)
-    spec = StudySpec(
-        params.study_name(split.dataset),
-        params.sampler,
-        params.pruner,
-        {
-            "folds": str(params.folds),
-            "classes": split.classes_text,
-            "dataset": split.dataset,
-            "model": params.model,
-            "seed": str(params.seed),
-            "folds_digest": folds_digest(examples, folds),
-            "space": space_json(space),
-        },
-    )
+    spec = describe_study(params, split, space, folds_digest(examples, folds), fresh=bool(within and within.rerun))
     say(f"data: {split.note}")
     if params.dry_run:
         return say_plan(params, split, f"study: {spec.name}, {len(space)} parameters: {', '.join(space)}")
+    key = result_key(params, {"data": split.digest, "space": spec.facts["space"]}, runtime.description)
+    if (done := recalled(within, key)) is not None:
+        return done
     study = open_study(open_storage(), spec)
     before = finished_count(study)
     say(f"study {spec.name}: {before} of {params.trials} trials are finished")
-
-    key = cache_key(params, {"data": split.digest}, runtime.description)
-    if before >= params.trials and (done := finished_result(key)) is not None:
+    if before < params.trials:
+        start_forkserver()
+    elif within is None and (done := finished_result(open_store(), key)) is not None:
         say(f"nothing to do: run {done.run_id} has this study's result, model {done.model_uri or '(none)'}")
         return done
     searched = f"{params.trials} trials of {params.folds} folds on classes {split.classes_text} of {split.dataset}"
     note = f"Study {spec.name}: {searched}."
-    tags = {names.CACHE_KEY: key, "study": spec.name}
-    with stage_run(params, name=f"tune {spec.name}", note=note, tags=tags, parent_run_id=parent_run_id) as run:
+    tags = {**key.tags(), "study": spec.name}
+    with stage_run(params, name=f"tune {spec.name}", note=note, tags=tags, parent_run_id=parent_of(within)) as run:
         run.log_split(split)
         network = build_network(architecture, generator(0, "scale"))
         data = Labelled(network.scale(examples.pixels).share_memory_(), examples.labels.share_memory_())
@@ -93,22 +100,52 @@ def tune(params: TuneParams, *, parent_run_id: str | None = None) -> StageResult
             space=space,
             trials=params.trials,
             params=params,
-            architecture=architecture,
+            image_shape=split.image_shape,
+            classes=split.classes,
             settings=settings_of(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
             data=data,
             folds=folds,
             study_seed=params.seed,
             parent_run_id=run.run_id,
+            folder=os.getcwd(),
+            environment=store_environment() | {k: v for k, v in os.environ.items() if k.startswith("PIPELINE_")},
             owner=process_identity()["process"],
         )
         began = time.perf_counter()
         search(study, job, params.worker_count(), lambda: say_progress(study, params.trials))
         seconds = time.perf_counter() - began
+        if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
+            raise RuntimeError(
+                f"none of the {finished_count(study)} trials of study {spec.name} reached a value: "
+                "their runs say why; name a new study with other bounds"
+            )
         log_study(run, study, seconds)
         say_best(study, seconds)
         if not params.refit:
             return StageResult(run.run_id, "", dict(run.final_metrics))
         return refit(run, params.with_setting(study.best_trial.params), split)
+
+
+def describe_study(params: TuneParams, split: Split, space: Space, folds_digest: str, *, fresh: bool) -> StudySpec:
+    """Return what a study is about: whatever a trial's value depends on, its code among it.
+
+    Args:
+        params: With data set and machine resolved.
+        split: Names the data set.
+        space: What is searched.
+        folds_digest: Of the cut.
+        fresh: Whether a new study is wanted though an equal one may be there.
+    """
+    facts = {name: value for name, value in result_params(params).items() if name not in NOT_OF_TRIALS}
+    facts |= {"folds_digest": folds_digest, "space": space_json(space), "code": code_digest("tune")}
+    own = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
+    name = params.study_name(split.dataset, f"{own}-{time.time_ns()}" if fresh else own)
+    return StudySpec(name, params.sampler, params.pruner, facts)
+
+
+def largest_batch(space: Space, params: TuneParams) -> int:
+    """Return the largest batch that a trial may have."""
+    return max(map(int, space["batch_size"].extremes)) if "batch_size" in space else params.batch_size
 
 
 def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> None:
@@ -119,11 +156,17 @@ def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> 
     workers = Workers(job, count)
     workers.fill()
     said = time.monotonic()
+    failed_before = len(failures(study))
     try:
         while workers.any_alive() or finished_count(study) < job.trials:
-            workers.wait(LOOK_SECONDS)
+            if workers.any_alive():
+                workers.wait(LOOK_SECONDS)
+            else:
+                time.sleep(LOOK_SECONDS)  # the last trials are under way on other machines
             clear_up(study)
-            lacking = finished_count(study) < job.trials
+            if len(found := failures(study)) - failed_before >= MAX_FAILURES:
+                raise RuntimeError(f"{MAX_FAILURES} trials failed, the last with {found[-1]}")
+            lacking = pending_count(study) < job.trials
             if lacking and (workers.any_died() or not workers.any_alive()):
                 workers.fill()
             if time.monotonic() - said > SAY_SECONDS:
@@ -138,8 +181,6 @@ def clear_up(study: Study) -> None:
     """Queue the trials of dead workers again, and close their runs."""
     for trial in reap(study):
         say(f"trial {trial.number}: its process is gone; its parameters are queued again")
-        if run_id := trial.user_attrs.get(RUN_ID):
-            close_lost_run(str(run_id), "Its process ended before the trial did; its parameters are queued again.")
 
 
 def say_progress(study: Study, trials: int) -> None:

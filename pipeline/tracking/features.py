@@ -8,16 +8,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
-import safetensors
 import safetensors.torch
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from torch import Tensor
 
 from pipeline.data.splits import Examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
+from pipeline.networks.tensor_file import read_tensor_file
 from pipeline.tracking import names
 from pipeline.tracking.lineage import search_features
 from pipeline.tracking.run import StageRun
@@ -105,36 +106,52 @@ def load_features(client: MlflowClient, reference: str, wanted: Mapping[str, str
         if sizes[name] > MAX_FEATURE_BYTES:
             raise _refused(reference, f"holds {sizes[name]} bytes, more than this project reads")
         with TemporaryDirectory() as folder:
-            features = _read(Path(client.download_artifacts(run_id, name, folder)))
+            features = read_features(Path(client.download_artifacts(run_id, name, folder)))
     except (MlflowException, OSError) as error:
         raise _refused(reference, f"cannot be read: {str(error).splitlines()[0]}") from None
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        if isinstance(error, UserInputError):
-            raise
+    except DamagedFeaturesError as error:
         raise _refused(reference, f"is damaged: {error}") from None
     if differing := differing_parts(wanted, features.fingerprint):
         raise _refused(reference, f"does not belong to this base, cut and data: different {', '.join(differing)}")
     return features
 
 
-def _read(path: Path) -> Features:
+class DamagedFeaturesError(ValueError):
+    """A feature file is not whole, or not what its header says."""
+
+
+def read_features(path: Path) -> Features:
     """Read a feature file.
 
     Raises:
-        ValueError: Its content is not what its header says.
+        DamagedFeaturesError: It is truncated or altered, or holds other things than features; says what.
+        OSError: It cannot be read.
     """
-    with safetensors.safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in ("values", "indices")}
-    if weights_digest(tensors) != header["content"]:
-        raise ValueError("its content was altered")
-    return Features(
-        tensors["values"],
-        tensors["indices"],
-        int(header["depth"]),
-        json.loads(header["fingerprint"]),
-        float(header["seconds"]),
-    )
+    try:
+        tensors, header = read_tensor_file(path, MAX_FEATURE_BYTES)
+        if set(tensors) != {"values", "indices"} or weights_digest(tensors) != header["content"]:
+            raise ValueError("its content was altered")
+        fingerprint = json.loads(header["fingerprint"])
+        if not isinstance(fingerprint, dict) or not all(isinstance(part, str) for part in fingerprint.values()):
+            raise ValueError("its fingerprint is not one")
+        depth, seconds = int(header["depth"]), float(header["seconds"])
+        values, indices = check_shapes(tensors["values"], tensors["indices"])
+    except KeyError as error:
+        raise DamagedFeaturesError(f"{path.name}: its header lacks {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DamagedFeaturesError(f"{path.name}: {error}") from None
+    return Features(values, indices, depth, fingerprint, seconds)
+
+
+def check_shapes(values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values and indices where they can be features: finite float32 (N, ...), ascending int64 (N,)."""
+    if indices.dtype != torch.int64 or indices.ndim != 1 or bool((indices.diff() <= 0).any()):
+        raise ValueError("its indices are not ascending places of images")
+    if values.dtype != torch.float32 or values.ndim < 2 or len(values) != len(indices) or not len(indices):
+        raise ValueError("its values are not float32 features, one row an index")
+    if not bool(values.isfinite().all()):
+        raise ValueError("its values are not all finite numbers")
+    return values, indices
 
 
 def _refused(reference: str, why: str) -> UserInputError:

@@ -6,34 +6,85 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from pipeline.params import StageParams, spell
+from pipeline.tracking import names
 
 PACKAGE = Path(__file__).resolve().parent.parent
-ROOMS_THAT_MAKE_RESULTS = ("data", "networks", "training", "tuning")
-SHARED_STAGE_FILES = ("common", "choosing", "reusing")
+ROOMS = ("data", "networks", "training")
+TARGET_STAGES = ("cache_features", "transfer", "finetune_cnn", "scratch_cnn")
+
+Parts = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class ResultKey:
+    """The key under which a finished result is recognised.
+
+    Attributes:
+        stage: The entry point.
+        parts: `params`, `inputs`, `code` (a digest a file) and `machine`: names and values.
+    """
+
+    stage: str
+    parts: Parts
+
+    @property
+    def digest(self) -> str:
+        """All of it in 32 hexadecimal digits."""
+        text = json.dumps({"stage": self.stage, **self.parts}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def tags(self) -> dict[str, object]:
+        """The tags by which a run can be found again, and by which a later one can tell what changed."""
+        return {names.CACHE_KEY: self.digest, names.KEY_PARTS: json.dumps(self.parts, sort_keys=True)}
+
+    def differences(self, other: Parts) -> list[str]:
+        """Say in which parts another key differs, such as `code: training/loop.py`."""
+        found = []
+        for part, mine in self.parts.items():
+            theirs = other.get(part, {})
+            changed = [name for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)]
+            if part in ("params", "machine"):
+                changed = [f"{name} {theirs.get(name, '(none)')} -> {mine.get(name, '(none)')}" for name in changed]
+            if changed:
+                found.append(f"{part}: {', '.join(changed)}")
+        return found
+
+
+def result_key(params: StageParams, inputs: Mapping[str, str], machine: Mapping[str, str]) -> ResultKey:
+    """Return the key of a result.
+
+    Args:
+        params: Of the stage.
+        inputs: Digests of what it reads: data, base weights.
+        machine: `Runtime.description`.
+    """
+    stage = params.entry_point
+    parts = {"params": result_params(params), "inputs": dict(inputs), "code": code_parts(stage)}
+    return ResultKey(stage, {**parts, "machine": dict(machine)})
 
 
 @cache
-def code_digest(stage: str) -> str:
-    """Return a digest of the code that makes a stage's result: rooms, seeds, what stages share, and the stage.
+def code_parts(stage: str) -> dict[str, str]:
+    """Return a digest of each file whose code makes a stage's result: rooms, seeds, what stages share, the stage.
 
     Syntax trees are compared, without docstrings: comments and layout do not count, uncommitted edits do.
     """
-    digest = hashlib.sha256()
-    for room in ROOMS_THAT_MAKE_RESULTS:
-        digest.update(room_digest(room).encode())
-    for file in (PACKAGE / "runtime.py", *(PACKAGE / "stages" / f"{name}.py" for name in (*SHARED_STAGE_FILES, stage))):
-        digest.update(_file_digest(file).encode())
-    return digest.hexdigest()[:32]
+    files = [path for room in ROOMS for path in sorted((PACKAGE / room).glob("*.py"))]
+    if stage == "tune":
+        files += [PACKAGE / "tuning" / f"{name}.py" for name in ("objective", "space", "study", "workers")]
+    shared = ("common", "choosing", "reusing") if stage in TARGET_STAGES else ("common",)
+    files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]
+    return {str(path.relative_to(PACKAGE)): _file_digest(path)[:12] for path in (PACKAGE / "runtime.py", *files)}
 
 
-def room_digest(room: str) -> str:
-    """Return the digest of one room's code."""
-    digests = [f"{path.name}:{_file_digest(path)}" for path in sorted((PACKAGE / room).glob("*.py"))]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
+def code_digest(stage: str) -> str:
+    """Return one digest over the code that makes a stage's result."""
+    return hashlib.sha256(json.dumps(code_parts(stage)).encode()).hexdigest()[:32]
 
 
 @cache
@@ -54,21 +105,3 @@ def result_params(params: StageParams) -> dict[str, str]:
         if isinstance(extra, dict) and extra["changes_result"] and value is not None:
             found[name] = spell(value)
     return found
-
-
-def cache_key(params: StageParams, inputs: Mapping[str, str], machine: Mapping[str, str]) -> str:
-    """Return the key under which a finished result can be recognised.
-
-    Args:
-        params: Of the stage.
-        inputs: Digests of what it reads: data, base weights, features.
-        machine: `Runtime.description`.
-    """
-    parts = {
-        "stage": params.entry_point,
-        "params": result_params(params),
-        "inputs": dict(inputs),
-        "code": code_digest(params.entry_point),
-        "machine": dict(machine),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -140,7 +140,7 @@ def read_part(path: Path, begin: int = 0, size: int = -1) -> Part:
             if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
                 raise ValueError("not an entry")
             entries.append(entry)
-        except ValueError:
+        except (ValueError, RecursionError):
             damaged.append(f"{path}: the line at byte {at} is damaged")
         at += len(line)
     return Part(entries, damaged, begin + len(content))

@@ -1,40 +1,35 @@
 """Finding a base model, checking it, and rebuilding its network without unpickling anything.
 
-A model may come from anyone: only three files with fixed names are read, their sizes are bounded before they are
-read, the description is checked against its limits before anything is allocated, and the weights must be those
-whose digest the tracking store holds.
+A model may come from anyone, and so may its tags: `handover.py` reads its files, and all of them together must have
+the digest that the tracking store holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mlflow.artifacts
-import safetensors
-import safetensors.torch
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from pipeline.errors import Fault, UserInputError
-from pipeline.networks.build import architecture_from_json, build_network, weights_digest
+from pipeline.errors import UserInputError
+from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
-from pipeline.networks.reuse import check_tensors
-from pipeline.params import Family, format_classes, parse_classes
-from pipeline.runtime import generator
+from pipeline.params import Family, format_classes, is_dataset, parse_classes
 from pipeline.tracking import names
+from pipeline.tracking.model_files import MAX_BYTES, download_files, first_line, read_draw, rebuild, refused
 from pipeline.tracking.pending import PendingModel, pending_model, run_id_of
 from pipeline.tracking.state import known_as
 from pipeline.tracking.store import active_experiment_id
 
 BASE_STAGES = ("train_base", "tune")
-MAX_BYTES = {names.WEIGHTS_FILE: 400 << 20, names.ARCHITECTURE_FILE: 1 << 20, names.DRAW_FILE: 400 << 20}
 SEARCHED_RUNS = 1000
 
 
@@ -91,7 +86,7 @@ def load_base(client: MlflowClient, reference: str) -> Base:
     try:
         model = client.get_logged_model(_model_id(client, reference))
     except MlflowException as error:
-        raise _refused(reference, f"cannot be found: {_first_line(error)}") from None
+        raise refused(reference, f"cannot be found: {first_line(error)}") from None
     return _load(client, model, reference, "as asked for")
 
 
@@ -129,11 +124,11 @@ def find_base(
         model = ready_model(client, run.data.tags.get(names.MODEL_URI, ""))
         if model is None or any(model.tags.get(name) != value for name, value in wanted.items()):
             continue
-        own = parse_classes(model.tags[names.CLASSES])
-        if int(model.tags["depth"]) < depth or set(own) & set(classes):
-            continue
         reference = f"models:/{model.model_id}"
         try:
+            own, own_depth = _claims(model, reference)
+            if own_depth < depth or set(own) & set(classes):
+                continue
             return _load(client, model, reference, f"the newest finished {family} base on {dataset} with other classes")
         except UserInputError as error:
             passed_over(f"passed over: {error}")
@@ -147,6 +142,18 @@ def ready_model(client: MlflowClient, uri: str) -> LoggedModel | None:
     except MlflowException:
         return None
     return model if model is not None and str(model.status) == "READY" else None
+
+
+def model_is_whole(client: MlflowClient, uri: str) -> bool:
+    """Whether a logged model is ready and the files that later stages read are there."""
+    model = ready_model(client, uri)
+    if model is None:
+        return False
+    try:
+        listed = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
+    except (MlflowException, OSError):
+        return False
+    return set(MAX_BYTES) <= {item.path.rsplit("/", 1)[-1] for item in listed}
 
 
 def _model_id(client: MlflowClient, reference: str) -> str:
@@ -163,22 +170,37 @@ def _model_id(client: MlflowClient, reference: str) -> str:
     run_id = known_as(run_id_of(reference))
     uri = client.get_run(run_id).data.tags.get(names.MODEL_URI)
     if uri is None:
-        raise _refused(reference, "is a run without a model")
+        raise refused(reference, "is a run without a model")
     return str(uri).removeprefix("models:/")
+
+
+def _claims(model: LoggedModel, reference: str) -> tuple[tuple[int, ...], int]:
+    """Return the classes and the depth that a model's tags claim."""
+    try:
+        return parse_classes(model.tags[names.CLASSES]), int(model.tags["depth"])
+    except (KeyError, ValueError):
+        raise refused(reference, "was not made by this project: its tags do not say its classes and depth") from None
 
 
 def _load(client: MlflowClient, model: LoggedModel, reference: str, why: str) -> Base:
     """Read and check a model's files, and rebuild its network."""
     if str(model.status) != "READY":
-        raise _refused(reference, f"is not ready: its status is {model.status}")
+        raise refused(reference, f"is not ready: its status is {model.status}")
     if names.HANDOVER_DIGEST not in model.tags or model.source_run_id is None:
-        raise _refused(reference, "was not made by this project: it lacks the digest of its files")
+        raise refused(reference, "was not made by this project: it lacks the digest of its files")
     with TemporaryDirectory() as folder:
-        files = _download(client, model, reference, Path(folder))
-        network, draw = _checked(files, model.tags, reference)
-    run = client.get_run(model.source_run_id)
+        network, draw = _checked(download_files(client, model, reference, Path(folder)), model.tags, reference)
+    run = _run_of(client, model, reference)
     return _base(
-        f"models:/{model.model_id}", run.info.run_id, run.data.tags, model.tags, run.data.metrics, network, draw, why
+        f"models:/{model.model_id}",
+        run.info.run_id,
+        run.data.tags,
+        model.tags,
+        run.data.metrics,
+        network,
+        draw,
+        why,
+        reference,
     )
 
 
@@ -187,22 +209,26 @@ def _load_pending(pending: PendingModel, reference: str) -> Base:
     files = {name: pending.files / names.EXTRA_FILES / name for name in MAX_BYTES}
     missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
-        raise _refused(reference, f"is pending, and incomplete: {pending.files} lacks {', '.join(missing)}")
+        raise refused(reference, f"is pending, and incomplete: {pending.files} lacks {', '.join(missing)}")
     network, draw = _checked(files, pending.model_tags, reference)
     why = "from local state, since its delivery is pending"
     uri = f"runs:/{pending.run_id}/{names.MODEL}"
-    return _base(uri, pending.run_id, pending.run_tags, pending.model_tags, pending.metrics, network, draw, why)
+    return _base(
+        uri, pending.run_id, pending.run_tags, pending.model_tags, pending.metrics, network, draw, why, reference
+    )
 
 
 def _checked(
-    files: Mapping[str, Path], tags: Mapping[str, str], reference: str
+    files: dict[str, Path], tags: Mapping[str, str], reference: str
 ) -> tuple[LayeredNetwork, dict[str, Tensor]]:
     """Rebuild a model's network and read its draw; refuse files that are not those whose digest was logged."""
-    network = _rebuild(files, reference)
-    draw = _read_tensors(files[names.DRAW_FILE], reference)
+    if not is_dataset(tags.get(names.DATASET, "")):
+        raise refused(reference, "was not made by this project: its tag does not name a data set")
+    network = rebuild(files, reference)
+    draw = read_draw(files[names.DRAW_FILE], reference)
     found, expected = handover_digest(network, draw), tags[names.HANDOVER_DIGEST]
     if found != expected:
-        raise _refused(reference, f"was altered: its files have the digest {found}, {expected} was logged")
+        raise refused(reference, f"was altered: its files have the digest {found}, {expected} was logged")
     return network, draw
 
 
@@ -215,6 +241,7 @@ def _base(
     network: LayeredNetwork,
     draw: Mapping[str, Tensor],
     why: str,
+    reference: str,
 ) -> Base:
     return Base(
         model_uri=uri,
@@ -227,65 +254,36 @@ def _base(
         train_indices=draw["train"].long(),
         val_indices=draw["validation"].long(),
         seen_indices=draw["seen"].long(),
-        params=json.loads(run_tags.get(names.PARAMETERS, "{}")),
+        params=_params_of(run_tags, reference),
         test_accuracy=metrics.get(names.TEST_ACCURACY, float("nan")),
         why=why,
     )
 
 
-def _download(client: MlflowClient, model: LoggedModel, reference: str, folder: Path) -> dict[str, Path]:
-    """Bring the three files here, or find them where they are, after a look at their sizes."""
+def _run_of(client: MlflowClient, model: LoggedModel, reference: str) -> Run:
     try:
-        listed = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
-        sizes = {item.path.rsplit("/", 1)[-1]: item.file_size or 0 for item in listed}
-        missing = [name for name in MAX_BYTES if name not in sizes]
-        if missing:
-            raise _refused(reference, f"was not made by this project, or is incomplete: it lacks {', '.join(missing)}")
-        large = [name for name, limit in MAX_BYTES.items() if sizes[name] > limit]
-        if large:
-            raise _refused(reference, f"has files larger than this project reads: {', '.join(large)}")
-        uri = f"{model.artifact_location.rstrip('/')}/{names.EXTRA_FILES}"
-        return {
-            name: Path(mlflow.artifacts.download_artifacts(f"{uri}/{name}", dst_path=str(folder))) for name in MAX_BYTES
-        }
-    except (MlflowException, OSError) as error:
-        raise _refused(reference, f"cannot be read: {_first_line(error)}") from None
+        return client.get_run(str(model.source_run_id))
+    except MlflowException as error:
+        raise refused(reference, f"names a run that cannot be found: {first_line(error)}") from None
 
 
-def _rebuild(files: Mapping[str, Path], reference: str) -> LayeredNetwork:
-    """Build the described network and fill in its weights; every tensor must fit."""
+def _params_of(run_tags: Mapping[str, str], reference: str) -> dict[str, str]:
+    """Return the parameters that a run's tag holds."""
     try:
-        architecture = architecture_from_json(files[names.ARCHITECTURE_FILE].read_text(encoding="utf-8"))
-        network = build_network(architecture, generator(0, "placeholder"))
-        weights = _read_tensors(files[names.WEIGHTS_FILE], reference)
-        check_tensors(weights, network.state_dict())
-    except (ValueError, OSError) as error:
-        if isinstance(error, UserInputError):
-            raise
-        raise _refused(reference, f"is damaged: {error}") from None
-    network.load_state_dict(weights)
-    return network
-
-
-def _read_tensors(path: Path, reference: str) -> dict[str, Tensor]:
-    try:
-        return dict(safetensors.torch.load_file(path))
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _refused(reference, f"is damaged: {path.name}: {error}") from None
+        found = json.loads(run_tags.get(names.PARAMETERS, "{}"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise refused(reference, "has a run whose parameters cannot be read")
+    if not re.fullmatch(r"all|\d{1,6}", found.get("per_class", "all")):
+        raise refused(reference, "has a run whose per_class is neither all nor a number")
+    return found
 
 
 def handover_digest(network: LayeredNetwork, draw: Mapping[str, Tensor]) -> str:
     """Return one digest over everything that a later stage takes from a model: weights, description, draw."""
     parts = (weights_digest(network.state_dict()), network.architecture.model_dump_json(), weights_digest(dict(draw)))
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
-
-
-def _refused(reference: str, why: str) -> UserInputError:
-    return UserInputError(Fault("base", reference, f"{why}.", "Choose another, or base=auto."))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
 
 
 def search_features(client: MlflowClient, digest: str) -> list[str]:

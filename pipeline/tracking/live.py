@@ -32,11 +32,13 @@ class StageResult:
         run_id: Its MLflow run.
         model_uri: What later stages take as `base`; empty where the stage makes no model.
         metrics: The metrics logged at its end.
+        reused: Whether a finished run was recognised instead of running the stage.
     """
 
     run_id: str
     model_uri: str
     metrics: dict[str, float]
+    reused: bool = False
 
 
 @dataclass

@@ -35,6 +35,7 @@ CLASSES = "classes"
 BASE_MODEL_URI = "base_model_uri"
 BASE_RUN_ID = "base_run_id"
 CACHE_KEY = "cache_key"
+KEY_PARTS = "cache_key_parts"  # JSON: what the key is made of, so that a later run can say what changed
 ANCESTRY = "ancestry"
 CLASS_OVERLAP = "class_overlap"
 FEATURES_FINGERPRINT = "features_fingerprint"
@@ -44,8 +45,6 @@ WEIGHTS_DIGEST = "weights_digest"
 HANDOVER_DIGEST = "handover_digest"  # of a logged model: weights, architecture and draw together
 MODEL_URI = "model_uri"
 PARAMETERS = "resolved_parameters"  # JSON: `mlflow run` logs parameters as typed, this tag as resolved
-INPUTS = "inputs"  # JSON: the digests of what a stage reads
-MACHINE = "machine"  # JSON: device, arithmetic, threads and versions
 INHERITED_DRAW = "inherited_draw"  # the labels drawn are those of the base that is continued
 RESUMED_RUN_ID = "resumed_run_id"  # on the run that `mlflow run -e resume` makes
 LOCAL_RUN_ID = "local_run_id"  # the id of a run that was begun while the store did not answer
@@ -54,6 +53,7 @@ OPENED = "opened"  # when the process that works on a run opened it, in ms
 WORKED_SECONDS = "worked_seconds"  # what earlier processes have spent on what was kept
 WASTED_SECONDS = "wasted_seconds"  # what they have spent on what was not
 NOTE = "mlflow.note.content"
+STUDY_DIGEST = "study_digest"  # of a study's run: which runs make it up
 PARENT_RUN_ID = "mlflow.parentRunId"
 
 # artifacts
@@ -64,6 +64,8 @@ BEST_SETTING = "best_setting.json"
 MODEL = "model"
 FEATURES = "features"
 FEATURES_FILE = "features.safetensors"
+REPORT = "report"
+STUDY_RECORD = "study.json"
 LOAD_REPORT = "load_report.json"
 
 # files beside the servable graph in a logged model

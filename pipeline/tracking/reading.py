@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import Fault, UserInputError
 from pipeline.tracking import names
-from pipeline.tracking.lineage import ready_model
-from pipeline.tracking.run import StageResult
-from pipeline.tracking.store import active_experiment_id, open_store
+from pipeline.tracking.store import active_experiment_id
 
 MAX_SETTING_BYTES = 1 << 20
+MAX_RECORD_BYTES = 16 << 20
 SEARCHED_RUNS = 1000
 CURVES = (names.TRAIN_LOSS, names.TRAIN_ACCURACY, names.VAL_LOSS, names.VAL_ACCURACY, names.EPOCH_SECONDS)
 
@@ -44,6 +45,63 @@ class Arm:
     params: dict[str, str]
     metrics: dict[str, float]
     curves: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tracking store as a report sees it.
+
+    Attributes:
+        client: Of the store.
+        experiment_id: The active experiment.
+    """
+
+    client: MlflowClient
+    experiment_id: str
+
+    @property
+    def server(self) -> str:
+        """The tracking server's address, without credentials; empty where there is none."""
+        uri = mlflow.get_tracking_uri().rstrip("/")
+        return re.sub(r"//[^/@]*@", "//", uri) if uri.startswith(("http://", "https://")) else ""
+
+
+def read_step(client: MlflowClient, run_id: str) -> Arm:
+    """Return a finished step of a study, whatever its stage."""
+    return _arm(client, client.get_run(run_id))
+
+
+def newest_study(client: MlflowClient) -> str:
+    """Return the newest run of a study that has a report, finished or with steps missing; empty without one."""
+    found = client.search_runs(
+        [active_experiment_id()],
+        f"tags.{names.STAGE} = 'main'",
+        max_results=SEARCHED_RUNS,
+        order_by=["attributes.end_time DESC"],
+    )
+    return next((run.info.run_id for run in found if names.STUDY_DIGEST in run.data.tags), "")
+
+
+def read_study(client: MlflowClient, run_id: str) -> str | None:
+    """Return the record of a study's run as JSON, None where the run is not one of a study.
+
+    Raises:
+        UserInputError: It is one, and the record cannot be read.
+    """
+    try:
+        if client.get_run(run_id).data.tags.get(names.STAGE) != "main":
+            return None
+    except MlflowException:
+        raise _refused(run_id, "cannot be found") from None
+    name = f"{names.REPORT}/{names.STUDY_RECORD}"
+    try:
+        sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run_id, names.REPORT)}
+        if sizes.get(name, MAX_RECORD_BYTES + 1) > MAX_RECORD_BYTES:
+            raise ValueError("it has no record of its steps")
+        with TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+    except (MlflowException, OSError, ValueError) as error:
+        raise _refused(run_id, f"is a study's, and {str(error).splitlines()[0]}") from None
 
 
 def read_arm(client: MlflowClient, run_id: str) -> Arm:
@@ -80,21 +138,6 @@ def newest_arm(client: MlflowClient, stage: str, *, like: Arm | None = None) -> 
     return None
 
 
-def finished_result(key: str) -> StageResult | None:
-    """Return the result of a finished run with a cache key, its model still there; None where there is none."""
-    client = open_store()
-    found = client.search_runs(
-        [active_experiment_id()],
-        f"attributes.status = 'FINISHED' and tags.{names.CACHE_KEY} = '{key}'",
-        order_by=["attributes.end_time DESC"],
-    )
-    for run in found:
-        uri = run.data.tags.get(names.MODEL_URI, "")
-        if not uri or ready_model(client, uri) is not None:
-            return StageResult(run.info.run_id, uri, dict(run.data.metrics))
-    return None
-
-
 def _arm(client: MlflowClient, run: Run) -> Arm:
     curves = {}
     for name in CURVES:
@@ -119,10 +162,12 @@ def read_best_setting(client: MlflowClient, run_id: str) -> dict[str, Any]:
             raise ValueError("it has no best setting")
         with TemporaryDirectory() as folder:
             path = Path(client.download_artifacts(run_id, names.BEST_SETTING, folder))
+            if path.stat().st_size > MAX_SETTING_BYTES:
+                raise ValueError("its best setting is too large")
             found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("its best setting is damaged")
-    except (MlflowException, OSError, ValueError) as error:
+    except (MlflowException, OSError, ValueError, RecursionError) as error:
         why = str(error).splitlines()[0]
         raise UserInputError(
             Fault("params_from", run_id, f"cannot be used: {why}.", "Name a finished tune run.")

@@ -106,17 +106,18 @@ def check_same_result(run_id: str, before: Mapping[str, str], now: Mapping[str, 
     Raises:
         UserInputError: The data or the base are others: the result could not be the same.
     """
-    inputs = _differing(before.get(names.INPUTS, "{}"), now[names.INPUTS])
-    if names.INPUTS in before and inputs:
-        told = "; ".join(f"{name} had the digest {then}, now {current}" for name, (then, current) in inputs.items())
+    then, current = (json.loads(tags.get(names.KEY_PARTS, "{}")) for tags in (before, now))
+    inputs = _differing(then.get("inputs", {}), current["inputs"])
+    if names.KEY_PARTS in before and inputs:
+        told = "; ".join(f"{name} had the digest {old}, now {new}" for name, (old, new) in inputs.items())
         raise _refused(run_id, f"reads something else by now: {told}", "Bring that back, or run its command again.")
-    found = _differing(before.get(names.MACHINE, "{}"), now[names.MACHINE])
+    found = _differing(then.get("machine", {}), current["machine"])
     if before.get(names.CODE_DIGEST) != now[names.CODE_DIGEST]:
         found["code"] = [before.get(names.CODE_DIGEST, "unknown"), now[names.CODE_DIGEST]]
     if before.get("host") != now["host"]:
         found["host"] = [before.get("host", "unknown"), now["host"]]
-    for name, (then, current) in found.items():
-        say(f"warning: {name} is not what the run began with ({then}, now {current}): its result may differ")
+    for name, (old, new) in found.items():
+        say(f"warning: {name} is not what the run began with ({old}, now {new}): its result may differ")
     return found
 
 
@@ -180,14 +181,12 @@ def _uploaded(client: MlflowClient, run_id: str) -> bool:
     return bool(found & {LAST, PREVIOUS})
 
 
-def _differing(before: str, now: str) -> dict[str, list[str]]:
-    """Return what differs between two flat JSON objects."""
-    then, current = json.loads(before), json.loads(now)
-    names_of_both = sorted({*then, *current})
+def _differing(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return what differs between two records, as name -> [then, now]."""
     return {
-        name: [str(then.get(name, "unknown")), str(current.get(name, "unknown"))]
-        for name in names_of_both
-        if then.get(name) != current.get(name)
+        name: [then.get(name, "unknown"), now.get(name, "unknown")]
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
     }
 
 

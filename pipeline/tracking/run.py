@@ -26,6 +26,7 @@ from pipeline.console import say
 from pipeline.errors import UserInputError
 from pipeline.interruption import interruptible, raise_if_asked
 from pipeline.params import StageParams
+from pipeline.redaction import without_password
 from pipeline.runtime import process_identity
 from pipeline.tracking import names
 from pipeline.tracking.deliver import Sender
@@ -43,12 +44,11 @@ from pipeline.tracking.store import (
     note_run_of_this_process,
     open_store,
     reach_store,
-    shown_uri,
     unusable_store,
 )
 from pipeline.tracking.strays import (
     adoption_held_back,
-    close_lost_run,
+    close_lost_process,
     close_lost_runs,
     fail_untouched_run,
     mark_as_resuming,
@@ -59,26 +59,15 @@ __all__ = [
     "StageResult",
     "StageRun",
     "adoption_held_back",
-    "close_lost_run",
+    "close_lost_process",
     "close_lost_runs",
     "fail_untouched_run",
     "mark_as_resuming",
-    "provenance",
     "stage_run",
 ]
 
 LATE_LIMIT_SECONDS = 2  # once the store has been waited for in vain
 KILLED_LIMIT_SECONDS = 1.2  # an interrupted stage must not keep its user waiting
-
-
-def provenance(inputs: Mapping[str, str], machine: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags by which a resumed run can tell whether its result will be the same.
-
-    Args:
-        inputs: Digests of what the stage reads.
-        machine: `Runtime.description`.
-    """
-    return {names.INPUTS: json.dumps(dict(inputs)), names.MACHINE: json.dumps(dict(machine))}
 
 
 @contextmanager
@@ -240,7 +229,7 @@ def _open(
     lock = lock or hold(folder)
     assert lock is not None, "nobody else can know of a run that has just been made"
     journal = Journal(folder)
-    store = shown_uri(mlflow.get_tracking_uri())
+    store = without_password(mlflow.get_tracking_uri())
     for entry in ({"kind": "opened", "run_id": run_id, "store": store, **process_identity()}, *first):
         journal.append(entry)
     sender = Sender(client, run_id, folder)

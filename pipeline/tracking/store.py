@@ -12,20 +12,25 @@ import re
 import sqlite3
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import requests
-from filelock import FileLock
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for the active experiment
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Fault, UserInputError
+from pipeline.redaction import without_password
+from pipeline.tracking.database import OPTUNA_TABLE, prepare_sqlite, set_up_alone
 
 Client = MlflowClient
 
 SERVER_LIMIT_SECONDS = 8
 KNOWN_SERVER_LIMIT_SECONDS = 3  # of one that is not needed now, since it can be waited for
+LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may use it."
 
 
 class _Known:
@@ -65,31 +70,46 @@ def reach_store() -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = mlflow.get_tracking_uri()
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # MLflow inserts what is there already, and then looks
+    uri = take_credentials(mlflow.get_tracking_uri())
     try:
-        if uri.startswith("sqlite:"):
-            _prepare_sqlite(uri)
+        if path := sqlite_path(uri):
+            prepare_sqlite(path, lambda: MlflowClient(uri).search_experiments(max_results=1))
         elif uri.startswith(("http://", "https://")):
             _check_server(uri)
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError, sqlite3.Error) as error:
+        with set_up_alone(uri, not_beside=OPTUNA_TABLE):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, CommandError, ImportError, ValueError, OSError, sqlite3.Error) as error:
         raise unusable_store(error) from error
     return client
+
+
+def take_credentials(uri: str) -> str:
+    """Return a server's address without user and password, which from here on travel by MLflow's own variables.
+
+    Else they would stand in every error message, link and note that names the server.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return uri
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
+    clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    mlflow.set_tracking_uri(clean)
+    return clean
 
 
 def unusable_store(error: Exception) -> UserInputError:
     """Return the refusal of the active tracking store, which an error of it makes unusable."""
     if isinstance(error, UserInputError):
         return error
-    return UserInputError(
-        Fault(
-            "MLFLOW_TRACKING_URI",
-            shown_uri(mlflow.get_tracking_uri()),
-            f"cannot be used as a tracking store: {first_line(error)}",
-            "Unset it for sqlite:///mlflow.db, or start the server.",
-        )
-    )
+    why = first_line(error)
+    refused = re.search(r"error code 40[13]\b", why) is not None
+    remedy = LOG_IN if refused else "Unset it for sqlite:///mlflow.db, or start the server."
+    uri = mlflow.get_tracking_uri()
+    return UserInputError(Fault("MLFLOW_TRACKING_URI", uri, f"cannot be used as a tracking store: {why}", remedy))
 
 
 def note_run_of_this_process() -> None:
@@ -116,27 +136,19 @@ def active_experiment_id() -> str:
     return experiment_id
 
 
+def store_environment() -> dict[str, str]:
+    """Return the environment variables by which another process finds the store and experiment of this one."""
+    found = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    return {
+        **found,
+        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+        "MLFLOW_EXPERIMENT_ID": active_experiment_id(),
+    }
+
+
 def sqlite_path(uri: str) -> Path | None:
     """Return the file behind a sqlite URI, None for another kind."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def _prepare_sqlite(uri: str) -> None:
-    path = sqlite_path(uri)
-    if path is None or _has_wal(path):
-        return
-    with FileLock(path.with_name(path.name + ".lock"), timeout=60):
-        if not _has_wal(path):
-            MlflowClient(uri).search_experiments(max_results=1)  # makes the schema
-            with sqlite3.connect(path, timeout=20) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-
-
-def _has_wal(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with sqlite3.connect(path, timeout=20) as connection:
-        return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def _check_server(uri: str) -> None:
@@ -146,11 +158,6 @@ def _check_server(uri: str) -> None:
     requests.get(uri.rstrip("/") + "/health", timeout=limit, verify=verify)
 
 
-def shown_uri(text: str) -> str:
-    """Return a URI, or a text with some, without user and password."""
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
-
-
 def first_line(error: BaseException) -> str:
     """Return what an error says, in one line and without passwords."""
-    return shown_uri((str(error).strip() or type(error).__name__).splitlines()[0])
+    return without_password((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow import MlflowClient
-from mlflow.entities import RunTag
+from mlflow.entities import Run, RunTag
 
 from pipeline.console import say
 from pipeline.runtime import process_identity, process_lives
@@ -46,28 +46,47 @@ def fail_untouched_run(note: str) -> None:
 
 def close_lost_runs(client: MlflowClient) -> None:
     """End the runs of the active experiment whose process on this machine is gone as KILLED."""
-    host = process_identity()["host"]
-    running = client.search_runs(
-        [active_experiment_id()], f"attributes.status = 'RUNNING' and tags.host = '{host}'", max_results=1000
-    )
-    for run in running:
+    for run in _running(client, f"tags.host = '{process_identity()['host']}'"):
         if process_lives(run.data.tags.get("process", "")):
             continue
         if ended_as(logged_entries(run_folder(run.info.run_id))):
             say(f"run {run.info.run_id} has ended, and its end is pending: run python -m pipeline sync")
         else:
-            note = (
-                f"{run.data.tags.get(names.NOTE, '')}\n\nIts process ended without a word; closed by a later command."
-            )
-            client.set_tag(run.info.run_id, names.NOTE, note[:8000])
-            client.set_terminated(run.info.run_id, "KILLED")
+            _close(client, run, "KILLED", "Its process ended without a word; closed by a later command.")
             say(f"run {run.info.run_id} was left RUNNING by a process that is gone: now KILLED")
 
 
-def close_lost_run(run_id: str, reason: str) -> None:
-    """End a run whose process is gone as FAILED, with the reason; one that has ended by now stays as it is."""
+def close_lost_process(host: str, process: str, run_id: str, reason: str) -> None:
+    """End the runs of a process that is gone as FAILED, and the run they are nested in as KILLED if its process is too.
+
+    A process of another machine that is gone was not missed there within seconds: so its parent is gone as well.
+
+    Args:
+        host: As `runtime.process_identity` writes it, like `process`.
+        process: Likewise.
+        run_id: The run of what it was doing, where it had got so far as to say; FAILED even if it has ended.
+        reason: Goes into the note of the nested runs.
+    """
     client = open_store()
-    run = client.get_run(run_id)
-    if run.info.status == "RUNNING":
-        client.set_tag(run_id, names.NOTE, f"{run.data.tags.get(names.NOTE, '')}\n\n{reason}"[:8000])
-        client.set_terminated(run_id, "FAILED")
+    lost = {run.info.run_id: run for run in _running(client, f"tags.host = '{host}' and tags.process = '{process}'")}
+    if run_id:
+        lost[run_id] = client.get_run(run_id)
+    for run in lost.values():
+        _close(client, run, "FAILED", reason)
+        if parent_id := run.data.tags.get(names.PARENT_RUN_ID):
+            parent = client.get_run(parent_id)
+            elsewhere = parent.data.tags.get("host") != process_identity()["host"]
+            if parent.info.status == "RUNNING" and (
+                elsewhere or not process_lives(parent.data.tags.get("process", ""))
+            ):
+                _close(client, parent, "KILLED", "Its process is gone; closed by another machine or command.")
+
+
+def _running(client: MlflowClient, which: str) -> list[Run]:
+    found = client.search_runs([active_experiment_id()], f"attributes.status = 'RUNNING' and {which}", max_results=1000)
+    return list(found)
+
+
+def _close(client: MlflowClient, run: Run, status: str, reason: str) -> None:
+    client.set_tag(run.info.run_id, names.NOTE, f"{run.data.tags.get(names.NOTE, '')}\n\n{reason}".strip()[:8000])
+    client.set_terminated(run.info.run_id, status)

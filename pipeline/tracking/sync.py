@@ -12,13 +12,14 @@ import mlflow
 from mlflow import MlflowClient
 
 from pipeline.console import say
+from pipeline.redaction import without_password
 from pipeline.tracking import names
 from pipeline.tracking.deliver import ATTEMPTS, REFUSED, Sender
 from pipeline.tracking.journal import ARRIVED, JOURNAL, Entry, arrived_bytes, drain, ended_as, logged_entries, read_part
 from pipeline.tracking.resuming import RESUMABLE
 from pipeline.tracking.run import close_lost_runs
 from pipeline.tracking.state import hold, known_as, run_folder, state_folder
-from pipeline.tracking.store import first_line, open_store, shown_uri
+from pipeline.tracking.store import first_line, open_store
 
 PAUSE_SECONDS = 0.5
 
@@ -74,7 +75,7 @@ def left_behind() -> list[Left]:
             Left(
                 path.parent,
                 path.parent.name,
-                str(opened.get("store", shown_uri(mlflow.get_tracking_uri()))),
+                str(opened.get("store", without_password(mlflow.get_tracking_uri()))),
                 int(opened.get("time", 0)),
                 str(tags.get(names.STAGE, "")),
                 ended_as(entries),
@@ -85,7 +86,7 @@ def left_behind() -> list[Left]:
 
 def _sync(client: MlflowClient, left: Left) -> bool:
     """Deliver one run's journal, and say whether nothing of it is pending; a run that is under way is left alone."""
-    if left.store != shown_uri(mlflow.get_tracking_uri()):
+    if left.store != without_password(mlflow.get_tracking_uri()):
         say(f"run {left.run_id}: still pending: it is for the store {left.store}; name that in MLFLOW_TRACKING_URI")
         return False
     lock = hold(left.folder)

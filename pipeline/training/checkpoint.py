@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from pipeline.disk import naming_a_full_disk
 from pipeline.errors import CheckpointError
 from pipeline.networks.build import weights_digest
+from pipeline.networks.tensor_file import read_tensor_file
 
 FORMAT = "1"
+MAX_CHECKPOINT_BYTES = 2 << 30  # the largest network that is built, five times over: copies and optimizer state
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 
 
@@ -43,11 +45,17 @@ def grouped(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep_as: Path | None = None) -> None:
     """Write a checkpoint atomically.
 
+    Args:
+        path: Where to.
+        checkpoint: What.
+        keep_as: What becomes of a file that is there already, once the new one is whole; None replaces it.
+
     Raises:
-        OSError: The disk is full or the folder cannot be written; the file that was there is untouched.
+        DiskFullError: There is no room; the files that were there are untouched.
+        OSError: The folder cannot be written, likewise.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     facts = json.dumps(checkpoint.facts, sort_keys=True)
@@ -55,7 +63,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(safetensors.torch.save(tensors, header))
+        with naming_a_full_disk(path.parent):
+            beside.write_bytes(safetensors.torch.save(tensors, header))
+        if keep_as is not None and path.exists():
+            path.replace(keep_as)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -68,15 +79,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: The file is missing, truncated, altered, or of another format; the message names it.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except (OSError, safetensors.SafetensorError) as error:
+        tensors, header = read_tensor_file(path, MAX_CHECKPOINT_BYTES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from error
-    facts = header.get("facts", "")
-    if header.get("format") != FORMAT or header.get("digest") != _digest(tensors, facts):
+    text = header.get("facts", "")
+    if header.get("format") != FORMAT or header.get("digest") != _digest(tensors, text):
         raise CheckpointError(f"{path}: was altered after it was written, or is of another version")
-    return Checkpoint(tensors, json.loads(facts))
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its header holds no facts ({error})") from None
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: its header holds no facts by name")
+    return Checkpoint(tensors, facts)
 
 
 def _digest(tensors: dict[str, Tensor], facts: str) -> str:
@@ -94,10 +109,8 @@ class CheckpointFolder:
         return self.folder / f"{name}.safetensors"
 
     def save_last(self, checkpoint: Checkpoint) -> None:
-        """Write `last`; what was `last` becomes `previous`."""
-        if self.path(LAST).exists():
-            self.path(LAST).replace(self.path(PREVIOUS))
-        save_checkpoint(self.path(LAST), checkpoint)
+        """Write `last`; once it is whole, what was `last` becomes `previous`."""
+        save_checkpoint(self.path(LAST), checkpoint, keep_as=self.path(PREVIOUS))
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Write `best`."""

@@ -89,11 +89,13 @@ def compute_features(network: LayeredNetwork, depth: int, examples: Examples) ->
 
 
 def check_sample(features: Features, network: LayeredNetwork, examples: Examples) -> None:
-    """Compute a sample again and compare.
+    """See that there are features of every image, then compute a sample again and compare.
 
     Raises:
         ValueError: The features are not what this network makes of these images.
     """
+    if lacking := int((~torch.isin(examples.indices, features.indices)).sum()):
+        raise ValueError(f"there are no features of {lacking} of the {len(examples)} images")
     sample = examples.take(torch.linspace(0, len(examples) - 1, min(SAMPLE, len(examples))).long())
     expected = compute_features(network, features.depth, sample).values
     found = features.rows(sample.indices)

@@ -12,13 +12,23 @@ import sqlite3
 import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Fault, UserInputError
+from pipeline.redaction import without_password
 from pipeline.runtime import derive_seed, process_identity, process_lives
+from pipeline.tracking.database import (
+    CONNECT_SECONDS,
+    MLFLOW_TABLE,
+    is_postgresql,
+    prepare_sqlite,
+    set_up_alone,
+)
+from pipeline.tracking.strays import close_lost_process
 
 Study = optuna.Study
 
@@ -26,9 +36,13 @@ DEFAULT_STORAGE = "sqlite:///optuna.db"
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
 UNMARKED_GRACE_SECONDS = 15  # a trial notes its process within milliseconds; one that has not by then never will
-CONNECT_SECONDS = 8
+# a server that is gone is noticed within a minute, not after the two hours of most systems
+KEEP_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+NOTED = ("model", "dataset", "classes", "folds", "seed")
+LOST = "Its process ended before the trial did; its parameters are queued again."
 HOST, PROCESS, RUN_ID, RETRIED, REASON = "host", "process", "mlflow_run_id", "retried_from", "reason"
+FAILURE = "failure"  # of a trial that raised what no trial should
 
 
 def storage_url() -> str:
@@ -45,29 +59,30 @@ def open_storage() -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     url = storage_url()
-    connect = {"timeout": 30} if url.startswith("sqlite") else {"connect_timeout": CONNECT_SECONDS}
     try:
-        storage = optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"connect_args": connect, "pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-        )
         if url.startswith("sqlite:///"):
-            with sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
+            prepare_sqlite(Path(url.removeprefix("sqlite:///")), lambda: _connect(url))
+        with set_up_alone(url, not_beside=MLFLOW_TABLE):
+            return _connect(url)
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[0]
+        why = without_password(str(error).strip().splitlines()[0].rstrip("."))
+        remedy = "Unset it for sqlite:///optuna.db, or see docs/scaling.md."
         raise UserInputError(
-            Fault("PIPELINE_STORAGE", hidden(url), f"cannot be used: {why}.", "Unset it for sqlite:///optuna.db.")
+            Fault("PIPELINE_STORAGE", without_password(url), f"cannot be used: {why}.", remedy)
         ) from None
-    return storage
 
 
-def hidden(url: str) -> str:
-    """Return a URL without its password."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at else url
+def _connect(url: str) -> optuna.storages.RDBStorage:
+    connect: dict[str, int] = {"timeout": 30} if url.startswith("sqlite") else {"connect_timeout": CONNECT_SECONDS}
+    if is_postgresql(url):
+        connect |= KEEP_ALIVE
+    return optuna.storages.RDBStorage(
+        url,
+        engine_kwargs={"connect_args": connect, "pool_pre_ping": True},
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+        heartbeat_stale_trial_callback=give_up,  # a worker that begins a trial fails stale ones before we look
+    )
 
 
 def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
@@ -126,8 +141,23 @@ def open_study(storage: optuna.storages.RDBStorage, spec: StudySpec) -> optuna.S
     for name, value in spec.facts.items():
         if name not in known:
             study.set_user_attr(name, value)
-    study.set_metric_names(["accuracy"])
+    if not known:
+        study.set_metric_names(["mean fold accuracy"])
+        describe(study, spec)
     return study
+
+
+def describe(study: optuna.Study, spec: StudySpec) -> None:
+    """Write what the study is about where the dashboard shows it."""
+    from optuna_dashboard import save_note  # brings scikit-learn along, so only here
+
+    about = [f"- {name}: {spec.facts[name]}" for name in NOTED if name in spec.facts]
+    values = (
+        "A trial's value is its mean accuracy over the folds' held-out parts; its intermediate value at step k is the "
+        f"mean over the first k folds. Its attribute `{RUN_ID}` names its run in MLflow, and `{HOST}` where it ran."
+    )
+    lines = [*about, f"- sampler: {spec.sampler}", f"- pruner: {spec.pruner}", "", values]
+    save_note(study, "\n".join([f"## {spec.name}", "", *lines]))
 
 
 def finished_count(study: optuna.Study) -> int:
@@ -138,6 +168,12 @@ def finished_count(study: optuna.Study) -> int:
 def pending_count(study: optuna.Study) -> int:
     """Return how many trials are finished or under way."""
     return len(study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)))
+
+
+def failures(study: optuna.Study) -> list[str]:
+    """Return why trials failed that raised an error, rather than lost their process."""
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return [str(trial.user_attrs[FAILURE]) for trial in failed if FAILURE in trial.user_attrs]
 
 
 def mark(trial: optuna.Trial) -> None:
@@ -157,12 +193,20 @@ def reap(study: optuna.Study) -> list[FrozenTrial]:
     for trial in dead:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, RuntimeError, ValueError):
             study.tell(trial.number, state=TrialState.FAIL)
-            requeue(study, trial)
+            give_up(study, trial)
             reaped.append(trial)
     return reaped
 
 
-def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a failed trial's parameters again, and close the MLflow runs of the process that it was lost with."""
+    requeue(study, trial)
+    host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
+    if host is not None and process is not None:
+        close_lost_process(str(host), str(process), str(trial.user_attrs.get(RUN_ID, "")), LOST)
+
+
+def requeue(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
     """Have a trial's parameters tried again; without any, a new trial will suggest its own."""
     if trial.params:
         study.enqueue_trial(trial.params, user_attrs={RETRIED: trial.number})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing.connection
 import multiprocessing.context
+import multiprocessing.forkserver
 import multiprocessing.synchronize
 import os
 import signal
@@ -22,15 +23,16 @@ import torch.multiprocessing
 from torch import Tensor
 
 from pipeline.errors import NonFiniteLossError
-from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
+from pipeline.networks.described import describe_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import process_lives
 from pipeline.tracking import names
 from pipeline.tracking.run import stage_run
 from pipeline.training.loop import FitSettings, Labelled
 from pipeline.tuning.objective import FoldScore, score_folds
-from pipeline.tuning.space import Space, suggest_setting
+from pipeline.tuning.space import Space, suggest_setting, with_setting
 from pipeline.tuning.study import (
+    FAILURE,
     REASON,
     RUN_ID,
     StudySpec,
@@ -38,6 +40,7 @@ from pipeline.tuning.study import (
     open_storage,
     open_study,
     pending_count,
+    requeue,
     trial_sampler,
 )
 
@@ -51,12 +54,15 @@ class Job:
         space: What is searched.
         trials: How many finished trials the study shall have.
         params: What is not searched.
-        architecture: Of the network, with the parameters that are not searched.
+        image_shape: (C, H, W).
+        classes: What the network tells apart.
         settings: Of a fold's fit, likewise.
         data: All training images: scaled pixels and labels, in shared memory.
         folds: The places of each fold's held-out part.
         study_seed: What samplers and folds derive their seeds from.
         parent_run_id: The study's MLflow run.
+        folder: The working directory of whoever started the study.
+        environment: Which stores to use; workers are forked from a process that may have begun with others.
         owner: The process that started the workers, as `runtime.process_identity` writes it; they end with it.
     """
 
@@ -64,18 +70,32 @@ class Job:
     space: Space
     trials: int
     params: TrainBaseParams
-    architecture: MLPArchitecture | CNNArchitecture
+    image_shape: tuple[int, int, int]
+    classes: tuple[int, ...]
     settings: FitSettings
     data: Labelled
     folds: list[Tensor]
     study_seed: int
     parent_run_id: str
+    folder: str
+    environment: dict[str, str]
     owner: str
 
 
 TURN_SECONDS = 5.0  # after which a worker goes on without its turn: the one that had it is dead
 
 Worker = multiprocessing.context.ForkServerProcess
+
+
+def start_forkserver() -> multiprocessing.context.ForkServerContext:
+    """Start the process that workers are forked from, which imports what they need, and return at once.
+
+    Called early, it imports while the caller loads its data.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.tuning.preload"])
+    multiprocessing.forkserver.ensure_running()
+    return context
 
 
 class OwnerGone(KeyboardInterrupt):
@@ -92,8 +112,7 @@ class Workers:
 
     def __init__(self, job: Job, count: int):
         self.job, self.count = job, count
-        self.context = torch.multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch", "optuna", "pipeline.tuning.workers"])
+        self.context = start_forkserver()
         self.turn = self.context.Lock()  # lives as long as any worker may need it
         self.processes: list[Worker] = []
 
@@ -140,6 +159,10 @@ def work(job: Job, turn: multiprocessing.synchronize.Lock) -> None:
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the owner decides and sends SIGTERM
+    os.chdir(job.folder)
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_"))]:
+        del os.environ[name]
+    os.environ.update(job.environment)
     study = open_study(open_storage(), job.spec)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
@@ -147,7 +170,7 @@ def work(job: Job, turn: multiprocessing.synchronize.Lock) -> None:
             if pending_count(study) >= job.trials or not process_lives(job.owner):
                 give_turn(turn)
                 return
-            study.optimize(lambda trial: run_trial(trial, job, turn), n_trials=1, catch=(Exception,))
+            study.optimize(lambda trial: run_or_queue(trial, job, turn), n_trials=1, catch=(Exception,))
 
 
 def give_turn(turn: multiprocessing.synchronize.Lock) -> None:
@@ -156,14 +179,29 @@ def give_turn(turn: multiprocessing.synchronize.Lock) -> None:
         turn.release()
 
 
+def run_or_queue(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.Lock) -> float:
+    """Score one setting; where the process is asked to stop meanwhile, queue the setting again."""
+    try:
+        return run_trial(trial, job, turn)
+    except KeyboardInterrupt:
+        requeue(trial.study, trial)
+        raise
+
+
 def run_trial(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.Lock) -> float:
     """Score one setting; log it as an MLflow run nested in the study's."""
     mark(trial)
     give_turn(turn)
     trial.study.sampler = trial_sampler(job.spec.sampler, job.study_seed, trial.number)
     setting = suggest_setting(trial, job.space)
-    params = TrainBaseParams(**{**_searchable(job.params), **setting})
-    tags: dict[str, object] = {names.STAGE: "trial", "study": job.spec.name, "trial": trial.number}
+    params = with_setting(job.params, setting)
+    architecture = describe_network(params, job.image_shape, job.classes).model_dump_json()
+    tags: dict[str, object] = {
+        names.STAGE: "trial",
+        "architecture": architecture,
+        "study": job.spec.name,
+        "trial": trial.number,
+    }
     note = f"Trial {trial.number} of study {job.spec.name}: {setting}"
     pruned = ""
     with stage_run(params, name=f"trial {trial.number}", note=note, tags=tags, parent_run_id=job.parent_run_id) as run:
@@ -179,6 +217,9 @@ def run_trial(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.L
                     break
         except NonFiniteLossError as error:
             pruned = f"pruned: {error}"  # a failed trial's neighbourhood would be visited again
+        except Exception as error:
+            trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}")
+            raise
         trial.set_user_attr(REASON, pruned)
         run.set_tags({"trial_state": "PRUNED" if pruned else "COMPLETE"})
         if pruned:
@@ -199,11 +240,6 @@ def folds_of(job: Job, params: TrainBaseParams) -> Any:
         if not process_lives(job.owner):
             raise OwnerGone
 
-    changes: dict[str, Any] = {
-        name: getattr(params, name)
-        for name in ("width", "hidden_layers", "batch_norm", "dropout", "dense_width", "dense_dropout")
-        if getattr(params, name) is not None and name in type(job.architecture).model_fields
-    }
     settings = replace(
         job.settings,
         learning_rate=params.learning_rate,
@@ -211,7 +247,7 @@ def folds_of(job: Job, params: TrainBaseParams) -> Any:
         weight_decay=params.weight_decay,
         weight_averaging=params.weight_averaging,
     )
-    architecture = job.architecture.model_copy(update=changes)
+    architecture = describe_network(params, job.image_shape, job.classes)
     return score_folds(architecture, settings, job.data, job.folds, val_fraction=params.val_fraction, watch=watch)
 
 
@@ -236,9 +272,3 @@ def _fold_metrics(score: FoldScore) -> dict[str, float]:
         "fold/epochs": score.epochs,
         "time/fold_seconds": score.seconds,
     }
-
-
-def _searchable(params: TrainBaseParams) -> dict[str, Any]:
-    """Return the values of `train_base`'s own parameters, as far as they apply."""
-    values = params.model_dump(include=set(TrainBaseParams.model_fields))
-    return {name: value for name, value in values.items() if value is not None}

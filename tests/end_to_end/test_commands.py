@@ -333,7 +333,7 @@ def test_both_uis_start_on_loopback_and_end_together(tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 180
             for port in ports:
                 while True:
                     try:
@@ -342,10 +342,12 @@ def test_both_uis_start_on_loopback_and_end_together(tmp_path: Path) -> None:
                     except OSError:
                         assert process.poll() is None and time.monotonic() < deadline
                         time.sleep(0.3)
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             listening = {
-                c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port in ports
+                c.laddr for member in family for c in member.net_connections("inet") if c.status == psutil.CONN_LISTEN
             }
-            assert listening == {"127.0.0.1"}
+            assert {address.ip for address in listening} == {"127.0.0.1"}  # whatever else they open, too
+            assert {address.port for address in listening} >= set(ports)
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=40)
             assert process.returncode == 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from mlflow import MlflowClient
 
 from tests.conftest import clean_environment
 from tests.faults.killing import assert_one_ready_model, points_of, runs_of
-from tests.faults.postgres import postgres
 from tests.faults.serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -63,10 +63,13 @@ def test_eight_stages_at_once_on_a_fresh_sqlite_store(tmp_path: Path) -> None:
     assert_nothing_is_lost(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), tmp_path, output)
 
 
-def test_eight_stages_at_once_on_a_fresh_postgresql_store(tmp_path: Path) -> None:
-    with postgres() as uri:
-        output = train_at_once(tmp_path, MLFLOW_TRACKING_URI=uri)
-        assert_nothing_is_lost(MlflowClient(uri), tmp_path, output)
+def test_eight_stages_at_once_on_a_fresh_postgresql_store(
+    tmp_path: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = new_database()
+    output = train_at_once(tmp_path, MLFLOW_TRACKING_URI=uri)
+    monkeypatch.chdir(tmp_path)  # artifacts lie beside the stages
+    assert_nothing_is_lost(MlflowClient(uri), tmp_path, output)
 
 
 @pytest.mark.server

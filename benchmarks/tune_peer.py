@@ -1,0 +1,81 @@
+"""The peer of `tune`: Optuna, skorch and scikit-learn's cross_val_score, as their documentation puts them together.
+
+    .venv-bench/bin/python -m benchmarks.tune_peer SETTINGS.json
+
+Prints seconds and mean accuracy of every setting, as JSON.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from sklearn.model_selection import PredefinedSplit, cross_val_score
+from skorch import NeuralNetClassifier
+
+from pipeline.data.sources import load_dataset
+from pipeline.data.splits import choose_classes, cut_folds
+from pipeline.networks.build import build_network
+from pipeline.networks.layered import MLPArchitecture
+from pipeline.params import TrainBaseParams
+from pipeline.runtime import generator
+
+
+def classifier(setting: dict[str, float], asked: dict[str, Any], classes: tuple[int, ...]) -> NeuralNetClassifier:
+    """Return a fresh classifier with the base MLP's architecture."""
+    network = build_network(
+        MLPArchitecture(image_shape=(1, 28, 28), classes=classes, hidden_layers=5, width=100), generator(0, "weights")
+    )
+    return NeuralNetClassifier(
+        torch.nn.Sequential(*network.blocks, network.head),
+        criterion=torch.nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        optimizer__weight_decay=setting["weight_decay"],
+        lr=setting["learning_rate"],
+        batch_size=asked["batch_size"],
+        max_epochs=asked["epochs"],
+        iterator_train__shuffle=True,
+        train_split=None,
+        verbose=0,
+    )
+
+
+def main() -> None:
+    """Run the settings as trials."""
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    params = TrainBaseParams(dataset=asked["dataset"])
+    dataset = load_dataset(params.dataset, params.data_dir)
+    examples = choose_classes(dataset.train, params.class_numbers, dataset)
+    pixels, labels = (examples.pixels.float() / 255).numpy(), examples.labels.numpy()
+    place = np.zeros(len(labels), dtype=int)
+    for number, fold in enumerate(cut_folds(examples.labels, asked["folds"], 0)):
+        place[fold.numpy()] = number
+    folds = PredefinedSplit(place)
+    study = optuna.create_study(direction="maximize")
+    found = []
+    for setting in asked["settings"]:
+        study.enqueue_trial(setting)
+
+    def objective(trial: optuna.Trial) -> float:
+        setting = {
+            "learning_rate": trial.suggest_float("learning_rate", 0.0005, 0.003, log=True),
+            "weight_decay": trial.suggest_float("weight_decay", 0.00001, 0.0005, log=True),
+        }
+        began = time.perf_counter()
+        net = classifier(setting, asked, tuple(params.class_numbers))
+        accuracy = float(np.mean(cross_val_score(net, pixels, labels, cv=folds, scoring="accuracy")))
+        found.append((time.perf_counter() - began, accuracy))
+        return accuracy
+
+    study.optimize(objective, n_trials=len(asked["settings"]))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""From a study's record and the tracking store to what its report reads."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict
+
+from pipeline.plan.outcome import Outcome, StudyRecord
+from pipeline.report.records import LedgerLine, Member, Question, ReportedArm, StudyFacts
+from pipeline.tracking import names
+from pipeline.tracking.reading import Arm, Store, read_step
+
+
+def study_facts(store: Store, record: StudyRecord, run_id: str) -> StudyFacts:
+    """Return everything that a report says, read back from the runs.
+
+    Args:
+        store: Where the runs are.
+        record: What was carried out.
+        run_id: The study's own run.
+    """
+    runs = {outcome.run_id: read_step(store.client, outcome.run_id) for outcome in record.outcomes if outcome.run_id}
+    by_arm: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in record.outcomes:
+        by_arm[outcome.arm].append(outcome)
+    arms = {
+        arm.name: ReportedArm(
+            name=arm.name,
+            label=arm.label,
+            entry_point=arm.entry_point,
+            members=tuple(
+                Member(outcome.seed, runs[outcome.run_id], outcome.reused)
+                for outcome in by_arm[arm.name]
+                if outcome.run_id
+            ),
+            failures=tuple((outcome.seed, outcome.failure) for outcome in by_arm[arm.name] if outcome.failure),
+        )
+        for arm in record.arms
+    }
+    return StudyFacts(
+        name=record.name,
+        title=record.title,
+        description=record.description,
+        profile=record.profile,
+        seeds=record.seeds,
+        arms=arms,
+        questions=tuple(Question(**asdict(question)) for question in record.questions),
+        ledger=ledger(record, by_arm, runs),
+        total_seconds=record.total_seconds,
+        run_id=run_id,
+        server=store.server,
+        experiment_id=store.experiment_id,
+        command=record.command,
+    )
+
+
+def ledger(record: StudyRecord, by_arm: dict[str, list[Outcome]], runs: dict[str, Arm]) -> tuple[LedgerLine, ...]:
+    """Return where the time went, arm by arm, and what recognised runs had taken."""
+    lines = []
+    for arm in record.arms:
+        outcomes = by_arm[arm.name]
+        saved = sum(
+            runs[outcome.run_id].metrics.get(names.TOTAL_SECONDS, 0.0) for outcome in outcomes if outcome.reused
+        )
+        lines.append(LedgerLine(arm.label, len(outcomes), sum(outcome.seconds for outcome in outcomes), saved))
+    rest = record.total_seconds - sum(line.seconds for line in lines)
+    return (*lines, LedgerLine("start and reading the plan", 0, rest, 0.0))

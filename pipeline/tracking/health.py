@@ -1,0 +1,165 @@
+"""Whether the tracking store would take a run: reached, written to and put back as it was, and what is left in it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import mlflow
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import UserInputError
+from pipeline.findings import Finding, folder_fault
+from pipeline.runtime import process_identity, process_lives
+from pipeline.tracking.journal import is_drained, read_part
+from pipeline.tracking.state import state_folder
+from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, sqlite_path
+
+WHAT = "tracking store"
+CLOCK_LIMIT_SECONDS = 60.0
+TAG = "doctor"  # of the experiment; set, read back and taken away again
+
+
+def store_folder() -> Path:
+    """Return the folder of the store's file, or the working directory where it is no file."""
+    path = sqlite_path(mlflow.get_tracking_uri())
+    return path.absolute().parent if path is not None else Path.cwd()
+
+
+def examine_store() -> Iterator[Finding]:
+    """Look at the store, the experiment, the runs left open in it and what has not arrived."""
+    path = sqlite_path(mlflow.get_tracking_uri())
+    if path is not None and not path.exists():
+        why = folder_fault(path.parent)
+        fix = "Make the folder writable, or have MLFLOW_TRACKING_URI name another place."
+        made = f"{path} is not there yet; the first stage makes it"
+        yield Finding("FAIL", WHAT, f"{path} cannot be made: {why}", fix) if why else Finding("note", WHAT, made)
+        yield from _examine_state(None)
+        return
+    try:
+        client = open_store()
+    except UserInputError as error:
+        fault = error.faults[0]
+        yield Finding("FAIL", WHAT, f"{fault.name}={fault.value} {fault.allowed}", fault.remedy)
+        yield from _examine_state(None)
+        return
+    yield from _examine_write(client)
+    yield from _examine_runs(client)
+    yield from _examine_state(client)
+
+
+def _examine_write(client: MlflowClient) -> Iterator[Finding]:
+    """Write to the active experiment, take it back, and see whether its artifacts can be kept."""
+    uri = mlflow.get_tracking_uri()
+    experiment = _experiment(client)
+    if experiment is None:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or os.environ.get("MLFLOW_EXPERIMENT_ID")
+        yield Finding(
+            "note", WHAT, f"{uri} can be read; experiment {name} is not there yet", "The first stage makes it."
+        )
+        return
+    if experiment.lifecycle_stage != "active":
+        fix = "Restore it, or name another with MLFLOW_EXPERIMENT_NAME."
+        yield Finding("FAIL", WHAT, f"experiment {experiment.name} is deleted", fix)
+        return
+    token = uuid.uuid4().hex
+    try:
+        client.set_experiment_tag(experiment.experiment_id, TAG, token)
+        client.delete_experiment_tag(experiment.experiment_id, TAG)
+    except (MlflowException, sqlite3.Error, OSError) as error:
+        why = str(error).splitlines()[0]
+        fix = "Make it writable for you, or have MLFLOW_TRACKING_URI name another store."
+        yield Finding("FAIL", WHAT, f"{uri} can be read and not written: {why}", fix)
+        return
+    yield Finding("ok", WHAT, f"{uri}: written and put back, experiment {experiment.name}{_sqlite_facts(uri)}")
+    folder = str(experiment.artifact_location).removeprefix("file://")
+    if "://" not in folder and ":/" not in folder and (why := folder_fault(Path(folder))):
+        yield Finding("FAIL", "artifacts", f"cannot be written to {why}", "Make the folder writable.")
+
+
+def _experiment(client: MlflowClient) -> Experiment | None:
+    """Return the experiment that a stage would log to; unlike a stage, make none."""
+    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if name:
+        return client.get_experiment_by_name(name)
+    try:
+        return client.get_experiment(number or "0")
+    except MlflowException:
+        return None
+
+
+def _sqlite_facts(uri: str) -> str:
+    path = sqlite_path(uri)
+    if path is None:
+        return ""
+    with sqlite3.connect(path, timeout=5) as connection:
+        schema = connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    return f", schema {schema}, journal mode {mode}"
+
+
+def _examine_runs(client: MlflowClient) -> Iterator[Finding]:
+    """Name runs that are RUNNING though their process on this machine is gone."""
+    experiment = _experiment(client)
+    if experiment is None:
+        return
+    own = process_identity()["host"]
+    wanted = f"attributes.status = 'RUNNING' and tags.host = '{own}'"
+    running = client.search_runs([experiment.experiment_id], wanted, max_results=1000)
+    stale = [run.info.run_id for run in running if not process_lives(run.data.tags.get("process", ""))]
+    if stale:
+        text = f"{len(stale)} RUNNING though the process is gone: {', '.join(stale[:5])}"
+        yield Finding("note", "runs", text, "The next stage ends them as KILLED.")
+    else:
+        yield Finding("ok", "runs", f"{len(running)} under way on this machine, none left behind")
+
+
+def _examine_state(client: MlflowClient | None) -> Iterator[Finding]:
+    """Look at what stages left in the state folder: journals that have not arrived, or cannot be read."""
+    root = state_folder()
+    if why := folder_fault(root):
+        yield Finding("FAIL", "state folder", f"cannot be written to: {why}", "Have PIPELINE_STATE_DIR name another.")
+        return
+    journals = sorted(root.glob("runs/*/journal.jsonl"))
+    unsent = []
+    for path in journals:
+        try:
+            damaged = read_part(path).damaged
+        except OSError as error:
+            damaged = [f"{path}: {error}"]
+        if damaged:
+            text = f"cannot be read whole: {damaged[0]}"
+            yield Finding("FAIL", "journal", text, "python -m pipeline sync sends the rest; keep its checkpoints.")
+        elif not is_drained(path.parent):
+            unsent.append(path.parent.name)
+    if unsent:
+        text = f"{len(unsent)} of {len(journals)} in {root} may not have arrived: {', '.join(unsent[:5])}"
+        yield Finding("note", "journals", text, "python -m pipeline sync sends them.")
+    else:
+        yield Finding("ok", "journals", f"{len(journals)} kept in {root}, none waits to be sent")
+
+
+def examine_server_clock() -> Iterator[Finding]:
+    """Compare this machine's clock with the tracking server's, where there is one that answers."""
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        answer = requests.get(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS)
+        theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (requests.RequestException, KeyError, ValueError, TypeError):
+        return  # that it does not answer is said of the store
+    ahead = time.time() - theirs
+    if abs(ahead) > CLOCK_LIMIT_SECONDS:
+        text = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the tracking server's"
+        yield Finding("note", "clock", text, "Set both clocks (NTP); runs are sorted by time.")
+    else:
+        yield Finding("ok", "clock", "agrees with the tracking server's within a minute")

@@ -1,0 +1,138 @@
+"""Both UIs as a person sees them: real servers, a real browser, compared with what the stores hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.conftest import clean_environment
+from tests.postgres import PASSWORD, free_port
+
+pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
+
+WORDS = (
+    "tune", "--dataset", "digits", "--classes", "0-2", "--folds", "3", "--trials", "4", "--fold_epochs", "3",
+    "--workers", "2", "--width", "16", "--hidden_layers", "2", "--study", "seen", "--refit", "false",
+)  # fmt: skip
+PATIENCE_MS = 90_000  # the first page of either brings megabytes of scripts along
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Debian's browser."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    return path
+
+
+@pytest.fixture
+def page(chromium: str) -> Iterator[Page]:
+    """A page of a headless browser, as large as a desk's screen."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1600, "height": 1800})
+        page.set_default_timeout(PATIENCE_MS)
+        yield page
+        browser.close()
+
+
+@contextmanager
+def uis(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Start both UIs; yields their addresses, MLflow's first, once both answer."""
+    ports = [free_port(), free_port()]
+    words = ["ui", "--mlflow_port", str(ports[0]), "--dashboard_port", str(ports[1])]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *words], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            for port in ports:
+                while not answers(port):
+                    assert process.poll() is None and time.monotonic() < deadline, "the UIs did not start"
+                    time.sleep(0.3)
+            yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=40)
+            assert process.returncode == 130 and PASSWORD not in out
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_both_uis_show_the_studys_trials_and_its_best_value(
+    tmp_path: Path, page: Page, new_database: Callable[[], str], kind: str
+) -> None:
+    storage, tracking = f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db"
+    if kind == "postgresql":
+        storage, tracking = new_database(), new_database()
+    environment = clean_environment(PIPELINE_STORAGE=storage, MLFLOW_TRACKING_URI=tracking)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *WORDS], cwd=tmp_path, env=environment, text=True,
+        capture_output=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    study = optuna.load_study(study_name="seen", storage=storage)
+    (run,) = MlflowClient(tracking).search_runs(["0"], "tags.stage = 'tune'")
+    assert run.data.metrics["cv/accuracy"] == study.best_value
+    with uis(tmp_path, environment) as (mlflow_address, dashboard_address):
+        look_at_dashboard(page, f"{dashboard_address}/dashboard/studies/{study._study_id}", study, tmp_path)
+        address = f"{mlflow_address}/#/experiments/0/runs/{run.info.run_id}"
+        look_at_mlflow(page, address, run.data.metrics, tmp_path)
+
+
+def look_at_dashboard(page: Page, address: str, study: optuna.Study, folder: Path) -> None:
+    """Check the study's first page, its list of trials, and its note."""
+    page.goto(address)
+    best = page.locator("body")
+    expect(best).to_contain_text(f"Best Trial (number={study.best_trial.number})", timeout=PATIENCE_MS)
+    expect(best).to_contain_text(str(study.best_value))
+    expect(best).to_contain_text("mean fold accuracy")
+    page.screenshot(path=folder / "dashboard.png")
+    page.goto(f"{address}/trials")
+    expect(page.get_by_text(f"{len(study.trials)} Trials")).to_be_visible(timeout=PATIENCE_MS)
+    page.screenshot(path=folder / "dashboard-trials.png")
+    page.goto(f"{address}/note")
+    expect(page.get_by_text("A trial's value is its mean accuracy")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("dataset: digits")).to_be_visible()
+    page.screenshot(path=folder / "dashboard-note.png")
+
+
+def look_at_mlflow(page: Page, address: str, metrics: dict[str, float], folder: Path) -> None:
+    """Check the page of the study's run: its description, its figures, and a nested run for every trial."""
+    page.goto(address)
+    expect(page.get_by_text("Study seen: 4 trials of 3 folds on classes 0-2 of digits.")).to_be_visible(
+        timeout=PATIENCE_MS
+    )
+    shown = {}
+    for name in ("cv/accuracy", "study/complete", "study/pruned"):
+        row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+        shown[name] = float(row.inner_text().split()[1])
+    assert shown == pytest.approx({name: metrics[name] for name in shown})
+    assert shown["study/complete"] + shown["study/pruned"] == 4
+    expect(page.get_by_role("link", name=re.compile(r"^trial \d"))).to_have_count(4)
+    page.screenshot(path=folder / "mlflow.png")

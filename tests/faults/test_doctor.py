@@ -1,0 +1,309 @@
+"""`python -m pipeline doctor`: everything well, and each line that it can fail with, produced for real."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from pipeline import doctor
+from pipeline.findings import Finding
+from pipeline.runtime import process_identity
+from pipeline.tracking.health import examine_server_clock, examine_store
+from pipeline.tracking.journal import Journal, drain
+from pipeline.tuning.health import examine_storage
+from pipeline.tuning.study import open_storage
+from tests.conftest import Command
+from tests.faults.test_files import may_mount, small_disk
+from tests.test_data import write_idx
+
+
+def lines(findings: Iterator[Finding], what: str = "") -> list[str]:
+    """The findings as printed, of one kind or all."""
+    return [str(finding) for finding in findings if not what or finding.what == what]
+
+
+def test_a_healthy_machine_passes_and_nothing_is_left_behind(command: Command, tmp_path: Path) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    began = time.monotonic()
+    done = command("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - began < 60  # three to five seconds on an idle machine
+    found = done.stdout.splitlines()
+    assert all(line.startswith(("ok    ", "note  ")) for line in found[:-1]), done.stdout
+    assert found[-1].endswith("0 of them would make a stage fail")
+    for what in ("python", "torch", "torchvision", "device", "tracking store", "runs", "journals", "clock", "disk"):
+        assert any(line[6:].startswith(f"{what}: ") for line in found), what
+    assert "written and put back, experiment Default, schema " in done.stdout
+    left = {path.name for path in tmp_path.iterdir()} - before
+    assert all(name.startswith("mlflow.db") for name in left), left
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        assert connection.execute("SELECT count(*) FROM experiment_tags").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+
+
+@pytest.mark.slow
+def test_what_would_fail_is_named_with_its_fix_and_the_exit_code_is_1(command: Command) -> None:
+    done = command(
+        "doctor",
+        MLFLOW_TRACKING_URI="http://ada:Engine-1843@127.0.0.1:1",
+        PIPELINE_STORAGE="sqlite:////proc/no/optuna.db",
+    )
+    assert done.returncode == 1
+    failing = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert len(failing) == 2, done.stdout
+    assert (
+        "tracking store: MLFLOW_TRACKING_URI=http://127.0.0.1:1 cannot be used" in failing[0]
+        and "start the server" in failing[0]
+    )
+    assert "study storage: /proc/no/optuna.db cannot be made" in failing[1] and "PIPELINE_STORAGE" in failing[1]
+    assert "Engine-1843" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1].endswith("2 of them would make a stage fail")
+
+
+def test_a_store_whose_folder_cannot_be_written_fails(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:
+    mlflow.set_tracking_uri("sqlite:////proc/nowhere/mlflow.db")
+    (line,) = lines(examine_store(), "tracking store")
+    assert line.startswith("FAIL  tracking store: /proc/nowhere/mlflow.db cannot be made: /proc: ")
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder that nobody can write to; not even root, who passes over permissions."""
+    if os.geteuid() == 0:
+        subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+    else:
+        folder.chmod(0o555)
+        for path in folder.iterdir():
+            path.chmod(0o444)
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        else:
+            folder.chmod(0o755)
+
+
+if os.geteuid() != 0 or may_mount():
+
+    def test_stores_that_can_only_be_read_fail(
+        store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "kept").mkdir()
+        for name in ("mlflow.db", "optuna.db"):
+            with sqlite3.connect(tmp_path / "mlflow.db") as source, sqlite3.connect(tmp_path / "kept" / name) as copy:
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")
+        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/kept/mlflow.db")
+        monkeypatch.setenv("PIPELINE_STORAGE", f"sqlite:///{tmp_path}/kept/optuna.db")
+        monkeypatch.setenv("PIPELINE_STATE_DIR", str(tmp_path / "kept"))
+        with read_only(tmp_path / "kept"):
+            found = [*lines(examine_store()), *lines(examine_storage())]
+        assert [line[:20] for line in found] == ["FAIL  tracking store", "FAIL  state folder: ", "FAIL  study storage:"]
+        assert f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/kept/mlflow.db cannot be used" in found[0]
+        assert "PIPELINE_STATE_DIR" in found[1] and "PIPELINE_STORAGE" in found[2]
+
+    def test_a_disk_that_is_nearly_full_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if os.geteuid() != 0:
+            return
+        with small_disk(tmp_path / "disk", "5m") as disk:
+            monkeypatch.setenv("PIPELINE_STATE_DIR", str(disk / "state"))
+            found = lines(doctor.examine_disks())
+        assert found[0].startswith("FAIL  disk: 0.0 GiB free under") and "PIPELINE_STATE_DIR" in found[0]
+        assert len(found) >= 2 and all(str(disk) not in line for line in found[1:])
+
+
+def test_a_damaged_data_file_fails(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    for part, count in (("train", 30), ("t10k", 20)):
+        write_idx(raw / f"{part}-images-idx3-ubyte", np.zeros((count, 28, 28)))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    (line,) = lines(doctor.examine_data(tmp_path))
+    assert line.startswith("ok    data: fashion_mnist in ") and "30 and 20 images" in line
+    path = raw / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    (line,) = lines(doctor.examine_data(tmp_path))
+    assert line.startswith(f"FAIL  data: {path}: this file is truncated") and "Remove it and run again" in line
+    path.unlink()
+    (line,) = lines(doctor.examine_data(tmp_path))
+    assert line.startswith("note  data: fashion_mnist in ") and "lacks train-images-idx3-ubyte" in line
+    (line,) = lines(doctor.examine_data(tmp_path / "nowhere"))
+    assert line.startswith("note  data: no data set under") and "PIPELINE_DATA_DIR" in line
+
+
+@pytest.mark.mnist
+def test_the_real_mnist_is_held_against_its_digests() -> None:
+    from tests.conftest import MNIST_DIR
+
+    assert any(
+        "mnist in" in line and "SHA-256 as published" in line for line in lines(doctor.examine_data(Path(MNIST_DIR)))
+    )
+
+
+def ended_process() -> str:
+    """The identity of a process that is gone."""
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        number = process.pid
+    return f"{number} {time.time() - 100:.2f}"
+
+
+def test_runs_of_dead_processes_and_unsent_journals_are_named(store: MlflowClient, tmp_path: Path) -> None:
+    own = process_identity()
+    alive = store.create_run("0", tags=own)
+    assert lines(examine_store(), "runs") == ["ok    runs: 1 under way on this machine, none left behind"]
+    dead = store.create_run("0", tags={**own, "process": ended_process()})
+    (line,) = lines(examine_store(), "runs")
+    assert line.startswith("note  runs: 1 RUNNING though the process is gone: " + dead.info.run_id)
+    for run, status in ((alive, None), (dead, "KILLED")):
+        journal = Journal(tmp_path / ".pipeline" / "runs" / run.info.run_id)
+        journal.append({"kind": "tags", "tags": {}})
+        if status:
+            journal.append({"kind": "status", "status": status, "end_time": 1})
+        journal.close()
+    (line,) = lines(examine_store(), "journals")
+    assert line.startswith("note  journals: 2 of 2 in .pipeline may not have arrived: ") and dead.info.run_id in line
+    for run in (alive, dead):
+        drain(tmp_path / ".pipeline" / "runs" / run.info.run_id, lambda entries: None, print)
+    assert lines(examine_store(), "journals") == ["ok    journals: 2 kept in .pipeline, none waits to be sent"]
+    path = tmp_path / ".pipeline" / "runs" / dead.info.run_id / "journal.jsonl"
+    path.write_bytes(b"torn\n" + path.read_bytes())
+    (line,) = lines(examine_store(), "journal")
+    assert line.startswith("FAIL  journal: ") and str(path.relative_to(tmp_path)) in line
+
+
+def test_an_experiment_that_is_deleted_fails_and_one_to_come_is_not_made(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "later")
+    (line,) = lines(examine_store(), "tracking store")
+    assert line.startswith("note") and "experiment later is not there yet" in line
+    assert store.get_experiment_by_name("later") is None
+    store.delete_experiment(store.create_experiment("later"))
+    (line,) = lines(examine_store(), "tracking store")
+    assert line.startswith("FAIL  tracking store: experiment later is deleted")
+
+
+def test_artifacts_that_cannot_be_kept_fail(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.create_experiment("elsewhere", artifact_location="/proc/nowhere")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+    (line,) = lines(examine_store(), "artifacts")
+    assert line.startswith("FAIL  artifacts: cannot be written to /proc: ")
+
+
+@pytest.mark.slow
+def test_an_outdated_schema_fails(command: Command, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    done = command("doctor")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert line.startswith("FAIL  tracking store: ") and "schema" in line, line
+
+
+def test_the_storage_of_studies_is_written_to_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
+    (line,) = lines(examine_storage())
+    assert line == "note  study storage: optuna.db is not there yet; the first study makes it"
+    optuna.create_study(storage=open_storage(), study_name="mine")
+    (line,) = lines(examine_storage())
+    assert line == "ok    study storage: sqlite:///optuna.db: a study was made and deleted"
+    assert optuna.get_all_study_names(open_storage()) == ["mine"]
+    (tmp_path / "optuna.db").write_bytes(b"not a database" * 1000)
+    (line,) = lines(examine_storage())
+    assert line.startswith("FAIL  study storage: PIPELINE_STORAGE=sqlite:///optuna.db cannot be used")
+
+
+@contextmanager
+def server_saying(date: str) -> Iterator[str]:
+    """A server that answers with a date of its own."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(200)
+            self.send_header("Date", date)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_clock_that_disagrees_with_the_servers_is_noted(store: MlflowClient) -> None:
+    with server_saying("Tue, 02 Jan 2024 00:00:00 GMT") as address:
+        mlflow.set_tracking_uri(address)
+        (line,) = lines(examine_server_clock())
+    assert line.startswith("note  clock: ") and "ahead of the tracking server's" in line
+    now = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+    with server_saying(now) as address:
+        mlflow.set_tracking_uri(address)
+        assert lines(examine_server_clock()) == ["ok    clock: agrees with the tracking server's within a minute"]
+
+
+def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = lines(doctor.examine_clock())
+    assert line.startswith("ok    clock: 20")
+    monkeypatch.setattr("pipeline.doctor.time.time", lambda: 3600.0)
+    (line,) = lines(doctor.examine_clock())
+    assert line.startswith("FAIL  clock: says 1970-01-01")
+    ticks = iter([2e9, 1.9e9])
+    monkeypatch.setattr("pipeline.doctor.time.time", lambda: next(ticks))
+    (line,) = lines(doctor.examine_clock())
+    assert line.startswith("FAIL  clock: goes backwards")
+
+
+def test_builds_that_do_not_match_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [line[:4] for line in lines(doctor.examine_torch())] in (["ok  ", "ok  "], ["ok  ", "note"])
+    monkeypatch.setattr(doctor, "requires", lambda name: ["numpy", "torch==1.0.0"])
+    found = lines(doctor.examine_torch())
+    assert found[1].startswith("FAIL  torchvision: ") and "was made for torch 1.0.0" in found[1]
+
+
+def test_variables_are_shown_without_their_passwords() -> None:
+    shown = lines(
+        doctor.examine_variables(
+            {
+                "MLFLOW_TRACKING_PASSWORD": "hunter2",
+                "PGPASSWORD": "hunter2",
+                "PIPELINE_STORAGE": "postgresql://me:hunter2@host/db",
+                "OMP_NUM_THREADS": "3",
+                "HOME": "/root",
+            }
+        )
+    )
+    assert len(shown) == 4 and all(line.startswith("note  ") for line in shown)
+    assert "hunter2" not in "".join(shown) and any("OMP_NUM_THREADS: 3" in line for line in shown)
+    assert lines(doctor.examine_variables({})) == ["ok    environment: no variable changes what a stage does"]
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, store: MlflowClient
+) -> None:
+    def broken() -> Iterator[Finding]:
+        raise KeyError("something unforeseen")
+        yield
+
+    monkeypatch.setattr(doctor, "examine_python", broken)
+    found = lines(doctor.examine({}))
+    assert found[0].startswith("FAIL  check: ended with KeyError") and len(found) > 6

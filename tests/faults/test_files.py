@@ -1,0 +1,349 @@
+"""Files that are truncated, altered, empty or do not fit on their disk: named, refused, and the older good one used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from pipeline.data.sources import load_dataset
+from pipeline.errors import CheckpointError, DataFileError, UserInputError
+from pipeline.tracking import names
+from pipeline.tracking.features import find_features, load_features, read_features
+from pipeline.tracking.journal import Journal, read_part
+from pipeline.tracking.lineage import find_base, load_base
+from pipeline.tracking.store import open_store
+from pipeline.training.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, CheckpointFolder, load_checkpoint
+from pipeline.tuning.space import load_space
+from pipeline.tuning.study import open_storage
+from tests.conftest import ROOT, clean_environment, copy_store
+from tests.faults.conftest import DAMAGES, Bases, Damage
+from tests.test_data import write_idx
+
+Damager = Callable[[Path, Damage], None]
+MODEL_FILES = (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.DRAW_FILE)
+
+
+def a_checkpoint(value: float) -> Checkpoint:
+    return Checkpoint({"weights/a": torch.full((400,), value)}, {"epoch": int(value)})
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path: Path) -> CheckpointFolder:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    for value in (1.0, 2.0):
+        folder.save_last(a_checkpoint(value))
+    return folder
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    two_checkpoints: CheckpointFolder, damaged: Damager, how: str
+) -> None:
+    damaged(two_checkpoints.path(LAST), DAMAGES[how])
+    with pytest.raises(CheckpointError, match=str(two_checkpoints.path(LAST))):
+        load_checkpoint(two_checkpoints.path(LAST))
+    newest = two_checkpoints.newest()
+    assert newest is not None and newest.facts == {"epoch": 1}
+    assert newest.group("weights")["a"].tolist() == [1.0] * 400
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_where_no_checkpoint_is_whole_all_are_named(
+    two_checkpoints: CheckpointFolder, damaged: Damager, how: str
+) -> None:
+    for name in (LAST, PREVIOUS):
+        damaged(two_checkpoints.path(name), DAMAGES[how])
+    with pytest.raises(CheckpointError, match=r"last\.safetensors.*previous\.safetensors"):
+        two_checkpoints.newest()
+
+
+def test_a_save_after_a_damaged_one_leaves_a_whole_one_at_every_moment(
+    two_checkpoints: CheckpointFolder, damaged: Damager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damaged one is only moved over the good one before it once a new good one lies ready."""
+    damaged(two_checkpoints.path(LAST), DAMAGES["truncated"])
+    monkeypatch.setattr(Path, "write_bytes", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        two_checkpoints.save_last(a_checkpoint(3.0))
+    monkeypatch.undo()
+    newest = two_checkpoints.newest()
+    assert newest is not None and newest.facts == {"epoch": 1}
+
+
+def stop(path: Path, content: bytes) -> int:
+    raise RuntimeError("stopped while writing")
+
+
+def newest_fitting(bases: Bases, told: list[str]) -> str:
+    """Return the URI of the base that `base=auto` takes for digits 5-9."""
+    found = find_base(
+        bases.client, family="mlp", dataset="digits", image_shape=(1, 28, 28), classes=(5, 6, 7, 8, 9), depth=2,
+        passed_over=told.append,
+    )  # fmt: skip
+    assert found is not None
+    return found.model_uri
+
+
+@pytest.mark.parametrize("file", MODEL_FILES)
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_model_is_refused_and_the_older_one_used(bases: Bases, damaged: Damager, file: str, how: str) -> None:
+    assert newest_fitting(bases, []) == bases.newer.model_uri
+    damaged(bases.extra(bases.newer) / file, DAMAGES[how])
+    with pytest.raises(UserInputError, match=f"base={bases.newer.model_uri}: (is damaged: {file}|was altered)"):
+        load_base(bases.client, bases.newer.model_uri)
+    told: list[str] = []
+    assert newest_fitting(bases, told) == bases.older.model_uri
+    (line,) = told
+    assert bases.newer.model_uri in line and ("is damaged" in line or "was altered" in line)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_features_are_refused_and_passed_over(bases: Bases, damaged: Damager, how: str) -> None:
+    wanted = read_features(bases.features_path).fingerprint
+    assert find_features(bases.client, wanted, print) is not None
+    damaged(bases.features_path, DAMAGES[how])
+    message = rf"features={bases.features.run_id}: is damaged: features\.safetensors: "
+    with pytest.raises(UserInputError, match=message):
+        load_features(bases.client, bases.features.run_id, wanted)
+    told: list[str] = []
+    assert find_features(bases.client, wanted, told.append) is None
+    assert len(told) == 1 and "features.safetensors" in told[0]
+
+
+@pytest.fixture
+def fashion(tmp_path: Path) -> Path:
+    """A small data set in torchvision's layout of Fashion-MNIST; returns the folder of its files."""
+    draw = np.random.default_rng(0)
+    raw = tmp_path / "FashionMNIST" / "raw"
+    for part, count in (("train", 60), ("t10k", 30)):
+        write_idx(raw / f"{part}-images-idx3-ubyte", draw.integers(0, 256, (count, 28, 28)))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+    return raw
+
+
+IDX_DAMAGES: dict[str, Damage] = {
+    **{how: damage for how, damage in DAMAGES.items() if how != "one bit flipped"},  # seen by digest only: MNIST
+    "a bit of its type flipped": lambda content: content[:2] + bytes([content[2] ^ 1]) + content[3:],
+    "a bit of its size flipped": lambda content: content[:6] + bytes([content[6] ^ 1]) + content[7:],
+    "numbers in another shape": lambda content: content[:3] + bytes([2]) + (30).to_bytes(4, "big") * 2 + bytes(900),
+    "no images": lambda content: content[:4] + bytes(4) + content[8 : 4 + 4 * content[3]],
+}
+
+
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("how", IDX_DAMAGES)
+def test_a_damaged_data_file_is_the_only_one_named(fashion: Path, damaged: Damager, file: str, how: str) -> None:
+    damaged(fashion / file, IDX_DAMAGES[how])
+    with pytest.raises(DataFileError) as caught:
+        load_dataset("fashion_mnist", str(fashion.parent.parent))
+    assert [str(fault.value) for fault in caught.value.faults] == [str(fashion / file)]
+    assert "is not trained on" in str(caught.value) and "Remove it and run again" in str(caught.value)
+
+
+def test_labels_that_do_not_fit_their_images_are_refused(fashion: Path) -> None:
+    write_idx(fashion / "t10k-labels-idx1-ubyte", np.arange(29) % 10)
+    with pytest.raises(DataFileError, match="the test files of fashion_mnist do not fit each other"):
+        load_dataset("fashion_mnist", str(fashion.parent.parent))
+    write_idx(fashion / "t10k-labels-idx1-ubyte", np.arange(30) % 10 + 1)
+    with pytest.raises(DataFileError, match="do not fit each other"):
+        load_dataset("fashion_mnist", str(fashion.parent.parent))
+
+
+SPACE = b"learning_rate: {low: 0.001, high: 0.01, log: true}\nwidth: {low: 8, high: 24, step: 8}\n"
+SPACE_DAMAGES: dict[str, Damage] = {
+    "truncated": lambda content: content[:30],
+    "zeroes in place of its start": lambda content: bytes(9) + content[9:],
+    "a bit of a bracket flipped": lambda content: content.replace(b"{", bytes([ord("{") ^ 1]), 1),
+    "not UTF-8": lambda content: content[:5] + b"\xff\xfe" + content[5:],
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("how", SPACE_DAMAGES)
+def test_a_damaged_search_space_is_named(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_bytes(SPACE)
+    assert set(load_space(str(path), "mlp")) == {"learning_rate", "width"}
+    path.write_bytes(SPACE_DAMAGES[how](SPACE))
+    with pytest.raises(UserInputError, match=str(path)):
+        load_space(str(path), "mlp")
+
+
+def a_journal(folder: Path) -> Path:
+    journal = Journal(folder)
+    for number in range(5):
+        journal.append({"kind": "tags", "tags": {"number": str(number)}})
+    journal.close()
+    return journal.path
+
+
+def test_a_torn_journal_keeps_every_entry_before_the_tear(tmp_path: Path) -> None:
+    path = a_journal(tmp_path)
+    content, whole = path.read_bytes(), read_part(path).entries
+    lengths = set()
+    for end in range(0, len(content), 7):
+        path.write_bytes(content[:end])
+        found = read_part(path).entries
+        assert found == whole[: len(found)] and len(found) == content[:end].count(b"\n")
+        lengths.add(len(found))
+    assert lengths == {0, 1, 2, 3, 4}
+
+
+def test_a_journal_damaged_before_its_end_is_named(tmp_path: Path) -> None:
+    path = a_journal(tmp_path)
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = lines[2][:10]
+    path.write_bytes(b"\n".join(lines))
+    part = read_part(path)
+    assert [entry["tags"]["number"] for entry in part.entries] == ["0", "1", "3", "4"]
+    assert len(part.damaged) == 1 and "journal.jsonl: the line at byte" in part.damaged[0]
+
+
+@pytest.mark.parametrize("how", ["truncated", "zeroes in place of its start"])
+def test_a_damaged_tracking_store_is_named(store: MlflowClient, tmp_path: Path, how: str) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(DAMAGES[how](path.read_bytes()))
+    for name in ("-wal", "-shm"):
+        path.with_name(path.name + name).unlink(missing_ok=True)
+    with pytest.raises(UserInputError, match=r"MLFLOW_TRACKING_URI=.*mlflow\.db"):
+        open_store()
+
+
+@pytest.mark.parametrize("how", ["truncated", "zeroes in place of its start"])
+def test_a_damaged_study_storage_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    path = tmp_path / "optuna.db"
+    monkeypatch.setenv("PIPELINE_STORAGE", f"sqlite:///{path}")
+    optuna.create_study(storage=open_storage())
+    with open(path, "rb") as file:
+        content = file.read()
+    for name in ("-wal", "-shm"):
+        path.with_name(path.name + name).unlink(missing_ok=True)
+    path.write_bytes(DAMAGES[how](content))
+    with pytest.raises(UserInputError, match=r"PIPELINE_STORAGE=.*optuna\.db"):
+        open_storage()
+
+
+SAVE_BIGGER = """
+import resource, sys, torch
+from pathlib import Path
+from pipeline.errors import DiskFullError
+from pipeline.training.checkpoint import Checkpoint, CheckpointFolder
+folder = CheckpointFolder(Path(sys.argv[1]))
+for epoch in (1, 2):
+    folder.save_last(Checkpoint({"weights/a": torch.ones(1000)}, {"epoch": epoch}))
+if sys.argv[2] != "0":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    folder.save_last(Checkpoint({"weights/a": torch.ones(1_000_000)}, {"epoch": 3}))
+except DiskFullError as error:
+    print(error)
+"""
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of a given size."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def may_mount() -> bool:
+    """Whether this process may mount a file system."""
+    probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return os.geteuid() == 0 and subprocess.run(probe, capture_output=True).returncode == 0
+
+
+def check_bigger(folder: Path, limit: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_BIGGER, str(folder), str(limit)],
+        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(folder) in done.stdout and "MiB free" in done.stdout and "PIPELINE_STATE_DIR" in done.stdout
+    kept = {name: load_checkpoint(folder / f"{name}.safetensors").facts["epoch"] for name in (LAST, PREVIOUS)}
+    assert kept == {LAST: 2, PREVIOUS: 1}
+    assert {path.name for path in folder.iterdir()} == {f"{LAST}.safetensors", f"{PREVIOUS}.safetensors"}
+
+
+def test_a_checkpoint_beyond_the_size_limit_leaves_the_earlier_ones_whole(tmp_path: Path) -> None:
+    check_bigger(tmp_path / "checkpoints", 100_000)
+
+
+if may_mount():  # elsewhere the size limit above stands for the full disk
+
+    def test_a_checkpoint_on_a_full_disk_leaves_the_earlier_ones_whole(tmp_path: Path) -> None:
+        with small_disk(tmp_path / "disk", "1m") as disk:
+            check_bigger(disk / "checkpoints", 0)
+
+    @pytest.mark.slow
+    def test_a_stage_on_a_full_disk_fails_in_words_and_keeps_its_checkpoints(tmp_path: Path, empty_store: Path) -> None:
+        """Room for two checkpoints of five copies of the weights and for the best weights, and not for a third."""
+        copy_store(empty_store, tmp_path)
+        words = ["train_base", "--dataset", "digits", "--epochs", "20", "--patience", "20", "--checkpoint_every", "1",
+                 "--width", "200", "--hidden_layers", "2"]  # fmt: skip
+        weights_bytes = 4 * (28 * 28 * 200 + 200 * 200 + 200 * 5 + 405)
+        with small_disk(tmp_path / "disk", str(13 * weights_bytes)) as disk:
+            done = stage(tmp_path, words, PIPELINE_STATE_DIR=str(disk))
+            assert done.returncode == 1
+            (line,) = done.stderr.strip().splitlines()
+            assert line.startswith("error: No space left on device: ") and str(disk) in line, done.stderr
+            assert "PIPELINE_STATE_DIR" in line
+            (folder,) = disk.glob("runs/*/checkpoints")
+            epochs = [load_checkpoint(folder / f"{n}.safetensors").facts["progress"]["epoch"] for n in (LAST, PREVIOUS)]
+            assert epochs[0] == epochs[1] + 1 and epochs[1] >= 1
+            load_checkpoint(folder / f"{BEST}.safetensors")
+        (run,) = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["0"])
+        assert run.info.status == "FAILED" and "No space left on device" in run.data.tags[names.NOTE]
+
+    @pytest.mark.slow
+    def test_a_full_disk_under_the_tracking_store_is_said_in_words(tmp_path: Path, empty_store: Path) -> None:
+        with small_disk(tmp_path / "disk", "4m") as disk:
+            copy_store(empty_store, disk)
+            fill(disk / "filler")
+            done = stage(disk, ["train_base", "--dataset", "digits", "--epochs", "1"])
+            assert done.returncode == 1, done.stderr
+            line = done.stderr.strip().splitlines()[-1]  # above it stands what MLflow logs of its own
+            assert line.startswith("error: ") and "disk is full" in line and str(disk) in line, done.stderr
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def stage(folder: Path, words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *words], cwd=folder, env=clean_environment(**environment),
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+
+
+def test_many_different_faults_are_injected() -> None:
+    kinds = [
+        *(("checkpoint", how) for how in DAMAGES),
+        *((file, how) for file in MODEL_FILES for how in DAMAGES),
+        *(("features", how) for how in DAMAGES),
+        *(("idx", how) for how in IDX_DAMAGES),
+        *(("space", how) for how in SPACE_DAMAGES),
+    ]
+    assert len(kinds) == len(set(kinds)) == 5 + 15 + 5 + 8 + 5

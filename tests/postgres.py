@@ -1,0 +1,142 @@
+"""A real PostgreSQL for tests: started from Debian's package in a folder of its own, ended by its own process id."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+USER, PASSWORD = "pipeline", "not-to-be-seen"
+START_SECONDS = 60
+# nothing here has to survive a loss of power
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=100")
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A server that answers on loopback.
+
+    Attributes:
+        port: Where it listens.
+        pid: Of its first process.
+    """
+
+    port: int
+    pid: int
+
+    def url(self, database: str) -> str:
+        """Return the address of a database, in the spelling without a driver, its password in it."""
+        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def run(self, statement: str) -> None:
+        """Run a statement outside of any transaction."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+def programs() -> Path | None:
+    """Return the folder of the newest PostgreSQL's programs, None where none is installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server for all tests of this process."""
+    binaries = programs()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # short, for its socket, and not below a folder of root's
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses to be run by root
+    if user:
+        os.chown(folder, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
+    try:
+        initialise(binaries, folder, user)
+        process, port = start(binaries, folder, user)
+        try:
+            yield Postgres(port, process.pid)
+        finally:
+            process.send_signal(signal.SIGINT)  # ends connections, then itself
+            process.wait(30)
+    finally:
+        shutil.rmtree(folder)
+
+
+def initialise(binaries: Path, folder: Path, user: str | None) -> None:
+    """Make an empty cluster whose one user has a password."""
+    secret = folder / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o644)
+    words = [binaries / "initdb", "-D", folder / "data", "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}"]
+    done = subprocess.run([*words, "-N", "-E", "UTF8", "--locale=C"], user=user, group=user, cwd=folder,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def start(binaries: Path, folder: Path, user: str | None) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the server and wait until it answers; return its process and port."""
+    port = free_port()
+    settings = [*FAST, f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
+    words = [binaries / "postgres", "-D", folder / "data", *(word for setting in settings for word in ("-c", setting))]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            words, user=user, group=user, cwd=folder, stdout=log, stderr=log, preexec_fn=end_with_parent
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(Postgres(port, process.pid)):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"PostgreSQL did not start:\n{(folder / 'log').read_text()}")
+        time.sleep(0.1)
+    return process, port
+
+
+def end_with_parent() -> None:
+    """Ask the system to end this process when the one that started it is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+
+
+def answers(server: Postgres) -> bool:
+    """Whether the server takes connections."""
+    try:
+        psycopg.connect(server.url("postgres"), connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def new_database(postgres: Postgres) -> Iterator[Callable[[], str]]:
+    """Makes empty databases and returns their addresses; they are gone after the test."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"test_{uuid.uuid4().hex}")
+        postgres.run(f"CREATE DATABASE {made[-1]}")
+        return postgres.url(made[-1])
+
+    yield make
+    for name in made:
+        postgres.run(f"DROP DATABASE {name} WITH (FORCE)")

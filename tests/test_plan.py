@@ -1,0 +1,299 @@
+"""Plans: read whole or refused whole, walked bases first, steps recognised; real small studies on the bundled digits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from pipeline.errors import StudyIncompleteError, UserInputError
+from pipeline.params import MainParams, ReportParams, TrainBaseParams
+from pipeline.plan.arms import Wishes
+from pipeline.plan.outcome import record_from_json
+from pipeline.plan.reading import PLANS, load_plan
+from pipeline.plan.records import walk
+from pipeline.report.records import KINDS
+from pipeline.stages.main import main
+from pipeline.stages.report import report
+from pipeline.tracking import identity, names
+from pipeline.tracking.identity import ResultKey, result_key
+
+SMALL = """
+title: Small
+description: A small study.
+profiles: {quick: {seeds: 2, params: {transfer: {epochs: 3, patience: 3}}}, full: {seeds: 3}}
+common: {weight_averaging: 0.9}
+arms:
+  target:
+    run: transfer
+    base: base
+    params: {classes: 5-7, per_class: 8, val_per_class: 4}
+    grid: {reuse_layers: [0, 2]}
+  base:
+    run: train_base
+    params: {classes: 0-2, epochs: 2, hidden_layers: 2, width: 8}
+questions:
+  - {key: "1", study: S, kind: compare, arms: [target], reference: "target[reuse_layers=0]", text: "Better?"}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> str:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return str(path)
+
+
+def wishes(**more: object) -> Wishes:
+    return Wishes(**{"profile": "quick", "kinds": KINDS, **more})  # type: ignore[arg-type]
+
+
+def test_a_plan_is_walked_bases_first_and_seed_by_seed(plan: str) -> None:
+    found = load_plan(plan, wishes())
+    assert list(found.arms) == ["base", "target[reuse_layers=0]", "target[reuse_layers=2]"]
+    steps = [(step.arm.name, step.seed, step.base) for step in walk(found)]
+    assert steps == [
+        ("base", 0, None), ("target[reuse_layers=0]", 0, ("base", 0)), ("target[reuse_layers=2]", 0, ("base", 0)),
+        ("base", 1, None), ("target[reuse_layers=0]", 1, ("base", 1)), ("target[reuse_layers=2]", 1, ("base", 1)),
+    ]  # fmt: skip
+    target = found.arms["target[reuse_layers=2]"]
+    assert target.setting == {
+        "weight_averaging": 0.9, "epochs": 3, "patience": 3, "classes": "5-7", "per_class": 8, "val_per_class": 4,
+        "reuse_layers": 2,
+    }  # fmt: skip
+    assert found.questions[0].arms == ("target[reuse_layers=0]", "target[reuse_layers=2]")
+
+
+def test_the_command_line_wins_over_the_plan(plan: str) -> None:
+    found = load_plan(plan, wishes(seeds=3, overrides={"dataset": "digits"}, base_classes="0-3", target_classes="7-9"))
+    assert {arm.seeds for arm in found.arms.values()} == {3}
+    assert {arm.setting["dataset"] for arm in found.arms.values()} == {"digits"}
+    assert {arm.setting["classes"] for arm in found.arms.values()} == {"0-3", "7-9"}
+
+
+def test_every_plan_that_ships_is_a_good_one() -> None:
+    checked = 0
+    for path in PLANS.glob("*.yaml"):
+        for profile in ("quick", "full"):
+            found = load_plan(path.stem, wishes(profile=profile))
+            assert found.questions and all(question.text.endswith("?") for question in found.questions)
+            checked += 1
+    assert checked == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("run: transfer", "run: transfr", r"line 8, run: run=transfr is no entry point.*Did you mean transfer\?"),
+        ("run: transfer\n", "label: x\n", "line 7, target: run=\\(nothing\\) is no entry point"),
+        ("per_class: 8", "per_clas: 8", r"line 10, per_clas: per_clas=8: not a parameter here.*per_class"),
+        ("per_class: 8", "per_class: -8", "line 10, per_class: per_class=-8: must be"),
+        ("base: base", "base: bas", r"line 9, base: bas is not an arm of this plan.*Did you mean base\?"),
+        ("    base: base\n", "", "line 7, target: needs base"),
+        ("base: base", "base: 'target[reuse_layers=2]'", "line 9, base: .* builds on itself"),
+        ("  base:\n    run", "  target:\n    run", "target is named twice"),
+        ("grid: {reuse_layers: [0, 2]}", "grid: {reuse_layers: [0, 0]}", "line 11, grid: names a combination twice"),
+        ("grid: {reuse_layers: [0, 2]}", "grid: [1]", "line 11, grid: must give lists"),
+        ("grid: {reuse_layers: [0, 2]}", f"grid: {{seed: {list(range(50))}, epochs: {list(range(1, 50))}}}", "more than 1000 arms"),
+        ("kind: compare", "kind: compete", r"kind: compete is none of.*Did you mean compare\?"),
+        ("arms: [target]", "arms: [tarket]", r"arms: tarket is not an arm of this plan.*Did you mean target"),
+        ("seeds: 2", "seeds: two", "line 4, seeds: must be a whole number from 1 to 1000"),
+        ("title: Small", "titel: Small", r"line 2, titel: is no key of a plan.*Did you mean title\?"),
+        ("epochs: 2", "seed: 2", "line 14, seed: seed is no parameter of an arm"),
+        ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*not a parameter here"),
+    ],
+)  # fmt: skip
+def test_a_faulty_plan_is_refused_by_line_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in SMALL
+    path = tmp_path / "bad.yaml"
+    path.write_text(SMALL.replace(old, new, 1))
+    with pytest.raises(UserInputError, match=expected):
+        load_plan(str(path), wishes())
+
+
+def test_all_faults_of_a_plan_come_together(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        SMALL.replace("per_class: 8", "per_clas: 8").replace("kind: compare", "kind: x").replace("title", "t")
+    )
+    with pytest.raises(UserInputError) as caught:
+        load_plan(str(path), wishes(profile="quik"))
+    assert len(caught.value.faults) >= 4
+    assert "Did you mean quick?" in str(caught.value)
+
+
+def test_a_base_with_fewer_seeds_than_what_builds_on_it_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(SMALL.replace("  base:\n    run", "  base:\n    seeds: 1\n    run"))
+    with pytest.raises(UserInputError, match="base has 1 seeds, .* 2: seed s builds on base s"):
+        load_plan(str(path), wishes())
+
+
+def test_a_plan_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(UserInputError, match=r"cannot be read.*Did you mean surface\?"):
+        load_plan("surfce", wishes())
+    with pytest.raises(UserInputError, match="one of assignments, surface"):
+        load_plan("/nowhere/x.yaml", wishes())
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=2000)
+@given(
+    text=st.text(max_size=300)
+    | st.builds(lambda a, b: SMALL[:a] + b + SMALL[a:], st.integers(0, len(SMALL)), st.text(max_size=8))
+)
+def test_any_text_is_a_plan_or_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    try:
+        load_plan(str(path), wishes())
+    except UserInputError as error:
+        assert error.faults
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": 1}', "\x00", '{"name": "x", "seeds": "two"}'])
+def test_a_damaged_record_of_a_study_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        record_from_json(text)
+
+
+def small(plan: str, **more: object) -> MainParams:
+    return MainParams(plan=plan, dataset="digits", threads=1, **more)  # type: ignore[arg-type]
+
+
+def children(store: MlflowClient, run_id: str) -> list[str]:
+    return [run.info.run_id for run in store.search_runs(["0"], f"tags.`{names.PARENT_RUN_ID}` = '{run_id}'")]
+
+
+def test_a_study_runs_once_and_is_then_recognised(
+    store: MlflowClient,
+    plan: str,
+    no_figures: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = main(small(plan, seeds=1))
+    assert first.metrics == {"study/run": 3, "study/reused": 0, "study/failed": 0}
+    assert len(children(store, first.run_id)) == 3
+    assert (Path("reports/small") / "study.html").is_file()
+    artifacts = {item.path for item in store.list_artifacts(first.run_id, "report")}
+    assert {"report/study.html", "report/study.md", "report/study.csv", "report/study.json"} <= artifacts
+    count = len(store.search_runs(["0"]))
+
+    again = main(small(plan, seeds=1))
+    assert again.reused and again.run_id == first.run_id and len(store.search_runs(["0"])) == count
+    assert "nothing to do: all 3 steps are finished" in capsys.readouterr().out
+
+    more = main(small(plan, seeds=2, explain=True))  # a second seed costs only the second seed
+    out = capsys.readouterr().out
+    assert more.metrics == {"study/run": 3, "study/reused": 3, "study/failed": 0}
+    assert "hit: run" in out and "miss: changed are params: seed 0 -> 1" in out
+    reused = store.get_run(more.run_id).data.tags["reused_runs"].split()
+    assert sorted(reused) == sorted(children(store, first.run_id))
+
+    monkeypatch.setattr(identity, "_file_digest", _digest_as_if_the_loop_had_changed(identity._file_digest))
+    identity.code_parts.cache_clear()
+    main(small(plan, seeds=1, explain=True))
+    assert "miss: changed are code: training/loop.py" in capsys.readouterr().out
+    identity.code_parts.cache_clear()
+
+    rewritten = report(ReportParams())
+    assert store.get_run(rewritten.run_id).info.status == "FINISHED"
+
+
+def _digest_as_if_the_loop_had_changed(good):  # type: ignore[no-untyped-def]
+    return lambda path: "changed" if path.name == "loop.py" else good(path)
+
+
+@pytest.mark.slow
+def test_a_step_whose_artifacts_are_gone_or_that_was_deleted_is_run_again(
+    store: MlflowClient, plan: str, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = main(small(plan, seeds=1))
+    runs = {store.get_run(run_id).data.tags[names.STAGE]: run_id for run_id in children(store, first.run_id)}
+    model = store.get_logged_model(
+        store.get_run(runs["train_base"]).data.tags[names.MODEL_URI].removeprefix("models:/")
+    )
+    shutil.rmtree(model.artifact_location.removeprefix("file://"))
+    capsys.readouterr()
+    second = main(small(plan, seeds=1, explain=True))
+    assert second.metrics["study/run"] == 1, "the base came out the same to the bit, so what builds on it stays"
+    assert "has this key, and its model" in capsys.readouterr().out
+    store.delete_run(runs["transfer"])
+    third = main(small(plan, seeds=1))
+    assert third.metrics["study/run"] == 1
+
+
+@pytest.mark.slow
+def test_a_failing_arm_takes_down_only_what_builds_on_it(
+    store: MlflowClient, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "broken.yaml"
+    bad = "  bad:\n    run: train_base\n    params: {classes: 0-2, epochs: 3, hidden_layers: 2, width: 8, learning_rate: 10, dropout: 0.9}\n"
+    worse = "  worse:\n    run: transfer\n    base: target[reuse_layers=2]\n    params: {classes: 3-4, unfreeze: 1}\n"
+    path.write_text(
+        SMALL.replace("arms:\n  target", "arms:\n" + bad + worse + "  target").replace(
+            "classes: 3-4", "classes: 0-2, per_class: 1000"
+        )
+    )
+    with pytest.raises(StudyIncompleteError, match="1 of 5 steps are missing: worse seed 0: .*per_class=1000"):
+        main(small(str(path), seeds=1))
+    (parent,) = store.search_runs(["0"], "tags.stage = 'main'")
+    assert parent.info.status == "FAILED" and "per_class=1000" in parent.data.tags[names.NOTE]
+    assert "per_class=1000" in Path("reports/broken/study.html").read_text()
+    with pytest.raises(StudyIncompleteError):
+        main(small(str(path), seeds=1))
+    parents = store.search_runs(["0"], "tags.stage = 'main'")
+    assert sorted(run.data.metrics["study/reused"] for run in parents) == [0, 4]
+
+
+def test_a_missing_base_is_named_as_the_reason(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(SMALL.replace("classes: 0-2, epochs: 2", "classes: 0-2, epochs: 2, batch_size: 100000"))
+    with pytest.raises(StudyIncompleteError, match="target.* its base base seed 0 is missing"):
+        main(small(str(path), seeds=1))
+
+
+def test_a_key_says_what_differs() -> None:
+    machine = {"device": "cpu", "threads": "1"}
+    one = result_key(TrainBaseParams(), {"data": "a"}, machine)
+    other = ResultKey("train_base", {**one.parts, "inputs": {"data": "b"}, "machine": {**machine, "threads": "2"}})
+    assert one.digest != other.digest
+    assert one.differences(other.parts) == ["inputs: data", "machine: threads 2 -> 1"]
+    assert one.differences(one.parts) == []
+    changed = result_key(TrainBaseParams(width=50), {"data": "a"}, machine)
+    assert changed.differences(one.parts) == ["params: width 100 -> 50"]
+
+
+def test_comments_and_docstrings_do_not_change_a_key(tmp_path: Path) -> None:
+    source = (identity.PACKAGE / "training" / "loop.py").read_text()
+    digests = []
+    for number, text in enumerate(
+        (source, "# a comment\n" + source, source.replace('"""Return', '"""Give'), source + "\nx = 1\n")
+    ):
+        path = tmp_path / str(number) / "loop.py"
+        path.parent.mkdir()
+        path.write_text(text)
+        digests.append(identity._file_digest(path))
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+    code = identity.code_parts("train_base")
+    assert "training/loop.py" in code and "stages/train_base.py" in code
+    assert not any(name.startswith(("report/", "tracking/", "tuning/", "plan/")) for name in code)
+
+
+@pytest.mark.slow
+def test_the_study_adopts_the_run_that_mlflow_made(
+    store: MlflowClient, plan: str, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = main(small(plan, seeds=1))
+    made = store.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    second = main(small(plan, seeds=1))
+    assert second.run_id == made and "MLFLOW_RUN_ID" not in os.environ
+    run = store.get_run(made)
+    assert run.info.status == "FINISHED" and run.data.metrics["study/reused"] == 3
+    assert sorted(run.data.tags["reused_runs"].split()) == sorted(children(store, first.run_id))

@@ -1,0 +1,515 @@
+"""A study's report from hand-made arms: sentences, numbers and verdicts exactly; then the page in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from scipy import stats
+
+from pipeline.params import TrainBaseParams, TransferParams
+from pipeline.report.answers import answer
+from pipeline.report.answers_accuracy import accuracy_on_test
+from pipeline.report.answers_surface import front_of
+from pipeline.report.blocks import Answer, Links, Table
+from pipeline.report.evidence import pair
+from pipeline.report.page import render_html, render_markdown
+from pipeline.report.records import KINDS, LedgerLine, Member, Question, ReportedArm, StudyFacts
+from pipeline.report.statistics import paired_difference, paired_p_value, paired_ratio, ratio_verdict
+from pipeline.report.study import write_report
+from pipeline.report.subject import subject_of, verdict_line
+from pipeline.stages.train_base import train_base
+from pipeline.stages.transfer import transfer
+from pipeline.tracking import names
+from pipeline.tracking.reading import read_arm
+from tests.made_up_study import arm_of, member, question, reference_study, run_id_of, scored, study, surface_study
+
+SCRATCH = (0.90, 0.92, 0.91)
+AHEAD = (0.92, 0.94, 0.93)
+UNCLEAR = (0.93, 0.90, 0.92)
+
+
+def answered(asked: Question, *arms: ReportedArm, **more: object) -> Answer:
+    return answer(study(arms, asked, **more), asked)
+
+
+def texts(table: Table | None) -> list[list[str]]:
+    assert table is not None
+    return [[" ".join(part.text for part in cell.parts) for cell in row] for row in table.rows]
+
+
+# statistics
+
+
+def test_the_paired_p_value_is_scipys() -> None:
+    p = paired_p_value(paired_difference(UNCLEAR, SCRATCH))
+    assert p == pytest.approx(stats.ttest_rel(UNCLEAR, SCRATCH).pvalue)
+    assert math.isnan(paired_p_value(paired_difference([0.9], [0.8])))
+    assert paired_p_value(paired_difference([0.5, 0.75], [0.5, 0.75])) == 1
+    assert paired_p_value(paired_difference([0.75, 1.0], [0.5, 0.75])) == 0
+
+
+def test_a_ratio_is_a_geometric_mean_with_the_interval_of_its_logarithms() -> None:
+    found = paired_ratio([2.0, 8.0], [1.0, 1.0])
+    low, high = stats.t.interval(0.95, 1, loc=math.log(4), scale=stats.sem([math.log(2), math.log(8)]))
+    assert (found.mean, found.lower, found.upper) == pytest.approx((4, math.exp(low), math.exp(high)))
+    assert ratio_verdict(found, "times", "times") == "no difference shown (n = 2)"
+    assert ratio_verdict(paired_ratio([2.0, 2.0], [1.0, 1.0]), "times", "times") == "2.00 times (2.00 to 2.00, n = 2)"
+    assert ratio_verdict(paired_ratio([2.0], [1.0]), "times", "times") == "one seed, no verdict"
+
+
+ACCURACY = st.floats(0.3, 1.0).map(lambda value: round(value, 4))
+
+
+@given(st.lists(st.tuples(ACCURACY, ACCURACY), min_size=1, max_size=6))
+def test_no_difference_is_claimed_where_the_interval_includes_zero(pairs: list[tuple[float, float]]) -> None:
+    mine, theirs = zip(*pairs, strict=True)
+    asked = question("compare", "mine", "again", reference="theirs")
+    arms = [scored("mine", mine), scored("theirs", theirs)]
+    more = {"better": "ahead", "worse": "behind", "unit": "points"}
+    said = verdict_line(subject_of(study(arms, asked), asked, Links("", "")), accuracy_on_test, **more)
+    arms.append(scored("again", mine))
+    grouped = verdict_line(subject_of(study(arms, asked), asked, Links("", "")), accuracy_on_test, **more)
+    differences = [one - other for one, other in pairs]
+    half = stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(differences) if len(pairs) > 1 else math.inf
+    claimed = "ahead by" in said or "behind by" in said
+    assert claimed == ("ahead:" in grouped or "behind:" in grouped)
+    if abs(sum(differences) / len(pairs)) <= half - 1e-12:
+        assert not claimed, said
+    elif abs(sum(differences) / len(pairs)) > half + 1e-12:
+        assert claimed, said
+
+
+# kinds
+
+
+def test_a_score_gives_accuracy_with_interval_and_count() -> None:
+    found = answered(question("score", "net"), scored("net", SCRATCH, train=0.999, seconds=2.5))
+    assert found.headline == "Net: test accuracy 91.00 +- 2.48 % (n = 3)."
+    assert found.sentences == (
+        "Net: training accuracy 99.90 +- 0.00 %; training took 2.50 +- 0.00 s and 4.0 +- 0.0 epochs.",
+    )
+    assert texts(found.table) == [["net", "0 1 2", "99.90 +- 0.00", "91.00 +- 2.48", "91.00 +- 2.48", "2.50 +- 0.00"]]
+    assert [picture.name for picture in found.pictures] == ["01_question_1_1_loss", "01_question_1_1_accuracy"]
+
+
+def test_precision_is_told_where_it_is_asked_for() -> None:
+    asked = question("score", "net", text="What precision does it reach?")
+    found = answered(asked, scored("net", SCRATCH, precision=0.88))
+    assert found.headline == "Net: test accuracy 91.00 +- 2.48 %, macro precision 88.00 +- 0.00 % (n = 3)."
+    assert found.pictures[1].alt == (
+        "Test accuracy in percent, mean with 95 % interval, seeds as ticks (filled: test accuracy; hollow: macro "
+        "precision): net 91.00 +- 2.48 (hollow: 88.00)."
+    )
+    compared = answered(
+        question("compare", "a", reference="b", text="Higher precision?"),
+        arm_of("a", [member("a", seed, value, precision=value - 0.1) for seed, value in enumerate(AHEAD)]),
+        scored("b", SCRATCH),
+    )
+    assert compared.headline == (
+        "Test accuracy: a against b: ahead by 2.00 points (n = 3). Macro precision: a against b: behind by 8.00 points "
+        "(n = 3)."
+    )
+
+
+def test_a_tuned_arm_tells_its_cross_validation() -> None:
+    more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
+    found = answered(question("score", "net"), scored("net", [0.95], metrics=more))
+    assert found.sentences[0] == (
+        "Net: the best setting of 17 complete trials has a mean fold accuracy of 99.41 (one seed) % and a macro "
+        "precision of 99.30 (one seed) % in cross-validation; the search took 212.0 (one seed) s."
+    )
+
+
+def test_a_comparison_names_difference_interval_p_and_count() -> None:
+    found = answered(question("compare", "a", reference="b"), scored("a", UNCLEAR), scored("b", SCRATCH))
+    assert found.headline == "Test accuracy: a against b: no difference shown (n = 3)."
+    p = stats.ttest_rel(UNCLEAR, SCRATCH).pvalue
+    assert found.sentences == (
+        f"A 91.67 +- 3.79 %, b 91.00 +- 2.48 %: a paired difference of 0.67 +- 6.25 points (p = {p:.3f}, n = 3).",
+    )
+    assert texts(found.table)[1][3:6] == ["91.67 +- 3.79", "0.67 +- 6.25", f"{p:.3f}"]
+    assert [picture.name[-8:] for picture in found.pictures] == ["1_1_loss", "accuracy", "_seconds"]
+
+
+def test_several_arms_are_grouped_by_what_is_shown() -> None:
+    asked = question("compare", "better", "worse", "unclear", "single", reference="scratch")
+    found = answered(
+        asked,
+        scored("scratch", SCRATCH),
+        scored("better", AHEAD),
+        scored("worse", (0.85, 0.871, 0.86)),
+        scored("unclear", UNCLEAR),
+        scored("single", [0.99], first=2),
+    )
+    assert found.headline == (
+        "Test accuracy: against scratch: ahead: better by 2.00 points (n = 3); behind: worse by 4.97 points (n = 3); "
+        "no difference shown: unclear (n = 3); one seed, no verdict: single."
+    )
+    assert "Single and scratch are paired on the seed that both have: 2." in found.notes
+
+
+def test_a_finding_against_transfer_is_told_as_one() -> None:
+    asked = question("compare", "transfer", reference="scratch")
+    found = answered(asked, scored("transfer", SCRATCH), scored("scratch", AHEAD))
+    assert found.headline == "Test accuracy: transfer against scratch: behind by 2.00 points (n = 3)."
+
+
+def test_convergence_compares_epochs_and_seconds_to_98_percent() -> None:
+    slow = [member("slow", seed, 0.99, accuracies=[0.5, 0.9, 0.96, 0.985], seconds=4.0) for seed in range(3)]
+    fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985], seconds=12.0) for seed in range(3)]
+    asked = question("convergence", "fast", reference="slow")
+    found = answered(asked, arm_of("slow", slow), arm_of("fast", fast))
+    assert found.headline == "Epochs to 98 % of validation accuracy: fast against slow: sooner by 2.0 epochs (n = 3)."
+    assert found.sentences == (
+        "In seconds of training, fast against slow: later by 2.00 s (n = 3).",
+        "Is the model better? Test accuracy: fast against slow: no difference shown (n = 3).",
+    )
+    assert texts(found.table)[0][2:6] == ["3.0 +- 0.0", "4.0 +- 0.0", "never", "4.00 +- 0.00"]
+
+
+def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
+    slow = [member("slow", seed, 0.96, accuracies=[0.5, 0.9, 0.96, 0.96]) for seed in range(2)]
+    fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985]) for seed in range(2)]
+    found = answered(question("convergence", "fast", reference="slow"), arm_of("slow", slow), arm_of("fast", fast))
+    assert found.headline == "Epochs to 95 % of validation accuracy: fast against slow: sooner by 2.0 epochs (n = 2)."
+
+
+def test_overfitting_is_the_gap_of_training_and_test() -> None:
+    plain = [member("plain", seed, value, train=value + 0.02) for seed, value in enumerate(SCRATCH)]
+    dropped = [member("dropped", seed, value, train=value + 0.005) for seed, value in enumerate(SCRATCH)]
+    asked = question("overfitting", "dropped", reference="plain")
+    found = answered(asked, arm_of("plain", plain), arm_of("dropped", dropped))
+    assert found.headline == (
+        "Plain: training is ahead of test by 2.00 points (n = 3); dropped: training is ahead of test by 0.50 points "
+        "(n = 3)."
+    )
+    assert found.sentences == (
+        "The gap, dropped against plain: smaller by 1.50 points (n = 3).",
+        "Does it help? Test accuracy: dropped against plain: no difference shown (n = 3).",
+    )
+    alone = answered(question("overfitting", "plain"), arm_of("plain", plain))
+    assert alone.headline == "Plain: training is ahead of test by 2.00 points (n = 3)."
+    assert alone.table is not None and len(alone.table.columns) == 5
+
+
+CACHED = {names.FEATURES_SECONDS: 0.5, names.FEATURES_SAVED_SECONDS: 0.1, names.BREAK_EVEN_EPOCHS: 5.0}
+
+
+def test_caching_compares_equal_numbers_of_epochs() -> None:
+    slow = [member("slow", seed, 0.9, seconds=8.0, epochs=8) for seed in range(3)]
+    cached = [member("cached", seed, 0.9, seconds=2.0, epochs=4, metrics=CACHED) for seed in range(3)]
+    found = answered(question("caching", "cached", reference="slow"), arm_of("slow", slow), arm_of("cached", cached))
+    assert found.headline == (
+        "Cached against slow: an epoch is 2.00 times as fast (2.00 to 2.00, n = 3), over the first 4 epochs of both."
+    )
+    assert found.sentences == (
+        "In all, cached takes, training alone 2.00 +- 0.00 s against 8.00 +- 0.00 s, a ratio of 4.00 (4.00 to 4.00); "
+        "with the computing of its features 2.50 +- 0.00 s against 8.00 +- 0.00 s, a ratio of 3.20 (3.20 to 3.20).",
+        "Cached: computing the features took 0.500 +- 0.000 s and spares 0.100 +- 0.000 s an epoch, so that they pay "
+        "after 5.0 +- 0.0 epochs; at 4.0 +- 0.0 epochs they have not paid within one run.",
+        "Cached has the same test accuracy as slow in every seed.",
+    )
+
+
+def test_times_of_different_hosts_are_not_compared() -> None:
+    here = [member("slow", seed, 0.9, seconds=8.0) for seed in range(2)]
+    there = [member("cached", seed, 0.9, seconds=1.0, host="elsewhere", reused=True) for seed in range(2)]
+    note = "Times are not compared: reused runs come from more than one host (bench, elsewhere)."
+    kinds = ("caching", "time", "compare", "convergence")
+    for kind in kinds:
+        found = answered(question(kind, "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there))
+        told = " ".join((found.headline, *found.sentences))
+        assert note in found.notes and "times as" not in told and "seconds of training" not in told
+        assert not any("time" in picture.alt.lower() for picture in found.pictures)
+    assert "compared" in answered(question("time", "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there)).headline  # fmt: skip
+
+
+def test_reused_runs_are_marked() -> None:
+    runs = [member("net", 0, 0.9), member("net", 1, 0.91, reused=True)]
+    found = answered(question("score", "net"), arm_of("net", runs))
+    assert texts(found.table)[0][1] == "0 1\u2020"
+    assert "\u2020 Reused: recognised as finished, not run again; its seconds are those of then." in found.notes
+
+
+def test_a_difference_in_time_is_taken_apart() -> None:
+    long = [member("long", seed, 0.9, seconds=12.0, epochs=6) for seed in range(3)]
+    cost = {names.EPOCH_OPERATIONS: 5e8, names.TRAINABLE_SHARE: 0.25}
+    short = [member("short", seed, 0.9, seconds=3.0, epochs=2, metrics=cost) for seed in range(3)]
+    found = answered(question("time", "short", reference="long"), arm_of("long", long), arm_of("short", short))
+    assert found.headline == "Training time, short against long: 0.25 times as long (0.25 to 0.25, n = 3)."
+    assert found.sentences == (
+        "Short to long, ratios: epochs 0.33 (0.33 to 0.33); seconds an epoch 0.75 (0.75 to 0.75); multiply-adds an "
+        "epoch 0.50 (0.50 to 0.50).",
+        "On average the number of epochs differs more.",
+        "Short trains 25.0 % of its parameters, long 100.0 %.",
+    )
+
+
+def test_labels_ask_whether_the_difference_depends_on_their_number() -> None:
+    arms = [
+        scored("tuned 20", (0.95, 0.96, 0.955), params={"per_class": "20"}),
+        scored("fresh 20", (0.90, 0.91, 0.906), params={"per_class": "20"}),
+        scored("tuned all", (0.99, 0.991, 0.992), params={"per_class": "all"}),
+        scored("fresh all", (0.99, 0.992, 0.991), params={"per_class": "all"}),
+    ]
+    pairs = (("tuned all", "fresh all"), ("tuned 20", "fresh 20"), ("tuned 100", "fresh 100"))
+    found = answered(question("labels", labelled=pairs), *arms)
+    assert found.headline == "20 labels a class: ahead by 4.97 points (n = 3); all labels: no difference shown (n = 3)."
+    assert found.sentences == (
+        "The difference with 20 labels a class against that with all labels: larger by 4.97 points (n = 3) (4.97 +- "
+        "0.38 points).",
+    )
+    assert 'Arm "tuned 100" is missing: it was not run.' in found.notes
+
+
+def surface_arm(name: str, reuse: int, unfreeze: int, values: tuple[float, ...], seconds: float) -> ReportedArm:
+    params = {"reuse_layers": str(reuse), "unfreeze": str(unfreeze), "per_class": "100"}
+    runs = [
+        member(name, seed, 0.5, validation=value, seconds=seconds, params=params) for seed, value in enumerate(values)
+    ]
+    return arm_of(name, runs)
+
+
+def test_a_recipe_goes_by_validation_then_by_seconds_among_those_not_shown_to_be_worse() -> None:
+    arms = [
+        surface_arm("scratch", 0, 0, (0.90, 0.91, 0.92), 9.0),
+        surface_arm("best", 5, 5, (0.95, 0.96, 0.97), 8.0),
+        surface_arm("near", 5, 3, (0.955, 0.955, 0.962), 3.0),
+        surface_arm("cheap", 5, 0, (0.70, 0.71, 0.72), 1.0),
+    ]
+    found = answered(question("surface", *(arm.name for arm in arms)), *arms)
+    assert found.headline == "100 labels a class: reuse_layers=5, unfreeze=3."
+    assert found.sentences == (
+        "100 labels a class: reuse_layers=5, unfreeze=3 is the cheapest of those not shown to be worse on validation "
+        "than the best (reuse_layers=5, unfreeze=5, 96.00 +- 2.48 %) among 4 arms: validation 95.73 +- 1.00 %, test "
+        "50.00 +- 0.00 %, 3.00 +- 0.00 s of training (n = 3); on test, against scratch: no difference shown (n = 3).",
+    )
+    assert [row[3] for row in texts(found.table)] == ["scratch", "best validation", "recipe"]
+    assert [picture.name[-9:] for picture in found.pictures] == ["1_map_100", "front_100"]
+    assert "5 reused, 3 unfrozen (+0.0)" in found.pictures[0].alt
+
+
+def test_with_two_seeds_the_recipe_is_the_best_on_validation() -> None:
+    arms = [surface_arm("scratch", 0, 0, (0.90, 0.91), 1.0), surface_arm("best", 5, 5, (0.95, 0.96), 8.0)]
+    found = answered(question("surface", "scratch", "best"), *arms)
+    assert found.headline == "100 labels a class: reuse_layers=5, unfreeze=5."
+    assert "With fewer than 3 seeds no arm can be told to be worse: the best mean is named." in found.notes
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    points = [(1.0, 70.0, "a"), (2.0, 65.0, "b"), (3.0, 90.0, "c"), (1.0, 60.0, "d"), (4.0, 90.0, "e")]
+    assert [name for _, _, name in front_of(points)] == ["a", "c"]
+
+
+# what is missing
+
+
+def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
+    lost = arm_of("lost", [], (0, "NonFiniteLossError: nan"), (1, "NonFiniteLossError: nan"), label="the lost one")
+    partly = scored("partly", (0.92, 0.94), (2, "killed"))
+    facts = study(
+        [scored("scratch", SCRATCH), partly, lost],
+        question("compare", "partly", "lost", reference="scratch"),
+        question("score", "lost", key="1.2"),
+        question("compare", "partly", reference="lost", key="1.3"),
+        missing=("Questions 3 and 4 are left out: no MNIST.",),
+    )
+    first, second, third = (answer(facts, asked) for asked in facts.questions)
+    assert first.headline == "Test accuracy: partly against scratch: ahead by 2.00 points (n = 2)."
+    assert first.notes[:3] == (
+        'Arm "partly" lacks seed 2: killed.',
+        'Arm "the lost one" is missing: NonFiniteLossError: nan.',
+        "Partly and scratch are paired on the seeds that both have: 0 and 1.",
+    )
+    assert second.headline == "Not answered: none of its arms finished." and second.table is None
+    assert third.headline.startswith("Not compared: its reference did not finish. partly: test accuracy 93.00")
+    page = render_html(facts, [first, second, third], "today")
+    top = page[: page.index("The answers in one line each")]
+    for line in ("lacks seed 2: killed.", "is missing: NonFiniteLossError: nan.", "Questions 3 and 4 are left out"):
+        assert line in top
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_answered_with_one_seed_and_with_nothing(kind: str) -> None:
+    params = {"reuse_layers": "5", "unfreeze": "0", "per_class": "100"}
+    arms = [scored("a", [0.9], params=params), scored("b", [0.8], params={**params, "reuse_layers": "0"})]
+    asked = question(kind, *(() if kind == "labels" else ("a", "b")), reference="b" if kind != "surface" else "",
+                     labelled=(("a", "b"),) if kind == "labels" else ())  # fmt: skip
+    found = answered(asked, *arms)
+    told = " ".join((found.headline, *found.sentences))
+    assert "one seed" in told or kind == "surface"
+    assert not re.search("ahead|behind|sooner|later|smaller|larger|times as", told), told
+    empty = answer(study([], asked), asked)
+    assert empty.headline == "Not answered: none of its arms finished."
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"question 1.1: its kind 'guess' is none of score, compare"):
+        answered(question("guess", "a"), scored("a", [0.9]))
+
+
+def test_seeds_are_paired_by_number_not_by_order() -> None:
+    found = pair({2: 0.5, 0: 0.25}, {0: 0.125, 1: 0.9, 2: 0.375})
+    assert found is not None and found.seeds == (0, 2) and found.difference.mean == 0.125
+    assert pair({0: 1.0}, {1: 1.0}) is None
+
+
+# the files
+
+
+def written(facts: StudyFacts, folder: Path) -> tuple[str, str]:
+    paths = write_report(facts, folder)
+    assert [path.name for path in paths[:3]] == ["study.html", "study.md", "study.csv"]
+    assert all(path.stat().st_size for path in paths) and len(paths) == len(set(paths))
+    return paths[0].read_text(), paths[1].read_text()
+
+
+def test_numbers_lead_to_their_runs_where_a_server_is_named(tmp_path: Path) -> None:
+    arms = [scored("a", AHEAD), scored("b", SCRATCH)]
+    facts = study(arms, question("compare", "a", reference="b"), server="http://host:5000/", experiment_id="7")
+    page, text = written(facts, tmp_path)
+    for seed in range(3):
+        href = f"http://host:5000/#/experiments/7/runs/{run_id_of('a', seed)}"
+        assert f'<a href="{href}">{seed}</a>' in page and f"[{seed}]({href})" in text
+    assert "http://host:5000/#/compare-runs?runs=" in page
+    unnamed, _ = written(study(arms, *facts.questions, server="sqlite:///mlflow.db"), tmp_path)
+    assert "/experiments/" not in unnamed and "sqlite:" not in unnamed
+
+
+def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    arm = scored("a", AHEAD)
+    evil = ReportedArm("a", "<script>alert(1)</script> | *x*", "transfer", arm.members, ((9, "<img src=x>"),))
+    page, text = written(study([evil], question("score", "a", text="<b>Which?")), tmp_path)
+    assert "<script" not in page and "<img src=x" not in page and "<b>" not in page
+    assert "\\<script>alert(1)\\</script> \\| \\*x\\*" in text
+
+
+def test_the_csv_has_one_row_a_run_with_every_metric(tmp_path: Path) -> None:
+    facts = study([scored("a", AHEAD), scored("b", [0.5], metrics={"cv/accuracy": 0.4}, reused=True)])
+    written(facts, tmp_path)
+    with (tmp_path / "study.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["seed"], row["run_id"], row["reused"]) for row in rows] == [
+        ("a", "0", "a-0", "False"), ("a", "1", "a-1", "False"), ("a", "2", "a-2", "False"), ("b", "0", "b-0", "True"),
+    ]  # fmt: skip
+    assert float(rows[1][names.TEST_ACCURACY]) == 0.94 and rows[0]["cv/accuracy"] == ""
+    assert {name for one in facts.arms["b"].members for name in one.run.metrics} <= rows[0].keys()
+
+
+def test_the_protocol_tells_budgets_differences_versions_and_the_ledger(tmp_path: Path) -> None:
+    arms = [
+        scored("a", AHEAD, params={"dropout": "0.2"}, tags={names.BASE_RUN_ID: run_id_of("b", 0)}),
+        scored("b", SCRATCH, params={"dropout": "0.0", "learning_rate": "0.01"}, stage="train_base"),
+    ]
+    ledger = (LedgerLine("a", 3, 60.0, 0.0), LedgerLine("b", 3, 0.0, 40.0))
+    facts = study(arms, question("compare", "a", reference="b"), ledger=ledger)
+    _, text = written(facts, tmp_path)
+    for line in (
+        "| 1.1 | dropout | b: 0.0; a: 0.2 |",
+        "| 1.1 | learning\\_rate | b: 0.01; a: 0.001 |",
+        "| 1.1 | base | b: -; a: b |",
+        "| 400 | 100 | 20 | 0.01 | 0.005 | b |",
+        "| sum | 6 | 60.0 | 40.0 |",
+        "| a | 93.00 +- 2.48 | 0: 92.00 1: 94.00 2: 93.00 |",
+        "Runs by host: bench (6).",
+    ):
+        assert line in text, line
+    assert re.search(r"Versions: Python 3\.\d+\.\d+, torch 2\.", text)
+    assert "The arms differ in dropout, learning\\_rate, stage (train\\_base, transfer)." in text
+    assert "A starts from b: its seconds come on top of those." in text
+
+
+@pytest.mark.parametrize("facts", [surface_study(), pytest.param(reference_study(), marks=pytest.mark.slow)])
+def test_a_whole_study_is_written_small_and_whole(facts: StudyFacts, tmp_path: Path) -> None:
+    page, text = written(facts, tmp_path)
+    assert len(page) < 3_000_000
+    assert page.count("<article id=") == len(facts.questions)
+    assert page.count("data:image/png") == text.count("](figures/") == len(list((tmp_path / "figures").iterdir()))
+    assert all(alt.strip() for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))
+    assert not re.search(r'(src|href)="(?!data:|#|http://127.0.0.1:5000/#/)', page)
+
+
+def test_markdown_has_the_same_answers() -> None:
+    facts = study([scored("a", AHEAD), scored("b", SCRATCH)], question("compare", "a", reference="b"))
+    answers = [answer(facts, asked) for asked in facts.questions]
+    text = render_markdown(facts, answers, "today")
+    assert "**Test accuracy: a against b: ahead by 2.00 points (n = 3).**" in text
+    assert "| b | 0 1 2 | 91.00 +- 2.48 | 91.00 +- 2.48 | - | - | 2.00 +- 0.00 |" in text
+
+
+@pytest.mark.slow
+def test_a_report_of_real_runs_holds_their_numbers(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
+    quick = {"dataset": "digits", "epochs": 3, "threads": 1}
+    arms: dict[str, list[Member]] = {"five": [], "cached": [], "scratch": []}
+    for seed in (0, 1):
+        base = train_base(TrainBaseParams(**quick, seed=seed))
+        common = {**quick, "seed": seed, "base": base.model_uri, "per_class": 20}
+        for name, more in (("five", {}), ("cached", {"features": "auto"}), ("scratch", {"reuse_layers": 0})):
+            run_id = transfer(TransferParams(**common, **more)).run_id
+            arms[name].append(Member(seed, read_arm(store, run_id), reused=False))
+    facts = study(
+        [arm_of(name, members) for name, members in arms.items()],
+        question("score", "five", text="What precision?"),
+        question("caching", "cached", reference="five", key="2.2"),
+        question("compare", "five", reference="scratch", key="2.5"),
+        question("time", "cached", reference="five", key="3"),
+        question("surface", "five", "scratch", key="4"),
+    )
+    _, text = written(facts, tmp_path / "report")
+    means = {name: 50 * sum(m.run.metrics[names.TEST_ACCURACY] for m in members) for name, members in arms.items()}
+    assert f"Five: test accuracy {means['five']:.2f} +- " in text
+    assert "Cached against five:" in text and "so that they pay after" in text
+    assert "Cached has the same test accuracy as five in every seed." in text
+    assert re.search(r"\| 2\.5 \| reuse\\_layers \| scratch: 0; five: 5 \|", text)
+    assert all(m.run.run_id in (tmp_path / "report" / "study.csv").read_text() for ms in arms.values() for m in ms)
+
+
+# the page in a browser
+
+HIDE_ALL_BUT = """number => {
+  const sections = [...document.querySelectorAll('section.study')];
+  for (const other of document.querySelectorAll('header, section')) other.style.display = 'none';
+  sections[number].style.display = '';
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("facts", [reference_study(), surface_study()], ids=["assignments", "surface"])
+def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: StudyFacts, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    written(facts, tmp_path)
+    studies = len({asked.study for asked in facts.questions})
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 375, "height": 740})
+        told: list[str] = []
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "study.html").as_uri())
+        assert not told and all(url.startswith(("file:", "data:")) for url in asked) and asked
+        images = page.evaluate("[...document.images].map(one => [one.alt, one.complete && one.naturalWidth > 0])")
+        assert images and all(alt and loaded for alt, loaded in images)
+        for width in (320, 375, 768, 1200):
+            page.set_viewport_size({"width": width, "height": 740})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for number in range(studies):
+            page.reload()
+            page.evaluate(HIDE_ALL_BUT, number)
+            assert 1 <= pages_of(page.pdf(format="A4", prefer_css_page_size=True)) <= 2
+        browser.close()
+
+
+def pages_of(pdf: bytes) -> int:
+    return len(re.findall(rb"/Type\s*/Page\b", pdf))

@@ -1,0 +1,395 @@
+"""Studies on PostgreSQL: several workers and several commands, some of them killed; on the bundled digits.
+
+A command that shall stand for another machine has another host name, so that it is judged by its heartbeats alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import mlflow
+import optuna
+import psutil
+import pytest
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.errors import UserInputError
+from pipeline.stages import tune as stage
+from pipeline.tracking import names
+from pipeline.tracking.store import open_store
+from pipeline.tuning.study import (
+    FINISHED,
+    RETRIED,
+    RUN_ID,
+    UNMARKED_GRACE_SECONDS,
+    StudySpec,
+    open_storage,
+    open_study,
+    reap,
+)
+from tests.conftest import ROOT, clean_environment, copy_store
+from tests.postgres import PASSWORD, free_port
+
+SPACE = "learning_rate: {low: 0.001, high: 0.01, log: true}\nbatch_size: [32, 64]\nwidth: {low: 8, high: 24, step: 8}\n"
+WORDS = (
+    "tune", "--dataset", "digits", "--classes", "0-2", "--folds", "3", "--study", "s", "--refit", "false",
+    "--space", "space.yaml", "--pruner", "none",
+)  # fmt: skip
+ANOTHER_HOST = "import os, socket\nname = os.environ['TEST_HOST_NAME']\nsocket.gethostname = lambda: name\n"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A folder in which commands are run as on a machine of its own.
+
+    Attributes:
+        folder: Its working directory.
+        storage: Where studies are kept.
+        tracking: Where runs are kept.
+        host: Its name; empty for that of the real one.
+    """
+
+    folder: Path
+    storage: str
+    tracking: str
+    host: str = ""
+
+    def start(self, trials: int, workers: int, fold_epochs: int) -> subprocess.Popen[str]:
+        """Start a command that tunes, in a process group of its own."""
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "space.yaml").write_text(SPACE)
+        words = [*WORDS, "--trials", str(trials), "--workers", str(workers)]
+        epochs = ["--fold_epochs", str(fold_epochs), "--fold_patience", str(fold_epochs)]
+        more = {"PIPELINE_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
+        if self.host:
+            (self.folder / "site").mkdir()
+            (self.folder / "site" / "sitecustomize.py").write_text(ANOTHER_HOST)
+            more |= {"TEST_HOST_NAME": self.host, "PYTHONPATH": f"{self.folder}/site:{ROOT}"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *words, *epochs], cwd=self.folder, env=clean_environment(**more),
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return the study's trials; none where it does not exist yet, and this must not be who makes its tables."""
+        engine = sqlalchemy.create_engine(self.storage, poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("trials"):
+                return []
+            if not connection.execute(sqlalchemy.text("SELECT 1 FROM trials")).first():
+                return []
+        return optuna.load_study(study_name="s", storage=self.storage).trials
+
+    def under_way(self, host: str = "") -> list[FrozenTrial]:
+        """Return running trials that have a run, optionally those of one host."""
+        running = [t for t in self.trials() if t.state is TrialState.RUNNING and t.user_attrs.get(RUN_ID)]
+        return [t for t in running if not host or t.user_attrs["host"] == host]
+
+
+@contextmanager
+def ended(*processes: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave nothing of some commands behind, whatever happens."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def wait_until(condition: Callable[[], object], limit_seconds: float = 90) -> None:
+    deadline = time.monotonic() + limit_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def assert_sound(machine: Machine, trials: int, at_most: int, out: str) -> list[Run]:
+    """Check that a study has its trials, none lost, doubled or left over, and likewise its runs; return these."""
+    found = machine.trials()
+    finished = [trial for trial in found if trial.state in FINISHED]
+    assert trials <= len(finished) <= at_most, out
+    assert {trial.state for trial in found} <= {*FINISHED, TrialState.FAIL}, out
+    lost = [trial for trial in found if trial.state is TrialState.FAIL and trial.params]
+    retried = [trial.user_attrs[RETRIED] for trial in found if RETRIED in trial.user_attrs]
+    assert sorted(retried) == [trial.number for trial in lost], out
+    for trial in found:
+        if RETRIED in trial.user_attrs:
+            assert trial.params == found[trial.user_attrs[RETRIED]].params
+    runs = list(MlflowClient(machine.tracking).search_runs(["0"]))
+    assert "RUNNING" not in {run.info.status for run in runs}, out
+    done = [run for run in runs if run.data.tags.get(names.STAGE) == "trial" and run.info.status == "FINISHED"]
+    assert sorted(run.info.run_id for run in done) == sorted(trial.user_attrs[RUN_ID] for trial in finished), out
+    return runs
+
+
+@pytest.mark.slow
+@pytest.mark.server
+@pytest.mark.parametrize(("workers", "tracking"), [(2, "sqlite"), (4, "postgresql")])
+def test_a_worker_killed_in_the_middle_of_a_trial_on_postgresql_costs_nothing_but_time(
+    tmp_path: Path, empty_store: Path, new_database: Callable[[], str], workers: int, tracking: str
+) -> None:
+    if tracking == "sqlite":
+        copy_store(empty_store, tmp_path)
+    store = f"sqlite:///{tmp_path}/mlflow.db" if tracking == "sqlite" else new_database()
+    machine = Machine(tmp_path, new_database(), store)
+    process = machine.start(trials=6, workers=workers, fold_epochs=50)
+    with ended(process):
+        wait_until(lambda: len(machine.under_way()) >= 2)
+        victim = machine.under_way()[-1]
+        os.kill(int(victim.user_attrs["process"].split()[0]), signal.SIGKILL)
+        out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0 and PASSWORD not in out, out
+    runs = assert_sound(machine, 6, 6 + workers - 1, out)
+    states = {trial.number: trial.state for trial in machine.trials()}
+    assert states[victim.number] is TrialState.FAIL and list(states.values()).count(TrialState.FAIL) == 1
+    lost = next(run for run in runs if run.info.run_id == victim.user_attrs[RUN_ID])
+    assert lost.info.status == "FAILED" and "queued again" in lost.data.tags[names.NOTE]
+
+
+@pytest.mark.slow
+@pytest.mark.server
+@pytest.mark.parametrize("hosts", [("", ""), ("here", "there")], ids=["one machine", "two machines"])
+def test_of_two_commands_that_share_a_study_one_is_killed_and_the_other_finishes_it(
+    tmp_path: Path, new_database: Callable[[], str], hosts: tuple[str, str]
+) -> None:
+    storage, tracking = new_database(), new_database()
+    here, there = (
+        Machine(tmp_path / name, storage, tracking, host) for name, host in zip(("here", "there"), hosts, strict=True)
+    )
+    survivor, killed = (machine.start(trials=8, workers=2, fold_epochs=60) for machine in (here, there))
+    with ended(survivor, killed):
+        wait_until(lambda: len(here.under_way(there.host)) >= (2 if there.host else 4))
+        os.killpg(killed.pid, signal.SIGKILL)
+        out, _ = survivor.communicate(timeout=250)
+    assert survivor.returncode == 0 and PASSWORD not in out, out
+    runs = assert_sound(here, 8, 8 + 3, out)
+    assert sum(trial.state is TrialState.FAIL for trial in here.trials()) == 2
+    studies = [run for run in runs if names.PARENT_RUN_ID not in run.data.tags]
+    assert sorted(run.info.status for run in studies) == ["FINISHED", "KILLED"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.5])
+def test_workers_killed_in_the_first_second_of_a_trial_leave_nothing_running(
+    tmp_path: Path, empty_store: Path, seconds: float
+) -> None:
+    copy_store(empty_store, tmp_path)
+    machine = Machine(tmp_path, f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db")
+    process = machine.start(trials=4, workers=2, fold_epochs=25)
+    with ended(process):
+        wait_until(machine.trials)
+        time.sleep(seconds)
+        for worker in workers_of(process.pid):
+            worker.kill()
+        out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    assert_sound(machine, 4, 5, out)
+    assert any(trial.state is TrialState.FAIL for trial in machine.trials())
+
+
+@pytest.mark.slow
+def test_the_settings_of_an_interrupted_command_are_tried_by_the_next(tmp_path: Path, empty_store: Path) -> None:
+    copy_store(empty_store, tmp_path)
+    machine = Machine(tmp_path, f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db")
+    first = machine.start(trials=3, workers=2, fold_epochs=40)
+    with ended(first):
+        wait_until(lambda: len([trial for trial in machine.under_way() if trial.params]) == 2)
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=60)
+    assert first.returncode == 130
+    waiting = [trial for trial in machine.trials() if trial.state is TrialState.WAITING]
+    assert len(waiting) == 2
+    second = machine.start(trials=3, workers=2, fold_epochs=40)
+    with ended(second):
+        out, _ = second.communicate(timeout=200)
+    assert second.returncode == 0, out
+    assert_sound(machine, 3, 3, out)
+
+
+def workers_of(owner: int) -> list[psutil.Process]:
+    """Return the worker processes of a command: the children of its fork server."""
+    found = [child for server in psutil.Process(owner).children() for child in server.children()]
+    assert found
+    return found
+
+
+@pytest.mark.server
+def test_a_database_is_used_with_or_without_a_driver_or_a_password_in_its_address(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = new_database()
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    for url in (plain, plain.replace("postgresql:", "postgresql+psycopg:"), plain.replace(f":{PASSWORD}", "")):
+        monkeypatch.setenv("PIPELINE_STORAGE", url)
+        study = open_study(open_storage(), StudySpec("s", "tpe", "median", {}))
+    assert study.user_attrs == {} and len(study.trials) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_commands_that_meet_empty_databases_at_once_set_them_up_once(
+    kind: str, tmp_path: Path, new_database: Callable[[], str]
+) -> None:
+    storage, tracking = f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db"
+    if kind == "postgresql":
+        storage, tracking = new_database(), new_database()
+    code = (
+        "from pipeline.tracking.store import open_store; from pipeline.tuning.study import open_storage; import sys; "
+        "print('ready', flush=True); sys.stdin.readline(); open_storage(); open_store()"
+    )
+    environment = clean_environment(PIPELINE_STORAGE=storage, MLFLOW_TRACKING_URI=tracking)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]  # fmt: skip
+    with ended(*processes):
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in processes:
+            _, err = process.communicate(timeout=100)
+            assert process.returncode == 0, err
+
+
+OPENERS: list[tuple[str, Callable[[], object]]] = [
+    ("PIPELINE_STORAGE", open_storage),
+    ("MLFLOW_TRACKING_URI", open_store),
+]
+
+
+@pytest.fixture
+def tracking_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a test choose the tracking store by the environment alone, and forget its choice."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(None)
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+def refused(variable: str, url: str, opener: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the line in which an address is refused, which must come within 10 s and without its password."""
+    monkeypatch.setenv(variable, url)
+    began = time.monotonic()
+    with pytest.raises(UserInputError, match=f"{variable}=postgresql://") as caught:
+        opener()
+    assert time.monotonic() - began < 10
+    line = str(caught.value)
+    assert PASSWORD not in line and "\n" not in line
+    return line
+
+
+@pytest.mark.usefixtures("tracking_kept")
+@pytest.mark.parametrize(("variable", "opener"), OPENERS)
+def test_a_port_with_nothing_behind_is_refused_at_once(
+    variable: str, opener: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/x"
+    assert "refused" in refused(variable, url, opener, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tracking_kept")
+@pytest.mark.parametrize(("variable", "opener"), OPENERS)
+def test_a_server_that_never_answers_is_given_up_within_ten_seconds(
+    variable: str, opener: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x?user=someone&password={PASSWORD}"
+        assert "timeout" in refused(variable, url, opener, monkeypatch)
+
+
+@pytest.mark.usefixtures("tracking_kept")
+@pytest.mark.parametrize(("variable", "opener"), OPENERS)
+@pytest.mark.parametrize("separator", ["@", ":@"])
+def test_a_password_that_tears_its_address_apart_is_not_shown(
+    variable: str, opener: Callable[[], object], separator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://someone:x{separator}{PASSWORD}@127.0.0.1:1/x"
+    assert "@ is %40" in refused(variable, url, opener, monkeypatch)
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("tracking_kept")
+def test_one_database_for_both_mlflow_and_optuna_is_refused(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for (first, open_first), (second, open_second) in (OPENERS, reversed(OPENERS)):
+        url = new_database()
+        monkeypatch.setenv(first, url)
+        open_first()
+        assert "need a database each" in refused(second, url, open_second, monkeypatch)
+
+
+def test_a_trial_that_never_named_its_process_is_given_up_after_a_while(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
+    study = open_study(open_storage(), StudySpec("s", "tpe", "median", {}))
+    old, young = study.ask(), study.ask()
+    began = datetime.now() - timedelta(seconds=UNMARKED_GRACE_SECONDS + 1)
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        connection.execute("UPDATE trials SET datetime_start = ? WHERE number = ?", (str(began), old.number))
+    assert [trial.number for trial in reap(study)] == [old.number]
+    assert study.trials[young.number].state is TrialState.RUNNING
+
+
+def test_no_workers_are_started_for_trials_that_are_under_way_elsewhere(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
+    study = open_study(open_storage(), StudySpec("s", "tpe", "median", {}))
+    elsewhere = study.ask()
+    fills: list[int] = []
+    waits: list[float] = []
+
+    class Idle:
+        """Workers that found nothing to do and ended."""
+
+        def __init__(self, job: object, count: int): ...
+
+        def fill(self) -> None:
+            fills.append(1)
+
+        def any_alive(self) -> bool:
+            return False
+
+        def any_died(self) -> bool:
+            return False
+
+        def wait(self, limit_seconds: float) -> None: ...
+
+        def stop(self) -> None: ...
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 5:
+            study.tell(elsewhere, 0.5)
+
+    monkeypatch.setattr(stage, "Workers", Idle)
+    monkeypatch.setattr(stage.time, "sleep", sleep)
+    job = type("Job", (), {"trials": 1})()
+    stage.search(study, job, 2, lambda: None)
+    assert len(fills) == 1 and waits == [stage.LOOK_SECONDS] * 5
