@@ -26,8 +26,8 @@ def read_grey_image(path: Path) -> Tensor:
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise ValueError("it is not a regular file")
-        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower than Pillow's
+        quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+        with quiet, Image.open(path, formats=IMAGE_FORMATS) as image:  # the limit here is lower than Pillow's
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than the {MAX_IMAGE_PIXELS} that are read")
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
