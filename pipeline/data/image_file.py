@@ -29,8 +29,12 @@ def read_grey_image(path: Path) -> Tensor:
         quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
         with quiet, Image.open(path, formats=IMAGE_FORMATS) as image:  # the limit here is lower than Pillow's
             if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than the {MAX_IMAGE_PIXELS} that are read")
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels are more than the {MAX_IMAGE_PIXELS} that are read"
+                )
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise DataFileError(Fault("dataset", path, f"cannot be read as an image: {error}.", "Repair or remove it.")) from None
+        raise DataFileError(
+            Fault("dataset", path, f"cannot be read as an image: {error}.", "Repair or remove it.")
+        ) from None
     return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).reshape(1, SIDE, SIDE)
