@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -64,7 +65,8 @@ class Sender:
         self.refused: list[str] = []
         self.news: list[str] = []
         self.model_uri = ""
-        self._doubts = 0
+        self._doubts: Counter[str] = Counter()  # how often what begins with an entry has been refused
+        self._aside: set[str] = set()
         self._translated = ("tags", "params", "base", "create")
         self._kinds: dict[str, Callable[[list[Entry]], None]] = {
             "create": self._send_creation,
@@ -89,7 +91,9 @@ class Sender:
             Exception: Whatever the client raises, where trying again later may help.
         """
         for kind, group in groupby(entries, key=lambda entry: str(entry["kind"])):
-            self._send(kind, list(group))
+            wanted = [entry for entry in group if not self._aside or json.dumps(entry) not in self._aside]
+            if wanted:
+                self._send(kind, wanted)
 
     def note_damaged(self, where: str) -> None:
         """Take note of a line of the journal that cannot be read."""
@@ -100,15 +104,14 @@ class Sender:
         try:
             if kind not in self._kinds:
                 raise MlflowException("not an entry that this version knows", INVALID_PARAMETER_VALUE)
-            if kind in self._translated:
-                members = json.loads(with_known_ids(json.dumps(members)))
-            self._kinds[kind](members)
-            self._doubts = 0
-        except (MlflowException, FileNotFoundError, KeyError) as error:
+            known = json.loads(with_known_ids(json.dumps(members))) if kind in self._translated else members
+            self._kinds[kind](known)
+        except (MlflowException, FileNotFoundError, KeyError, TypeError) as error:
             if not _is_final(error):
                 raise
-            self._doubts += 1
-            if not again and self._doubts < ATTEMPTS:
+            begin = json.dumps(members[0])
+            self._doubts[begin] += 1
+            if not again and self._doubts[begin] < ATTEMPTS:
                 raise
             if len(members) == 1:
                 self._set_aside(members[0], error)
@@ -121,6 +124,7 @@ class Sender:
         why = f"{entry['kind']}: {(str(error).splitlines() or [''])[0]}"
         if why not in self.refused:
             self.refused.append(why)
+        self._aside.add(json.dumps(entry))
         with (self.folder / REFUSED).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"why": why, **entry}) + "\n")
 

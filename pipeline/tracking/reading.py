@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import Fault, UserInputError
 from pipeline.tracking import names
+from pipeline.tracking.state import known_as
 from pipeline.tracking.store import active_experiment_id
 
 MAX_SETTING_BYTES = 1 << 20
@@ -68,7 +69,7 @@ class Store:
 
 def read_step(client: MlflowClient, run_id: str) -> Arm:
     """Return a finished step of a study, whatever its stage."""
-    return _arm(client, client.get_run(run_id))
+    return _arm(client, client.get_run(known_as(run_id)))
 
 
 def newest_study(client: MlflowClient) -> str:
@@ -111,7 +112,7 @@ def read_arm(client: MlflowClient, run_id: str) -> Arm:
         UserInputError: There is no such run, it is not finished, or it trained nothing.
     """
     try:
-        run = client.get_run(run_id)
+        run = client.get_run(known_as(run_id))
     except MlflowException:
         raise _refused(run_id, "cannot be found") from None
     if run.info.status != "FINISHED":

@@ -13,7 +13,7 @@ from pipeline.tracking import names
 from pipeline.tracking.identity import ResultKey
 from pipeline.tracking.lineage import model_is_whole
 from pipeline.tracking.run import StageResult
-from pipeline.tracking.store import active_experiment_id, open_store
+from pipeline.tracking.store import active_experiment_id, first_line, holds_runs_of_this_process, open_store
 
 LOOKED_AT = 200  # runs among which the likest one is looked for
 
@@ -42,7 +42,13 @@ class Within:
     def recall(self, key: ResultKey) -> StageResult | None:
         """Return the finished result with a key, None where the step is to be run."""
         client = open_store()
-        found = None if self.rerun else finished_result(client, key)
+        try:
+            found = None if self.rerun else finished_result(client, key)
+        except MlflowException as error:
+            if not holds_runs_of_this_process():
+                raise
+            self.why = f"miss: the tracking store does not answer now ({first_line(error)})"
+            return None
         if found is not None:
             self.why = f"hit: run {found.run_id} has this key"
         else:

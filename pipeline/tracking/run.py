@@ -43,6 +43,7 @@ from pipeline.tracking.store import (
     holds_runs_of_this_process,
     note_run_of_this_process,
     open_store,
+    reach_store,
     unusable_store,
 )
 from pipeline.tracking.strays import (
@@ -144,7 +145,7 @@ def _begin(name: str, parent_run_id: str | None, tags: dict[str, str]) -> tuple[
     """
     may_wait = parent_run_id is not None or holds_runs_of_this_process()
     try:
-        client = open_store()
+        client = reach_store()
         if parent_run_id is None:
             close_lost_runs(client)
         offer_resume(client, tags[names.STAGE], tags.get(names.CACHE_KEY, ""))

@@ -29,6 +29,7 @@ from pipeline.tracking.database import OPTUNA_TABLE, prepare_sqlite, set_up_alon
 Client = MlflowClient
 
 SERVER_LIMIT_SECONDS = 8
+KNOWN_SERVER_LIMIT_SECONDS = 3  # of one that is not needed now, since it can be waited for
 LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may use it."
 
 
@@ -41,6 +42,22 @@ class _Known:
 
 def open_store() -> MlflowClient:
     """Return a client of the active tracking store, with its schema in place.
+
+    A store that holds runs of this process may be down by now: what is logged to it waits until it is back.
+
+    Raises:
+        UserInputError: The store cannot be used or its server does not answer.
+    """
+    try:
+        return reach_store()
+    except UserInputError:
+        if not holds_runs_of_this_process():
+            raise
+        return MlflowClient(mlflow.get_tracking_uri())
+
+
+def reach_store() -> MlflowClient:
+    """Return a client of the active tracking store, which has answered just now.
 
     Raises:
         UserInputError: The store cannot be used or its server does not answer.
@@ -137,7 +154,8 @@ def sqlite_path(uri: str) -> Path | None:
 def _check_server(uri: str) -> None:
     """Raise OSError where a tracking server does not answer in time; any HTTP answer will do."""
     verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
-    requests.get(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS, verify=verify)
+    limit = KNOWN_SERVER_LIMIT_SECONDS if holds_runs_of_this_process() else SERVER_LIMIT_SECONDS
+    requests.get(uri.rstrip("/") + "/health", timeout=limit, verify=verify)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserInputError
-from pipeline.params import TrainBaseParams, TransferParams
+from pipeline.params import MainParams, TrainBaseParams, TransferParams
 from pipeline.stages import common
+from pipeline.stages.main import main
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking.journal import JOURNAL, read_part
@@ -25,6 +27,7 @@ from tests.conftest import copy_store
 from tests.faults.killing import TINY, assert_one_ready_model, journalled_epochs, points_of, stage, wait_until
 from tests.faults.proxy import Proxy, proxy_to
 from tests.faults.serving import Server
+from tests.test_plan import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.usefixtures("no_figures")]
 EPOCHS = 12
@@ -111,7 +114,7 @@ def test_a_server_that_fails_from_begin_to_end_of_the_delivery_loses_nothing(
     at_epochs[1] = lambda: proxy.set(mode)
     result = train_base(TrainBaseParams(**QUICK, register_as="unlucky"))
     proxy.set("pass")
-    sync_runs()
+    wait_until(lambda: not any(Path(".pipeline/runs").iterdir()), seconds=90)
     assert_all_is_there(server, result.run_id)
     versions = MlflowClient(server.url).search_model_versions("name = 'unlucky'")
     assert [version.run_id for version in versions].count(result.run_id) == 1
@@ -195,7 +198,8 @@ def test_the_next_stage_of_a_study_goes_on_with_the_local_copy(
     wait_until(lambda: not any(Path(".pipeline/runs").iterdir()), seconds=60)  # behind, without a sync
     assert_all_is_there(server, base.run_id)
     client = MlflowClient(server.url)
-    (run,) = client.search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]], "tags.stage = 'transfer'")
+    (found,) = client.search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]], "tags.stage = 'transfer'")
+    run = client.get_run(found.info.run_id)
     assert run.data.tags["local_run_id"] == target.run_id
     assert_all_is_there(server, run.info.run_id, epochs=3)
     uri = client.get_run(base.run_id).data.tags["model_uri"]
@@ -203,6 +207,29 @@ def test_the_next_stage_of_a_study_goes_on_with_the_local_copy(
     assert [f"models:/{item.model_id}" for item in run.inputs.model_inputs] == [uri]
     third = transfer(TransferParams(base=target.model_uri, epochs=2))  # its id of then still leads to it
     assert client.get_run(third.run_id).data.tags["base_run_id"] == run.info.run_id
+
+
+def test_a_study_goes_on_while_the_server_is_down_and_is_complete_afterwards(
+    proxy: Proxy, server: Server, tmp_path: Path, at_epochs: dict[int, Callable[[], None]]
+) -> None:
+    """Its report needs the server: the same command makes it afterwards, and runs no step again."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    study = {"plan": "small.yaml", "profile": "quick", "dataset": "digits", "seeds": 1, "threads": 1}
+    at_epochs[1] = lambda: proxy.set("refuse")
+    with pytest.raises(MlflowException):
+        main(MainParams(**study))
+    at_epochs.clear()
+    assert len(list(Path(".pipeline/runs").iterdir())) == 4  # three steps and the study itself
+    proxy.set("pass")
+    wait_until(lambda: sync_runs() and not any(Path(".pipeline/runs").iterdir()), seconds=90)
+    again = main(MainParams(**study))
+    assert again.metrics == {"study/run": 0, "study/reused": 3, "study/failed": 0}
+    client = MlflowClient(server.url)
+    runs = client.search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])
+    finished = [run.data.tags["stage"] for run in runs if run.info.status == "FINISHED"]
+    assert sorted(finished) == ["main", "train_base", "transfer", "transfer"] and len(runs) == 5
+    parents = {run.data.tags["mlflow.parentRunId"] for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert parents == {run.info.run_id for run in runs if run.info.status == "FAILED"}
 
 
 def killed_while_down(proxy: Proxy, folder: Path) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,85 @@
+"""Many stages at once on one store: all finish, nothing is lost, and no writer shuts another one out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import clean_environment
+from tests.faults.killing import assert_one_ready_model, points_of, runs_of
+from tests.faults.serving import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+WRITERS, EPOCHS = 8, 20
+WORDS = ("train_base", "--dataset", "digits", "--epochs", str(EPOCHS), "--width", "16", "--patience", "1000",
+         "--threads", "1", "--register_as", "shared")  # fmt: skip
+
+
+def train_at_once(folder: Path, **environment: str) -> str:
+    """Eight stages with different seeds, in one folder; returns everything that they have printed."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *WORDS, "--seed", str(seed)], cwd=folder, text=True,
+            env=clean_environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for seed in range(WRITERS)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=500)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * WRITERS, outputs
+    return "".join(outputs)
+
+
+def assert_nothing_is_lost(client: MlflowClient, folder: Path, output: str) -> None:
+    """Eight finished runs with every point, parameter, file and model; one version of the shared model each."""
+    runs = runs_of(client)
+    assert sorted(run.data.params["seed"] for run in runs) == [str(seed) for seed in range(WRITERS)]
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert {len(points) for points in points_of(client, run.info.run_id).values()} == {1, EPOCHS}
+        assert len(client.get_run(run.info.run_id).inputs.dataset_inputs) == 3
+        assert {item.path for item in client.list_artifacts(run.info.run_id)} == {
+            "checkpoints",
+            "figures",
+            "history.csv",
+        }
+        assert_one_ready_model(client, run.info.run_id)
+    versions = client.search_model_versions("name = 'shared'")
+    assert sorted(version.run_id for version in versions) == sorted(run.info.run_id for run in runs)
+    best = client.get_model_version_by_alias("shared", "best")
+    accuracies = {run.info.run_id: run.data.metrics["val/final_accuracy"] for run in runs}
+    assert accuracies[best.run_id] > min(accuracies.values()) or len(set(accuracies.values())) == 1
+    assert output.count("everything has arrived at the tracking store") == WRITERS
+    assert "locked" not in output and "Traceback" not in output and "warning" not in output, output
+    assert list((folder / ".pipeline" / "runs").iterdir()) == []
+
+
+def test_eight_stages_at_once_on_a_fresh_sqlite_store(tmp_path: Path) -> None:
+    output = train_at_once(tmp_path)
+    assert_nothing_is_lost(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), tmp_path, output)
+
+
+def test_eight_stages_at_once_on_a_fresh_postgresql_store(
+    tmp_path: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = new_database()
+    output = train_at_once(tmp_path, MLFLOW_TRACKING_URI=uri)
+    monkeypatch.chdir(tmp_path)  # artifacts lie beside the stages
+    assert_nothing_is_lost(MlflowClient(uri), tmp_path, output)
+
+
+@pytest.mark.server
+def test_eight_stages_at_once_through_a_server(tmp_path: Path) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder)
+    try:
+        output = train_at_once(tmp_path, MLFLOW_TRACKING_URI=server.url)
+        assert_nothing_is_lost(MlflowClient(server.url), tmp_path, output)
+        assert "locked" not in server.log()
+    finally:
+        server.kill()
