@@ -41,7 +41,8 @@ class Journal:
         os.ftruncate(self._file, self._size)  # a line that a crash has torn off was never logged
         self._waiting: list[bytes] = []
         self._unsafe = False
-        _note_arrived(folder, arrived_bytes(folder))
+        arrived = arrived_bytes(folder)
+        _note_arrived(folder, arrived if arrived <= self._size else 0)  # the number may be that of a journal now gone
 
     def append(self, entry: Entry) -> None:
         """Keep one entry, with the moment in ms at which it was first logged; returns at once."""

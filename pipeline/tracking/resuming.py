@@ -166,12 +166,12 @@ def _check_is_over(run: Run, earlier: Earlier, *, held: bool = False) -> None:
         raise _refused(run_id, f"is FINISHED, with the model {tags.get(names.MODEL_URI, '(none)')}", "Use that.")
     if earlier.status == "FINISHED":
         raise _refused(run_id, "has finished; only its delivery is pending", "Run python -m pipeline sync.")
-    if held:
+    if held or earlier.status or run.info.status != "RUNNING":
         return
     if tags.get("host") == process_identity()["host"]:
         if process_lives(tags.get("process", "")):
             raise _alive(run_id, f"its process {tags['process'].split()[0]} lives")
-    elif run.info.status == "RUNNING" and "host" in tags:
+    elif "host" in tags:
         raise _refused(run_id, f"is RUNNING on {tags['host']}", "Resume it there, once its process is gone.")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from mlflow import MlflowClient
 
 from pipeline.tracking.earlier import read_earlier
 from pipeline.training.checkpoint import load_checkpoint
-from tests.conftest import Command, copy_store
+from tests.conftest import ROOT, Command, clean_environment, copy_store
 from tests.faults.killing import (
     TINY,
     Points,
@@ -189,3 +192,25 @@ def test_the_stage_run_again_offers_to_resume(command: Command, tmp_path: Path) 
     other = command(*MLP, "--seed", "1")
     assert other.returncode == 0 and "resume" not in other.stdout
     assert store_of(tmp_path).get_run(run_id).info.status == "KILLED"
+
+
+def test_mlflow_run_resumes_in_the_killed_run_and_says_so_on_its_own(
+    command: Command, tmp_path: Path, reference: Result
+) -> None:
+    client = store_of(tmp_path)
+    run_id = killed_run(tmp_path, *MLP)
+    for name in ("MLproject", "conda.yaml", "requirements.txt"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    bin_folder = Path(sys.executable).parent
+    done = subprocess.run(
+        [str(bin_folder / "mlflow"), "run", ".", "--env-manager", "local", "-e", "resume", "-P", f"run_id={run_id}"],
+        cwd=tmp_path, env=clean_environment(PATH=f"{bin_folder}:{os.environ['PATH']}"), text=True,
+        capture_output=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert result_of(client, run_id) == reference
+    (own,) = [run for run in runs_of(client) if run.info.run_id != run_id]
+    assert own.data.tags["resumed_run_id"] == run_id and "stage" not in own.data.tags
+    assert own.info.status == "FINISHED" and client.get_run(run_id).info.status == "FINISHED"
+    refused = command("resume", "--run_id", own.info.run_id)
+    assert refused.returncode == 2 and f"resume --run_id {run_id}" in refused.stderr

@@ -1,0 +1,82 @@
+"""A stage killed at random moments from its start to its end, resumed until it is finished: always the same result.
+
+Four moments by default. PIPELINE_KILLS=50 takes fifty, in about a quarter of an hour; PIPELINE_KILLS_SEED draws others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command, copy_store
+from tests.faults.killing import (
+    TINY,
+    assert_one_ready_model,
+    local_state,
+    result_of,
+    runs_of,
+    stage,
+    store_of,
+)
+
+KILLS = int(os.environ.get("PIPELINE_KILLS", "4"))
+SEED = int(os.environ.get("PIPELINE_KILLS_SEED", "0"))
+WORDS = ("train_base", *TINY, "--epochs", "300")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 100 * KILLS)
+def test_a_stage_killed_at_any_moment_comes_to_the_same_result(
+    command: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+) -> None:
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    copy_store(empty_store, undisturbed)
+    began = time.monotonic()
+    with stage(undisturbed, *WORDS) as process:
+        out, _ = process.communicate(timeout=200)
+    whole_seconds = time.monotonic() - began
+    assert process.returncode == 0, out
+    reference = result_of(store_of(undisturbed), runs_of(store_of(undisturbed))[0].info.run_id)
+
+    draw = random.Random(SEED)
+    # no run is made before imports and data are done: most moments are drawn from where there is something to lose
+    moments = sorted(draw.uniform(0.1 if number % 5 == 0 else 0.4, 1.0) * whole_seconds for number in range(KILLS))
+    came_to = Counter(killed_and_resumed(command, tmp_path, moment, reference) for moment in moments)
+    print(f"{KILLS} kills over {whole_seconds:.1f} s: {dict(came_to)}")
+    assert sum(came_to.values()) == KILLS and came_to["resumed"] + came_to["delivered by sync"] >= 1
+
+
+def killed_and_resumed(command: Command, folder: Path, moment: float, reference: object) -> str:
+    """Kill a stage after some seconds, bring its run to its end, compare it, and say what that took."""
+    client = store_of(folder)
+    known = {run.info.run_id for run in runs_of(client)}
+    with stage(folder, *WORDS) as process:
+        time.sleep(moment)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+    made = [run.info.run_id for run in runs_of(client) if run.info.run_id not in known]
+    if not made:
+        return "before its run was made"
+    (run_id,) = made
+    came_to = "finished by then"
+    while client.get_run(run_id).info.status != "FINISHED":
+        assert came_to != "delivered by sync", "nothing is left that could be done"
+        done = command("resume", "--run_id", run_id)
+        came_to = "resumed"
+        if done.returncode:
+            assert done.returncode == 2 and "only its delivery is pending" in done.stderr, (moment, done.stderr)
+            assert command("sync").returncode == 0
+            came_to = "delivered by sync"
+    if local_state(folder, run_id).exists():  # killed between the last delivery and clearing up
+        assert command("sync").returncode == 0
+    assert result_of(client, run_id) == reference, moment
+    assert_one_ready_model(client, run_id)
+    assert not local_state(folder, run_id).exists()
+    return came_to
