@@ -73,7 +73,7 @@ lint: $(DEV_STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/lint-imports --no-cache
 
 .PHONY: bench
-bench: $(RUN_STAMP) $(BENCH_STAMP)  ## measure the project beside what people use (about 13 minutes, on an idle machine)
+bench: $(RUN_STAMP) $(BENCH_STAMP)  ## measure the project beside what people use (wants an idle machine)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: bench-short

@@ -8,6 +8,8 @@ network is conv 32 3x3, conv 32 3x3, max-pool, dense 128.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,7 +42,9 @@ def few_images(task: Task, count: int) -> Task:
     return Task(task.params, task.split, task.network, train, task.test)
 
 
-def measure_task(task: Task, rounds: int, *, classic: bool) -> list[Row]:
+def measure_task(
+    task: Task, rounds: int, *, classic: bool, clock: Callable[[], float] = time.perf_counter
+) -> list[Row]:
     """Return the rows of one batch size and number of images."""
     params, count = task.params, len(task.train.labels)
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=True)
@@ -55,7 +59,7 @@ def measure_task(task: Task, rounds: int, *, classic: bool) -> list[Row]:
     timed = {name: arm.epoch for name, arm in arms.items()}
     timed[PRODUCTS] = products_floor(task.network, count, params.batch_size, runtime.train_dtype)
     timed[BYTES] = bytes_floor(task.network, task.train.values, params.batch_size)
-    found = alternate(timed, rounds)
+    found = alternate(timed, rounds, clock=clock)
     accuracies = {name: arm.score() for name, arm in arms.items()}
     what = f"CNN epoch, batch {params.batch_size}, {count} images, {str(runtime.train_dtype).removeprefix('torch.')}"
     targets = {SAME: SAME_TARGET, CLASSIC_NAME: CLASSIC_TARGET}
@@ -65,7 +69,7 @@ def measure_task(task: Task, rounds: int, *, classic: bool) -> list[Row]:
 def measure(options: Options) -> list[Row]:
     """Return the rows of this part."""
     if options.short:
-        return measure_task(load_task(options, model="cnn", threads=1), 2, classic=False)
+        return measure_task(load_task(options, model="cnn", threads=1), 2, classic=False, clock=time.process_time)
     rows = measure_task(load_task(options, model="cnn"), options.few, classic=True)
     few = few_images(load_task(options, model="cnn", batch_size=20), 500)
     return rows + measure_task(few, options.rounds * 3, classic=False)

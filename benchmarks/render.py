@@ -33,6 +33,7 @@ Seconds are this machine's and are stated, never tested; ratios are compared wit
 ![Every ratio against its target](results.png)
 """
 MET, MISSED, NONE = "#2a7f62", "#c1452b", "#7a7a7a"
+LEFT, RIGHT = 0.005, 30.0  # of the picture; shorter and longer bars are cut, their figures stand beside them
 
 
 def write_page(parts: Mapping[str, PartResult], folder: Path) -> None:
@@ -107,17 +108,18 @@ def draw(parts: Mapping[str, PartResult]) -> Figure:
 def draw_part(axis: Axes, part: PartResult) -> None:
     """Draw the bars of one part."""
     places = range(len(part.rows))
-    ratios = [max(row.ratio, 0.003) for row in part.rows]
+    ratios = [min(max(row.ratio, LEFT), RIGHT / 2) for row in part.rows]
     colors = [NONE if row.target is None else MISSED if row.misses() else MET for row in part.rows]
     axis.barh(places, ratios, color=colors, height=0.62)
-    for place, row, ratio in zip(places, part.rows, ratios, strict=True):
-        axis.annotate(f"{row.ratio:.2f}", (ratio, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    for place, row in zip(places, part.rows, strict=True):
+        axis.text(RIGHT, place, f"{row.ratio:.2f}", ha="right", va="center", fontsize=8)
         if row.target is not None:
             axis.plot([row.target] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)
     axis.set_yticks(places, [f"{row.what}  |  {row.peer}" for row in part.rows], fontsize=7.5)
     axis.invert_yaxis()
     axis.set_xscale("log")
-    axis.set_xlim(0.003, 12)
+    axis.set_xlim(LEFT, RIGHT)
+    axis.set_xticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])
     axis.axvline(1, color="black", linewidth=0.6, linestyle=":")
     axis.set_title(TITLES[part.name], loc="left", fontsize=9, fontweight="bold")
     axis.spines[["top", "right"]].set_visible(False)

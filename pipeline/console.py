@@ -115,9 +115,14 @@ class StudyDisplay:
     def __enter__(self) -> StudyDisplay:
         """Show the table, where there is a terminal."""
         if sys.stdout.isatty():
+            from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(get_renderable=self.table, refresh_per_second=4, vertical_overflow="ellipsis")
+            own = Console(file=sys.stdout)  # what steps say is put aside, and this must not go with it
+            self._live = Live(
+                console=own, get_renderable=self.table, refresh_per_second=4, vertical_overflow="ellipsis",
+                redirect_stdout=False, redirect_stderr=False,
+            )  # fmt: skip
             self._live.__enter__()
         return self
 

@@ -114,7 +114,7 @@ def test_precision_is_told_where_it_is_asked_for() -> None:
         scored("b", SCRATCH),
     )
     assert compared.headline == (
-        "Test accuracy: a against b: ahead by 2.00 points (n = 3). Macro precision: a against b: behind by 8.00 points "
+        "Test accuracy: a 93.00 %, b 91.00 %: ahead by 2.00 points (n = 3). Macro precision: a 83.00 %, b 91.00 %: behind by 8.00 points "
         "(n = 3)."
     )
 
@@ -130,7 +130,7 @@ def test_a_tuned_arm_tells_its_cross_validation() -> None:
 
 def test_a_comparison_names_difference_interval_p_and_count() -> None:
     found = answered(question("compare", "a", reference="b"), scored("a", UNCLEAR), scored("b", SCRATCH))
-    assert found.headline == "Test accuracy: a against b: no difference shown (n = 3)."
+    assert found.headline == "Test accuracy: a 91.67 %, b 91.00 %: no difference shown (n = 3)."
     p = stats.ttest_rel(UNCLEAR, SCRATCH).pvalue
     assert found.sentences == (
         f"A 91.67 +- 3.79 %, b 91.00 +- 2.48 %: a paired difference of 0.67 +- 6.25 points (p = {p:.3f}, n = 3).",
@@ -159,7 +159,7 @@ def test_several_arms_are_grouped_by_what_is_shown() -> None:
 def test_a_finding_against_transfer_is_told_as_one() -> None:
     asked = question("compare", "transfer", reference="scratch")
     found = answered(asked, scored("transfer", SCRATCH), scored("scratch", AHEAD))
-    assert found.headline == "Test accuracy: transfer against scratch: behind by 2.00 points (n = 3)."
+    assert found.headline == "Test accuracy: transfer 91.00 %, scratch 93.00 %: behind by 2.00 points (n = 3)."
 
 
 def test_convergence_compares_epochs_and_seconds_to_98_percent() -> None:
@@ -167,10 +167,13 @@ def test_convergence_compares_epochs_and_seconds_to_98_percent() -> None:
     fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985], seconds=12.0) for seed in range(3)]
     asked = question("convergence", "fast", reference="slow")
     found = answered(asked, arm_of("slow", slow), arm_of("fast", fast))
-    assert found.headline == "Epochs to 98 % of validation accuracy: fast against slow: sooner by 2.0 epochs (n = 3)."
+    assert (
+        found.headline
+        == "Epochs to 98 % of validation accuracy: fast 2.0 epochs, slow 4.0 epochs: sooner by 2.0 epochs (n = 3)."
+    )
     assert found.sentences == (
-        "In seconds of training, fast against slow: later by 2.00 s (n = 3).",
-        "Is the model better? Test accuracy: fast against slow: no difference shown (n = 3).",
+        "In seconds of training, fast 6.00 s, slow 4.00 s: later by 2.00 s (n = 3).",
+        "Is the model better? Test accuracy: fast 99.00 %, slow 99.00 %: no difference shown (n = 3).",
     )
     assert texts(found.table)[0][2:6] == ["3.0 +- 0.0", "4.0 +- 0.0", "never", "4.00 +- 0.00"]
 
@@ -179,7 +182,10 @@ def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
     slow = [member("slow", seed, 0.96, accuracies=[0.5, 0.9, 0.96, 0.96]) for seed in range(2)]
     fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985]) for seed in range(2)]
     found = answered(question("convergence", "fast", reference="slow"), arm_of("slow", slow), arm_of("fast", fast))
-    assert found.headline == "Epochs to 95 % of validation accuracy: fast against slow: sooner by 2.0 epochs (n = 2)."
+    assert (
+        found.headline
+        == "Epochs to 95 % of validation accuracy: fast 1.0 epochs, slow 3.0 epochs: sooner by 2.0 epochs (n = 2)."
+    )
 
 
 def test_overfitting_is_the_gap_of_training_and_test() -> None:
@@ -192,8 +198,8 @@ def test_overfitting_is_the_gap_of_training_and_test() -> None:
         "(n = 3)."
     )
     assert found.sentences == (
-        "The gap, dropped against plain: smaller by 1.50 points (n = 3).",
-        "Does it help? Test accuracy: dropped against plain: no difference shown (n = 3).",
+        "The gap, dropped 0.50 points, plain 2.00 points: smaller by 1.50 points (n = 3).",
+        "Does it help? Test accuracy: dropped 91.00 %, plain 91.00 %: no difference shown (n = 3).",
     )
     alone = answered(question("overfitting", "plain"), arm_of("plain", plain))
     assert alone.headline == "Plain: training is ahead of test by 2.00 points (n = 3)."
@@ -323,7 +329,7 @@ def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
         missing=("Questions 3 and 4 are left out: no MNIST.",),
     )
     first, second, third = (answer(facts, asked) for asked in facts.questions)
-    assert first.headline == "Test accuracy: partly against scratch: ahead by 2.00 points (n = 2)."
+    assert first.headline == "Test accuracy: partly 93.00 %, scratch 91.00 %: ahead by 2.00 points (n = 2)."
     assert first.notes[:3] == (
         'Arm "partly" lacks seed 2: killed.',
         'Arm "the lost one" is missing: NonFiniteLossError: nan.',
@@ -441,7 +447,7 @@ def test_markdown_has_the_same_answers() -> None:
     facts = study([scored("a", AHEAD), scored("b", SCRATCH)], question("compare", "a", reference="b"))
     answers = [answer(facts, asked) for asked in facts.questions]
     text = render_markdown(facts, answers, "today")
-    assert "**Test accuracy: a against b: ahead by 2.00 points (n = 3).**" in text
+    assert "**Test accuracy: a 93.00 %, b 91.00 %: ahead by 2.00 points (n = 3).**" in text
     assert "| b | 0 1 2 | 91.00 +- 2.48 | 91.00 +- 2.48 | - | - | 2.00 +- 0.00 |" in text
 
 

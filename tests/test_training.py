@@ -15,7 +15,7 @@ from pipeline.errors import CheckpointError, NonFiniteLossError
 from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.runtime import generator
-from pipeline.training import explicit
+from pipeline.training import explicit, loop
 from pipeline.training.checkpoint import (
     BEST,
     LAST,
@@ -26,8 +26,9 @@ from pipeline.training.checkpoint import (
     save_checkpoint,
 )
 from pipeline.training.evaluate import Evaluation, evaluate
+from pipeline.training.flat import flatten_trainable, split_by_origin
 from pipeline.training.loop import Fit, FitSettings, Labelled, shuffled_batches
-from pipeline.training.steps import split_by_origin
+from pipeline.training.steps import FusedUpdate, build_adam
 
 SETTINGS = FitSettings(
     epochs=6, patience=6, batch_size=16, learning_rate=0.01, weight_decay=1e-4, seed=3, weight_averaging=0.9
@@ -189,14 +190,48 @@ def test_written_out_gradients_equal_autograds(frozen: int) -> None:
     values, labels = data.values.double(), data.labels
     loss = torch.nn.functional.cross_entropy(nets[0].logits(values), labels)
     loss.backward()
-    flats = explicit.flatten_trainable(nets[1], 2)
-    idle = torch.optim.SGD(flats, lr=0.0)
-    found, _ = explicit.ExplicitStep(nets[1], flats, idle, start=0, after=lambda: None)(values, labels)
+    flats = flatten_trainable(nets[1], 2)
+    found, _ = explicit.ExplicitStep(nets[1], lambda: None, start=0, after=lambda: None)(values, labels)
     assert float(found) == pytest.approx(float(loss.detach()), rel=1e-12)
     theirs = [p.grad.flatten() for part in split_by_origin(nets[0], 2) for p in part]
     mine = torch.cat([flat.grad for flat in flats])
     assert len(theirs) == 2 * (4 - frozen)
     assert torch.allclose(mine, torch.cat(theirs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("changed", [{}, {"dropout": 0.3}, {"batch_norm": True}])
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_flat_weights_train_like_others(
+    changed: dict[str, object], frozen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = []
+    for flat in (True, False):
+        net = network(hidden_layers=2, **changed)
+        net.freeze(frozen)
+        monkeypatch.setattr(loop, "can_be_flat", lambda _, flat=flat: flat)
+        settings = FitSettings(**{**SETTINGS.__dict__, "gradients": "autograd", "weight_averaging": 0.9, "epochs": 3})
+        fits.append(Fit(net, examples(), examples(60, 1), settings, copied=frozen))
+        list(fits[-1])
+    curves = [[loss for r in fit.history for loss in (r.train_loss, r.val_loss)] for fit in fits]
+    assert len(curves[0]) == 6 and curves[0] == pytest.approx(curves[1], rel=1e-3)  # ends of vectors round otherwise
+
+
+def test_the_update_called_directly_is_adams_own() -> None:
+    found = []
+    for direct in (True, False):
+        torch.manual_seed(0)
+        weights = [torch.randn(7, 5), torch.randn(5)]
+        optimizer = build_adam(
+            [weights[0]], [weights[1]], learning_rate=0.01, weight_decay=0.1, copied_factor=0.5, copied_decay=0.3
+        )
+        update = FusedUpdate(optimizer) if direct else optimizer.step
+        for _ in range(5):
+            for weight in weights:
+                weight.grad = torch.randn_like(weight)
+            update()
+        state = [optimizer.state[weight][name] for weight in weights for name in ("step", "exp_avg", "exp_avg_sq")]
+        found.append([*weights, *state])
+    assert len(found[0]) == 8 and all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("copied", [0, 1])

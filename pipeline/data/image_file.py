@@ -26,11 +26,15 @@ def read_grey_image(path: Path) -> Tensor:
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise ValueError("it is not a regular file")
-        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower than Pillow's
+        quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+        with quiet, Image.open(path, formats=IMAGE_FORMATS) as image:  # the limit here is lower than Pillow's
             if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than the {MAX_IMAGE_PIXELS} that are read")
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels are more than the {MAX_IMAGE_PIXELS} that are read"
+                )
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise DataFileError(Fault("dataset", path, f"cannot be read as an image: {error}.", "Repair or remove it.")) from None
+        raise DataFileError(
+            Fault("dataset", path, f"cannot be read as an image: {error}.", "Repair or remove it.")
+        ) from None
     return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).reshape(1, SIDE, SIDE)

@@ -12,11 +12,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
@@ -168,7 +166,9 @@ def _download(name: str, data_dir: str, missing: list[str]) -> None:
     if reason := _why_not_downloadable(name, data_dir):
         raise DataFileError(
             Fault(
-                "data_dir", data_dir, f"{name} is not there ({folder} lacks {', '.join(missing)}) and {reason}.",
+                "data_dir",
+                data_dir,
+                f"{name} is not there ({folder} lacks {', '.join(missing)}) and {reason}.",
                 "Put the extracted files there, or set PIPELINE_DATA_DIR to where they are; dataset=digits needs none.",
             )
         )
@@ -251,20 +251,41 @@ def _load_folder(name: str) -> Dataset:
     """Images in sub-folders, one a class, grey and resized to 28x28."""
     path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
     if not path.is_dir():
-        raise DataFileError(Fault("dataset", name, f"{path} is not a folder.", "Give folder:PATH with one sub-folder a class."))
+        raise DataFileError(
+            Fault("dataset", name, f"{path} is not a folder.", "Give folder:PATH with one sub-folder a class.")
+        )
     try:
         listing = torchvision_datasets().ImageFolder(str(path))
     except FileNotFoundError as error:
         raise DataFileError(
-            Fault("dataset", name, f"must hold one sub-folder of images a class: {error}.", "Add images or remove the empty sub-folder.")
+            Fault(
+                "dataset",
+                name,
+                f"must hold one sub-folder of images a class: {error}.",
+                "Add images or remove the empty sub-folder.",
+            )
         ) from None
     pixels = torch.stack([read_grey_image(Path(file)) for file, _ in listing.samples])
     images = Images(pixels, torch.tensor([label for _, label in listing.samples]))
     few = [listing.classes[k] for k, count in enumerate(torch.bincount(images.labels).tolist()) if count < 3]
     if few:
-        raise DataFileError(Fault("dataset", name, f"a class needs at least 3 images (train, validation, test); too few in {', '.join(few)}.", "Add images."))
+        raise DataFileError(
+            Fault(
+                "dataset",
+                name,
+                f"a class needs at least 3 images (train, validation, test); too few in {', '.join(few)}.",
+                "Add images.",
+            )
+        )
     train, test = _cut_test(images)
-    return Dataset(name, train, test, tuple(listing.classes), str(path.absolute()), f"{len(pixels)} images under {path}, grey, 28x28")
+    return Dataset(
+        name,
+        train,
+        test,
+        tuple(listing.classes),
+        str(path.absolute()),
+        f"{len(pixels)} images under {path}, grey, 28x28",
+    )
 
 
 def _cut_test(images: Images) -> tuple[Images, Images]:

@@ -19,7 +19,6 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.params import format_classes
 from pipeline.runtime import generator, tensor_bytes
 
-
 VAL_PER_CLASS = 30  # images a class for validation where labels are few
 
 
@@ -185,7 +184,12 @@ def choose_classes(images: Images, classes: tuple[int, ...], dataset: Dataset) -
     count = len(dataset.class_names)
     if max(classes) >= count:
         raise UserInputError(
-            Fault("classes", format_classes(classes), f"{dataset.name} has the classes 0-{count - 1}.", "Choose among these.")
+            Fault(
+                "classes",
+                format_classes(classes),
+                f"{dataset.name} has the classes 0-{count - 1}.",
+                "Choose among these.",
+            )
         )
     new_label = torch.full((count,), -1)
     new_label[list(classes)] = torch.arange(len(classes))
@@ -214,7 +218,12 @@ def stratified_cut(labels: Tensor, fraction: float, seed: int, purpose: str) -> 
         size = max(1, round(fraction * len(places)))
         if size >= len(places):
             raise UserInputError(
-                Fault("val_fraction", fraction, f"leaves nothing to train on of class {label}, which has {len(places)} images.", "Choose less.")
+                Fault(
+                    "val_fraction",
+                    fraction,
+                    f"leaves nothing to train on of class {label}, which has {len(places)} images.",
+                    "Choose less.",
+                )
             )
         cut.append(places[:size])
         kept.append(places[size:])

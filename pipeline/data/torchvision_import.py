@@ -21,12 +21,18 @@ _declared: list[torch.library.Library] = []  # a library's declarations live as 
 @cache
 def torchvision_datasets() -> ModuleType:
     """Return the module `torchvision.datasets`, imported when first asked for."""
-    if not operators_load():
-        declare_operators()
+    make_importable()
     import torchvision.datasets
 
     datasets: ModuleType = torchvision.datasets
     return datasets
+
+
+@cache
+def make_importable() -> None:
+    """Have `import torchvision` work from here on, also where another library does it."""
+    if not operators_load():
+        declare_operators()
 
 
 def operators_load() -> bool:

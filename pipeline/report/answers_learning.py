@@ -127,7 +127,7 @@ def overfitting(subject: Subject) -> Answer:
     ]
     sentences = []
     if subject.reference is not None and subject.others:
-        by_gap = verdict_line(subject, gap, better="larger", worse="smaller", unit="points")
+        by_gap = verdict_line(subject, gap, better="larger", worse="smaller", unit="points", symbol="points")
         by_test = verdict_line(subject, accuracy_on_test, better="ahead", worse="behind", unit="points")
         sentences.append(f"The gap, {by_gap}." if by_gap else "")
         sentences.append(f"Does it help? Test accuracy: {by_test}." if by_test else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from pipeline.report import evidence
 from pipeline.report.blocks import Cell, Link, Links, cell, listed, seed_cell
@@ -172,7 +173,7 @@ def grouped_verdicts(
 
 def verdict_line(
     subject: Subject, of: Callable[[ReportedArm], Values], *, better: str, worse: str, unit: str, scale: float = 100,
-    digits: int = 2,
+    digits: int = 2, symbol: str = "",
 ) -> str:  # fmt: skip
     """Say how the arms stand to the reference in some values; empty where nothing can be paired."""
     assert subject.reference is not None
@@ -183,7 +184,9 @@ def verdict_line(
     if len(there) == 1:
         arm, found = there[0]
         said = verdict(found.difference, better, worse, unit=unit, scale=scale, digits=digits)
-        return f"{arm.label} against {subject.reference.label}: {said}"
+        symbol = symbol or ("%" if unit == "points" else unit)
+        mine, theirs = (f"{scale * fmean(side):.{digits}f} {symbol}" for side in (found.values, found.reference))
+        return f"{arm.label} {mine}, {subject.reference.label} {theirs}: {said}"
     said = grouped_verdicts(there, better=better, worse=worse, unit=unit, scale=scale, digits=digits)
     return f"against {subject.reference.label}: {said}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Trained:
         train: Evaluation of the training images, best weights, evaluation mode.
         validation: Likewise of the validation images.
         test: Likewise of the test images: the one time that they are read.
-        costs: What an epoch costs, under its metric names.
+        costs: What an epoch and the evaluation cost, under their metric names.
     """
 
     network: LayeredNetwork
@@ -124,8 +125,10 @@ def train_tracked(
     except KeyboardInterrupt:
         fit.save_last()
         raise
+    began = time.perf_counter()
     on_train, on_validation = (evaluate(network, part.values, part.labels, start=start) for part in (train, validation))
     test = evaluate(network, network.scale(split.test.pixels.to(device)), split.test.labels)
+    costs[names.EVALUATION_SECONDS] = time.perf_counter() - began
     return Trained(network, fit, on_train, on_validation, test, costs)
 
 

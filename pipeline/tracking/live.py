@@ -55,6 +55,7 @@ class StageRun:
         lock: Held while this process works on the run.
         began: When the stage began, on the monotonic clock.
         adopted: Whether `mlflow run` made the run.
+        nested: Whether it is part of another run, which says what has arrived.
         earlier: What was logged before this process resumed the run; None where it made it.
         worked_seconds: What earlier processes have spent on what was kept.
         lost_seconds: What they have spent on what was not.
@@ -73,6 +74,7 @@ class StageRun:
     lock: FileLock
     began: float
     adopted: bool
+    nested: bool = False
     earlier: Earlier | None = None
     worked_seconds: float = 0.0
     lost_seconds: float = 0.0

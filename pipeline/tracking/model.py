@@ -6,6 +6,7 @@ it was trained and validated on. Later stages rebuild the network from these; no
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import yaml
 from torch import Tensor
 
 from pipeline.data.splits import Split
+from pipeline.data.torchvision_import import make_importable
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import Classifier, LayeredNetwork
 from pipeline.tracking import names
@@ -118,6 +120,8 @@ def _save_model(
         if described["metadata"] == dict(metadata):
             return
         shutil.rmtree(folder)
+    if importlib.util.find_spec("lightning") or importlib.util.find_spec("pytorch_lightning"):
+        make_importable()  # mlflow.pytorch imports Lightning where it is installed, and that imports torchvision
     import mlflow.pytorch
     from mlflow.models import Model
     from mlflow.models.signature import ModelSignature

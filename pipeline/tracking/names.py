@@ -18,6 +18,7 @@ BEST_EPOCH = "best_epoch"
 EPOCHS_RUN = "epochs_run"
 FIT_SECONDS = "time/fit_seconds"
 TOTAL_SECONDS = "time/total_seconds"
+EVALUATION_SECONDS = "time/evaluation_seconds"  # of training, validation and test images, at the end
 DATA_SECONDS = "time/data_seconds"
 LOST_SECONDS = "time/lost_seconds"  # work that interruptions have cost, of a run that was resumed
 FEATURES_SECONDS = "time/features_seconds"

@@ -101,6 +101,7 @@ def stage_run(
             run, given = _reopen(open_store(), resumed_run_id, whole)
         else:
             run, given = _begin(name, parent_run_id, whole)
+        run.nested = parent_run_id is not None
         try:
             raise_if_asked()
             run.delivery.put({"kind": "params", "params": {k: v for k, v in params.logged().items() if k not in given}})
@@ -254,7 +255,7 @@ def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:
         why = f" ({first_line(run.delivery.last_error)})" if run.delivery.last_error else ""
         say(f"warning: not everything has reached the tracking store{why}; it is kept in {run.folder}")
         say("what is pending is delivered by: python -m pipeline sync")
-    elif run.ended == RunStatus.FINISHED and not run.sender.refused:
+    elif run.ended == RunStatus.FINISHED and not run.sender.refused and not run.nested:
         say("everything has arrived at the tracking store")
 
 

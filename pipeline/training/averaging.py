@@ -53,10 +53,3 @@ class WeightAverage:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self._averaged, self._live, 1 - decay)
-
-
-def moving_tensors(network: LayeredNetwork) -> list[Tensor]:
-    """Return what training moves: trainable weights, and the float statistics of the blocks they are in."""
-    parts = [*network.blocks[network.frozen :], network.head]
-    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.networks.layered import LayeredNetwork
-from pipeline.training.steps import split_by_origin
 
 Buffers = tuple[list[Tensor], list[Tensor], Tensor]
 
@@ -27,35 +26,18 @@ def supports(network: LayeredNetwork) -> bool:
     return plain and network.head.weight.device.type == "cpu" and network.head.weight.dtype == torch.float32
 
 
-def flatten_trainable(network: LayeredNetwork, copied: int) -> list[Tensor]:
-    """Move the trainable parameters into one flat tensor for fresh layers and one for copies, if any.
-
-    The network's parameters become views of them.
-    """
-    flats = []
-    for parameters in split_by_origin(network, copied):
-        if not parameters:
-            continue
-        flat = torch.cat([parameter.detach().flatten() for parameter in parameters])
-        for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.data = piece.view_as(parameter)
-        flats.append(flat)
-    return flats
-
-
-def unflatten(network: LayeredNetwork) -> None:
-    """Give every parameter storage of its own again."""
-    for parameter in network.parameters():
-        parameter.data = parameter.data.clone()
+def _gradient(parameter: Tensor) -> Tensor:
+    """Return the place of a parameter's gradient, which lies in the flat one."""
+    assert parameter.grad is not None, "a trained parameter that was not made flat"
+    return parameter.grad
 
 
 class ExplicitStep:
     """Forward, backward, update, without autograd.
 
     Args:
-        network: One that `supports` accepts, its trainable parameters in `flats`.
-        flats: From `flatten_trainable`.
-        optimizer: Over the flat tensors.
+        network: One that `supports` accepts, made flat by `flatten_trainable`.
+        update: Takes the gradients into the weights.
         start: The depth at which values enter.
         after: Called after each update.
     """
@@ -63,13 +45,12 @@ class ExplicitStep:
     def __init__(
         self,
         network: LayeredNetwork,
-        flats: list[Tensor],
-        optimizer: torch.optim.Optimizer,
+        update: Callable[[], None],
         *,
         start: int,
         after: Callable[[], None],
     ):
-        self.network, self.optimizer, self.start, self.after = network, optimizer, start, after
+        self.network, self.update, self.start, self.after = network, update, start, after
         layers = [
             part
             for block in network.blocks[network.frozen :]
@@ -79,23 +60,9 @@ class ExplicitStep:
         layers.append(network.head)
         self.weights = [layer.weight.detach() for layer in layers]  # (W, D) each
         self.biases = [layer.bias.detach() for layer in layers]
-        gradients = [torch.empty_like(flat) for flat in flats]
-        for flat, gradient in zip(flats, gradients, strict=True):
-            flat.grad = gradient
-        self.weight_gradients, self.bias_gradients = (
-            [self._gradient_of(tensor, flats, gradients) for tensor in tensors]
-            for tensors in (self.weights, self.biases)
-        )
+        self.weight_gradients = [_gradient(layer.weight) for layer in layers]
+        self.bias_gradients = [_gradient(layer.bias) for layer in layers]
         self.buffers: dict[int, Buffers] = {}
-
-    @staticmethod
-    def _gradient_of(tensor: Tensor, flats: list[Tensor], gradients: list[Tensor]) -> Tensor:
-        """Return the place in the flat gradients that belongs to a view of the flat parameters."""
-        for flat, gradient in zip(flats, gradients, strict=True):
-            if tensor.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr():
-                begin = tensor.storage_offset()
-                return gradient[begin : begin + tensor.numel()].view_as(tensor)
-        raise AssertionError("a trained parameter outside the flat tensors")
 
     def _buffers(self, size: int) -> Buffers:
         """Return outputs (B, W) and their gradients (B, W) of every layer, and a column of -1, for a batch size."""
@@ -132,6 +99,6 @@ class ExplicitStep:
                 below = gradients[index - 1]
                 torch.mm(gradient, self.weights[index], out=below)
                 torch.ops.aten.threshold_backward.grad_input(below, outputs[index - 1], 0, grad_input=below)
-        self.optimizer.step()
+        self.update()
         self.after()
         return loss, logits

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -23,10 +22,11 @@ from pipeline.errors import NonFiniteLossError
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.runtime import derive_seed, generator
 from pipeline.training import explicit
-from pipeline.training.averaging import WeightAverage, moving_tensors
+from pipeline.training.averaging import WeightAverage
 from pipeline.training.checkpoint import Checkpoint, CheckpointFolder, grouped
 from pipeline.training.evaluate import CHUNK
-from pipeline.training.steps import AutogradStep, ScoringStep, Step, build_adam, split_by_origin
+from pipeline.training.flat import can_be_flat, flatten_trainable, moving_tensors, split_by_origin, unflatten
+from pipeline.training.steps import AutogradStep, FusedUpdate, ScoringStep, Step, build_adam
 
 Batch = tuple[Tensor, Tensor]
 
@@ -185,7 +185,8 @@ class Fit:
         self._rows: list[dict[str, float]] = []  # the same for checkpoints, each made once
         wants_float32 = settings.train_dtype == torch.float32
         self.explicit = settings.gradients == "auto" and wants_float32 and explicit.supports(network)
-        flats = explicit.flatten_trainable(network, copied) if self.explicit else []
+        self.flat = can_be_flat(network)
+        flats = flatten_trainable(network, copied) if self.flat else []
         self.average = self._build_average(copied, flats)
         self.scored = self.average.network if self.average else network  # what is validated and kept
         self.optimizer = build_adam(
@@ -203,16 +204,21 @@ class Fit:
     def _build_average(self, copied: int, flats: list[Tensor]) -> WeightAverage | None:
         if not self.settings.weight_averaging:
             return None
-        moving = partial(explicit.flatten_trainable, copied=copied) if self.explicit else moving_tensors
-        live = flats or moving_tensors(self.network)
-        return WeightAverage(self.network, self.settings.weight_averaging, live=live, moving=moving)
+        return WeightAverage(
+            self.network,
+            self.settings.weight_averaging,
+            live=moving_tensors(self.network, flats),
+            moving=lambda twin: moving_tensors(twin, flatten_trainable(twin, copied) if flats else []),
+        )
 
     def _build_step(self, flats: list[Tensor]) -> Step:
         after = self.average.update if self.average else lambda: None
-        if flats:
-            return explicit.ExplicitStep(self.network, flats, self.optimizer, start=self.start, after=after)
+        update = FusedUpdate(self.optimizer)
+        if self.explicit:
+            return explicit.ExplicitStep(self.network, update, start=self.start, after=after)
+        gradients = [flat.grad for flat in flats if flat.grad is not None]
         return AutogradStep(
-            self.network, self.optimizer, start=self.start, autocast=self.settings.train_dtype, after=after
+            self.network, update, gradients=gradients, start=self.start, autocast=self.settings.train_dtype, after=after
         )
 
     def __iter__(self) -> Iterator[EpochRecord]:
@@ -226,7 +232,7 @@ class Fit:
             self._save()
             yield record
         self.network.load_state_dict(self.best_weights)
-        explicit.unflatten(self.network)
+        unflatten(self.network)
         self._save(at_end=True)
 
     @property

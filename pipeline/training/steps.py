@@ -18,13 +18,6 @@ from pipeline.networks.layered import LayeredNetwork
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # values (B, ...), labels (B,) -> mean loss, logits (B, K)
 
 
-def split_by_origin(network: LayeredNetwork, copied: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the trainable parameters of fresh layers, and those of copied blocks."""
-    copies = {id(p) for block in network.blocks[:copied] for p in block.parameters()}
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    return [p for p in trainable if id(p) not in copies], [p for p in trainable if id(p) in copies]
-
-
 def build_adam(
     fresh: list[Tensor],
     copied: list[Tensor],
@@ -43,12 +36,44 @@ def build_adam(
     return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 
 
+class FusedUpdate:
+    """Adam's fused kernel, called without what `Optimizer.step` does around it, which costs more than the kernel.
+
+    The optimizer keeps the state, so checkpoints do not know the difference; a test holds the two together.
+
+    Args:
+        optimizer: From `build_adam`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Adam):
+        self.optimizer = optimizer
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Take the gradients into the weights."""
+        if len(self.optimizer.state) == 0:
+            self.optimizer.step()  # makes the state
+            return
+        for group in self.optimizer.param_groups:
+            weights = group["params"]
+            states = [self.optimizer.state[weight] for weight in weights]
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, 1)
+            torch._fused_adam_(
+                weights, [weight.grad for weight in weights], [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states], [], steps, lr=group["lr"], beta1=group["betas"][0],
+                beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False,
+                maximize=False,
+            )  # fmt: skip
+
+
 class AutogradStep:
     """Forward, backward, update.
 
     Args:
         network: In training mode when it is called.
-        optimizer: Over its trainable parameters.
+        update: Takes the gradients into the weights.
+        gradients: Flat ones to empty before each step; without any, those of the parameters are dropped.
         start: The depth at which values enter.
         autocast: bfloat16 computes in it where PyTorch deems it safe.
         after: Called after each update.
@@ -57,13 +82,15 @@ class AutogradStep:
     def __init__(
         self,
         network: LayeredNetwork,
-        optimizer: torch.optim.Optimizer,
+        update: Callable[[], None],
         *,
+        gradients: list[Tensor],
         start: int,
         autocast: torch.dtype,
         after: Callable[[], None],
     ):
-        self.network, self.optimizer, self.start, self.after = network, optimizer, start, after
+        self.network, self.update, self.start, self.after = network, update, start, after
+        self.gradients = gradients
         self.mixed = torch.autocast(network.head.weight.device.type, autocast, enabled=autocast == torch.bfloat16)
 
     def __call__(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,9 +100,12 @@ class AutogradStep:
         if logits.dtype == torch.bfloat16:
             logits = logits.float()
         loss = cross_entropy(logits, labels)
-        self.optimizer.zero_grad()
+        for gradient in self.gradients:
+            gradient.zero_()
+        if not self.gradients:
+            self.network.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        self.update()
         self.after()
         return loss.detach(), logits.detach()
 

@@ -98,7 +98,7 @@ def test_bad_input_is_two_lines_and_no_run(command: Command, tmp_path: Path, wor
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.strip().splitlines()) <= 2, done.stderr
     assert runs_in(tmp_path) == []
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 90
 
 
 def test_several_faults_come_together(command: Command) -> None:

@@ -1,0 +1,160 @@
+"""One point of a scale.
+
+    python -m benchmarks.scale_points KIND SIZE
+
+A process of its own, so that its memory is its own; prints JSON.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import optuna
+import torch
+from mlflow.entities import Metric, RunTag
+
+from benchmarks.harness import endless
+from pipeline.networks.build import build_network
+from pipeline.networks.layered import MLPArchitecture
+from pipeline.params import TrainBaseParams
+from pipeline.runtime import generator
+from pipeline.tracking.run import stage_run
+from pipeline.training.loop import EpochRecord, Fit, Labelled
+from pipeline.tuning.study import StudySpec, open_storage, open_study, pending_count, trial_sampler
+
+Found = dict[str, float]
+WIDTH_IMAGES = 5_000
+
+
+def peak_mb() -> float:
+    """Return this process's peak resident set."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def train_epoch(images: int, width: int) -> Found:
+    """Train and validate one epoch of a 5-layer MLP on synthetic images, batch 128, one thread."""
+    torch.set_num_threads(1)
+    draw = generator(0, "images")
+    pixels = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8, generator=draw)
+    labels = torch.randint(0, 5, (images,), generator=draw)
+    architecture = MLPArchitecture(image_shape=(1, 28, 28), classes=(0, 1, 2, 3, 4), width=width)
+    network = build_network(architecture, generator(0, "weights"))
+    data = Labelled(network.scale(pixels), labels)
+    fit = Fit(network, data, Labelled(data.values[:1000], labels[:1000]), endless(128))
+    seconds = []
+    for epoch in range(1, 4 if images <= 100_000 else 2):
+        began = time.perf_counter()
+        fit.train_epoch(epoch)
+        seconds.append(time.perf_counter() - began)
+    return {"epoch_seconds": min(seconds), "peak_mb": peak_mb()}
+
+
+def log_epochs(count: int) -> Found:
+    """Log that many epochs to one run as fast as possible: the training thread's time, and until all has arrived."""
+    with stage_run(TrainBaseParams(), name="scale", note="", tags={}) as run:
+        began = time.perf_counter()
+        for epoch in range(1, count + 1):
+            run.log_epoch(EpochRecord(epoch, 0.1, 0.9, 0.1, 0.9, 0.25, True))
+        logged = time.perf_counter() - began
+        assert run.delivery.flush(600), "not everything arrived"
+        arrived = time.perf_counter() - began
+    return {"training_thread_seconds": logged, "arrived_seconds": arrived, "peak_mb": peak_mb()}
+
+
+def study_of(trials: int) -> Found:
+    """Fill a study, then open it, ask it for a trial as a worker does, and tell the result."""
+    spec = StudySpec(f"scale {trials}", "tpe", "none", {"folds": "5"})
+    study = open_study(open_storage(), spec)
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        "learning_rate": optuna.distributions.FloatDistribution(3e-4, 5e-3, log=True),
+        "width": optuna.distributions.IntDistribution(50, 200, step=50),
+    }
+    draw = torch.rand((trials, 2), generator=generator(0, "trials")).tolist()
+    study.add_trials(
+        [
+            optuna.trial.create_trial(
+                params={"learning_rate": 3e-4 + 4e-3 * a, "width": 50 * (1 + int(3.99 * b))},
+                distributions=space,
+                value=a * b,
+            )
+            for a, b in draw
+        ]
+    )
+    began = time.perf_counter()
+    study = open_study(open_storage(), spec)
+    opened = time.perf_counter() - began
+
+    def one_trial() -> None:
+        pending_count(study)
+        study.sampler = trial_sampler("tpe", 0, trials)
+        trial = study.ask()
+        trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True)
+        trial.suggest_int("width", 50, 200, step=50)
+        study.tell(trial, 0.5)
+
+    return {"open_seconds": opened, "trial_seconds": median_seconds(one_trial, 3), "peak_mb": peak_mb()}
+
+
+def store_of(runs: int) -> Found:
+    """Fill a store, then open a stage's run in it, log an epoch, and end it."""
+    with stage_run(TrainBaseParams(), name="first", note="", tags={}) as run:
+        client, experiment = run.client, run.experiment_id
+    for number in range(runs):
+        filled = client.create_run(experiment, tags={"stage": "train_base", "host": "another"}).info.run_id
+        points = [Metric(name, 0.9, 1, 1) for name in ("train/loss", "val/loss", "val/accuracy")]
+        client.log_batch(filled, metrics=points, tags=[RunTag("cache_key", str(number))], synchronous=True)
+        client.set_terminated(filled)
+
+    def one_stage() -> None:
+        with stage_run(TrainBaseParams(), name="scale", note="", tags={}) as run:
+            run.log_epoch(EpochRecord(1, 0.1, 0.9, 0.1, 0.9, 0.25, True))
+
+    def one_search() -> None:
+        client.search_runs([experiment], "tags.stage = 'train_base'", order_by=["attributes.start_time DESC"],
+                           max_results=1)  # fmt: skip
+
+    return {
+        "stage_seconds": median_seconds(one_stage, 5),
+        "search_seconds": median_seconds(one_search, 5),
+        "peak_mb": peak_mb(),
+    }
+
+
+def median_seconds(call: Callable[[], None], times: int) -> float:
+    """Call once to warm up, then return the median over some calls."""
+    call()
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+KINDS: dict[str, Callable[[int], Found]] = {
+    "images": lambda size: train_epoch(size, 100),
+    "width": lambda size: train_epoch(WIDTH_IMAGES, size),
+    "epochs": log_epochs,
+    "trials": study_of,
+    "runs": store_of,
+}
+
+
+def main() -> None:
+    """Measure the point that the command line names."""
+    kind, size = sys.argv[1], int(sys.argv[2])
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = KINDS[kind](size)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
