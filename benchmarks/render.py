@@ -18,6 +18,7 @@ TITLES = {
     "feature_cache": "Cached features, all threads",
     "folds": "Cross-validation in a study's worker pool",
     "tracking": "Tracking an epoch",
+    "outage": "An epoch while the tracking server is gone",
     "startup": "What a stage costs besides training",
     "stage": "A whole stage against a plain script",
     "tune": "Tuning",

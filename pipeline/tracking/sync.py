@@ -18,7 +18,7 @@ from pipeline.tracking.deliver import ATTEMPTS, REFUSED, Sender
 from pipeline.tracking.journal import ARRIVED, JOURNAL, Entry, arrived_bytes, drain, ended_as, logged_entries, read_part
 from pipeline.tracking.resuming import RESUMABLE
 from pipeline.tracking.run import close_lost_runs
-from pipeline.tracking.state import hold, known_as, run_folder, state_folder
+from pipeline.tracking.state import LOCK, hold, known_as, run_folder, state_folder
 from pipeline.tracking.store import first_line, open_store
 
 PAUSE_SECONDS = 0.5
@@ -94,9 +94,11 @@ def _sync(client: MlflowClient, left: Left) -> bool:
         say(f"run {left.run_id}: under way, its own process delivers it")
         return True
     try:
-        if not (left.folder / JOURNAL).exists():  # delivered and removed meanwhile
-            return True
-        return _deliver(client, left)
+        if (left.folder / JOURNAL).exists():
+            return _deliver(client, left)
+        if {path.name for path in left.folder.iterdir()} <= {LOCK, ARRIVED}:  # its process has just removed it
+            shutil.rmtree(left.folder)
+        return True
     finally:
         lock.release()
 

@@ -56,6 +56,10 @@ class Proxy:
         elif self._server is None:
             self._listen()
 
+    def seen(self) -> set[str]:
+        """The modes in which something was asked of it."""
+        return {mode for mode, *_ in self.requests}
+
     def once_after(self, fragment: str, action: Callable[[], None]) -> None:
         """Call something once, after the server has done a request whose path ends so, before it is answered."""
         self.after[fragment] = action

@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.faults.killing import (
     runs_of,
     stage,
     store_of,
+    wait_until,
 )
 
 KILLS = int(os.environ.get("PIPELINE_KILLS", "4"))
@@ -39,25 +41,46 @@ def test_a_stage_killed_at_any_moment_comes_to_the_same_result(
     copy_store(empty_store, undisturbed)
     began = time.monotonic()
     with stage(undisturbed, *WORDS) as process:
+        wait_until(lambda: run_folders(undisturbed) != set(), lambda: process.poll() is None)
+        opened_seconds = time.monotonic() - began
         out, _ = process.communicate(timeout=200)
-    whole_seconds = time.monotonic() - began
+    run_seconds = time.monotonic() - began - opened_seconds
     assert process.returncode == 0, out
     reference = result_of(store_of(undisturbed), runs_of(store_of(undisturbed))[0].info.run_id)
 
     draw = random.Random(SEED)
-    # no run is made before imports and data are done: most moments are drawn from where there is something to lose
-    moments = sorted(draw.uniform(0.1 if number % 5 == 0 else 0.4, 1.0) * whole_seconds for number in range(KILLS))
-    came_to = Counter(killed_and_resumed(command, tmp_path, moment, reference) for moment in moments)
-    print(f"{KILLS} kills over {whole_seconds:.1f} s: {dict(came_to)}")
-    assert sum(came_to.values()) == KILLS and came_to["resumed"] + came_to["delivered by sync"] >= 1
+    came_to: Counter[str] = Counter()
+    for number in range(KILLS):
+        if number % 10 == 9:  # imports and data: before there is a run
+            moment = Moment(False, draw.uniform(0.0, opened_seconds))
+        else:
+            moment = Moment(True, draw.uniform(0.0, run_seconds))
+        came_to[killed_and_resumed(command, tmp_path, moment, reference)] += 1
+    print(f"{KILLS} kills over {opened_seconds:.1f} + {run_seconds:.1f} s: {dict(came_to)}")
+    assert sum(came_to.values()) == KILLS and came_to["resumed"] + came_to["delivered by sync"] >= KILLS // 2
 
 
-def killed_and_resumed(command: Command, folder: Path, moment: float, reference: object) -> str:
-    """Kill a stage after some seconds, bring its run to its end, compare it, and say what that took."""
+@dataclass(frozen=True)
+class Moment:
+    """When to kill a stage: so many seconds after its run was opened, or after its process was started."""
+
+    opened: bool
+    seconds: float
+
+
+def run_folders(folder: Path) -> set[Path]:
+    """The local state of all runs."""
+    return set(folder.glob(".pipeline/runs/*"))
+
+
+def killed_and_resumed(command: Command, folder: Path, moment: Moment, reference: object) -> str:
+    """Kill a stage at a moment, bring its run to its end, compare it, and say what that took."""
     client = store_of(folder)
     known = {run.info.run_id for run in runs_of(client)}
     with stage(folder, *WORDS) as process:
-        time.sleep(moment)
+        if moment.opened:
+            wait_until(lambda: run_folders(folder) != set(), lambda: process.poll() is None)
+        time.sleep(moment.seconds)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=30)
