@@ -1,7 +1,7 @@
 """The parameters of every entry point: one frozen record each, checked when it is made.
 
 `base.py` has what every record has, `training.py` what stages that train share, `family.py` and `target.py` what
-depends on the network and on the labels, `stages.py` one record an entry
+depends on the network and on the labels, `stages.py` and `studies.py` one record an entry
 point, `parse.py` the way from raw text to a record. The command line, `MLproject` and `docs/parameters.md` are
 read from here. Nothing here reads data or starts a run.
 """
@@ -22,14 +22,12 @@ from pipeline.params.stages import (
     ENTRY_POINTS,
     CacheFeaturesParams,
     FinetuneCnnParams,
-    MainParams,
-    ReportParams,
-    ResumeParams,
     ScratchCnnParams,
     TrainBaseParams,
     TransferParams,
     TuneParams,
 )
+from pipeline.params.studies import MainParams, ReportParams, ResumeParams
 from pipeline.params.target import TargetChoice, TargetParams
 from pipeline.params.training import MachineParams, TrainingParams
 

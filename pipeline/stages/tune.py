@@ -14,12 +14,14 @@ import os
 import time
 from collections.abc import Callable
 
+from torch import Tensor
+
 from pipeline.console import say
 from pipeline.data.sources import load_dataset
-from pipeline.data.splits import Split, check_batch, choose_classes, cut_folds, folds_digest, split_for_base
+from pipeline.data.splits import Examples, Split, check_batch, choose_classes, cut_folds, folds_digest, split_for_base
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, TuneParams
-from pipeline.runtime import generator, process_identity, resolve_runtime
+from pipeline.runtime import Runtime, generator, process_identity, resolve_runtime
 from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.identity import code_digest, result_key, result_params
@@ -67,7 +69,7 @@ def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
     split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     folds = cut_folds(examples.labels, params.folds, params.seed)
-    architecture = architecture_of(params, split)
+    architecture_of(params, split)  # refuses what makes no network
     if params.space == "default":
         space = fit_batches(space, len(split.train))
     check_together(space, params, split.image_shape)
@@ -93,37 +95,55 @@ def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
     tags = {**key.tags(), "study": spec.name}
     with stage_run(params, name=f"tune {spec.name}", note=note, tags=tags, parent_run_id=parent_of(within)) as run:
         run.log_split(split)
-        network = build_network(architecture, generator(0, "scale"))
-        data = Labelled(network.scale(examples.pixels).share_memory_(), examples.labels.share_memory_())
-        job = Job(
-            spec=spec,
-            space=space,
-            trials=params.trials,
-            params=params,
-            image_shape=split.image_shape,
-            classes=split.classes,
-            settings=settings_of(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
-            data=data,
-            folds=folds,
-            study_seed=params.seed,
-            parent_run_id=run.run_id,
-            folder=os.getcwd(),
-            environment=store_environment() | {k: v for k, v in os.environ.items() if k.startswith("PIPELINE_")},
-            owner=process_identity()["process"],
-        )
+        job = job_of(params, spec, space, split, examples, folds, runtime, run.run_id)
         began = time.perf_counter()
         search(study, job, params.worker_count(), lambda: say_progress(study, params.trials))
         seconds = time.perf_counter() - began
-        if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
-            raise RuntimeError(
-                f"none of the {finished_count(study)} trials of study {spec.name} reached a value: "
-                "their runs say why; name a new study with other bounds"
-            )
+        check_found(study)
         log_study(run, study, seconds)
         say_best(study, seconds)
         if not params.refit:
             return StageResult(run.run_id, "", dict(run.final_metrics))
         return refit(run, params.with_setting(study.best_trial.params), split)
+
+
+def job_of(
+    params: TuneParams,
+    spec: StudySpec,
+    space: Space,
+    split: Split,
+    examples: Examples,
+    folds: list[Tensor],
+    runtime: Runtime,
+    run_id: str,
+) -> Job:
+    """Return what every worker needs to know, the images in shared memory."""
+    network = build_network(architecture_of(params, split), generator(0, "scale"))
+    return Job(
+        spec=spec,
+        space=space,
+        trials=params.trials,
+        params=params,
+        image_shape=split.image_shape,
+        classes=split.classes,
+        settings=settings_of(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
+        data=Labelled(network.scale(examples.pixels).share_memory_(), examples.labels.share_memory_()),
+        folds=folds,
+        study_seed=params.seed,
+        parent_run_id=run_id,
+        folder=os.getcwd(),
+        environment=store_environment() | {k: v for k, v in os.environ.items() if k.startswith("PIPELINE_")},
+        owner=process_identity()["process"],
+    )
+
+
+def check_found(study: Study) -> None:
+    """Raise RuntimeError where no trial of a study reached a value."""
+    if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
+        raise RuntimeError(
+            f"none of the {finished_count(study)} trials of study {study.study_name} reached a value: "
+            "their runs say why; name a new study with other bounds"
+        )
 
 
 def describe_study(params: TuneParams, split: Split, space: Space, folds_digest: str, *, fresh: bool) -> StudySpec:
