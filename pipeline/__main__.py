@@ -1,14 +1,23 @@
 """`python -m pipeline ENTRY_POINT --option value`."""
 
 import gc
+import sys
 
 # Most of a command's start is imports, and most of that is the collector looking at what will never be garbage.
 gc.set_threshold(100_000, 50, 100)
 
-from pipeline.cli import cli  # noqa: E402
+from pipeline.interruption import interruptible  # noqa: E402
 
 if __name__ == "__main__":
-    try:
-        cli(prog_name="python -m pipeline")
-    finally:
-        gc.freeze()  # nothing that lives now needs to be looked at on the way out
+    with interruptible(to_the_end=True):
+        try:
+            from pipeline.cli import cli
+
+            cli(prog_name="python -m pipeline")
+        except KeyboardInterrupt:  # before the command itself could take care of it
+            from pipeline.tracking.insist import EXIT_INTERRUPTED, kill_held_run
+
+            kill_held_run()
+            sys.exit(EXIT_INTERRUPTED)
+        finally:
+            gc.freeze()  # nothing that lives now needs to be looked at on the way out

@@ -20,9 +20,9 @@ from pipeline.errors import Fault, StudyIncompleteError, UserInputError
 from pipeline.interruption import interruptible
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params, spell
 from pipeline.redaction import without_password
-from pipeline.tracking.insist import insist_on_killed
+from pipeline.tracking.insist import EXIT_INTERRUPTED, kill_held_run
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -91,13 +91,6 @@ def fail_held_run(note: str) -> None:
         except Exception as error:  # the store may be what was refused: the first fault is the one to be told
             why = without_password(str(error))
             click.echo(f"warning: the run that mlflow made could not be ended: {why}", err=True)
-
-
-def kill_held_run() -> None:
-    """Have another process end that run as KILLED: our own imports may have been interrupted half-way."""
-    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
-        uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-        insist_on_killed(run_id, uri, "Interrupted before it began.")
 
 
 def load_stage(entry_point: str) -> Callable[[StageParams], object]:

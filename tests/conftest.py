@@ -69,6 +69,14 @@ def copy_store(empty: Path, folder: Path) -> None:
         connection.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
 
 
+def use_stores(tracking: str, registry: str | None = None) -> None:
+    """Have MLflow use these stores; it leaves the registry's in the environment for ever otherwise."""
+    mlflow.set_tracking_uri(tracking)
+    mlflow.set_registry_uri(registry)
+    if registry is None:
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
+
+
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
     """A fresh sqlite store in a folder of its own, which is also the working directory."""
@@ -79,11 +87,9 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    use_stores(uri, uri)
     yield mlflow.MlflowClient(uri)
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(None)
+    use_stores(before)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import time
 
 LIMIT_SECONDS = 30.0
 PAUSE_SECONDS = 0.3
+EXIT_INTERRUPTED = 130
 
 
 def insist_on_killed(run_id: str, tracking_uri: str, note: str = "") -> None:
@@ -33,6 +34,13 @@ def insist_on_killed(run_id: str, tracking_uri: str, note: str = "") -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def kill_held_run() -> None:
+    """Have another process end the run that `mlflow run` made as KILLED: our imports may have been interrupted."""
+    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+        insist_on_killed(run_id, uri, "Interrupted before it began.")
 
 
 def main(run_id: str, note: str = "") -> None:

@@ -15,7 +15,7 @@ from pipeline.stages.cache_features import cache_features
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
 from pipeline.tracking.run import StageResult
-from tests.conftest import copy_store
+from tests.conftest import copy_store, use_stores
 
 SMALL = {"dataset": "digits", "epochs": 2, "hidden_layers": 2, "width": 12, "batch_size": 64, "threads": 1}
 
@@ -74,8 +74,7 @@ def bases(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         newer = train_base(TrainBaseParams(**SMALL, seed=2))
         features = cache_features(CacheFeaturesParams(dataset="digits", base=older.model_uri, threads=1))
         yield Bases(MlflowClient(uri), folder, older, newer, features)
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(None)
+    use_stores(before)
 
 
 @pytest.fixture

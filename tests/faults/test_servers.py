@@ -23,7 +23,7 @@ from pipeline.stages.transfer import transfer
 from pipeline.tracking.journal import JOURNAL, read_part
 from pipeline.tracking.sync import sync_runs
 from pipeline.training.loop import EpochRecord
-from tests.conftest import copy_store
+from tests.conftest import copy_store, use_stores
 from tests.faults.killing import TINY, assert_one_ready_model, journalled_epochs, points_of, stage, wait_until
 from tests.faults.proxy import Proxy, proxy_to
 from tests.faults.serving import Server
@@ -59,8 +59,7 @@ def proxy(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         mlflow.set_tracking_uri(found.url)
         mlflow.set_registry_uri(found.url)
         yield found
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(None)
+    use_stores(before)
 
 
 @pytest.fixture
