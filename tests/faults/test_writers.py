@@ -31,6 +31,11 @@ def train_at_once(folder: Path, **environment: str) -> str:
     ]  # fmt: skip
     outputs = [process.communicate(timeout=500)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * WRITERS, outputs
+    synced = subprocess.run(  # a machine that eight stages keep busy may be late with the last of them
+        [sys.executable, "-m", "pipeline", "sync"], cwd=folder, text=True, env=clean_environment(**environment),
+        capture_output=True, timeout=200,
+    )  # fmt: skip
+    assert synced.returncode == 0, synced.stdout + synced.stderr
     return "".join(outputs)
 
 
@@ -53,8 +58,9 @@ def assert_nothing_is_lost(client: MlflowClient, folder: Path, output: str) -> N
     best = client.get_model_version_by_alias("shared", "best")
     accuracies = {run.info.run_id: run.data.metrics["val/final_accuracy"] for run in runs}
     assert accuracies[best.run_id] > min(accuracies.values()) or len(set(accuracies.values())) == 1
-    assert output.count("everything has arrived at the tracking store") == WRITERS
-    assert "locked" not in output and "Traceback" not in output and "warning" not in output, output
+    late = output.count("not everything has reached the tracking store")
+    assert output.count("everything has arrived at the tracking store") == WRITERS - late, output
+    assert "locked" not in output and "Traceback" not in output and output.count("warning") == late, output
     assert list((folder / ".pipeline" / "runs").iterdir()) == []
 
 
