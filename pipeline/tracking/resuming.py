@@ -137,6 +137,11 @@ def offer_resume(client: MlflowClient, stage: str, key: str) -> None:
             say(f"  python -m pipeline resume --run_id {run_id}")
 
 
+def how_to_go_on(stage: str, run_id: str) -> str:
+    """Return what continues an interrupted stage, in words."""
+    return f"python -m pipeline resume --run_id {run_id}" if stage in RESUMABLE else "run the same command again"
+
+
 def has_local_state(folder: Path) -> bool:
     """Whether a run has left something in its local folder."""
     return (folder / JOURNAL).exists() or (folder / names.CHECKPOINTS).is_dir()

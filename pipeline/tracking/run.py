@@ -35,7 +35,7 @@ from pipeline.tracking.identity import code_digest
 from pipeline.tracking.insist import insist_on_killed
 from pipeline.tracking.journal import Entry, Journal
 from pipeline.tracking.live import ARRIVAL_LIMIT_SECONDS, Point, StageResult, StageRun
-from pipeline.tracking.resuming import RESUMABLE, check_same_result, check_still_interrupted, offer_resume
+from pipeline.tracking.resuming import check_same_result, check_still_interrupted, how_to_go_on, offer_resume
 from pipeline.tracking.state import hold, run_folder
 from pipeline.tracking.store import (
     active_experiment_id,
@@ -109,8 +109,8 @@ def stage_run(
             _end(run, RunStatus.FINISHED, "", LATE_LIMIT_SECONDS if run.late else ARRIVAL_LIMIT_SECONDS)
         except KeyboardInterrupt:
             _end(run, RunStatus.KILLED, f"{note}\n\nInterrupted; its last checkpoint is kept.", KILLED_LIMIT_SECONDS)
-            if run.ended == RunStatus.KILLED and params.entry_point in RESUMABLE:
-                say(f"to go on: python -m pipeline resume --run_id {run.run_id}")
+            if run.ended == RunStatus.KILLED:
+                say(f"to go on: {how_to_go_on(params.entry_point, run.run_id)}")
             if run.adopted and run.ended == RunStatus.KILLED:
                 insist_on_killed(run.run_id, mlflow.get_tracking_uri())
             raise
