@@ -22,6 +22,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for the active experiment
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.disk import REMEDY as FREE_SOME
+from pipeline.disk import full_disk
 from pipeline.errors import Fault, UserInputError
 from pipeline.redaction import without_password
 from pipeline.tracking.database import OPTUNA_TABLE, prepare_sqlite, set_up_alone
@@ -106,9 +108,12 @@ def unusable_store(error: Exception) -> UserInputError:
     if isinstance(error, UserInputError):
         return error
     why = first_line(error)
-    refused = re.search(r"error code 40[13]\b", why) is not None
-    remedy = LOG_IN if refused else "Unset it for sqlite:///mlflow.db, or start the server."
     uri = mlflow.get_tracking_uri()
+    remedy = "Unset it for sqlite:///mlflow.db, or start the server."
+    if re.search(r"error code 40[13]\b", why):
+        remedy = LOG_IN
+    elif sqlite_path(uri) and full_disk(error):
+        remedy = FREE_SOME
     return UserInputError(Fault("MLFLOW_TRACKING_URI", uri, f"cannot be used as a tracking store: {why}", remedy))
 
 
