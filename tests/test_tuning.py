@@ -93,6 +93,7 @@ def test_a_study_from_start_to_base(
     assert len(set(settings)) == 6  # a resumed study does not repeat its first parameters
 
 
+@pytest.mark.slow
 def test_a_study_about_something_else_is_refused(store: MlflowClient, space: str) -> None:
     tune(TuneParams(**QUICK, trials=1, space=space, study="mine", refit=False))
     with pytest.raises(UserInputError, match=r"study=mine: exists and differs: folds is 3, not 4.*study=NAME"):

@@ -123,6 +123,7 @@ def test_mlflow_run_trains_in_the_run_it_made(project: Path) -> None:
     assert run.data.metrics["test/accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_bad_input_under_mlflow_run_ends_its_run_as_failed(project: Path) -> None:
     words, environment = mlflow_run(project, "-e", "train_base", "-P", "classes=9-5")
     done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
@@ -151,7 +152,14 @@ def training(words: list[str], folder: Path, environment: dict[str, str]) -> Ite
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param([signal.SIGINT], marks=pytest.mark.slow),
+        pytest.param([signal.SIGTERM], marks=pytest.mark.slow),
+        [signal.SIGINT, signal.SIGTERM],
+    ],
+)
 def test_an_interrupted_stage_saves_and_exits_130(tmp_path: Path, signals: list[signal.Signals]) -> None:
     words = [sys.executable, "-m", "pipeline", "train_base", *ENDLESS]
     with training(words, tmp_path, clean_environment()) as process:
@@ -171,6 +179,7 @@ def test_an_interrupted_stage_saves_and_exits_130(tmp_path: Path, signals: list[
     assert {"checkpoints/last.safetensors", "checkpoints/best.safetensors"} <= saved
 
 
+@pytest.mark.slow
 def test_ctrl_c_under_mlflow_run_saves_and_ends_the_run_as_killed(project: Path) -> None:
     options = [
         word for pair in zip(ENDLESS[::2], ENDLESS[1::2], strict=True) for word in ("-P", f"{pair[0][2:]}={pair[1]}")
@@ -229,6 +238,7 @@ def post(address: str, content: object) -> object:
         return json.load(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_a_served_model_answers_with_the_networks_probabilities(command: Command, tmp_path: Path) -> None:
     assert command("train_base", *QUICK).returncode == 0
