@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from pipeline.stages import common
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
 from pipeline.tracking.delivery import Delivery
-from pipeline.tracking.journal import JOURNAL, Entry, Journal, drain, is_drained, read_part
+from pipeline.tracking.journal import JOURNAL, Entry, Journal, arrived_bytes, drain, is_drained, read_part
 from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
@@ -246,6 +247,25 @@ def test_delivery_sends_again_what_the_store_did_not_take(tmp_path: Path) -> Non
     assert delivery.end(5, lambda: ends.append("here"))
     assert sent == [0, 1, 2, 3, 4] and ends == ["here"] and is_drained(tmp_path)
     assert [entry["number"] for entry in read_part(tmp_path / JOURNAL).entries] == sent
+
+
+def test_an_end_that_is_looked_at_only_when_the_folder_has_been_removed_has_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the delivering thread clears up before the waiting one comes to look again."""
+    folder = tmp_path / "run"
+    delivery = Delivery(Journal(folder), lambda entries: None, no_damage, pause_seconds=0.01)
+
+    def once_removed(asked: Path) -> int:
+        if threading.current_thread() is threading.main_thread():
+            deadline = time.monotonic() + 10
+            while folder.exists() and time.monotonic() < deadline:
+                delivery._changed.wait(0.01)  # which lets the other thread have the lock
+        return arrived_bytes(asked)
+
+    monkeypatch.setattr("pipeline.tracking.delivery.arrived_bytes", once_removed)
+    delivery.put({"kind": "last"})
+    assert delivery.end(2, lambda: shutil.rmtree(folder))
 
 
 def test_a_drain_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ class Delivery:
         return arrived and self._ended.wait(limit_seconds)
 
     def _drained(self) -> bool:
-        return arrived_bytes(self.journal.folder) >= self.journal.size() and not self.journal.in_memory()
+        if arrived_bytes(self.journal.folder) >= self.journal.size() and not self.journal.in_memory():
+            return True
+        return self._ending.is_set()  # asked last: what is called then may have removed the folder just now
 
     def _has_reason(self) -> bool:
         """Whether the delivering thread should not wait any longer."""
