@@ -45,7 +45,7 @@ setup: $(RUN_STAMP)  ## create .venv, install the pins, create the tracking stor
 	@$(BIN)/python -m pipeline setup
 
 .PHONY: run
-run: setup  ## both reference studies and their report: PROFILE=quick (default) or full, PLAN=surface, SEEDS=5
+run: $(RUN_STAMP)  ## both reference studies and their report: PROFILE=quick (default) or full, PLAN=surface, SEEDS=5
 	@$(BIN)/python -m pipeline main --profile $(PROFILE) --plan $(PLAN) --seeds $(SEEDS)
 	@echo "look at it: open reports/$(notdir $(basename $(PLAN)))/study.html, or make ui for the runs"
 
