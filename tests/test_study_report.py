@@ -123,8 +123,8 @@ def test_a_tuned_arm_tells_its_cross_validation() -> None:
     more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
     found = answered(question("score", "net"), scored("net", [0.95], metrics=more))
     assert found.sentences[0] == (
-        "Net: the best setting of 17 complete trials has a mean fold accuracy of 99.41 (one seed) % and a macro "
-        "precision of 99.30 (one seed) % in cross-validation; the search took 212.0 (one seed) s."
+        "Net: the best setting of 17 complete trials has a mean fold accuracy of 99.41 % (one seed) and a macro "
+        "precision of 99.30 % (one seed) in cross-validation; the search took 212.0 s (one seed)."
     )
 
 

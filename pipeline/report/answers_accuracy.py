@@ -92,9 +92,9 @@ def _equals(p: str) -> str:
 
 def _scored(arm: ReportedArm, precision: bool) -> str:
     found, beside = mean_of(accuracy_on_test(arm)), mean_of(precision_on_test(arm))
-    also = f", macro precision {percent_text(beside)} %" if precision and beside else ""
+    also = f", macro precision {percent_text(beside, ' %')}" if precision and beside else ""
     count = f" (n = {found.count})" if found and found.count > 1 else ""
-    return f"{arm.label}: test accuracy {percent_text(found)} %{also}{count}"
+    return f"{arm.label}: test accuracy {percent_text(found, ' %')}{also}{count}"
 
 
 def _range(arms: list[ReportedArm], precision: bool) -> str:
@@ -111,8 +111,9 @@ def _searched(arm: ReportedArm) -> str:
     precision, seconds = mean_of(metric(arm, "cv/precision")), mean_of(metric(arm, "time/study_seconds"))
     counted = f" of {trials.mean:.0f} complete trials" if trials else ""
     return (
-        f"{arm.label}: the best setting{counted} has a mean fold accuracy of {percent_text(folds)} % and a macro "
-        f"precision of {percent_text(precision)} % in cross-validation; the search took {seconds_text(seconds)} s."
+        f"{arm.label}: the best setting{counted} has a mean fold accuracy of {percent_text(folds, ' %')} and a macro "
+        f"precision of {percent_text(precision, ' %')} in cross-validation; the search took "
+        f"{seconds_text(seconds, ' s')}."
     )
 
 
@@ -120,8 +121,8 @@ def _trained(arm: ReportedArm) -> str:
     train, seconds = mean_of(metric(arm, names.TRAIN_FINAL_ACCURACY)), mean_of(fit_seconds(arm))
     epochs = mean_of(metric(arm, names.EPOCHS_RUN))
     return (
-        f"{arm.label}: training accuracy {percent_text(train)} %; training took {seconds_text(seconds)} s and "
-        f"{count_text(epochs)} epochs."
+        f"{arm.label}: training accuracy {percent_text(train, ' %')}; training took {seconds_text(seconds, ' s')} and "
+        f"{count_text(epochs, ' epochs')}."
     )
 
 

@@ -92,7 +92,7 @@ def _in_all(subject: Subject, arm: ReportedArm) -> list[str]:
     for what, mine in (("training alone", fit_seconds(arm)), ("with the computing of its features", with_features)):
         found = pair(theirs, above_zero(mine))
         if found is not None:
-            both = f"{seconds_text(mean_of(mine))} s against {seconds_text(mean_of(theirs))} s"
+            both = f"{seconds_text(mean_of(mine), ' s')} against {seconds_text(mean_of(theirs), ' s')}"
             lines.append(f"{what} {both}, a ratio of {found.ratio.text()}")
     return [f"In all, {arm.label} takes, {'; '.join(lines)}."] if lines else []
 
@@ -104,9 +104,9 @@ def _break_even(arm: ReportedArm) -> str:
         return ""
     paid = "have paid" if trained.mean >= even.mean else "have not paid"
     return (
-        f"{arm.label}: computing the features took {seconds_text(computing)} s and spares {seconds_text(saved)} s an "
-        f"epoch, so that they pay after {count_text(even)} epochs; at {count_text(trained)} epochs they {paid} within "
-        "one run."
+        f"{arm.label}: computing the features took {seconds_text(computing, ' s')} and spares "
+        f"{seconds_text(saved, ' s')} an epoch, so that they pay after {count_text(even, ' epochs')}; at "
+        f"{count_text(trained, ' epochs')} they {paid} within one run."
     )
 
 

@@ -157,13 +157,13 @@ def _told(subject: Subject, one: Recipe, places: Sequence[Place]) -> str:
     if chosen is not best:
         how = (
             f"the cheapest of those not shown to be worse on validation than the best ({best.spoken}, "
-            f"{percent_text(mean_of(val_accuracy(best.arm)))} %)"
+            f"{percent_text(mean_of(val_accuracy(best.arm)), ' %')})"
         )
-    on_test = percent_text(mean_of(accuracy_on_test(chosen.arm)))
+    on_test = percent_text(mean_of(accuracy_on_test(chosen.arm)), " %")
     text = (
         f"{spoken_labels(one.labels).capitalize()}: {chosen.spoken} is {how} among {one.candidates} arms: validation "
-        f"{percent_text(mean_of(val_accuracy(chosen.arm)))} %, test {on_test} %, "
-        f"{seconds_text(mean_of(fit_seconds(chosen.arm)))} s of training (n = {one.count})"
+        f"{percent_text(mean_of(val_accuracy(chosen.arm)), ' %')}, test {on_test}, "
+        f"{seconds_text(mean_of(fit_seconds(chosen.arm)), ' s')} of training (n = {one.count})"
     )
     found = _against_scratch(chosen, scratch_of(places))
     if found is None:

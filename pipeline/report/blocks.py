@@ -140,14 +140,14 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def percent_text(found: Estimate | None) -> str:
-    """Return a fraction in percent with its interval."""
-    return found.percent() if found else NOTHING
+def percent_text(found: Estimate | None, unit: str = "") -> str:
+    """Return a fraction in percent with its interval, and a unit in running text."""
+    return found.percent(unit) if found else NOTHING
 
 
-def seconds_text(found: Estimate | None) -> str:
-    """Return seconds with their interval, with as many digits as their size asks for."""
-    return found.text(1, second_digits(found.mean)) if found else NOTHING
+def seconds_text(found: Estimate | None, unit: str = "") -> str:
+    """Return seconds with their interval, with as many digits as their size asks for, and a unit in running text."""
+    return found.text(1, second_digits(found.mean), unit) if found else NOTHING
 
 
 def second_digits(seconds: float) -> int:
@@ -157,9 +157,9 @@ def second_digits(seconds: float) -> int:
     return min(4, max(1, 2 - math.floor(math.log10(seconds))))
 
 
-def count_text(found: Estimate | None) -> str:
-    """Return a count, such as of epochs, with its interval."""
-    return found.text(1, 1) if found else NOTHING
+def count_text(found: Estimate | None, unit: str = "") -> str:
+    """Return a count, such as of epochs, with its interval, and a unit in running text."""
+    return found.text(1, 1, unit) if found else NOTHING
 
 
 def p_text(p: float) -> str:

@@ -35,15 +35,15 @@ class Estimate:
         """Whether the interval lies on one side of zero."""
         return abs(self.mean) > self.half_width  # False with NaN
 
-    def percent(self) -> str:
+    def percent(self, unit: str = "") -> str:
         """Return the estimate in percent, such as `94.71 +- 0.35`."""
-        return self.text(100, 2)
+        return self.text(100, 2, unit)
 
-    def text(self, scale: float, digits: int) -> str:
-        """Return the estimate times `scale` with so many digits after the point, such as `94.71 +- 0.35`."""
+    def text(self, scale: float, digits: int, unit: str = "") -> str:
+        """Return the estimate times `scale` with so many digits after the point, such as `94.71 +- 0.35` and a unit."""
         if math.isnan(self.half_width):
-            return f"{scale * self.mean:.{digits}f} (one seed)"
-        return f"{scale * self.mean:.{digits}f} +- {scale * self.half_width:.{digits}f}"
+            return f"{scale * self.mean:.{digits}f}{unit} (one seed)"
+        return f"{scale * self.mean:.{digits}f} +- {scale * self.half_width:.{digits}f}{unit}"
 
 
 @dataclass(frozen=True)
