@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.report.records import LedgerLine, Member, Question, ReportedArm, StudyFacts
+from pipeline.plan.records import Question
+from pipeline.report.records import LedgerLine, Member, ReportedArm, StudyFacts
 from pipeline.tracking import names
 from pipeline.tracking.reading import Arm
 

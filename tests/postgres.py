@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.serving import free_port
 
 USER, PASSWORD = "pipeline", "not-to-be-seen"
 START_SECONDS = 60
@@ -117,14 +118,6 @@ def answers(server: Postgres) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from mlflow import MlflowClient
 from scipy import stats
 
 from pipeline.params import TrainBaseParams, TransferParams
+from pipeline.plan.records import Question
 from pipeline.report.answers import answer
 from pipeline.report.answers_accuracy import accuracy_on_test
 from pipeline.report.answers_surface import front_of
 from pipeline.report.blocks import Answer, Links, Table
 from pipeline.report.evidence import pair
 from pipeline.report.page import render_html, render_markdown
-from pipeline.report.records import KINDS, LedgerLine, Member, Question, ReportedArm, StudyFacts
+from pipeline.report.records import KINDS, LedgerLine, Member, ReportedArm, StudyFacts
 from pipeline.report.statistics import paired_difference, paired_p_value, paired_ratio, ratio_verdict
 from pipeline.report.study import write_report
 from pipeline.report.subject import subject_of, verdict_line

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.plan.records import Plan, PlannedQuestion
+from pipeline.plan.records import Plan, Question
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class StudyRecord:
     profile: str
     seeds: int
     arms: tuple[ArmName, ...]
-    questions: tuple[PlannedQuestion, ...]
+    questions: tuple[Question, ...]
     outcomes: tuple[Outcome, ...]
     total_seconds: float
     command: str

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pipeline.errors import suggest
 from pipeline.lined_yaml import LinedMapping
 from pipeline.plan.faults import Faults
-from pipeline.plan.records import PlannedArm, PlannedQuestion
+from pipeline.plan.records import PlannedArm, Question
 
 QUESTION_KEYS = ("key", "study", "text", "kind", "arms", "reference", "labelled")
 
@@ -25,7 +25,7 @@ class QuestionReader:
     def __init__(self, root: LinedMapping, faults: Faults, kinds: tuple[str, ...], arms: Mapping[str, PlannedArm]):
         self.root, self.faults, self.kinds, self.arms = root, faults, kinds, arms
 
-    def read(self) -> Iterator[PlannedQuestion]:
+    def read(self) -> Iterator[Question]:
         """Yield the questions in order."""
         listed = self.root.get("questions", [])
         if not isinstance(listed, list):
@@ -46,7 +46,7 @@ class QuestionReader:
             keys.add((question.study, question.key))
             yield question
 
-    def _one(self, item: LinedMapping) -> PlannedQuestion:
+    def _one(self, item: LinedMapping) -> Question:
         kind, reference = str(item.get("kind", "")), str(item.get("reference") or "")
         if kind not in self.kinds:
             self.faults.add(item, "kind", f"{kind} is none of {', '.join(self.kinds)}.", suggest(kind, self.kinds))
@@ -55,7 +55,7 @@ class QuestionReader:
             self.faults.add(item, "arms" if "arms" in item else "key", "names no arms.")
         if reference:
             self._known(item, "reference", reference)
-        return PlannedQuestion(
+        return Question(
             key=str(item.get("key", "")),
             study=str(item.get("study", "")),
             text=" ".join(str(item.get("text", "")).split()),

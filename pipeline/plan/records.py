@@ -34,8 +34,18 @@ class PlannedArm:
 
 
 @dataclass(frozen=True)
-class PlannedQuestion:
-    """One question; see `report.records.Question`, whose fields these become."""
+class Question:
+    """One question of a study.
+
+    Attributes:
+        key: How it is referred to, such as `2.3`.
+        study: The heading it stands under, such as `A: digits 0-4 to 5-9, an MLP`.
+        text: In words.
+        kind: One of `report.records.KINDS`.
+        arms: The arms that answer it.
+        reference: The arm that they are compared with; empty where there is none.
+        labelled: For kind `labels`: pairs of (arm, its own reference), one pair for each number of labels.
+    """
 
     key: str
     study: str
@@ -66,7 +76,7 @@ class Plan:
     profile: str
     seeds: int
     arms: dict[str, PlannedArm]
-    questions: tuple[PlannedQuestion, ...]
+    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True)

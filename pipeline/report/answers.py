@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.plan.records import Question
 from pipeline.report.answers_accuracy import compare, score
 from pipeline.report.answers_cost import caching, time
 from pipeline.report.answers_labels import labels
 from pipeline.report.answers_learning import convergence, overfitting
 from pipeline.report.answers_surface import surface
 from pipeline.report.blocks import REUSED_MARK, Answer, Links, sentence
-from pipeline.report.records import KINDS, Question, StudyFacts
+from pipeline.report.records import KINDS, StudyFacts
 from pipeline.report.subject import Subject, continued_from, differing_params, subject_of
 
 ANSWERERS: dict[str, Callable[[Subject], Answer]] = {

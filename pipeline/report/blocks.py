@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from pipeline.report.records import Member, Question, ReportedArm
+from pipeline.plan.records import Question
+from pipeline.report.records import Member, ReportedArm
 from pipeline.report.statistics import Estimate
 
 NOTHING = "-"  # where there is no number

@@ -9,10 +9,11 @@ from importlib.metadata import version
 
 import psutil
 
+from pipeline.plan.records import Question
 from pipeline.report import evidence
 from pipeline.report.blocks import NOTHING, REUSED_MARK, Cell, Link, Links, Table, cell, percent_text
 from pipeline.report.evidence import mean_of, metric
-from pipeline.report.records import Member, Question, ReportedArm, StudyFacts
+from pipeline.report.records import Member, ReportedArm, StudyFacts
 from pipeline.report.subject import differing_params, own_params, subject_of
 from pipeline.tracking import names
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.plan.records import Question
 from pipeline.tracking.reading import Arm
 
 # how a question is answered; each kind has its own sentence, table and figure in `answers.py`
@@ -54,29 +55,6 @@ class ReportedArm:
     entry_point: str
     members: tuple[Member, ...]
     failures: tuple[tuple[int, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of a study.
-
-    Attributes:
-        key: How it is referred to, such as `2.3`.
-        study: The heading it stands under, such as `A: digits 0-4 to 5-9, an MLP`.
-        text: In words.
-        kind: One of `KINDS`.
-        arms: The arms that answer it.
-        reference: The arm that they are compared with; empty where there is none.
-        labelled: For kind `labels`: pairs of (arm, its own reference), one pair for each number of labels.
-    """
-
-    key: str
-    study: str
-    text: str
-    kind: str
-    arms: tuple[str, ...]
-    reference: str = ""
-    labelled: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

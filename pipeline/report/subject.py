@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from pipeline.plan.records import Question
 from pipeline.report import evidence
 from pipeline.report.blocks import Cell, Link, Links, cell, listed, seed_cell
 from pipeline.report.drawing import Look, Row, Series, look_of
 from pipeline.report.evidence import Pairing, Values, mean_of, pair
-from pipeline.report.records import Question, ReportedArm, StudyFacts
+from pipeline.report.records import ReportedArm, StudyFacts
 from pipeline.report.statistics import verdict
 from pipeline.tracking import names
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict
 
 from pipeline.plan.outcome import Outcome, StudyRecord
-from pipeline.report.records import LedgerLine, Member, Question, ReportedArm, StudyFacts
+from pipeline.report.records import LedgerLine, Member, ReportedArm, StudyFacts
 from pipeline.tracking import names
 from pipeline.tracking.reading import Arm, Store, read_step
 
@@ -44,7 +43,7 @@ def study_facts(store: Store, record: StudyRecord, run_id: str) -> StudyFacts:
         profile=record.profile,
         seeds=record.seeds,
         arms=arms,
-        questions=tuple(Question(**asdict(question)) for question in record.questions),
+        questions=record.questions,
         ledger=ledger(record, by_arm, runs),
         total_seconds=record.total_seconds,
         run_id=run_id,

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from pipeline.networks.layered import Classifier
 from pipeline.runtime import generator
 from pipeline.tracking import names
 from tests.conftest import MNIST_DIR, ROOT, Command, clean_environment, copy_store
+from tests.serving import free_port, until_it_answers
 
 QUICK = ("--dataset", "digits", "--epochs", "3", "--width", "16", "--hidden_layers", "2")
 ENDLESS = ("--dataset", "digits", "--epochs", "100000", "--patience", "100000", "--width", "16")
@@ -197,12 +197,6 @@ def test_ctrl_c_under_mlflow_run_saves_and_ends_the_run_as_killed(project: Path)
     assert run.info.status == "KILLED"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def server(words: list[str], folder: Path, path: str) -> Iterator[str]:
     """A server process on a free port; yields its address once it answers."""
@@ -218,14 +212,7 @@ def server(words: list[str], folder: Path, path: str) -> Iterator[str]:
         ) as process,
     ):  # fmt: skip
         try:
-            deadline = time.monotonic() + 90
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2).close()
-                    break
-                except OSError:
-                    assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()
-                    time.sleep(0.3)
+            until_it_answers(process, f"http://127.0.0.1:{port}{path}", (folder / "server.log").read_text)
             yield f"http://127.0.0.1:{port}"
         finally:
             os.killpg(process.pid, signal.SIGTERM)
@@ -343,15 +330,8 @@ def test_both_uis_start_on_loopback_and_end_together(tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            deadline = time.monotonic() + 180
             for port in ports:
-                while True:
-                    try:
-                        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).close()
-                        break
-                    except OSError:
-                        assert process.poll() is None and time.monotonic() < deadline
-                        time.sleep(0.3)
+                until_it_answers(process, f"http://127.0.0.1:{port}/")
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             listening = {
                 c.laddr for member in family for c in member.net_connections("inet") if c.status == psutil.CONN_LISTEN

@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,8 @@ from mlflow import MlflowClient
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.conftest import clean_environment
-from tests.postgres import PASSWORD, free_port
+from tests.postgres import PASSWORD
+from tests.serving import free_port, until_it_answers
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 
@@ -61,11 +60,8 @@ def uis(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            deadline = time.monotonic() + 120
             for port in ports:
-                while not answers(port):
-                    assert process.poll() is None and time.monotonic() < deadline, "the UIs did not start"
-                    time.sleep(0.3)
+                until_it_answers(process, f"http://127.0.0.1:{port}/")
             yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=40)
@@ -73,14 +69,6 @@ def uis(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def answers(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clean_environment
-from tests.end_to_end.test_commands import free_port
+from tests.serving import free_port, until_it_answers
 
 USER, PASSWORD = "ada", "Analytical-Engine-1843"
 ADMIN_PASSWORD = "Difference-Engine-1822"
@@ -72,15 +72,7 @@ def running(folder: Path, port: int) -> Iterator[None]:
         ) as process,
     ):
         try:
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                    break
-                except OSError:
-                    log_text = (folder / "server.log").read_text()
-                    assert process.poll() is None and time.monotonic() < deadline, log_text
-                    time.sleep(0.3)
+            until_it_answers(process, f"http://127.0.0.1:{port}/health", (folder / "server.log").read_text)
             yield
         finally:
             os.killpg(process.pid, signal.SIGTERM)

@@ -26,7 +26,7 @@ from pipeline.training.loop import EpochRecord
 from tests.conftest import copy_store, use_stores
 from tests.faults.killing import TINY, assert_one_ready_model, journalled_epochs, points_of, stage, wait_until
 from tests.faults.proxy import Proxy, proxy_to
-from tests.faults.serving import Server
+from tests.serving import Server
 from tests.test_plan import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.usefixtures("no_figures")]

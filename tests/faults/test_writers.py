@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from tests.conftest import clean_environment
 from tests.faults.killing import assert_one_ready_model, points_of, runs_of
-from tests.faults.serving import Server
+from tests.serving import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WRITERS, EPOCHS = 8, 20

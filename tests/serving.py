@@ -1,4 +1,4 @@
-"""A real `mlflow server` that can be killed and started again on the same port and store."""
+"""Servers of the tests: free ports, waiting for an answer, and an `mlflow server` that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import clean_environment
 
 BIN = Path(sys.executable).parent
+START_SECONDS = 150
 
 
 def free_port() -> int:
@@ -21,6 +24,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def until_it_answers(process: subprocess.Popen[Any], address: str, log: Callable[[], str] = str) -> None:
+    """Wait until a server that a process starts answers; fails with its log where it ends, or does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            assert process.poll() is None and time.monotonic() < deadline, log()
+            time.sleep(0.3)
 
 
 class Server:
@@ -51,14 +66,7 @@ class Server:
                 words, cwd=self.folder, env=clean_environment(PATH=f"{BIN}:{os.environ['PATH']}"),
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 150
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
-                return
-            except OSError:
-                assert self._process.poll() is None and time.monotonic() < deadline, self.log()
-                time.sleep(0.3)
+        until_it_answers(self._process, f"{self.url}/health", self.log)
 
     def kill(self) -> None:
         """Kill it at once."""
