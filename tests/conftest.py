@@ -13,6 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
+from hypothesis import settings
 
 from pipeline.data.sources import Dataset, load_dataset
 from pipeline.tracking.store import open_store
@@ -21,6 +22,8 @@ from tests.postgres import new_database, postgres
 __all__ = ["new_database", "postgres"]  # fixtures that live in a room of their own
 
 ROOT = Path(__file__).resolve().parent.parent
+settings.register_profile("any machine", deadline=None)  # a busy one is slow; what hangs meets pytest's own limit
+settings.load_profile("any machine")
 MNIST_DIR = os.environ.get("PIPELINE_DATA_DIR", str(ROOT / "data"))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.serving import free_port
+from tests.ports import free_port
 
 USER, PASSWORD = "pipeline", "not-to-be-seen"
 START_SECONDS = 60

@@ -1,41 +1,17 @@
-"""Servers of the tests: free ports, waiting for an answer, and an `mlflow server` that can be killed and started again."""
+"""A real `mlflow server` that can be killed and started again on the same port and store."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tests.conftest import clean_environment
+from tests.ports import free_port, until_it_answers
 
 BIN = Path(sys.executable).parent
-START_SECONDS = 150
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until_it_answers(process: subprocess.Popen[Any], address: str, log: Callable[[], str] = str) -> None:
-    """Wait until a server that a process starts answers; fails with its log where it ends, or does not."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            assert process.poll() is None and time.monotonic() < deadline, log()
-            time.sleep(0.3)
 
 
 class Server:

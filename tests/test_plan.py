@@ -141,7 +141,7 @@ def test_a_plan_that_is_not_there_names_those_that_are() -> None:
         load_plan("/nowhere/x.yaml", wishes())
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=2000)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(max_size=300)
     | st.builds(lambda a, b: SMALL[:a] + b + SMALL[a:], st.integers(0, len(SMALL)), st.text(max_size=8))

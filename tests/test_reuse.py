@@ -52,7 +52,7 @@ def reused(base: LayeredNetwork, reuse: Reuse, classes: tuple[int, ...] = (5, 6,
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_exactly_the_parameters_move_that_should(data: st.DataObject) -> None:
     layers = data.draw(st.integers(1, 4))

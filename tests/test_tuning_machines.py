@@ -42,8 +42,8 @@ from pipeline.tuning.study import (
     reap,
 )
 from tests.conftest import ROOT, clean_environment, copy_store
+from tests.ports import free_port
 from tests.postgres import PASSWORD
-from tests.serving import free_port
 
 SPACE = "learning_rate: {low: 0.001, high: 0.01, log: true}\nbatch_size: [32, 64]\nwidth: {low: 8, high: 24, step: 8}\n"
 WORDS = (

@@ -51,6 +51,8 @@ def compare(subject: Subject) -> Answer:
         by_precision = verdict_line(subject, precision_on_test, better="ahead", worse="behind", unit="points")
         headline += f" Macro precision: {by_precision}."
         sentences.append(numbers_line(subject, precision_on_test, "In macro precision, "))
+    if asks_for_time(subject):
+        headline += "".join(f" {lasts}" for arm in subject.others if (lasts := _lasts(arm)))
     sentences += [found for arm in subject.others if (found := _searched(arm))]
     return Answer(
         subject.question,
@@ -64,7 +66,12 @@ def compare(subject: Subject) -> Answer:
 
 def asks_for_precision(subject: Subject) -> bool:
     """Whether a question is about precision too."""
-    return "precision" in subject.question.text.lower()
+    return any(word in subject.question.text.lower() for word in ("precision", "precise"))
+
+
+def asks_for_time(subject: Subject) -> bool:
+    """Whether a question of accuracy is about training time too."""
+    return "how long" in subject.question.text.lower()
 
 
 def numbers_line(subject: Subject, of: Callable[[ReportedArm], Values], begin: str = "") -> str:
@@ -95,6 +102,12 @@ def _scored(arm: ReportedArm, precision: bool) -> str:
     also = f", macro precision {percent_text(beside, ' %')}" if precision and beside else ""
     count = f" (n = {found.count})" if found and found.count > 1 else ""
     return f"{arm.label}: test accuracy {percent_text(found, ' %')}{also}{count}"
+
+
+def _lasts(arm: ReportedArm) -> str:
+    found = mean_of(fit_seconds(arm))
+    count = f" (n = {found.count})" if found and found.count > 1 else ""
+    return f"Training time: {arm.label} {seconds_text(found, ' s')}{count}." if found else ""
 
 
 def _range(arms: list[ReportedArm], precision: bool) -> str:

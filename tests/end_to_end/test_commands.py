@@ -27,7 +27,7 @@ from pipeline.networks.layered import Classifier
 from pipeline.runtime import generator
 from pipeline.tracking import names
 from tests.conftest import MNIST_DIR, ROOT, Command, clean_environment, copy_store
-from tests.serving import free_port, until_it_answers
+from tests.ports import free_port, until_it_answers
 
 QUICK = ("--dataset", "digits", "--epochs", "3", "--width", "16", "--hidden_layers", "2")
 ENDLESS = ("--dataset", "digits", "--epochs", "100000", "--patience", "100000", "--width", "16")

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.conftest import clean_environment
+from tests.ports import free_port, until_it_answers
 from tests.postgres import PASSWORD
-from tests.serving import free_port, until_it_answers
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 

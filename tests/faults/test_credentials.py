@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clean_environment
-from tests.serving import free_port, until_it_answers
+from tests.ports import free_port, until_it_answers
 
 USER, PASSWORD = "ada", "Analytical-Engine-1843"
 ADMIN_PASSWORD = "Difference-Engine-1822"
