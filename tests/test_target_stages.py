@@ -30,6 +30,7 @@ from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
 from pipeline.tracking.lineage import load_base
+from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -474,3 +475,16 @@ def test_a_seeded_cnn_run_reproduces_its_golden_losses(store: MlflowClient) -> N
 
 
 GOLDEN_CNN_LOSSES = [1.6880273079636592, 1.2652349559719032]
+
+
+def test_training_from_scratch_is_recognised_on_its_architecture_alone(store: MlflowClient, base: StageResult) -> None:
+    parent = store.create_run("0").info.run_id
+    within = Within(lambda: parent)
+    others = train_base(TrainBaseParams(**{**BASE, "seed": 1})), train_base(TrainBaseParams(**BASE, batch_norm=True))
+    runs = [
+        transfer(TransferParams(**QUICK, base=found.model_uri, reuse_layers=0), within=within)
+        for found in (base, *others)
+    ]
+    assert runs[1].reused and runs[1].run_id == runs[0].run_id  # other weights, of which none is used
+    assert not runs[2].reused and runs[2].run_id != runs[0].run_id
+    assert "inputs: architecture" in within.why

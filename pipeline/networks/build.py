@@ -50,6 +50,11 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> None:
         raise ValueError("not a network description: a key is repeated")
 
 
+def architecture_digest(architecture: MLPArchitecture | CNNArchitecture) -> str:
+    """Return a digest (32 hexadecimal digits) of a description: of its canonical JSON."""
+    return hashlib.sha256(architecture.model_dump_json().encode()).hexdigest()[:32]
+
+
 def weights_digest(weights: dict[str, Tensor]) -> str:
     """Return a digest (32 hexadecimal digits) of named tensors: names, types, shapes and bytes."""
     digest = hashlib.sha256()

@@ -154,7 +154,9 @@ class LayeredNetwork(nn.Module):
 
     def scale(self, pixels: Tensor) -> Tensor:
         """Return pixels 0-255 (B, C, H, W), of any number type, as float32 from 0 to 1."""
-        return pixels.float() / PIXEL_MAXIMUM
+        if pixels.is_floating_point():
+            return pixels.float() / PIXEL_MAXIMUM
+        return pixels.float().div_(PIXEL_MAXIMUM)  # in place: it is a copy already, and data sets are large
 
     def run_blocks(self, values: Tensor, start: int, stop: int) -> Tensor:
         """Take values at depth `start` to depth `stop`."""

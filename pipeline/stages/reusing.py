@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.console import say
 from pipeline.data.splits import check_batch, choose_classes
 from pipeline.errors import Fault, UserInputError
+from pipeline.networks.build import architecture_digest
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params import TargetParams
@@ -63,7 +64,11 @@ def train_on_target(
     announce(choice)
     if choice.base is None and choice.reuse.copied:  # a dry run without a base
         return say_plan(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
-    inputs = {"data": choice.split.digest, "base": choice.base.digest if choice.base and choice.reuse.copied else ""}
+    inputs = {
+        "data": choice.split.digest,
+        "base": choice.base.digest if choice.base and choice.reuse.copied else "",
+        "architecture": architecture_digest(choice.architecture),  # the base's, also where nothing of it is copied
+    }
     key = result_key(params, inputs, runtime.description)
     if not params.dry_run and (done := recalled(within, key)) is not None:
         return done

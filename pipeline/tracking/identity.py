@@ -60,7 +60,7 @@ def result_key(params: StageParams, inputs: Mapping[str, str], machine: Mapping[
 
     Args:
         params: Of the stage.
-        inputs: Digests of what it reads: data, base weights.
+        inputs: Digests of what it reads: data, base weights, architecture.
         machine: `Runtime.description`.
     """
     stage = params.entry_point
