@@ -73,7 +73,7 @@ def take(page: Page, address: str, name: str, *, expanded: bool = False) -> None
     if assistant.count():
         assistant.last.click()
     if expanded:
-        page.get_by_text("Expand rows").click()
+        page.locator("[role='gridcell'] button").first.click()  # the study's row, in which its steps are nested
     page.wait_for_timeout(CLICKED_MS)
     page.screenshot(path=IMAGES / f"{name}.png")
     click.echo(IMAGES / f"{name}.png")
