@@ -18,6 +18,7 @@ from pipeline.report.blocks import (
 from pipeline.report.drawing import Row, draw_bars, draw_curves, draw_points
 from pipeline.report.evidence import Values, mean_of, metric
 from pipeline.report.records import ReportedArm
+from pipeline.report.statistics import Estimate
 from pipeline.report.subject import Subject, verdict_line
 from pipeline.tracking import names
 
@@ -100,14 +101,16 @@ def _equals(p: str) -> str:
 def _scored(arm: ReportedArm, precision: bool) -> str:
     found, beside = mean_of(accuracy_on_test(arm)), mean_of(precision_on_test(arm))
     also = f", macro precision {percent_text(beside, ' %')}" if precision and beside else ""
-    count = f" (n = {found.count})" if found and found.count > 1 else ""
-    return f"{arm.label}: test accuracy {percent_text(found, ' %')}{also}{count}"
+    return f"{arm.label}: test accuracy {percent_text(found, ' %')}{also}{_seeds(found)}"
 
 
 def _lasts(arm: ReportedArm) -> str:
     found = mean_of(fit_seconds(arm))
-    count = f" (n = {found.count})" if found and found.count > 1 else ""
-    return f"Training time: {arm.label} {seconds_text(found, ' s')}{count}." if found else ""
+    return f"Training time: {arm.label} {seconds_text(found, ' s')}{_seeds(found)}." if found else ""
+
+
+def _seeds(found: Estimate | None) -> str:
+    return f" (n = {found.count})" if found and found.count > 1 else ""
 
 
 def _range(arms: list[ReportedArm], precision: bool) -> str:
