@@ -205,6 +205,19 @@ def test_a_study_runs_once_and_is_then_recognised(
     assert store.get_run(rewritten.run_id).info.status == "FINISHED"
 
 
+def test_a_cached_study_writes_the_report_a_folder_lacks(store: MlflowClient, plan: str, no_figures: None) -> None:
+    first = main(small(plan, seeds=1))
+    record = (Path("reports/small") / names.STUDY_RECORD).read_text()
+    (Path("reports/small") / names.STUDY_RECORD).write_text("{}")  # as that of another number of seeds
+    for folder in ("elsewhere", "reports"):
+        assert main(small(plan, seeds=1, folder=folder)).run_id == first.run_id
+        assert "A small study." in (Path(folder) / "small" / "study.html").read_text()
+        assert (Path(folder) / "small" / names.STUDY_RECORD).read_text() == record
+    shutil.rmtree(str(store.get_run(first.run_id).info.artifact_uri).removeprefix("file://"))
+    assert main(small(plan, seeds=1, folder="third")).run_id != first.run_id
+    assert (Path("third") / "small" / "study.html").is_file()
+
+
 def _digest_as_if_the_loop_had_changed(good):  # type: ignore[no-untyped-def]
     return lambda path: "changed" if path.name == "loop.py" else good(path)
 

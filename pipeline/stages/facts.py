@@ -1,13 +1,23 @@
-"""From a study's record and the tracking store to what its report reads."""
+"""From a study's record and the tracking store to its report."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 from pipeline.plan.outcome import Outcome, StudyRecord
 from pipeline.report.records import LedgerLine, Member, ReportedArm, StudyFacts
+from pipeline.report.study import write_report
 from pipeline.tracking import names
 from pipeline.tracking.reading import Arm, Store, read_step
+
+
+def write_study(store: Store, record: StudyRecord, run_id: str, folder: Path) -> list[Path]:
+    """Write a study's record and its report into a folder, made where it is missing, and return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / names.STUDY_RECORD
+    path.write_text(record.to_json(), encoding="utf-8")
+    return [path, *write_report(study_facts(store, record, run_id), folder)]
 
 
 def study_facts(store: Store, record: StudyRecord, run_id: str) -> StudyFacts:

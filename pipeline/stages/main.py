@@ -19,18 +19,17 @@ from pipeline.console import say
 from pipeline.errors import StudyIncompleteError
 from pipeline.params import MainParams
 from pipeline.plan.arms import Wishes
-from pipeline.plan.outcome import StudyRecord, record_of
+from pipeline.plan.outcome import StudyRecord, record_from_json, record_of
 from pipeline.plan.reading import load_plan
 from pipeline.plan.records import Plan, walk
 from pipeline.report.records import KINDS
-from pipeline.report.study import write_report
 from pipeline.stages.carrying_out import carry_out, explain_steps
-from pipeline.stages.facts import study_facts
+from pipeline.stages.facts import write_study
 from pipeline.tracking import names
-from pipeline.tracking.reading import Store
+from pipeline.tracking.reading import Store, read_study
 from pipeline.tracking.recognition import Within, finished_study
 from pipeline.tracking.run import StageResult, StageRun, close_lost_runs, stage_run
-from pipeline.tracking.store import open_store
+from pipeline.tracking.store import Client, active_experiment_id, open_store
 
 
 def main(params: MainParams) -> StageResult:
@@ -59,12 +58,15 @@ def main(params: MainParams) -> StageResult:
             parent.run_id()  # the run that mlflow made is the study's, not that of its first step
         outcomes = carry_out(walk(plan), within, explain=params.explain)
         record = record_of(plan, outcomes, time.perf_counter() - began, command(params))
-        digest = study_digest(record)
-        if not parent.opened and (known := finished_study(client, digest)):
-            say(f"nothing to do: all {len(outcomes)} steps are finished, and run {known} is this study's")
-            say(f"report: {Path(params.folder) / plan.name / 'study.html'}, and that run's artifacts")
-            return StageResult(known, "", {}, reused=True)
-        return conclude(parent.open(), record, digest, Path(params.folder))
+        digest, folder = study_digest(record), Path(params.folder) / plan.name
+        if not parent.opened and (known := finished_before(client, digest)) is not None:
+            run_id, finished = known
+            say(f"nothing to do: all {len(outcomes)} steps are finished, and run {run_id} is this study's")
+            if not is_written(finished, folder):
+                write_study(Store(client, active_experiment_id()), finished, run_id, folder)
+            say(f"report: {folder / 'study.html'}, and that run's artifacts")
+            return StageResult(run_id, "", {}, reused=True)
+        return conclude(parent.open(), record, digest, folder)
 
 
 def wishes(params: MainParams) -> Wishes:
@@ -133,25 +135,36 @@ def study_digest(record: StudyRecord) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
+def finished_before(client: Client, digest: str) -> tuple[str, StudyRecord] | None:
+    """Return the newest finished run of a study with a digest, and its record; None without a whole record."""
+    run_id = finished_study(client, digest)
+    try:
+        text = read_study(client, run_id) if run_id else None
+        return (run_id, record_from_json(text)) if text is not None else None
+    except ValueError:
+        return None
+
+
+def is_written(record: StudyRecord, folder: Path) -> bool:
+    """Whether a folder holds the report of this very study, not that of another profile or number of seeds."""
+    path = folder / names.STUDY_RECORD
+    return (folder / "study.html").is_file() and path.is_file() and path.read_text("utf-8") == record.to_json()
+
+
 def conclude(run: StageRun, record: StudyRecord, digest: str, folder: Path) -> StageResult:
     """Write and log the report, and say what was found.
 
     Raises:
         StudyIncompleteError: Some steps failed.
     """
-    own = folder / record.name
-    own.mkdir(parents=True, exist_ok=True)
-    path = own / names.STUDY_RECORD
-    path.write_text(record.to_json(), encoding="utf-8")
-    written = write_report(study_facts(Store(run.client, run.experiment_id), record, run.run_id), own)
-    for file in (path, *written):
+    for file in write_study(Store(run.client, run.experiment_id), record, run.run_id, folder):
         run.log_file(file, names.REPORT)
     reused = [outcome for outcome in record.outcomes if outcome.reused]
     failed = [outcome for outcome in record.outcomes if outcome.failure]
     run.set_tags({names.STUDY_DIGEST: "" if failed else digest, "reused_runs": " ".join(o.run_id for o in reused)})
     ran = len(record.outcomes) - len(reused) - len(failed)
     run.log_final({"study/run": ran, "study/reused": len(reused), "study/failed": len(failed)})
-    say(f"report: {own / 'study.html'} (and .md, .csv), run {run.run_id}")
+    say(f"report: {folder / 'study.html'} (and .md, .csv), run {run.run_id}")
     if failed:
         listed = "; ".join(f"{outcome.arm} seed {outcome.seed}: {outcome.failure}" for outcome in failed)
         raise StudyIncompleteError(f"{len(failed)} of {len(record.outcomes)} steps are missing: {listed}")

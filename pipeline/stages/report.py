@@ -16,8 +16,7 @@ from pipeline.params import ReportParams
 from pipeline.plan.outcome import StudyRecord, record_from_json
 from pipeline.report.comparison import comparison_figure, comparison_markdown, comparison_table
 from pipeline.report.figures import save_figure
-from pipeline.report.study import write_report
-from pipeline.stages.facts import study_facts
+from pipeline.stages.facts import write_study
 from pipeline.tracking import names
 from pipeline.tracking.reading import Arm, Store, newest_arm, newest_study, read_arm, read_study
 from pipeline.tracking.run import StageResult, stage_run
@@ -86,7 +85,7 @@ def write_again(client: Client, params: ReportParams, run_id: str, record: Study
     folder = Path(params.folder) / record.name
     note = f"The report of study {record.name}, run {run_id}, written again."
     with stage_run(params, name=f"report {record.name}", note=note, tags={}) as run:
-        for file in write_report(study_facts(Store(client, run.experiment_id), record, run_id), folder):
+        for file in write_study(Store(client, run.experiment_id), record, run_id, folder):
             run.log_file(file, names.REPORT)
         say(f"written to {folder / 'study.html'} (and .md, .csv), and logged to run {run.run_id}")
         return StageResult(run.run_id, "", {})
