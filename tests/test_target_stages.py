@@ -488,3 +488,18 @@ def test_training_from_scratch_is_recognised_on_its_architecture_alone(store: Ml
     assert runs[1].reused and runs[1].run_id == runs[0].run_id  # other weights, of which none is used
     assert not runs[2].reused and runs[2].run_id != runs[0].run_id
     assert "inputs: architecture" in within.why
+
+
+def test_a_cached_step_registers_its_model_once(store: MlflowClient, base: StageResult) -> None:
+    within = Within(lambda: store.create_run("0").info.run_id)
+    target = transfer(TransferParams(**QUICK))
+    for _ in range(2):
+        again = (
+            train_base(TrainBaseParams(**BASE, register_as="a base"), within=within),
+            transfer(TransferParams(**QUICK, register_as="a target"), within=within),
+        )
+        assert [result.reused for result in again] == [True, True]
+    for name, made in (("a base", base), ("a target", target)):
+        assert [version.run_id for version in store.search_model_versions(f"name = '{name}'")] == [made.run_id]
+        best = store.get_model_version_by_alias(name, "best")
+        assert float(best.tags[names.VAL_FINAL_ACCURACY]) == made.metrics[names.VAL_FINAL_ACCURACY]

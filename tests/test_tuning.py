@@ -85,7 +85,8 @@ def test_a_study_from_start_to_base(
     )
     assert store.get_run(chosen.run_id).data.tags[names.BASE_RUN_ID] in (result.run_id, refitted.run_id)
 
-    again = tune(TuneParams(**QUICK, trials=4, space=space, study="first"))
+    again = tune(TuneParams(**QUICK, trials=4, space=space, study="first", register_as="tuned"))
+    assert store.get_model_version_by_alias("tuned", "best").run_id == result.run_id
     assert again.run_id == result.run_id and "nothing to do" in capsys.readouterr().out
     tune(TuneParams(**QUICK, trials=6, space=space, study="first", refit=False))
     assert finished_count(study_of(tmp_path, "first")) == 6

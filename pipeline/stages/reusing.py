@@ -70,7 +70,7 @@ def train_on_target(
         "architecture": architecture_digest(choice.architecture),  # the base's, also where nothing of it is copied
     }
     key = result_key(params, inputs, runtime.description)
-    if not params.dry_run and (done := recalled(within, key)) is not None:
+    if not params.dry_run and (done := recalled(within, key, params.register_as)) is not None:
         return done
     network, report = reuse_network(
         choice.architecture,

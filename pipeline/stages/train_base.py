@@ -62,7 +62,7 @@ def train_base(
         f"{len(split.train)} images to train on, {len(split.validation)} for validation, {len(split.test)} for test."
     )
     key = result_key(params, {"data": split.digest}, runtime.description)
-    if (done := recalled(within, key)) is not None:
+    if (done := recalled(within, key, params.register_as)) is not None:
         return done
     parent = parent_of(within)
     with stage_run(

@@ -25,7 +25,7 @@ from pipeline.runtime import Runtime, generator, process_identity, resolve_runti
 from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
 from pipeline.tracking import names
 from pipeline.tracking.identity import code_digest, result_key, result_params
-from pipeline.tracking.recognition import Within, finished_result, parent_of, recalled
+from pipeline.tracking.recognition import Within, finished_result, parent_of, recalled, register_cached
 from pipeline.tracking.run import StageResult, StageRun, stage_run
 from pipeline.tracking.store import open_store, store_environment
 from pipeline.training.loop import Labelled
@@ -80,7 +80,7 @@ def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
     if params.dry_run:
         return say_plan(params, split, f"study: {spec.name}, {len(space)} parameters: {', '.join(space)}")
     key = result_key(params, {"data": split.digest, "space": spec.facts["space"]}, runtime.description)
-    if (done := recalled(within, key)) is not None:
+    if (done := recalled(within, key, params.register_as)) is not None:
         return done
     study = open_study(open_storage(), spec)
     before = finished_count(study)
@@ -88,6 +88,7 @@ def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
     if before < params.trials:
         start_forkserver()
     elif within is None and (done := finished_result(open_store(), key)) is not None:
+        register_cached(done, params.register_as)
         say(f"nothing to do: run {done.run_id} has this study's result, model {done.model_uri or '(none)'}")
         return done
     searched = f"{params.trials} trials of {params.folds} folds on classes {split.classes_text} of {split.dataset}"

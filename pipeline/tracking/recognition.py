@@ -9,7 +9,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from pipeline.console import say
 from pipeline.tracking import names
+from pipeline.tracking.handover import register_model
 from pipeline.tracking.identity import ResultKey
 from pipeline.tracking.lineage import model_is_whole
 from pipeline.tracking.run import StageResult
@@ -56,9 +58,19 @@ class Within:
         return found
 
 
-def recalled(within: Within | None, key: ResultKey) -> StageResult | None:
-    """Return a step's finished result, where it belongs to a study that knows one."""
-    return within.recall(key) if within is not None else None
+def recalled(within: Within | None, key: ResultKey, register_as: str = "") -> StageResult | None:
+    """Return a step's finished result, where it belongs to a study that knows one; its model is then registered."""
+    done = within.recall(key) if within is not None else None
+    if done is not None:
+        register_cached(done, register_as)
+    return done
+
+
+def register_cached(done: StageResult, name: str) -> None:
+    """Register the model of a cached result, as its stage would have done; nothing without a name or a model."""
+    if name and done.model_uri:
+        wanted = {"name": name, "val_accuracy": done.metrics[names.VAL_FINAL_ACCURACY]}
+        say(register_model(open_store(), done.run_id, done.model_uri, wanted))
 
 
 def parent_of(within: Within | None) -> str | None:
