@@ -72,7 +72,8 @@ def result_key(params: StageParams, inputs: Mapping[str, str], machine: Mapping[
 def code_parts(stage: str) -> dict[str, str]:
     """Return a digest of each file whose code makes a stage's result: rooms, seeds, what stages share, the stage.
 
-    Syntax trees are compared, without docstrings: comments and layout do not count, uncommitted edits do.
+    Syntax trees are compared, without docstrings: comments, layout and Python's version do not count, uncommitted
+    edits do.
     """
     files = [path for room in ROOMS for path in sorted((PACKAGE / room).glob("*.py"))]
     if stage == "tune":
@@ -93,7 +94,17 @@ def _file_digest(path: Path) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some with an empty part
+            node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+    return hashlib.sha256(json.dumps(_syntax(tree)).encode()).hexdigest()
+
+
+def _syntax(node: object) -> object:
+    """Return a syntax tree as nested lists, equal on every Python version: later ones add fields, empty if unused."""
+    if isinstance(node, ast.AST):
+        used = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return [type(node).__name__, *([name, _syntax(value)] for name, value in used)]
+    return [_syntax(one) for one in node] if isinstance(node, list) else ascii(node)
 
 
 def result_params(params: StageParams) -> dict[str, str]:
