@@ -1,4 +1,8 @@
 # `make help` lists what can be done. Everything runs in .venv, made on first use from exact pins.
+ifeq ($(OS),Windows_NT)
+$(error only Linux and macOS are supported; on Windows, use WSL)
+endif
+
 PYTHON ?= python3
 PIP_ARGS ?=
 PROFILE ?= quick

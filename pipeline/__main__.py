@@ -3,6 +3,10 @@
 import gc
 import sys
 
+if sys.platform == "win32":
+    print("error: platform=win32: only Linux and macOS are supported; on Windows, use WSL", file=sys.stderr)
+    sys.exit(2)
+
 # Most of a command's start is imports, and most of that is the collector looking at what will never be garbage.
 gc.set_threshold(100_000, 50, 100)
 

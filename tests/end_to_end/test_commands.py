@@ -106,6 +106,17 @@ def test_several_faults_come_together(command: Command) -> None:
     assert done.returncode == 2 and done.stderr.count("error: ") == 3
 
 
+ON_WINDOWS = "import runpy, sys; sys.platform = 'win32'; runpy.run_module('pipeline', run_name='__main__')"
+
+
+@pytest.mark.parametrize("words", [[sys.executable, "-c", ON_WINDOWS], ["make", "help"]], ids=["python", "make"])
+def test_windows_is_rejected_with_the_way_out(words: list[str]) -> None:
+    done = subprocess.run(words, cwd=ROOT, env=clean_environment(OS="Windows_NT"), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "only Linux and macOS are supported; on Windows, use WSL" in done.stderr and not done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_help_lists_every_parameter(command: Command) -> None:
     text = command("train_base", "--help").stdout
     assert "--learning_rate, --learning-rate" in text and "default: 128 examples" in " ".join(text.split())
