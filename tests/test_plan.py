@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from pipeline.errors import StudyIncompleteError, UserInputError
-from pipeline.params import MainParams, ReportParams, TrainBaseParams
+from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_params
 from pipeline.plan.arms import Wishes
 from pipeline.plan.outcome import record_from_json
 from pipeline.plan.reading import PLANS, load_plan
@@ -146,18 +146,34 @@ def test_a_plan_that_is_not_there_names_those_that_are() -> None:
     text=st.text(max_size=300)
     | st.builds(lambda a, b: SMALL[:a] + b + SMALL[a:], st.integers(0, len(SMALL)), st.text(max_size=8))
 )
-def test_any_text_is_a_plan_or_is_refused(tmp_path: Path, text: str) -> None:
+@example(text=SMALL)
+@example(text=SMALL.replace("seeds: 2", "seeds: two"))
+def test_any_text_is_a_plan_that_runs_or_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "any.yaml"
     path.write_text(text, encoding="utf-8", errors="replace")
     try:
-        load_plan(str(path), wishes())
+        steps = walk(load_plan(str(path), wishes()))
     except UserInputError as error:
-        assert error.faults
+        assert text != SMALL and all("any.yaml" in str(fault) for fault in error.faults)
+    else:
+        assert steps and "seeds: two" not in text
+        for step in steps:
+            parse_params(step.arm.kind, step.raw_params("a" * 32 if step.base else ""))
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"name": 1}', "\x00", '{"name": "x", "seeds": "two"}'])
-def test_a_damaged_record_of_a_study_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Invalid JSON: EOF"),
+        ("{}", "name: Field required"),
+        ("[]", "Input should be an object"),
+        ('{"name": 1}', "name: Input should be a valid string"),
+        ("\x00", "Invalid JSON: expected value"),
+        ('{"name": "x", "title": "x", "description": "x", "profile": "x", "seeds": "two"}', "seeds: Input should be"),
+    ],
+)
+def test_a_damaged_record_of_a_study_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         record_from_json(text)
 
 

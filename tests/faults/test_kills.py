@@ -56,7 +56,7 @@ def test_a_stage_killed_at_any_moment_comes_to_the_same_result(
         moment = Moment(number % 10 != 9, draw.random())
         came_to[killed_and_resumed(command, tmp_path, moment, lasts, reference)] += 1
     print(f"{KILLS} kills: {dict(came_to)}")
-    assert sum(came_to.values()) == KILLS and came_to["resumed"] + came_to["delivered by sync"] >= KILLS // 3
+    assert came_to["resumed"] + came_to["delivered by sync"] >= KILLS // 3
 
 
 @dataclass
