@@ -25,6 +25,7 @@ from pipeline.stages import common
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
 from pipeline.tracking.delivery import Delivery
+from pipeline.tracking.handover import register_model
 from pipeline.tracking.journal import JOURNAL, Entry, Journal, arrived_bytes, drain, is_drained, read_part
 from pipeline.tracking.recognition import Within
 from pipeline.tracking.run import StageResult
@@ -189,6 +190,26 @@ def test_the_alias_best_follows_validation_accuracy(store: MlflowClient, capsys:
         train_base(TrainBaseParams(**{**QUICK, "epochs": epochs}, register_as="digits-base"))
         assert int(store.get_model_version_by_alias("digits-base", "best").version) == best
     assert "alias best stays with version 2" in capsys.readouterr().out
+
+
+def test_two_writers_at_once_leave_the_alias_with_the_better(
+    store: MlflowClient, no_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse, better = (train_base(TrainBaseParams(**{**QUICK, "epochs": epochs})) for epochs in (1, 8))
+
+    def register(client: MlflowClient, result: StageResult) -> None:
+        wanted = {"name": "shared", "val_accuracy": result.metrics[names.VAL_FINAL_ACCURACY]}
+        register_model(client, result.run_id, result.model_uri, wanted)
+
+    def overtaken(*alias: str) -> None:
+        register(store, better)
+        set_alias(*alias)
+
+    late = MlflowClient()
+    set_alias = late.set_registered_model_alias
+    monkeypatch.setattr(late, "set_registered_model_alias", overtaken)
+    register(late, worse)
+    assert store.get_model_version_by_alias("shared", "best").run_id == better.run_id
 
 
 def test_runs_go_to_the_experiment_that_mlflow_would_take(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:

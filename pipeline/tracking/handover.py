@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.tracking import names
@@ -84,7 +85,7 @@ def _write_ids(files: Path, ids: dict[str, str]) -> None:
 
 
 def register_model(client: MlflowClient, run_id: str, model_uri: str, entry: Entry) -> str:
-    """Register a model and give it the alias `best` where its validation accuracy beats the holder's.
+    """Register a model and see to it that the version with the highest validation accuracy has the alias `best`.
 
     Returns:
         One line that says what became of it.
@@ -96,24 +97,45 @@ def register_model(client: MlflowClient, run_id: str, model_uri: str, entry: Ent
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     version = _version(client, run_id, model_uri, name, val_accuracy)
-    try:
-        holder = client.get_model_version_by_alias(name, "best")
-        held = float(holder.tags.get(names.VAL_FINAL_ACCURACY, "-inf"))
-    except MlflowException as error:
-        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-            raise
-        holder, held = None, float("-inf")
+    best = _move_alias(client, name)
     registered = f"registered as {name} version {version}"
-    if holder is not None and str(holder.version) != version and val_accuracy <= held:
-        return f"{registered}; alias best stays with version {holder.version} ({held:.4f} on validation)"
-    client.set_registered_model_alias(name, "best", version)
-    return f"{registered}, which now has the alias best ({val_accuracy:.4f} on validation)"
+    if str(best.version) == version:
+        return f"{registered}, which now has the alias best ({val_accuracy:.4f} on validation)"
+    return f"{registered}; alias best stays with version {best.version} ({_val_accuracy(best):.4f} on validation)"
+
+
+def _move_alias(client: MlflowClient, name: str) -> ModelVersion:
+    """Give the alias `best` to the version with the highest validation accuracy, and return it.
+
+    Others may register at the same time, and the alias cannot be compared and set at once: so whoever has set it
+    looks again.
+    """
+    while True:
+        best = max(_versions(client, name), key=_val_accuracy)
+        try:
+            holder = client.get_model_version_by_alias(name, "best")
+        except MlflowException as error:
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                raise
+        else:
+            if _val_accuracy(holder) >= _val_accuracy(best):
+                return holder
+        client.set_registered_model_alias(name, "best", best.version)
+
+
+def _val_accuracy(version: ModelVersion) -> float:
+    """Return the validation accuracy that a version was registered with; minus infinity for somebody else's."""
+    return float(version.tags.get(names.VAL_FINAL_ACCURACY, "-inf"))
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    quoted = name.replace("'", "''")
+    return list(client.search_model_versions(f"name = '{quoted}'"))
 
 
 def _version(client: MlflowClient, run_id: str, model_uri: str, name: str, val_accuracy: float) -> str:
     """Return the version that an earlier attempt has made of this model, else make one."""
-    quoted = name.replace("'", "''")
-    for version in client.search_model_versions(f"name = '{quoted}'"):
+    for version in _versions(client, name):
         if version.run_id == run_id and version.source == model_uri:
             return str(version.version)
     created = client.create_model_version(
