@@ -27,7 +27,7 @@ from pipeline.tracking.journal import Journal, drain
 from pipeline.tuning.health import examine_storage
 from pipeline.tuning.study import open_storage
 from tests.conftest import Command
-from tests.faults.test_files import may_mount, small_disk
+from tests.faults.test_files import may_mount, needs_mount, small_disk
 from tests.test_data import write_idx
 
 
@@ -99,34 +99,32 @@ def read_only(folder: Path) -> Iterator[None]:
             folder.chmod(0o755)
 
 
-if os.geteuid() != 0 or may_mount():
+@pytest.mark.skipif(os.geteuid() == 0 and not may_mount(), reason="nothing is read-only to root without a mount")
+def test_stores_that_can_only_be_read_fail(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").mkdir()
+    for name in ("mlflow.db", "optuna.db"):
+        with sqlite3.connect(tmp_path / "mlflow.db") as source, sqlite3.connect(tmp_path / "kept" / name) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/kept/mlflow.db")
+    monkeypatch.setenv("PIPELINE_STORAGE", f"sqlite:///{tmp_path}/kept/optuna.db")
+    monkeypatch.setenv("PIPELINE_STATE_DIR", str(tmp_path / "kept"))
+    with read_only(tmp_path / "kept"):
+        found = [*lines(examine_store()), *lines(examine_storage())]
+    assert [line[:20] for line in found] == ["FAIL  tracking store", "FAIL  state folder: ", "FAIL  study storage:"]
+    assert f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/kept/mlflow.db cannot be used" in found[0]
+    assert "PIPELINE_STATE_DIR" in found[1] and "PIPELINE_STORAGE" in found[2]
 
-    def test_stores_that_can_only_be_read_fail(
-        store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "kept").mkdir()
-        for name in ("mlflow.db", "optuna.db"):
-            with sqlite3.connect(tmp_path / "mlflow.db") as source, sqlite3.connect(tmp_path / "kept" / name) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA journal_mode=DELETE")
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/kept/mlflow.db")
-        monkeypatch.setenv("PIPELINE_STORAGE", f"sqlite:///{tmp_path}/kept/optuna.db")
-        monkeypatch.setenv("PIPELINE_STATE_DIR", str(tmp_path / "kept"))
-        with read_only(tmp_path / "kept"):
-            found = [*lines(examine_store()), *lines(examine_storage())]
-        assert [line[:20] for line in found] == ["FAIL  tracking store", "FAIL  state folder: ", "FAIL  study storage:"]
-        assert f"MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/kept/mlflow.db cannot be used" in found[0]
-        assert "PIPELINE_STATE_DIR" in found[1] and "PIPELINE_STORAGE" in found[2]
 
-
-if may_mount():
-
-    def test_a_disk_that_is_nearly_full_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        with small_disk(tmp_path / "disk", "5m") as disk:
-            monkeypatch.setenv("PIPELINE_STATE_DIR", str(disk / "state"))
-            found = lines(doctor.examine_disks())
-        assert found[0].startswith("FAIL  disk: 0.0 GiB free under") and "PIPELINE_STATE_DIR" in found[0]
-        assert len(found) >= 2 and all(str(disk) not in line for line in found[1:])
+@needs_mount
+def test_a_disk_that_is_nearly_full_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "disk", "5m") as disk:
+        monkeypatch.setenv("PIPELINE_STATE_DIR", str(disk / "state"))
+        found = lines(doctor.examine_disks())
+    assert found[0].startswith("FAIL  disk: 0.0 GiB free under") and "PIPELINE_STATE_DIR" in found[0]
+    assert len(found) >= 2 and all(str(disk) not in line for line in found[1:])
 
 
 def test_a_damaged_data_file_fails(tmp_path: Path) -> None:

@@ -267,6 +267,9 @@ def may_mount() -> bool:
     return os.geteuid() == 0 and subprocess.run(probe, capture_output=True).returncode == 0
 
 
+needs_mount = pytest.mark.skipif(not may_mount(), reason="only root with the right to mount can make a full disk")
+
+
 def check_bigger(folder: Path, limit: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SAVE_BIGGER, str(folder), str(limit)],
@@ -283,42 +286,45 @@ def test_a_checkpoint_beyond_the_size_limit_leaves_the_earlier_ones_whole(tmp_pa
     check_bigger(tmp_path / "checkpoints", 100_000)
 
 
-if may_mount():  # elsewhere the size limit above stands for the full disk
+@needs_mount
+def test_a_checkpoint_on_a_full_disk_leaves_the_earlier_ones_whole(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        check_bigger(disk / "checkpoints", 0)
 
-    def test_a_checkpoint_on_a_full_disk_leaves_the_earlier_ones_whole(tmp_path: Path) -> None:
-        with small_disk(tmp_path / "disk", "1m") as disk:
-            check_bigger(disk / "checkpoints", 0)
 
-    @pytest.mark.slow
-    def test_a_stage_on_a_full_disk_fails_in_words_and_keeps_its_checkpoints(tmp_path: Path, empty_store: Path) -> None:
-        """Room for two checkpoints of five copies of the weights and for the best weights, and not for a third."""
-        copy_store(empty_store, tmp_path)
-        words = ["train_base", "--dataset", "digits", "--epochs", "20", "--patience", "20", "--checkpoint_every", "1",
-                 "--width", "200", "--hidden_layers", "2"]  # fmt: skip
-        weights_bytes = 4 * (28 * 28 * 200 + 200 * 200 + 200 * 5 + 405)
-        with small_disk(tmp_path / "disk", str(13 * weights_bytes)) as disk:
-            done = stage(tmp_path, words, PIPELINE_STATE_DIR=str(disk))
-            assert done.returncode == 1
-            (line,) = done.stderr.strip().splitlines()
-            assert line.startswith("error: No space left on device: ") and str(disk) in line, done.stderr
-            assert "PIPELINE_STATE_DIR" in line
-            (folder,) = disk.glob("runs/*/checkpoints")
-            epochs = [load_checkpoint(folder / f"{n}.safetensors").facts["progress"]["epoch"] for n in (LAST, PREVIOUS)]
-            assert epochs[0] == epochs[1] + 1 and epochs[1] >= 1
-            load_checkpoint(folder / f"{BEST}.safetensors")
-        (run,) = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["0"])
-        assert run.info.status == "FAILED" and "No space left on device" in run.data.tags[names.NOTE]
+@needs_mount
+@pytest.mark.slow
+def test_a_stage_on_a_full_disk_fails_in_words_and_keeps_its_checkpoints(tmp_path: Path, empty_store: Path) -> None:
+    """Room for two checkpoints of five copies of the weights and for the best weights, and not for a third."""
+    copy_store(empty_store, tmp_path)
+    words = ["train_base", "--dataset", "digits", "--epochs", "20", "--patience", "20", "--checkpoint_every", "1",
+             "--width", "200", "--hidden_layers", "2"]  # fmt: skip
+    weights_bytes = 4 * (28 * 28 * 200 + 200 * 200 + 200 * 5 + 405)
+    with small_disk(tmp_path / "disk", str(13 * weights_bytes)) as disk:
+        done = stage(tmp_path, words, PIPELINE_STATE_DIR=str(disk))
+        assert done.returncode == 1
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith("error: No space left on device: ") and str(disk) in line, done.stderr
+        assert "PIPELINE_STATE_DIR" in line
+        (folder,) = disk.glob("runs/*/checkpoints")
+        epochs = [load_checkpoint(folder / f"{n}.safetensors").facts["progress"]["epoch"] for n in (LAST, PREVIOUS)]
+        assert epochs[0] == epochs[1] + 1 and epochs[1] >= 1
+        load_checkpoint(folder / f"{BEST}.safetensors")
+    (run,) = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["0"])
+    assert run.info.status == "FAILED" and "No space left on device" in run.data.tags[names.NOTE]
 
-    @pytest.mark.slow
-    def test_a_full_disk_under_the_tracking_store_is_said_in_words(tmp_path: Path, empty_store: Path) -> None:
-        with small_disk(tmp_path / "disk", "4m") as disk:
-            copy_store(empty_store, disk)
-            fill(disk / "filler")
-            done = stage(disk, ["train_base", "--dataset", "digits", "--epochs", "1"])
-            assert done.returncode in (1, 2), done.stderr  # 2: the store's last free pages did not do to open it
-            line = done.stderr.strip().splitlines()[-1]  # above it stands what MLflow logs of its own
-            assert line.startswith("error: ") and "disk is full" in line and str(disk) in line, done.stderr
-            assert "Free some" in line, done.stderr
+
+@needs_mount
+@pytest.mark.slow
+def test_a_full_disk_under_the_tracking_store_is_said_in_words(tmp_path: Path, empty_store: Path) -> None:
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        copy_store(empty_store, disk)
+        fill(disk / "filler")
+        done = stage(disk, ["train_base", "--dataset", "digits", "--epochs", "1"])
+        assert done.returncode in (1, 2), done.stderr  # 2: the store's last free pages did not do to open it
+        line = done.stderr.strip().splitlines()[-1]  # above it stands what MLflow logs of its own
+        assert line.startswith("error: ") and "disk is full" in line and str(disk) in line, done.stderr
+        assert "Free some" in line, done.stderr
 
 
 def fill(path: Path) -> None:
