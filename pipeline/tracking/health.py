@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import mlflow
-import requests
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
@@ -21,7 +20,7 @@ from pipeline.findings import Finding, folder_fault
 from pipeline.runtime import process_identity, process_lives
 from pipeline.tracking.journal import is_drained, read_part
 from pipeline.tracking.state import state_folder
-from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, sqlite_path
+from pipeline.tracking.store import SERVER_LIMIT_SECONDS, ask_server, open_store, sqlite_path
 
 WHAT = "tracking store"
 CLOCK_LIMIT_SECONDS = 60.0
@@ -153,9 +152,9 @@ def examine_server_clock() -> Iterator[Finding]:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        answer = requests.get(uri.rstrip("/") + "/health", timeout=SERVER_LIMIT_SECONDS)
+        answer = ask_server(uri, SERVER_LIMIT_SECONDS)
         theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
-    except (requests.RequestException, KeyError, ValueError, TypeError):
+    except (MlflowException, KeyError, ValueError, TypeError):
         return  # that it does not answer is said of the store
     ahead = time.time() - theirs
     if abs(ahead) > CLOCK_LIMIT_SECONDS:

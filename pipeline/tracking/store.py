@@ -1,7 +1,8 @@
 """Where runs are remembered: MLflow's own default store, made ready before anything runs side by side.
 
 MLflow's sqlite store comes without write-ahead logging, and two processes that meet a fresh one race in its
-schema migration. Here the schema is made under a lock and the log switched on once; after that a look suffices.
+schema migration. Here the schema is made under a lock (`schema.py` says how) and the log switched on once; after
+that a look suffices.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sqlite3
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 import mlflow
-import requests
 from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for the active experiment
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from requests import Response
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.disk import REMEDY as FREE_SOME
@@ -27,11 +32,16 @@ from pipeline.disk import full_disk
 from pipeline.errors import Fault, UserInputError
 from pipeline.redaction import without_password
 from pipeline.tracking.database import OPTUNA_TABLE, prepare_sqlite, set_up_alone
+from pipeline.tracking.schema import write_schema
 
 Client = MlflowClient
 
 SERVER_LIMIT_SECONDS = 8
 KNOWN_SERVER_LIMIT_SECONDS = 3  # of one that is not needed now, since it can be waited for
+TLS = (
+    "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of the server's authority, and "
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH to your own where the server wants one."
+)
 LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may use it."
 
 
@@ -76,15 +86,20 @@ def reach_store() -> MlflowClient:
     uri = take_credentials(mlflow.get_tracking_uri())
     try:
         if path := sqlite_path(uri):
-            prepare_sqlite(path, lambda: MlflowClient(uri).search_experiments(max_results=1))
+            prepare_sqlite(path, lambda: _make_tables(path, uri))
         elif uri.startswith(("http://", "https://")):
-            _check_server(uri)
+            ask_server(uri, KNOWN_SERVER_LIMIT_SECONDS if holds_runs_of_this_process() else SERVER_LIMIT_SECONDS)
         with set_up_alone(uri, not_beside=OPTUNA_TABLE):
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, CommandError, ImportError, ValueError, OSError, sqlite3.Error) as error:
         raise unusable_store(error) from error
     return client
+
+
+def _make_tables(path: Path, uri: str) -> None:
+    write_schema(path)
+    MlflowClient(uri).search_experiments(max_results=1)  # makes the default experiment
 
 
 def take_credentials(uri: str) -> str:
@@ -109,12 +124,31 @@ def unusable_store(error: Exception) -> UserInputError:
         return error
     why = first_line(error)
     uri = mlflow.get_tracking_uri()
-    remedy = "Unset it for sqlite:///mlflow.db, or start the server."
-    if re.search(r"error code 40[13]\b", why):
+    if path := sqlite_path(uri):
+        remedy = _sqlite_remedy(path.absolute(), error)
+    elif re.search(r"error code 40[13]\b", why):
         remedy = LOG_IN
-    elif sqlite_path(uri) and full_disk(error):
-        remedy = FREE_SOME
+    elif uri.startswith("https://") and "SSL" in str(error):
+        remedy = TLS
+    else:
+        remedy = "Unset it for sqlite:///mlflow.db, or start the server."
     return UserInputError(Fault("MLFLOW_TRACKING_URI", uri, f"cannot be used as a tracking store: {why}", remedy))
+
+
+def _sqlite_remedy(path: Path, error: Exception) -> str:
+    """Return what makes a store in a sqlite file usable again, as commands where there are some."""
+    words, quoted = str(error).lower(), shlex.quote(str(path))
+    if full_disk(error):
+        return FREE_SOME
+    if any(word in words for word in ("unable to open", "readonly", "permission denied", "read-only")):
+        return "Make its folder writable for you, or have MLFLOW_TRACKING_URI name another file."
+    if "locked" in words or isinstance(error, TimeoutError):
+        return "Another process has held it for long: end that one, and try again."
+    aside = shlex.quote(str(path.parent / "broken-store"))
+    return (
+        "Put a copy of yours in its place; or move it aside, and the next command makes an empty one: "
+        f"mkdir -p {aside} && mv {quoted}* {aside}"
+    )
 
 
 def note_run_of_this_process() -> None:
@@ -152,15 +186,21 @@ def store_environment() -> dict[str, str]:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file behind a sqlite URI, None for another kind."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    """Return the file behind a sqlite URI, in which MLflow writes a space as %20; None for another kind."""
+    return Path(make_url(uri).database or "") if uri.startswith("sqlite:///") else None
 
 
-def _check_server(uri: str) -> None:
-    """Raise OSError where a tracking server does not answer in time; any HTTP answer will do."""
-    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
-    limit = KNOWN_SERVER_LIMIT_SECONDS if holds_runs_of_this_process() else SERVER_LIMIT_SECONDS
-    requests.get(uri.rstrip("/") + "/health", timeout=limit, verify=verify)
+def ask_server(uri: str, limit_seconds: float) -> Response:
+    """Return whatever a tracking server answers, asked once as MLflow asks: with its certificates and credentials.
+
+    Raises:
+        MlflowException: It does not answer in time, or not to us.
+    """
+    creds = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+    answer: Response = http_request(  # type: ignore[no-untyped-call]
+        creds, "/health", "GET", timeout=limit_seconds, max_retries=0, raise_on_status=False
+    )
+    return answer
 
 
 def first_line(error: BaseException) -> str:
