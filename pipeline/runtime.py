@@ -5,9 +5,12 @@ Nothing here knows of data, networks or MLflow.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,15 +121,71 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def process_identity() -> dict[str, str]:
-    """Return tags by which another process can tell whether this one still lives."""
-    return {"host": socket.gethostname(), "process": f"{os.getpid()} {psutil.Process().create_time():.2f}"}
+    """Return tags by which another process can tell whether this one still lives.
+
+    `process` is the process id, its start and, after a second space, the boot and PID namespace that both are counted
+    in; where these are unknown (neither Linux nor macOS), the start is a wall-clock time and counts for the host name.
+    """
+    process, scope = psutil.Process(), process_scope()
+    started = f"{_start(process)} {scope}" if scope else f"{process.create_time():.2f}"
+    return {"host": socket.gethostname(), "process": f"{process.pid} {started}"}
 
 
-def process_lives(identity: str) -> bool:
-    """Whether the process with that id still is the one that started then; see `process_identity`."""
-    number, _, started = identity.partition(" ")
+def process_lives(identity: str, host: str = "") -> bool | None:
+    """Whether a process still lives; None where this process cannot know.
+
+    It cannot know of another boot (another machine, or this one before it was restarted), of another container (PIDs
+    are counted anew there), or of another user's process that the system hides.
+
+    Args:
+        identity: The process, as `process_identity` writes it, or as earlier releases did: without a boot.
+        host: Its host name, which decides where no boot is named; empty for this one's.
+    """
+    number, started, scope = (*identity.split(), "", "", "")[:3]
+    if (scope != process_scope()) if scope else (host not in ("", socket.gethostname())):
+        return None
     try:
         process = psutil.Process(int(number))
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(started)) < 1
-    except (psutil.Error, ValueError):
+        same = _start(process) == started if scope else abs(process.create_time() - float(started)) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.AccessDenied:
+        return None
+    except psutil.NoSuchProcess:
+        return None if _is_hidden(int(number)) else False
+    except (ValueError, OverflowError):
         return False
+
+
+@functools.cache
+def process_scope() -> str:
+    """Return what process ids are unique in: this boot of this machine, and on Linux this PID namespace.
+
+    Host names are not: containers share them, and they change. Empty where the system does not tell.
+    """
+    try:
+        if sys.platform == "darwin":
+            return subprocess.check_output(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], text=True).strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _start(process: psutil.Process) -> str:
+    """Return when a process started, in s, as a step of the clock does not change it.
+
+    On Linux it is counted from the boot. On macOS it is the wall clock as it was then, which the kernel keeps as it is;
+    psutil's public `create_time` adds the boot's time to the one, and corrects the other.
+    """
+    return f"{process._proc.create_time(monotonic=True):.2f}"  # type: ignore[attr-defined]
+
+
+def _is_hidden(number: int) -> bool:
+    """Whether a process that /proc does not show is there all the same, as with `hidepid` on shared machines."""
+    try:
+        os.kill(number, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False

@@ -139,3 +139,13 @@ def clean_environment(**more: str) -> dict[str, str]:
     dropped = ("MLFLOW_", "PIPELINE_", "PYTEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return {**kept, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", **more}
+
+
+def on_another_machine(folder: Path, name: str) -> dict[str, str]:
+    """The variables with which a child process sees another host name and another boot; written into a folder."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(
+        f"import socket\nsocket.gethostname = lambda: {name!r}\n"
+        f"import pipeline.runtime\npipeline.runtime.process_scope = lambda: {name!r}\n"
+    )
+    return {"PYTHONPATH": f"{folder}/site:{ROOT}"}

@@ -1,6 +1,7 @@
 """Studies on PostgreSQL: several workers and several commands, some of them killed; on the bundled digits.
 
-A command that shall stand for another machine has another host name, so that it is judged by its heartbeats alone.
+A command that shall stand for another machine has another host name and another boot, so that it is judged by its
+heartbeats alone.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from pipeline.tuning.study import (
     open_study,
     reap,
 )
-from tests.conftest import ROOT, clean_environment, copy_store
+from tests.conftest import ROOT, clean_environment, copy_store, on_another_machine
 from tests.ports import free_port
 from tests.postgres import PASSWORD
 
@@ -50,7 +51,6 @@ WORDS = (
     "tune", "--dataset", "digits", "--classes", "0-2", "--folds", "3", "--study", "s", "--refit", "false",
     "--space", "space.yaml", "--pruner", "none",
 )  # fmt: skip
-ANOTHER_HOST = "import os, socket\nname = os.environ['TEST_HOST_NAME']\nsocket.gethostname = lambda: name\n"
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ class Machine:
         epochs = ["--fold_epochs", str(fold_epochs), "--fold_patience", str(fold_epochs)]
         more = {"PIPELINE_STORAGE": self.storage, "MLFLOW_TRACKING_URI": self.tracking}
         if self.host:
-            (self.folder / "site").mkdir()
-            (self.folder / "site" / "sitecustomize.py").write_text(ANOTHER_HOST)
-            more |= {"TEST_HOST_NAME": self.host, "PYTHONPATH": f"{self.folder}/site:{ROOT}"}
+            more |= on_another_machine(self.folder, self.host)
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline", *words, *epochs], cwd=self.folder, env=clean_environment(**more),
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

@@ -89,6 +89,12 @@ class ResumeParams(StageParams):
     run_id: str = setting(
         "", "The interrupted run; a stage prints its id.", allowed="a run id, of 32 hexadecimal digits"
     )
+    force: bool = setting(
+        False,
+        "Resume a run though nothing here shows that its process is gone; two processes in one run spoil it.",
+        allowed="true or false",
+        changes_result=False,
+    )
 
     @field_validator("run_id")
     @classmethod

@@ -40,7 +40,7 @@ def resume(params: ResumeParams) -> StageResult:
     Raises:
         UserInputError: The run cannot be resumed, or not to the same result; says what to do instead.
     """
-    found = find_interrupted(open_store(), params.run_id)
+    found = find_interrupted(open_store(), params.run_id, force=params.force)
     mark_as_resuming(found.run_id)
     say(f"run {found.run_id} of {found.stage} goes on")
     stage_params = parse_params(ENTRY_POINTS[found.stage], given(found, dry_run=params.dry_run))

@@ -17,10 +17,10 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserInputError
 from pipeline.findings import Finding, folder_fault
-from pipeline.runtime import process_identity, process_lives
 from pipeline.tracking.journal import is_drained, read_part
 from pipeline.tracking.state import state_folder
 from pipeline.tracking.store import SERVER_LIMIT_SECONDS, ask_server, open_store, sqlite_path
+from pipeline.tracking.strays import lost_runs
 
 WHAT = "tracking store"
 CLOCK_LIMIT_SECONDS = 60.0
@@ -106,19 +106,17 @@ def _sqlite_facts(uri: str) -> str:
 
 
 def _examine_runs(client: MlflowClient) -> Iterator[Finding]:
-    """Name runs that are RUNNING though their process on this machine is gone."""
+    """Name runs that are RUNNING though their process is known to be gone."""
     experiment = _experiment(client)
     if experiment is None:
         return
-    own = process_identity()["host"]
-    wanted = f"attributes.status = 'RUNNING' and tags.host = '{own}'"
+    wanted = "attributes.status = 'RUNNING' and tags.process LIKE '% %'"
     running = client.search_runs([experiment.experiment_id], wanted, max_results=1000)
-    stale = [run.info.run_id for run in running if not process_lives(run.data.tags.get("process", ""))]
-    if stale:
+    if stale := [run.info.run_id for run in lost_runs(client, experiment.experiment_id)]:
         text = f"{len(stale)} RUNNING though the process is gone: {', '.join(stale[:5])}"
         yield Finding("note", "runs", text, "The next stage ends them as KILLED.")
     else:
-        yield Finding("ok", "runs", f"{len(running)} under way on this machine, none left behind")
+        yield Finding("ok", "runs", f"{len(running)} RUNNING, none known to be left behind")
 
 
 def _examine_state(client: MlflowClient | None) -> Iterator[Finding]:

@@ -1,13 +1,15 @@
 """Which runs can be resumed, and whether what they depend on is still the same.
 
 A run can be resumed where its process is gone and its state is here: in its local folder, or as the checkpoints
-that an interrupted stage uploads. Parameters and base come from the run itself.
+that an interrupted stage uploads. That its process is gone is seen, or assumed where no process holds that folder.
+Parameters and base come from the run itself.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,10 @@ from mlflow.exceptions import MlflowException
 from pipeline.console import say
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import ENTRY_POINTS
-from pipeline.runtime import process_identity, process_lives
+from pipeline.runtime import process_lives
 from pipeline.tracking import names
 from pipeline.tracking.earlier import Earlier, read_earlier
-from pipeline.tracking.journal import JOURNAL
-from pipeline.tracking.state import hold, run_folder
+from pipeline.tracking.state import has_local_state, hold, run_folder
 from pipeline.tracking.store import active_experiment_id
 from pipeline.training.checkpoint import LAST, PREVIOUS
 
@@ -49,8 +50,14 @@ class InterruptedRun:
     inherits_draw: bool
 
 
-def find_interrupted(client: MlflowClient, run_id: str) -> InterruptedRun:
+def find_interrupted(client: MlflowClient, run_id: str, *, force: bool = False) -> InterruptedRun:
     """Return an interrupted run.
+
+    Args:
+        client: Of the store.
+        run_id: The run.
+        force: Whether a run is taken to be interrupted whose process cannot be seen from here, and whose state is not
+            here either; it does not help where the process is seen to live.
 
     Raises:
         UserInputError: There is none of that id, or it cannot be resumed; says what to do instead.
@@ -58,6 +65,8 @@ def find_interrupted(client: MlflowClient, run_id: str) -> InterruptedRun:
     run = _get_run(client, run_id)
     earlier = read_earlier(client, run, run_folder(run_id))
     _check_is_over(run, earlier)
+    if _is_open(run, earlier) and _lives(earlier) is None and not has_local_state(run_folder(run_id)):
+        _check_forced(run_id, earlier, force)
     stage = earlier.tags.get(names.STAGE, "")
     parameters = json.loads(earlier.tags.get(names.PARAMETERS, "{}"))
     if stage in RUN_AGAIN:
@@ -90,7 +99,9 @@ def check_still_interrupted(client: MlflowClient, run_id: str) -> tuple[str, Fil
     try:
         run = _get_run(client, run_id)
         earlier = read_earlier(client, run, run_folder(run_id))
-        _check_is_over(run, earlier, held=True)
+        _check_is_over(run, earlier)
+        if _is_open(run, earlier) and _lives(earlier) is None and has_local_state(run_folder(run_id)):
+            say(f"{_began_elsewhere(earlier)}; its state is here and no process holds it: assumed to be interrupted")
         if not (run_folder(run_id) / names.CHECKPOINTS).is_dir() and _uploaded(client, run_id):
             client.download_artifacts(run_id, names.CHECKPOINTS, str(run_folder(run_id)))
             say("the local state is gone: checkpoints were taken from the run's artifacts")
@@ -142,11 +153,6 @@ def how_to_go_on(stage: str, run_id: str) -> str:
     return f"python -m pipeline resume --run_id {run_id}" if stage in RESUMABLE else "run the same command again"
 
 
-def has_local_state(folder: Path) -> bool:
-    """Whether a run has left something in its local folder."""
-    return (folder / JOURNAL).exists() or (folder / names.CHECKPOINTS).is_dir()
-
-
 def _get_run(client: MlflowClient, run_id: str) -> Run:
     try:
         run = client.get_run(run_id)
@@ -157,8 +163,8 @@ def _get_run(client: MlflowClient, run_id: str) -> Run:
     return run
 
 
-def _check_is_over(run: Run, earlier: Earlier, *, held: bool = False) -> None:
-    """Refuse a run that has ended, or whose process lives.
+def _check_is_over(run: Run, earlier: Earlier) -> None:
+    """Refuse a run that has ended, or whose process is seen to live.
 
     Raises:
         UserInputError: Says what to do.
@@ -171,13 +177,41 @@ def _check_is_over(run: Run, earlier: Earlier, *, held: bool = False) -> None:
         raise _refused(run_id, f"is FINISHED, with the model {tags.get(names.MODEL_URI, '(none)')}", "Use that.")
     if earlier.status == "FINISHED":
         raise _refused(run_id, "has finished; only its delivery is pending", "Run python -m pipeline sync.")
-    if held or earlier.status or run.info.status != "RUNNING":
+    if _is_open(run, earlier) and _lives(earlier):
+        raise _alive(run_id, f"its process {tags['process'].split()[0]} lives")
+
+
+def _is_open(run: Run, earlier: Earlier) -> bool:
+    """Whether neither the store nor the journal knows of an end."""
+    return run.info.status == "RUNNING" and not earlier.status
+
+
+def _lives(earlier: Earlier) -> bool | None:
+    """Whether a run's process lives; None where that cannot be seen from here, False where it never noted itself."""
+    if "process" not in earlier.tags:
+        return False
+    return process_lives(earlier.tags["process"], earlier.tags.get("host", ""))
+
+
+def _check_forced(run_id: str, earlier: Earlier, force: bool) -> None:
+    """Say that a process is assumed to be gone of which nothing is known here.
+
+    Raises:
+        UserInputError: That is not forced.
+    """
+    if force:
+        say(f"{_began_elsewhere(earlier)}: with force=true it is assumed to be gone")
         return
-    if tags.get("host") == process_identity()["host"]:
-        if process_lives(tags.get("process", "")):
-            raise _alive(run_id, f"its process {tags['process'].split()[0]} lives")
-    elif "host" in tags:
-        raise _refused(run_id, f"is RUNNING on {tags['host']}", "Resume it there, once its process is gone.")
+    last = max((at for _, at in earlier.points.values()), default=0)
+    heard = f", and logged its last value at {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(last / 1000))}"
+    remedy = "Resume it there, once its process is gone; where it is certainly gone: --force true."
+    raise _refused(
+        run_id, f"is RUNNING on {earlier.tags.get('host', 'another machine')}{heard if last else ''}", remedy
+    )
+
+
+def _began_elsewhere(earlier: Earlier) -> str:
+    return f"its process on {earlier.tags.get('host', 'another machine')} cannot be seen from here"
 
 
 def _uploaded(client: MlflowClient, run_id: str) -> bool:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipeline.tracking import names
+from pipeline.tracking.journal import JOURNAL
+
 LOCK = "lock"
 ALIASES = "aliases"
 
@@ -53,3 +56,16 @@ def hold(folder: Path) -> FileLock | None:
     except Timeout:
         return None
     return lock
+
+
+def has_local_state(folder: Path) -> bool:
+    """Whether a run has left something in its local folder."""
+    return (folder / JOURNAL).exists() or (folder / names.CHECKPOINTS).is_dir()
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether a run has left state here that no process holds; false where there is none to hold."""
+    lock = hold(folder) if has_local_state(folder) else None
+    if lock is not None:
+        lock.release()
+    return lock is not None

@@ -13,7 +13,7 @@ from pipeline.console import say
 from pipeline.runtime import process_identity, process_lives
 from pipeline.tracking import names
 from pipeline.tracking.journal import ended_as, logged_entries
-from pipeline.tracking.state import run_folder
+from pipeline.tracking.state import is_abandoned, run_folder
 from pipeline.tracking.store import active_experiment_id, open_store
 
 
@@ -45,10 +45,8 @@ def fail_untouched_run(note: str) -> None:
 
 
 def close_lost_runs(client: MlflowClient) -> None:
-    """End the runs of the active experiment whose process on this machine is gone as KILLED."""
-    for run in _running(client, f"tags.host = '{process_identity()['host']}'"):
-        if process_lives(run.data.tags.get("process", "")):
-            continue
+    """End the runs of the active experiment whose process is known to be gone as KILLED."""
+    for run in lost_runs(client, active_experiment_id()):
         if ended_as(logged_entries(run_folder(run.info.run_id))):
             say(f"run {run.info.run_id} has ended, and its end is pending: run python -m pipeline sync")
         else:
@@ -56,10 +54,23 @@ def close_lost_runs(client: MlflowClient) -> None:
             say(f"run {run.info.run_id} was left RUNNING by a process that is gone: now KILLED")
 
 
+def lost_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
+    """Return the RUNNING runs of an experiment whose process is known to be gone.
+
+    Known it is of a process that could be seen from here, and of one whose state lies here and is held by nobody.
+    """
+    found = []
+    for run in _running(client, experiment_id, "tags.process LIKE '% %'"):
+        lives = process_lives(run.data.tags["process"], run.data.tags.get("host", ""))
+        if is_abandoned(run_folder(run.info.run_id)) if lives is None else not lives:
+            found.append(run)
+    return found
+
+
 def close_lost_process(host: str, process: str, run_id: str, reason: str) -> None:
     """End the runs of a process that is gone as FAILED, and the run they are nested in as KILLED if its process is too.
 
-    A process of another machine that is gone was not missed there within seconds: so its parent is gone as well.
+    A process that cannot be seen from here was not missed there within seconds: so its parent is gone as well.
 
     Args:
         host: As `runtime.process_identity` writes it, like `process`.
@@ -68,22 +79,21 @@ def close_lost_process(host: str, process: str, run_id: str, reason: str) -> Non
         reason: Goes into the note of the nested runs.
     """
     client = open_store()
-    lost = {run.info.run_id: run for run in _running(client, f"tags.host = '{host}' and tags.process = '{process}'")}
+    which = f"tags.host = '{host}' and tags.process = '{process}'"
+    lost = {run.info.run_id: run for run in _running(client, active_experiment_id(), which)}
     if run_id:
         lost[run_id] = client.get_run(run_id)
     for run in lost.values():
         _close(client, run, "FAILED", reason)
         if parent_id := run.data.tags.get(names.PARENT_RUN_ID):
             parent = client.get_run(parent_id)
-            elsewhere = parent.data.tags.get("host") != process_identity()["host"]
-            if parent.info.status == "RUNNING" and (
-                elsewhere or not process_lives(parent.data.tags.get("process", ""))
-            ):
+            tags = parent.data.tags
+            if parent.info.status == "RUNNING" and not process_lives(tags.get("process", ""), tags.get("host", "")):
                 _close(client, parent, "KILLED", "Its process is gone; closed by another machine or command.")
 
 
-def _running(client: MlflowClient, which: str) -> list[Run]:
-    found = client.search_runs([active_experiment_id()], f"attributes.status = 'RUNNING' and {which}", max_results=1000)
+def _running(client: MlflowClient, experiment_id: str, which: str) -> list[Run]:
+    found = client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and {which}", max_results=1000)
     return list(found)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sqlite3
 import warnings
 from dataclasses import dataclass
@@ -186,7 +185,7 @@ def mark(trial: optuna.Trial) -> None:
 def reap(study: optuna.Study) -> list[FrozenTrial]:
     """Fail running trials whose process is gone, queue their parameters again, and return them.
 
-    Processes of this machine are looked at directly; those of others are judged by their heartbeat.
+    Processes that can be seen from here are looked at directly; others are judged by their heartbeat.
     """
     dead = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_dead(study, trial)]
     reaped = []
@@ -218,6 +217,6 @@ def is_dead(study: optuna.Study, trial: FrozenTrial) -> bool:
     if host is None or process is None:
         age = datetime.now() - (trial.datetime_start or datetime.min)
         return age > timedelta(seconds=UNMARKED_GRACE_SECONDS)
-    if host == socket.gethostname():
-        return not process_lives(str(process))
+    if (lives := process_lives(str(process), str(host))) is not None:
+        return not lives
     return trial._trial_id in study._storage._get_stale_trial_ids(study._study_id)  # type: ignore[attr-defined]

@@ -164,7 +164,7 @@ def ended_process() -> str:
 def test_runs_of_dead_processes_and_unsent_journals_are_named(store: MlflowClient, tmp_path: Path) -> None:
     own = process_identity()
     alive = store.create_run("0", tags=own)
-    assert lines(examine_store(), "runs") == ["ok    runs: 1 under way on this machine, none left behind"]
+    assert lines(examine_store(), "runs") == ["ok    runs: 1 RUNNING, none known to be left behind"]
     dead = store.create_run("0", tags={**own, "process": ended_process()})
     (line,) = lines(examine_store(), "runs")
     assert line.startswith("note  runs: 1 RUNNING though the process is gone: " + dead.info.run_id)

@@ -77,7 +77,9 @@ def test_a_run_without_local_state_is_refused(store: MlflowClient, interrupted: 
     refused(run_id, r"has left no state in .*PIPELINE_STATE_DIR. Else: python -m pipeline train_base .*--width 16")
 
 
-def test_a_run_that_is_under_way_is_refused(store: MlflowClient, interrupted: Callable[..., str]) -> None:
+def test_a_run_that_is_under_way_is_refused(
+    store: MlflowClient, interrupted: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     run_id = interrupted()
     store.update_run(run_id, status="RUNNING")
     (run_folder(run_id) / "journal.jsonl").unlink()
@@ -89,7 +91,10 @@ def test_a_run_that_is_under_way_is_refused(store: MlflowClient, interrupted: Ca
     lock.release()
     store.set_tag(run_id, "host", "elsewhere")
     shutil.rmtree(run_folder(run_id))
-    refused(run_id, "is RUNNING on elsewhere. Resume it there")
+    refused(run_id, "is RUNNING on elsewhere, and logged its last value at .* UTC. Resume it there, .* --force true")
+    resume(ResumeParams(run_id=run_id, force=True))
+    assert "its process on elsewhere cannot be seen from here: with force=true it is assumed" in capsys.readouterr().out
+    assert store.get_run(run_id).info.status == "FINISHED"
 
 
 def test_stages_that_go_on_by_themselves_say_so(store: MlflowClient) -> None:

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from pipeline.tracking.earlier import read_earlier
 from pipeline.training.checkpoint import load_checkpoint
-from tests.conftest import ROOT, Command, clean_environment, copy_store
+from tests.conftest import ROOT, Command, clean_environment, copy_store, on_another_machine
 from tests.faults.killing import (
     TINY,
     Points,
@@ -192,6 +192,14 @@ def test_the_stage_run_again_offers_to_resume(command: Command, tmp_path: Path) 
     other = command(*MLP, "--seed", "1")
     assert other.returncode == 0 and "resume" not in other.stdout
     assert store_of(tmp_path).get_run(run_id).info.status == "KILLED"
+
+
+def test_a_run_is_resumed_where_the_host_name_has_changed(command: Command, tmp_path: Path, reference: Result) -> None:
+    run_id = killed_run(tmp_path, *MLP)
+    resumed = command("resume", "--run_id", run_id, **on_another_machine(tmp_path, "renamed"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "cannot be seen from here; its state is here and no process holds it: assumed" in resumed.stdout
+    assert result_of(store_of(tmp_path), run_id) == reference
 
 
 def test_mlflow_run_resumes_in_the_killed_run_and_says_so_on_its_own(
