@@ -19,6 +19,7 @@ from pipeline.stages.report import report
 from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
 from pipeline.tracking.reading import read_arm
+from tests.made_up_study import member
 
 
 def test_an_interval_equals_scipys() -> None:
@@ -63,6 +64,12 @@ def test_arms_are_compared_with_what_explains_their_times(store: MlflowClient, t
     text = explain_time(*arms)
     assert "Epochs: 2 against 2 (ratio 1.00)" in text and "Multiply-adds an epoch" in text
     assert comparison_table(arms)["million multiply-adds an epoch"].is_monotonic_increasing
+
+
+def test_seconds_on_different_devices_are_called_incomparable() -> None:
+    here, there = (member("arm", 0, 0.9, params={"device": device}).run for device in ("cpu", "cuda"))
+    assert "different hosts or devices" in explain_time(here, there)
+    assert "different" not in explain_time(here, here)
 
 
 def test_a_report_of_nothing_is_refused(store: MlflowClient) -> None:

@@ -226,10 +226,14 @@ def test_caching_compares_equal_numbers_of_epochs() -> None:
     )
 
 
-def test_times_of_different_hosts_are_not_compared() -> None:
+@pytest.mark.parametrize(
+    ("host", "device", "places"), [("elsewhere", "cpu", "bench, elsewhere"), ("bench", "cuda", "bench, bench (cuda)")]
+)
+def test_times_of_different_hosts_or_devices_are_not_compared(host: str, device: str, places: str) -> None:
     here = [member("slow", seed, 0.9, seconds=8.0) for seed in range(2)]
-    there = [member("cached", seed, 0.9, seconds=1.0, host="elsewhere", reused=True) for seed in range(2)]
-    note = "Times are not compared: reused runs come from more than one host (bench, elsewhere)."
+    elsewhere = {"host": host, "params": {"device": device}}
+    there = [member("cached", seed, 0.9, seconds=1.0, reused=True, **elsewhere) for seed in range(2)]  # type: ignore[arg-type]
+    note = f"Times are not compared: reused runs come from more than one host or device ({places})."
     kinds = ("caching", "time", "compare", "convergence")
     for kind in kinds:
         found = answered(question(kind, "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there))

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.report.evidence import place_of
 from pipeline.tracking import names
 from pipeline.tracking.reading import Arm
 
@@ -45,7 +46,6 @@ def explain_time(first: Arm, second: Arm) -> str:
     """Say in numbers why one arm took longer than the other: epochs, seconds an epoch, what is computed."""
     table = comparison_table([first, second])
     one, other = table.iloc[0], table.iloc[1]
-    same_host = first.tags.get("host") == second.tags.get("host")
     lines = [
         f"{first.name} trained {one['training seconds']:.1f} s, {second.name} {other['training seconds']:.1f} s: "
         f"a ratio of {one['training seconds'] / other['training seconds']:.2f}.",
@@ -58,8 +58,8 @@ def explain_time(first: Arm, second: Arm) -> str:
         f"Share of the parameters that is trained: {one['share of parameters trained %']:.1f} % against "
         f"{other['share of parameters trained %']:.1f} %.",
     ]
-    if not same_host:
-        lines.append("The two ran on different machines: their times cannot be compared.")
+    if place_of(first) != place_of(second):
+        lines.append("The two ran on different hosts or devices: their times cannot be compared.")
     return "\n".join(lines)
 
 

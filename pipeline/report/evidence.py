@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.report.records import Member, ReportedArm
 from pipeline.report.statistics import Estimate, Ratio, estimate, paired_difference, paired_p_value, paired_ratio
 from pipeline.tracking import names
+from pipeline.tracking.reading import Arm
 
 Values = dict[int, float]  # one a seed
 
@@ -98,13 +99,19 @@ def parameter(arm: ReportedArm, name: str) -> str:
 
 
 def why_times_differ(arms: Sequence[ReportedArm]) -> str:
-    """Return why the times of some arms cannot be compared; empty where all ran on one host."""
-    hosts = sorted({host_of(member) for arm in arms for member in arm.members})
-    if len(hosts) < 2 and "" not in hosts:
+    """Return why the times of some arms cannot be compared; empty where all ran on one device of one host."""
+    places = sorted({place_of(member.run) for arm in arms for member in arm.members})
+    if len(places) < 2 and "" not in places:
         return ""
-    reused = any(member.reused for arm in arms for member in arm.members)
-    where = ", ".join(host or "an unknown one" for host in hosts)
-    return f"Times are not compared: {'reused ' if reused else ''}runs come from more than one host ({where})."
+    reused = "reused " if any(member.reused for arm in arms for member in arm.members) else ""
+    where = ", ".join(place or "an unknown one" for place in places)
+    return f"Times are not compared: {reused}runs come from more than one host or device ({where})."
+
+
+def place_of(run: Arm) -> str:
+    """Return host and device of a run, the device where it is not the processor; empty where it names no host."""
+    host, device = run.tags.get("host", ""), run.params.get("device", "cpu")
+    return f"{host} ({device})" if host and device != "cpu" else host
 
 
 def host_of(member: Member) -> str:
