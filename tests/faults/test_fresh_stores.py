@@ -77,7 +77,7 @@ def test_the_schema_is_that_of_mlflow(tmp_path: Path, empty_store: Path) -> None
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("count", [12, 40])
 def test_a_store_that_mlflow_left_half_made_is_repaired(tmp_path: Path, empty_store: Path, count: int) -> None:
     mlflow_making_tables(tmp_path, count, signal.SIGKILL).wait(20)
     assert len(tables_of(tmp_path)) < len(tables_of(empty_store.parent))
