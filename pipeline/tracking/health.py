@@ -21,6 +21,7 @@ from pipeline.runtime import process_identity, process_lives
 from pipeline.tracking.journal import is_drained, read_part
 from pipeline.tracking.state import state_folder
 from pipeline.tracking.store import SERVER_LIMIT_SECONDS, ask_server, open_store, sqlite_path
+from pipeline.tracking.unstarted import unstarted_runs
 
 WHAT = "tracking store"
 CLOCK_LIMIT_SECONDS = 60.0
@@ -114,6 +115,7 @@ def _examine_runs(client: MlflowClient) -> Iterator[Finding]:
     wanted = f"attributes.status = 'RUNNING' and tags.host = '{own}'"
     running = client.search_runs([experiment.experiment_id], wanted, max_results=1000)
     stale = [run.info.run_id for run in running if not process_lives(run.data.tags.get("process", ""))]
+    stale += [run.info.run_id for run in unstarted_runs(client, experiment.experiment_id)]
     if stale:
         text = f"{len(stale)} RUNNING though the process is gone: {', '.join(stale[:5])}"
         yield Finding("note", "runs", text, "The next stage ends them as KILLED.")
