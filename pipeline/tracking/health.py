@@ -21,6 +21,7 @@ from pipeline.tracking.journal import is_drained, read_part
 from pipeline.tracking.state import state_folder
 from pipeline.tracking.store import SERVER_LIMIT_SECONDS, ask_server, open_store, sqlite_path
 from pipeline.tracking.strays import lost_runs
+from pipeline.tracking.unstarted import unstarted_runs
 
 WHAT = "tracking store"
 CLOCK_LIMIT_SECONDS = 60.0
@@ -112,7 +113,9 @@ def _examine_runs(client: MlflowClient) -> Iterator[Finding]:
         return
     wanted = "attributes.status = 'RUNNING' and tags.process LIKE '% %'"
     running = client.search_runs([experiment.experiment_id], wanted, max_results=1000)
-    if stale := [run.info.run_id for run in lost_runs(client, experiment.experiment_id)]:
+    stale = [run.info.run_id for run in lost_runs(client, experiment.experiment_id)]
+    stale += [run.info.run_id for run in unstarted_runs(client, experiment.experiment_id)]
+    if stale:
         text = f"{len(stale)} RUNNING though the process is gone: {', '.join(stale[:5])}"
         yield Finding("note", "runs", text, "The next stage ends them as KILLED.")
     else:

@@ -15,6 +15,7 @@ from pipeline.tracking import names
 from pipeline.tracking.journal import ended_as, logged_entries
 from pipeline.tracking.state import is_abandoned, run_folder
 from pipeline.tracking.store import active_experiment_id, open_store
+from pipeline.tracking.unstarted import unstarted_runs
 
 
 @contextmanager
@@ -52,6 +53,9 @@ def close_lost_runs(client: MlflowClient) -> None:
         else:
             _close(client, run, "KILLED", "Its process ended without a word; closed by a later command.")
             say(f"run {run.info.run_id} was left RUNNING by a process that is gone: now KILLED")
+    for run in unstarted_runs(client, active_experiment_id()):
+        _close(client, run, "KILLED", "The `mlflow run` that made it ended before its command began.")
+        say(f"run {run.info.run_id} was left RUNNING by an `mlflow run` that did not begin it: now KILLED")
 
 
 def lost_runs(client: MlflowClient, experiment_id: str) -> list[Run]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +26,11 @@ class Proxy:
 
     Args:
         upstream: The server's address.
+        tls: What it shows and wants of certificates; without it, it speaks plain HTTP.
     """
 
-    def __init__(self, upstream: str):
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None):
+        self.tls = tls
         parts = urlsplit(upstream)
         self.upstream = (str(parts.hostname), int(parts.port or 80))
         self.mode = "pass"
@@ -43,7 +46,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """Its own address."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def set(self, mode: str) -> None:
         """Go wrong in another way from now on."""
@@ -94,6 +97,8 @@ class Proxy:
                 return  # clients that give up are what is tested
 
         self._server = Server(("127.0.0.1", self.port), Handler)
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
@@ -162,9 +167,9 @@ def _failure(mode: str) -> tuple[int, dict[str, str], bytes]:
 
 
 @contextmanager
-def proxy_to(upstream: str) -> Iterator[Proxy]:
+def proxy_to(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
     """A proxy that passes everything on until it is told otherwise."""
-    proxy = Proxy(upstream)
+    proxy = Proxy(upstream, tls)
     try:
         yield proxy
     finally:

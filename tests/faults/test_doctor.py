@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,11 +25,16 @@ from pipeline.findings import Finding
 from pipeline.runtime import process_identity
 from pipeline.tracking.health import examine_server_clock, examine_store
 from pipeline.tracking.journal import Journal, drain
+from pipeline.tracking.strays import close_lost_runs
 from pipeline.tuning.health import examine_storage
 from pipeline.tuning.study import open_storage
 from tests.conftest import Command
+from tests.end_to_end.test_commands import mlflow_run, project
+from tests.faults.killing import wait_until
 from tests.faults.test_files import may_mount, needs_mount, small_disk
 from tests.test_data import write_idx
+
+__all__ = ["project"]  # a fixture
 
 
 def lines(findings: Iterator[Finding], what: str = "") -> list[str]:
@@ -306,3 +312,36 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
     monkeypatch.setattr(doctor, "examine_python", broken)
     found = lines(doctor.examine({}))
     assert found[0].startswith("FAIL  check: ended with KeyError") and len(found) > 6
+
+
+@pytest.mark.slow
+def test_a_run_that_mlflow_run_never_began_is_closed_once_nobody_prepares_it(
+    project: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conda = project / "bin" / "conda"
+    conda.parent.mkdir()
+    conda.write_text("#!/bin/sh\nexec sleep 600\n")  # an environment that takes ten minutes
+    conda.chmod(0o755)
+    words, environment = mlflow_run(project, "-e", "train_base")
+    words = [word for word in words if word not in ("--env-manager", "local")]
+    environment["PATH"] = f"{conda.parent}:{environment['PATH']}"
+    with subprocess.Popen(words, cwd=project, env=environment, start_new_session=True) as process:
+        wait_until(lambda: "mlflow.project.env" in tags_of_all(store), lambda: process.poll() is None)
+        close_lost_runs(store)
+        (run,) = store.search_runs(["0"])
+        assert run.info.status == "RUNNING"
+        (line,) = lines(examine_store(), "runs")
+        assert line.startswith("ok ") and "none left behind" in line
+        os.killpg(process.pid, signal.SIGKILL)
+    (line,) = lines(examine_store(), "runs")
+    assert line.startswith(f"note  runs: 1 RUNNING though the process is gone: {run.info.run_id}")
+    close_lost_runs(store)
+    run = store.get_run(run.info.run_id)
+    assert run.info.status == "KILLED" and "ended before its command began" in run.data.tags["mlflow.note.content"]
+    (line,) = lines(examine_store(), "runs")
+    assert "none left behind" in line
+
+
+def tags_of_all(client: MlflowClient) -> set[str]:
+    """The names of all tags of all runs."""
+    return {name for run in client.search_runs(["0"]) for name in run.data.tags}

@@ -1,6 +1,7 @@
-"""A stage killed at random moments from its start to its end, resumed until it is finished: always the same result.
+"""Stages killed at random moments from their start to their end, on a machine with a tracking store and on one without.
 
-Four moments by default. PIPELINE_KILLS=50 takes fifty, in about a quarter of an hour; PIPELINE_KILLS_SEED draws others.
+Resumed until it is finished, a stage always comes to the same result; a store can be used whenever it was being made.
+Four moments each by default. PIPELINE_KILLS=50 takes fifty, in about a quarter of an hour; PIPELINE_KILLS_SEED draws others.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from tests.faults.killing import (
 
 KILLS = int(os.environ.get("PIPELINE_KILLS", "4"))
 SEED = int(os.environ.get("PIPELINE_KILLS_SEED", "0"))
+FIRST = ("train_base", *TINY, "--epochs", "30")
 WORDS = ("train_base", *TINY, "--epochs", "300")
 
 
@@ -57,6 +61,57 @@ def test_a_stage_killed_at_any_moment_comes_to_the_same_result(
         came_to[killed_and_resumed(command, tmp_path, moment, lasts, reference)] += 1
     print(f"{KILLS} kills: {dict(came_to)}")
     assert came_to["resumed"] + came_to["delivered by sync"] >= KILLS // 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 60 * KILLS)
+def test_a_first_command_killed_at_any_moment_leaves_a_working_store(tmp_path: Path) -> None:
+    """Each in a folder of its own; one moment in every part of the command's life, which is as long as last seen."""
+    began = time.monotonic()
+    finished(fresh(tmp_path, "undisturbed"), *FIRST)
+    lasts = time.monotonic() - began
+    draw, left = random.Random(SEED), Counter[str]()
+    for number in range(KILLS):
+        folder = fresh(tmp_path, str(number))
+        began = time.monotonic()
+        with stage(folder, *FIRST) as process:
+            try:
+                process.communicate(timeout=(number + draw.random()) / KILLS * lasts)
+                lasts = time.monotonic() - began
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate(timeout=30)
+        left[what_is_left(folder)] += 1
+        finished(folder, *FIRST)
+        runs = [run for run in runs_of(store_of(folder)) if run.info.status != "KILLED"]
+        assert {run.info.status for run in runs} == {"FINISHED"} and len(runs) <= 2, folder
+        result_of(store_of(folder), runs[-1].info.run_id)  # complete: asserts it
+    print(f"{KILLS} kills of the first command, {lasts:.1f} s long: {dict(left)}")
+
+
+def fresh(parent: Path, name: str) -> Path:
+    """A new folder."""
+    (parent / name).mkdir()
+    return parent / name
+
+
+def finished(folder: Path, *words: str) -> None:
+    """Run a stage to its end."""
+    with stage(folder, *words) as process:
+        out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+
+
+def what_is_left(folder: Path) -> str:
+    """What a killed first command has left in its folder."""
+    if not (folder / "mlflow.db").exists():
+        return "no store"
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        if "runs" not in tables:
+            return f"a store with {len(tables)} tables"
+        statuses = [status for (status,) in connection.execute("SELECT status FROM runs")]
+    return f"a run {statuses[0]}" if statuses else f"a store with {len(tables)} tables and no run"
 
 
 @dataclass
