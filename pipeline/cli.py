@@ -152,6 +152,21 @@ def sync() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
+@cli.command("clean")
+@click.option("--dry_run", "--dry-run", type=click.BOOL, default=True, show_default=True, metavar="VALUE")
+def clean_command(dry_run: bool) -> None:
+    """List what commands have left on disk, with size and age; with --dry_run false, remove what nothing needs."""
+    from pipeline.clean import clean
+
+    try:
+        with interruptible():
+            clean(dry_run=dry_run)
+    except UserInputError as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
 @cli.command()
 @click.option("--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--dashboard_port", type=click.IntRange(1, 65535), default=8080, show_default=True)

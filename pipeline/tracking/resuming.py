@@ -104,7 +104,7 @@ def check_still_interrupted(client: MlflowClient, run_id: str) -> tuple[str, Fil
             say(f"{_began_elsewhere(earlier)}; its state is here and no process holds it: assumed to be interrupted")
         if not (run_folder(run_id) / names.CHECKPOINTS).is_dir() and _uploaded(client, run_id):
             client.download_artifacts(run_id, names.CHECKPOINTS, str(run_folder(run_id)))
-            say("the local state is gone: checkpoints were taken from the run's artifacts")
+            say("checkpoints were taken from the run's artifacts")
     except BaseException:
         lock.release()
         raise

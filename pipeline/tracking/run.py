@@ -7,9 +7,9 @@ unset once, by the first stage of the process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +36,7 @@ from pipeline.tracking.insist import insist_on_killed
 from pipeline.tracking.journal import Entry, Journal
 from pipeline.tracking.live import ARRIVAL_LIMIT_SECONDS, Point, StageResult, StageRun
 from pipeline.tracking.resuming import check_same_result, check_still_interrupted, how_to_go_on, offer_resume
+from pipeline.tracking.run_state import clear_arrived
 from pipeline.tracking.state import hold, run_folder
 from pipeline.tracking.store import (
     active_experiment_id,
@@ -239,7 +240,7 @@ def _open(
 
 
 def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:
-    """Give the run its status; remove the local state of a finished run once all of it has arrived."""
+    """Give the run its status; once all of it has arrived, remove its local state but what `resume` needs."""
     if run.ended is None:  # else interrupted while its end was being delivered: that end stands
         if note:
             run.set_tags({names.NOTE: note})
@@ -261,6 +262,7 @@ def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:
 
 def _leave(run: StageRun) -> None:
     """Clear up after a run whose journal has arrived; called in the delivering thread."""
-    if run.ended == RunStatus.FINISHED and not run.sender.refused:
-        shutil.rmtree(run.folder, ignore_errors=True)
+    if not run.sender.refused:
+        with contextlib.suppress(OSError):  # whatever stays is listed by `clean`
+            clear_arrived(run.folder)
     run.lock.release()

@@ -13,12 +13,11 @@ from mlflow import MlflowClient
 
 from pipeline.console import say
 from pipeline.redaction import without_password
-from pipeline.tracking import names
-from pipeline.tracking.deliver import ATTEMPTS, REFUSED, Sender
-from pipeline.tracking.journal import ARRIVED, JOURNAL, Entry, arrived_bytes, drain, ended_as, logged_entries, read_part
-from pipeline.tracking.resuming import RESUMABLE
+from pipeline.tracking.deliver import ATTEMPTS, Sender
+from pipeline.tracking.journal import ARRIVED, JOURNAL, Entry, arrived_bytes, drain, logged_entries, read_part
 from pipeline.tracking.run import close_lost_runs
-from pipeline.tracking.state import LOCK, hold, known_as, run_folder, state_folder
+from pipeline.tracking.run_state import clear_arrived
+from pipeline.tracking.state import LOCK, hold, state_folder
 from pipeline.tracking.store import first_line, open_store
 
 PAUSE_SECONDS = 0.5
@@ -33,16 +32,12 @@ class Left:
         run_id: Its id, as its process knew it.
         store: The tracking URI that it is for, without a password.
         opened: When its first process opened it, in ms.
-        stage: Its entry point.
-        status: The one that its last process gave it; empty where that did not come to its end.
     """
 
     folder: Path
     run_id: str
     store: str
     opened: int
-    stage: str
-    status: str
 
 
 def sync_runs() -> bool:
@@ -70,15 +65,12 @@ def left_behind() -> list[Left]:
     for path in state_folder().glob(f"runs/*/{JOURNAL}"):
         entries = logged_entries(path.parent)
         opened = next((entry for entry in entries if entry["kind"] == "opened"), {})
-        tags = {name: value for entry in entries for name, value in entry.get("tags", {}).items()}
         found.append(
             Left(
                 path.parent,
                 path.parent.name,
                 str(opened.get("store", without_password(mlflow.get_tracking_uri()))),
                 int(opened.get("time", 0)),
-                str(tags.get(names.STAGE, "")),
-                ended_as(entries),
             )
         )
     return sorted(found, key=lambda left: (left.opened, left.run_id))
@@ -119,7 +111,7 @@ def _deliver(client: MlflowClient, left: Left) -> bool:
         + (f", model {sender.model_uri}" if sender.model_uri else "")
     )
     if not sender.refused:
-        _clear(left)
+        clear_arrived(left.folder)
     return True
 
 
@@ -142,17 +134,3 @@ def _counted(entries: list[Entry]) -> str:
     told = {"metric points": points, "files or folders": kinds["file"], "models": kinds["model"]}
     parts = [f"{count} {what}" for what, count in told.items() if count]
     return ", ".join(parts) if parts else "what was left"
-
-
-def _clear(left: Left) -> None:
-    """Remove what has arrived; of a run that can be resumed, checkpoints stay."""
-    if (left.folder / REFUSED).exists():
-        return
-    if left.status == "FINISHED" or left.stage not in RESUMABLE:
-        shutil.rmtree(left.folder)
-        return
-    (left.folder / names.CHECKPOINTS).mkdir(exist_ok=True)  # without one, the run would seem to have left nothing
-    for name in (JOURNAL, ARRIVED):
-        (left.folder / name).unlink()
-    if (real := known_as(left.run_id)) != left.run_id:
-        left.folder.rename(run_folder(real))

@@ -71,7 +71,6 @@ def test_an_unknown_run_is_refused(store: MlflowClient) -> None:
 
 def test_a_run_without_local_state_is_refused(store: MlflowClient, interrupted: Callable[..., str]) -> None:
     run_id = interrupted()
-    shutil.rmtree(run_folder(run_id))
     artifacts = Path(store.get_run(run_id).info.artifact_uri.removeprefix("file://"))
     shutil.rmtree(artifacts / "checkpoints")
     refused(run_id, r"has left no state in .*PIPELINE_STATE_DIR. Else: python -m pipeline train_base .*--width 16")
@@ -82,7 +81,6 @@ def test_a_run_that_is_under_way_is_refused(
 ) -> None:
     run_id = interrupted()
     store.update_run(run_id, status="RUNNING")
-    (run_folder(run_id) / "journal.jsonl").unlink()
     refused(run_id, "is still under way: its process [0-9]+ lives. Wait for it, or stop it")  # which is this one
     store.set_tag(run_id, "process", "1 0.00")
     lock = hold(run_folder(run_id))
@@ -141,8 +139,6 @@ def test_other_code_is_said_and_the_run_no_longer_passes_for_either(
     store: MlflowClient, interrupted: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id = interrupted()
-    journal = run_folder(run_id) / "journal.jsonl"
-    journal.unlink()
     store.set_tag(run_id, names.CODE_DIGEST, "another")
     resume(ResumeParams(run_id=run_id))
     assert "warning: code is not what the run began with (another, now" in capsys.readouterr().out
@@ -164,7 +160,7 @@ def test_every_epoch_is_there_once_however_often_it_was_trained(
 ) -> None:
     """Interrupted in epoch 4 with a checkpoint of epoch 2 alone: epochs 3 and 4 are trained twice."""
     run_id = interrupted()
-    checkpoints = run_folder(run_id) / names.CHECKPOINTS
+    checkpoints = Path(store.get_run(run_id).info.artifact_uri.removeprefix("file://")) / names.CHECKPOINTS
     (checkpoints / "previous.safetensors").replace(checkpoints / "last.safetensors")
     before = {p.step: (p.value, p.timestamp) for p in store.get_metric_history(run_id, names.VAL_LOSS)}
     resume(ResumeParams(run_id=run_id))
