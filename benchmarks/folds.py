@@ -61,7 +61,10 @@ class Unit:
         settings = settings_of(self.params, runtime).for_fold(self.epochs, self.epochs)
         settings = replace(settings, batch_size=batch_size, gradients=gradients)
         began = time.perf_counter()
-        fold = next(score_folds(self.architecture, settings, self.data, self.folds, val_fraction=0.1))
+        scores = score_folds(
+            self.architecture, settings, self.data, self.folds, val_fraction=0.1, device=runtime.device
+        )
+        fold = next(scores)
         return time.perf_counter() - began, fold.accuracy
 
     def floor(self, batch_size: int) -> float:

@@ -25,9 +25,14 @@ def naming_a_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NUMBERS:
+        if not is_full(error):
             raise
         raise DiskFullError(error.errno, f"{error.strerror}: {folder.resolve()} {_free(folder)}. {REMEDY}") from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error of the system says that a disk, or a share of it, is full."""
+    return error.errno in _NUMBERS
 
 
 def full_disk(error: BaseException) -> str:
@@ -36,7 +41,7 @@ def full_disk(error: BaseException) -> str:
     while found is not None:
         if isinstance(found, DiskFullError):
             return str(found.strerror)
-        if (isinstance(found, OSError) and found.errno in _NUMBERS) or any(w in str(found).lower() for w in _WORDS):
+        if (isinstance(found, OSError) and is_full(found)) or any(w in str(found).lower() for w in _WORDS):
             where = getattr(found, "filename", None) or "."
             folder = Path(where) if Path(where).is_dir() else Path(where).parent
             return f"{str(found).splitlines()[0]}: {folder.resolve()} {_free(folder)}. {REMEDY}"

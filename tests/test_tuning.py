@@ -21,9 +21,8 @@ from optuna.trial import TrialState
 
 from pipeline.data.splits import choose_classes, cut_folds
 from pipeline.errors import NonFiniteLossError, UserInputError
-from pipeline.networks.layered import MLPArchitecture
+from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
 from pipeline.params import TrainBaseParams, TransferParams, TuneParams, parse_params
-from pipeline.runtime import generator
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.stages.tune import tune
@@ -32,13 +31,27 @@ from pipeline.training.loop import FitSettings, Labelled
 from pipeline.tuning import objective, workers
 from pipeline.tuning.objective import score_folds
 from pipeline.tuning.space import DEFAULT_SPACES, load_space, space_json, suggest_setting
-from pipeline.tuning.study import RUN_ID, StudySpec, finished_count, mark, open_storage, open_study, reap
+from pipeline.tuning.study import (
+    REASON,
+    RETRIED,
+    RETRIES,
+    RUN_ID,
+    StudySpec,
+    finished_count,
+    mark,
+    may_retry,
+    open_storage,
+    open_study,
+    reap,
+    requeue,
+)
 from tests.conftest import clean_environment
 
 QUICK = {
     "dataset": "digits", "classes": "0-2", "folds": 3, "fold_epochs": 2, "epochs": 3, "workers": 2, "width": 16,
     "hidden_layers": 2,
 }  # fmt: skip
+CPU = torch.device("cpu")
 SPACE = "learning_rate: {low: 0.001, high: 0.01, log: true}\nbatch_size: [32, 64]\nwidth: {low: 8, high: 24, step: 8}\n"
 
 
@@ -201,7 +214,7 @@ def test_early_stopping_never_sees_what_a_fold_is_scored_on(digits, monkeypatch:
     monkeypatch.setattr(objective, "Fit", Spy)
     architecture = MLPArchitecture(image_shape=(1, 1, 1), classes=(0, 1, 2), hidden_layers=1, width=4)
     settings = FitSettings(1, 1, 32, 0.01, 0.0, seed=0)
-    scores = list(score_folds(architecture, settings, data, folds, val_fraction=0.2))
+    scores = list(score_folds(architecture, settings, data, folds, val_fraction=0.2, device=CPU))
     assert [score.fold for score in scores] == [1, 2, 3, 4] and len(seen) == 4
     everything = set(range(len(examples)))
     for (train, validation), fold in zip(seen, folds, strict=True):
@@ -217,13 +230,13 @@ def test_a_trial_does_not_depend_on_what_ran_before_it(digits) -> None:  # type:
     architecture = MLPArchitecture(image_shape=(1, 28, 28), classes=(0, 1, 2), hidden_layers=1, width=8, dropout=0.2)
     settings = FitSettings(2, 2, 32, 0.01, 1e-4, seed=5, weight_averaging=0.9)
 
-    def accuracies() -> list[float]:
-        return [score.loss for score in score_folds(architecture, settings, data, folds, val_fraction=0.2)]
+    def losses() -> list[float]:
+        scores = score_folds(architecture, settings, data, folds, val_fraction=0.2, device=CPU)
+        return [score.loss for score in scores]
 
-    first = accuracies()
-    torch.rand(3, generator=generator(0, "x"))
+    first = losses()
     torch.rand(5)
-    assert accuracies() == first and all(math.isfinite(loss) for loss in first)
+    assert losses() == first and all(math.isfinite(loss) for loss in first)
 
 
 @pytest.fixture
@@ -274,9 +287,10 @@ class InProcess:
     def __init__(self, job, count):  # type: ignore[no-untyped-def]
         self.job = job
 
-    def fill(self) -> None:
+    def fill(self) -> list[int]:
         with mock.patch.dict(os.environ):
             workers.work(self.job, threading.Lock())  # type: ignore[arg-type]
+        return []
 
     def any_alive(self) -> bool:
         return False
@@ -311,6 +325,126 @@ def test_a_study_in_which_nothing_converges_says_so(store: MlflowClient, monkeyp
         tune(TuneParams(**QUICK, trials=2, study="wild"))
     runs = store.search_runs(["0"])
     assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED", "FINISHED"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_resolved_device_reaches_every_trial_and_the_refit(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed: networks are asked to move to one, and stay."""
+    placed: list[str] = []
+    monkeypatch.setattr("pipeline.runtime.missing_device", lambda name: "")
+    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    monkeypatch.setattr(LayeredNetwork, "to", lambda network, device: placed.append(str(device)) or network)
+    monkeypatch.setattr(objective, "_take", lambda data, places, device: take(data, places, placed.append(str(device))))
+    result = tune(TuneParams(**QUICK, trials=2, device="cuda:1", study="s"))
+    assert placed == ["cuda:1"] * (2 * 3 * (1 + 3) + 1)  # in each fold its network and three parts; the refit
+    assert {run.data.params["device"] for run in store.search_runs(["0"])} == {"cuda:1"}
+    assert json.loads(store.get_run(result.run_id).data.tags[names.KEY_PARTS])["machine"]["device"] == "cuda:1"
+
+
+def take(data: Labelled, places: torch.Tensor, _: None) -> Labelled:
+    return Labelled(data.values[places], data.labels[places])
+
+
+def test_workers_that_share_a_gpu_are_four_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    params = TuneParams(**{**QUICK, "workers": "auto"})
+    counts = [params.model_copy(update={"device": device}).worker_count() for device in ("cpu", "cuda:1", "mps")]
+    assert counts == [16, 4, 4]
+
+
+def test_a_study_of_another_optuna_is_refused(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    result = tune(TuneParams(**QUICK, trials=1, study="s", refit=False))
+    key = store.get_run(result.run_id).data.tags
+    assert json.loads(key[names.KEY_PARTS])["machine"]["optuna"] == optuna.__version__
+    monkeypatch.setattr("pipeline.stages.tune.SEARCHER", {"optuna": "4.0.0"})
+    with pytest.raises(UserInputError, match=f"optuna is {optuna.__version__}, not 4.0.0"):
+        tune(TuneParams(**QUICK, trials=1, study="s", refit=False))
+
+
+def run_out_of_memory(job, params):  # type: ignore[no-untyped-def]
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield
+
+
+def run_out_of_memory_if_narrow(job, params):  # type: ignore[no-untyped-def]
+    yield from (run_out_of_memory if params.width < 16 else folds_of)(job, params)
+
+
+folds_of = workers.folds_of
+
+
+def work_until_killed(job, turn):  # type: ignore[no-untyped-def]
+    """The target of worker processes that the kernel kills in every trial."""
+    workers.folds_of = run_out_of_memory
+    workers.work(job, turn)
+
+
+def work_until_narrow(job, turn):  # type: ignore[no-untyped-def]
+    """The target of worker processes that the kernel kills in trials of narrow networks."""
+    workers.folds_of = run_out_of_memory_if_narrow
+    workers.work(job, turn)
+
+
+def attempts(study: optuna.Study) -> list[list[optuna.trial.FrozenTrial]]:
+    """Return the trials of each setting that lost its process: the first, then its retries."""
+    found: dict[int, list[optuna.trial.FrozenTrial]] = {}
+    for trial in study.trials:
+        if trial.state is TrialState.FAIL:
+            chain = found.pop(trial.user_attrs.get(RETRIED, -1), [])
+            found[trial.number] = [*chain, trial]
+    return list(found.values())
+
+
+@pytest.mark.slow
+def test_a_study_whose_every_worker_dies_ends_with_an_error(
+    store: MlflowClient, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "work", work_until_killed)
+    monkeypatch.setattr("pipeline.stages.tune.MAX_FAILURES", 2)
+    with pytest.raises(RuntimeError, match="6 worker processes died .* exit code -9"):
+        tune(TuneParams(**{**QUICK, "workers": 1}, trials=3, study="s", space=space))
+    assert [len(chain) for chain in attempts(study_of(tmp_path, "s"))] == [3, 3]
+    assert {run.info.status for run in store.search_runs(["0"])} == {"FAILED"}
+
+
+@pytest.mark.slow
+def test_a_setting_that_kills_its_worker_is_retried_twice(
+    store: MlflowClient, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "work", work_until_narrow)
+    tune(TuneParams(**{**QUICK, "workers": 1}, trials=2, study="s", sampler="random", refit=False, space=space))
+    study = study_of(tmp_path, "s")
+    assert finished_count(study) == 2
+    chains = attempts(study)
+    assert chains and all(len(chain) == 3 for chain in chains)
+    for *_, last in chains:
+        assert last.params["width"] == 8 and "Memory may have run out" in last.user_attrs[REASON]
+        run = store.get_run(last.user_attrs[RUN_ID])
+        assert run.info.status == "FAILED" and "not tried again" in run.data.tags[names.NOTE]
+
+
+def test_retries_are_counted_across_commands(local_study: optuna.Study) -> None:
+    for retries in range(3):
+        trial = open_study(open_storage(), StudySpec("s", "tpe", "median", {"folds": "3"})).ask()
+        mark(trial)  # type: ignore[arg-type]
+        assert 0 <= trial.suggest_float("x", 0, 1) == local_study.trials[0].params["x"]
+        assert trial.user_attrs.get(RETRIES, 0) == retries
+        trial.set_user_attr("process", "999999 1.00")
+        assert len(reap(local_study)) == 1
+    assert [trial.state for trial in local_study.trials] == [TrialState.FAIL] * 3
+
+
+def test_an_interruption_does_not_count_as_a_retry(local_study: optuna.Study) -> None:
+    for _ in range(4):
+        trial = local_study.ask()
+        trial.suggest_float("x", 0, 1)
+        requeue(local_study, trial)
+        local_study.tell(trial, state=TrialState.FAIL)
+    (queued,) = local_study.get_trials(states=(TrialState.WAITING,))
+    assert may_retry(queued)
 
 
 def start_tuning(folder: Path, space: str, trials: int) -> subprocess.Popen[str]:

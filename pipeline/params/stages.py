@@ -14,6 +14,7 @@ from pipeline.params.family import Family, FamilyParams
 from pipeline.params.studies import MainParams, ReportParams, ResumeParams
 from pipeline.params.target import TargetChoice, TargetParams
 
+GPU_WORKERS = 4  # that share a GPU, each with a context of its own there: some 0.5 GB beside its data
 FEATURES_PATTERN_TEXT = "none, auto, runs:/ID/features, or the id of a cache_features run"
 
 
@@ -97,7 +98,7 @@ class TuneParams(TrainBaseParams):
     )
     workers: int | Literal["auto"] = setting(
         "auto",
-        "Processes that run trials side by side, one thread each; auto is one for each core.",
+        f"Processes that run trials side by side, one thread each; auto is one for each core, on a GPU {GPU_WORKERS}.",
         allowed="auto or a whole number from 1 to 256",
         unit="processes",
         changes_result=False,
@@ -134,8 +135,11 @@ class TuneParams(TrainBaseParams):
         return f"{self.model} {named} {self.classes.replace(',', '.')} {self.folds} folds seed {self.seed} {digest}"
 
     def worker_count(self) -> int:
-        """Return how many processes to start."""
-        return (os.cpu_count() or 1) if self.workers == "auto" else self.workers
+        """Return how many processes to start, the device resolved."""
+        if self.workers != "auto":
+            return self.workers
+        cores = os.cpu_count() or 1
+        return cores if self.device == "cpu" else min(cores, GPU_WORKERS)
 
     def with_setting(self, chosen: dict[str, Any]) -> TuneParams:
         """Return these parameters with a trial's values in place of their own."""

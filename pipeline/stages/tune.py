@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -28,14 +29,17 @@ from pipeline.tracking.identity import code_digest, result_key, result_params
 from pipeline.tracking.recognition import Within, finished_result, parent_of, recalled, register_cached
 from pipeline.tracking.run import StageResult, StageRun, stage_run
 from pipeline.tracking.store import open_store, store_environment
-from pipeline.training.loop import Labelled
 from pipeline.tuning.figures import draw_study
+from pipeline.tuning.shared import share_tensors
 from pipeline.tuning.space import Space, check_together, fit_batches, load_space, space_json
 from pipeline.tuning.study import (
+    MAX_RETRIES,
+    SEARCHER,
     Study,
     StudySpec,
     failures,
     finished_count,
+    loss_note,
     open_storage,
     open_study,
     pending_count,
@@ -46,7 +50,7 @@ from pipeline.tuning.workers import Job, Workers, start_forkserver
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 10.0
 NOT_OF_TRIALS = ("trials", "refit", "study", "epochs", "patience", "params_from")  # may change within a study
-MAX_FAILURES = 5  # trials that raise an error; a study would go on for ever where every one does
+MAX_FAILURES = 5  # trials that raise an error, none finishing between; a study where all do would never end
 
 
 def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
@@ -63,7 +67,7 @@ def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
         UserInputError: The space, the folds or the storage cannot be used, or the study is about something else.
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED, unfinished trials are queued again.
     """
-    runtime = resolve_runtime("cpu", params.dtype, params.threads, convolutional=params.model == "cnn")
+    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
     space = load_space(params.space, params.model)
     dataset = load_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
     split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
@@ -79,7 +83,7 @@ def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
     say(f"data: {split.note}")
     if params.dry_run:
         return say_plan(params, split, f"study: {spec.name}, {len(space)} parameters: {', '.join(space)}")
-    key = result_key(params, {"data": split.digest, "space": spec.facts["space"]}, runtime.description)
+    key = result_key(params, {"data": split.digest, "space": spec.facts["space"]}, runtime.description | SEARCHER)
     if (done := recalled(within, key, params.register_as)) is not None:
         return done
     study = open_study(open_storage(), spec)
@@ -98,14 +102,15 @@ def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
         run.log_split(split)
         job = job_of(params, spec, space, split, examples, folds, runtime, run.run_id)
         began = time.perf_counter()
-        search(study, job, params.worker_count(), lambda: say_progress(study, params.trials))
+        with job.shared.file:
+            search(study, job, params.worker_count(), lambda: say_progress(study, params.trials))
         seconds = time.perf_counter() - began
         check_found(study)
         log_study(run, study, seconds)
         say_best(study, seconds)
         if not params.refit:
             return StageResult(run.run_id, "", dict(run.final_metrics))
-        return refit(run, params.with_setting(study.best_trial.params), split)
+        return refit(run, params.with_setting(study.best_trial.params), split, runtime)
 
 
 def job_of(
@@ -118,7 +123,7 @@ def job_of(
     runtime: Runtime,
     run_id: str,
 ) -> Job:
-    """Return what every worker needs to know, the images in shared memory."""
+    """Return what every worker needs to know, with the images that they share."""
     network = build_network(architecture_of(params, split), generator(0, "scale"))
     return Job(
         spec=spec,
@@ -128,8 +133,7 @@ def job_of(
         image_shape=split.image_shape,
         classes=split.classes,
         settings=settings_of(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
-        data=Labelled(network.scale(examples.pixels).share_memory_(), examples.labels.share_memory_()),
-        folds=folds,
+        shared=share_tensors([network.scale(examples.pixels), examples.labels, *folds]),
         study_seed=params.seed,
         parent_run_id=run_id,
         folder=os.getcwd(),
@@ -158,7 +162,7 @@ def describe_study(params: TuneParams, split: Split, space: Space, folds_digest:
         fresh: Whether a new study is wanted though an equal one may be there.
     """
     facts = {name: value for name, value in result_params(params).items() if name not in NOT_OF_TRIALS}
-    facts |= {"folds_digest": folds_digest, "space": space_json(space), "code": code_digest("tune")}
+    facts |= {"folds_digest": folds_digest, "space": space_json(space), "code": code_digest("tune"), **SEARCHER}
     own = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
     name = params.study_name(split.dataset, f"{own}-{time.time_ns()}" if fresh else own)
     return StudySpec(name, params.sampler, params.pruner, facts)
@@ -169,15 +173,58 @@ def largest_batch(space: Space, params: TuneParams) -> int:
     return max(map(int, space["batch_size"].extremes)) if "batch_size" in space else params.batch_size
 
 
+@dataclass
+class Setbacks:
+    """What has gone wrong in a study since a trial last finished.
+
+    Attributes:
+        study: The study.
+        deaths_allowed: How many workers may die.
+        finished: How many trials are finished.
+        failed: How many had raised an error by then.
+        exit_codes: Of the workers that have died since.
+    """
+
+    study: Study
+    deaths_allowed: int
+    finished: int
+    failed: int
+    exit_codes: list[int] = field(default_factory=list)
+
+    def add(self, exit_codes: list[int]) -> None:
+        """Take note of workers that died, and of trials that failed.
+
+        Raises:
+            RuntimeError: They are too many to go on.
+        """
+        errors = failures(self.study)
+        if (finished := finished_count(self.study)) != self.finished:
+            self.finished, self.failed, self.exit_codes = finished, len(errors), []
+        self.exit_codes += exit_codes
+        if len(errors) - self.failed >= MAX_FAILURES:
+            raise RuntimeError(f"{MAX_FAILURES} trials failed, the last with {errors[-1]}")
+        if len(self.exit_codes) >= self.deaths_allowed:
+            raise RuntimeError(
+                f"{len(self.exit_codes)} worker processes died and no trial finished meanwhile, the last with exit "
+                f"code {self.exit_codes[-1]}. -9 often means that memory has run out: lower workers, or the upper "
+                "bounds of the space"
+            )
+
+
 def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> None:
-    """Keep workers at work until the study has its trials; replace those that die, clear up after them."""
+    """Keep workers at work until the study has its trials; replace those that die, clear up after them.
+
+    Raises:
+        RuntimeError: Trials raise errors or workers die, and none finishes.
+    """
     clear_up(study)
     if finished_count(study) >= job.trials:
         return
+    allowed = (MAX_RETRIES + 1) * max(MAX_FAILURES, count)
+    setbacks = Setbacks(study, allowed, finished_count(study), len(failures(study)))
     workers = Workers(job, count)
     workers.fill()
     said = time.monotonic()
-    failed_before = len(failures(study))
     try:
         while workers.any_alive() or finished_count(study) < job.trials:
             if workers.any_alive():
@@ -185,11 +232,9 @@ def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> 
             else:
                 time.sleep(LOOK_SECONDS)  # the last trials are under way on other machines
             clear_up(study)
-            if len(found := failures(study)) - failed_before >= MAX_FAILURES:
-                raise RuntimeError(f"{MAX_FAILURES} trials failed, the last with {found[-1]}")
             lacking = pending_count(study) < job.trials
-            if lacking and (workers.any_died() or not workers.any_alive()):
-                workers.fill()
+            refill = lacking and (workers.any_died() or not workers.any_alive())
+            setbacks.add(workers.fill() if refill else [])
             if time.monotonic() - said > SAY_SECONDS:
                 progress()
                 said = time.monotonic()
@@ -199,9 +244,9 @@ def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> 
 
 
 def clear_up(study: Study) -> None:
-    """Queue the trials of dead workers again, and close their runs."""
+    """Fail the trials of dead workers, retry them where they may be, and close their runs."""
     for trial in reap(study):
-        say(f"trial {trial.number}: its process is gone; its parameters are queued again")
+        say(f"trial {trial.number}: {loss_note(trial)}")
 
 
 def say_progress(study: Study, trials: int) -> None:
@@ -246,9 +291,8 @@ def say_best(study: Study, seconds: float) -> None:
     )
 
 
-def refit(run: StageRun, params: TrainBaseParams, split: Split) -> StageResult:
+def refit(run: StageRun, params: TrainBaseParams, split: Split, runtime: Runtime) -> StageResult:
     """Train the best setting once, as `train_base` does, within the study's run."""
-    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
     say("training the best setting once on all folds' images, validated as train_base does")
     network = build_network(architecture_of(params, split), generator(params.seed, "weights")).to(runtime.device)
     trained = train_tracked(run, network, split, settings_of(params, runtime))

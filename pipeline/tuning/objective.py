@@ -48,6 +48,7 @@ def score_folds(
     folds: list[Tensor],
     *,
     val_fraction: float,
+    device: torch.device,
     watch: Callable[[], None] = lambda: None,
 ) -> Iterator[FoldScore]:
     """Train and score one setting fold by fold.
@@ -55,9 +56,10 @@ def score_folds(
     Args:
         architecture: What to build.
         settings: How to train; `seed` is the study's, and each fold derives its own.
-        data: All training images of the classes: scaled pixels and labels.
+        data: All training images of the classes, in the processor's memory: scaled pixels and labels.
         folds: The places of each fold's held-out part.
         val_fraction: The share of a fold's training part that early stopping watches.
+        device: Where to train and score.
         watch: Called after every epoch.
 
     Raises:
@@ -70,14 +72,15 @@ def score_folds(
         inside[held_out] = False
         places = inside.nonzero().flatten()
         kept, watched = (places[part] for part in stratified_cut(data.labels[places], val_fraction, seed, "validation"))
-        network = build_network(architecture, generator(seed, "weights"))
-        fit = Fit(network, _take(data, kept), _take(data, watched), replace(settings, seed=seed))
+        network = build_network(architecture, generator(seed, "weights")).to(device)
+        train, validation, test = (_take(data, part, device) for part in (kept, watched, held_out))
+        fit = Fit(network, train, validation, replace(settings, seed=seed))
         for _ in fit:
             watch()
-        found = evaluate(network, data.values[held_out], data.labels[held_out])
+        found = evaluate(network, test.values, test.labels)
         seconds = time.perf_counter() - began
         yield FoldScore(number, found.accuracy, found.precision, found.loss, fit.progress.epoch, seconds)
 
 
-def _take(data: Labelled, places: Tensor) -> Labelled:
-    return Labelled(data.values[places], data.labels[places])
+def _take(data: Labelled, places: Tensor, device: torch.device) -> Labelled:
+    return Labelled(data.values[places].to(device), data.labels[places].to(device))

@@ -37,10 +37,17 @@ GRACE_SECONDS = 40
 UNMARKED_GRACE_SECONDS = 15  # a trial notes its process within milliseconds; one that has not by then never will
 # a server that is gone is noticed within a minute, not after the two hours of most systems
 KEEP_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+SEARCHER = {"optuna": optuna.__version__}  # its samplers and pruners change with it
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 NOTED = ("model", "dataset", "classes", "folds", "seed")
 LOST = "Its process ended before the trial did; its parameters are queued again."
+MAX_RETRIES = 2  # of a setting whose process is lost: memory may have run out by chance, or because of the setting
+GIVEN_UP = (
+    f"Its process ended before the trial did, {MAX_RETRIES + 1} times with these parameters: they are not tried again. "
+    "Memory may have run out: lower workers, or the upper bounds of the space."
+)
 HOST, PROCESS, RUN_ID, RETRIED, REASON = "host", "process", "mlflow_run_id", "retried_from", "reason"
+RETRIES = "retries"  # how often a trial's parameters have lost their process before
 FAILURE = "failure"  # of a trial that raised what no trial should
 
 
@@ -183,7 +190,7 @@ def mark(trial: optuna.Trial) -> None:
 
 
 def reap(study: optuna.Study) -> list[FrozenTrial]:
-    """Fail running trials whose process is gone, queue their parameters again, and return them.
+    """Fail running trials whose process is gone, queue their parameters again (`MAX_RETRIES` times), and return them.
 
     Processes that can be seen from here are looked at directly; others are judged by their heartbeat.
     """
@@ -191,24 +198,38 @@ def reap(study: optuna.Study) -> list[FrozenTrial]:
     reaped = []
     for trial in dead:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, RuntimeError, ValueError):
+            if not may_retry(trial):
+                study._storage.set_trial_user_attr(trial._trial_id, REASON, GIVEN_UP)
             study.tell(trial.number, state=TrialState.FAIL)
             give_up(study, trial)
             reaped.append(trial)
     return reaped
 
 
+def may_retry(trial: FrozenTrial) -> bool:
+    """Whether a trial whose process is gone has retries left."""
+    return int(trial.user_attrs.get(RETRIES, 0)) < MAX_RETRIES
+
+
+def loss_note(trial: FrozenTrial) -> str:
+    """Return what becomes of a trial whose process is gone, in words."""
+    return LOST if may_retry(trial) else GIVEN_UP
+
+
 def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a failed trial's parameters again, and close the MLflow runs of the process that it was lost with."""
-    requeue(study, trial)
+    """Queue a failed trial's parameters again where retries are left, and close the MLflow runs of its lost process."""
+    if may_retry(trial):
+        requeue(study, trial, lost=True)
     host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
     if host is not None and process is not None:
-        close_lost_process(str(host), str(process), str(trial.user_attrs.get(RUN_ID, "")), LOST)
+        close_lost_process(str(host), str(process), str(trial.user_attrs.get(RUN_ID, "")), loss_note(trial))
 
 
-def requeue(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
-    """Have a trial's parameters tried again; without any, a new trial will suggest its own."""
+def requeue(study: optuna.Study, trial: FrozenTrial | optuna.Trial, *, lost: bool = False) -> None:
+    """Have a trial's parameters tried again, counting lost processes; without any, a new trial will suggest its own."""
     if trial.params:
-        study.enqueue_trial(trial.params, user_attrs={RETRIED: trial.number})
+        retries = int(trial.user_attrs.get(RETRIES, 0)) + lost
+        study.enqueue_trial(trial.params, user_attrs={RETRIED: trial.number, RETRIES: retries})
 
 
 def is_dead(study: optuna.Study, trial: FrozenTrial) -> bool:

@@ -19,17 +19,17 @@ from typing import Any
 
 import optuna
 import torch
-import torch.multiprocessing
 from torch import Tensor
 
 from pipeline.errors import NonFiniteLossError
 from pipeline.networks.described import describe_network
 from pipeline.params import TrainBaseParams
-from pipeline.runtime import process_lives
+from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.run import stage_run
 from pipeline.training.loop import FitSettings, Labelled
 from pipeline.tuning.objective import FoldScore, score_folds
+from pipeline.tuning.shared import SharedTensors
 from pipeline.tuning.space import Space, suggest_setting, with_setting
 from pipeline.tuning.study import (
     FAILURE,
@@ -53,12 +53,11 @@ class Job:
         spec: Of the study.
         space: What is searched.
         trials: How many finished trials the study shall have.
-        params: What is not searched.
+        params: What is not searched, the device resolved.
         image_shape: (C, H, W).
         classes: What the network tells apart.
         settings: Of a fold's fit, likewise.
-        data: All training images: scaled pixels and labels, in shared memory.
-        folds: The places of each fold's held-out part.
+        shared: All training images, scaled pixels and labels, and the places of each fold's held-out part.
         study_seed: What samplers and folds derive their seeds from.
         parent_run_id: The study's MLflow run.
         folder: The working directory of whoever started the study.
@@ -73,13 +72,22 @@ class Job:
     image_shape: tuple[int, int, int]
     classes: tuple[int, ...]
     settings: FitSettings
-    data: Labelled
-    folds: list[Tensor]
+    shared: SharedTensors
     study_seed: int
     parent_run_id: str
     folder: str
     environment: dict[str, str]
     owner: str
+
+    @property
+    def data(self) -> Labelled:
+        """All training images: scaled pixels and labels."""
+        return Labelled(*self.shared.tensors[:2])
+
+    @property
+    def folds(self) -> list[Tensor]:
+        """The places of each fold's held-out part."""
+        return self.shared.tensors[2:]
 
 
 TURN_SECONDS = 5.0  # after which a worker goes on without its turn: the one that had it is dead
@@ -116,15 +124,15 @@ class Workers:
         self.turn = self.context.Lock()  # lives as long as any worker may need it
         self.processes: list[Worker] = []
 
-    def fill(self) -> int:
-        """Start as many as are missing, and return how many had died before their work was done."""
-        died = [process for process in self.processes if not process.is_alive() and process.exitcode != 0]
+    def fill(self) -> list[int]:
+        """Start as many as are missing, and return the exit codes of those that died before their work was done."""
+        died = [process.exitcode for process in self.processes if not process.is_alive() and process.exitcode]
         self.processes = [process for process in self.processes if process.is_alive()]
         while len(self.processes) < self.count:
             process = self.context.Process(target=work, args=(self.job, self.turn))
             process.start()
             self.processes.append(process)
-        return len(died)
+        return died
 
     def any_alive(self) -> bool:
         """Whether a worker is still running."""
@@ -157,7 +165,7 @@ def work(job: Job, turn: multiprocessing.synchronize.Lock) -> None:
         job: What to do.
         turn: Held while a worker looks whether another trial is needed and takes it.
     """
-    torch.set_num_threads(1)
+    resolve_runtime(job.params.device, "float32", 1)  # sets this process up; the dtype of trials is in their settings
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the owner decides and sends SIGTERM
     os.chdir(job.folder)
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_"))]:
@@ -248,7 +256,15 @@ def folds_of(job: Job, params: TrainBaseParams) -> Any:
         weight_averaging=params.weight_averaging,
     )
     architecture = describe_network(params, job.image_shape, job.classes)
-    return score_folds(architecture, settings, job.data, job.folds, val_fraction=params.val_fraction, watch=watch)
+    return score_folds(
+        architecture,
+        settings,
+        job.data,
+        job.folds,
+        val_fraction=params.val_fraction,
+        device=torch.device(params.device),
+        watch=watch,
+    )
 
 
 def summary(scores: list[FoldScore]) -> dict[str, float]:
