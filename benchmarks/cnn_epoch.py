@@ -22,7 +22,7 @@ from benchmarks.rows import Options, Row
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator, resolve_runtime
-from pipeline.stages.common import architecture_of, settings_of
+from pipeline.stages.training_run import fit_settings, requested_architecture
 
 CLASSIC: dict[str, Any] = {
     "channels": "32,32",
@@ -49,12 +49,12 @@ def measure_task(
     params, count = task.params, len(task.train.labels)
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=True)
     arms = {
-        PROJECT: project_arm(task.network, task.train, task.test, settings_of(params, runtime)),
+        PROJECT: project_arm(task.network, task.train, task.test, fit_settings(params, runtime)),
         SAME: bare_arm(task.network, task.train, task.test, params.batch_size),
     }
     if classic:
         changed = TrainBaseParams(model="cnn", dataset=params.dataset, **CLASSIC)
-        network = build_network(architecture_of(changed, task.split), generator(0, "weights"))
+        network = build_network(requested_architecture(changed, task.split), generator(0, "weights"))
         arms[CLASSIC_NAME] = bare_arm(network, task.train, task.test, params.batch_size)
     timed = {name: arm.epoch for name, arm in arms.items()}
     timed[PRODUCTS] = products_floor(task.network, count, params.batch_size, runtime.train_dtype)

@@ -20,11 +20,11 @@ from benchmarks.rows import Options, Row
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import choose_classes, split_for_target
 from pipeline.networks.build import build_network
-from pipeline.networks.operations import training_operations
+from pipeline.networks.macs import training_operations
 from pipeline.networks.reuse import Reuse, reuse_network
 from pipeline.params import TrainBaseParams, TransferParams, parse_classes
 from pipeline.runtime import generator
-from pipeline.stages.common import architecture_of
+from pipeline.stages.training_run import requested_architecture
 from pipeline.training.features import compute_features
 from pipeline.training.loop import Labelled
 
@@ -40,7 +40,7 @@ def measure_family(options: Options, model: str, classes: str, frozen: int, targ
     per_class = 100 if dataset.name != "digits" else 50
     split = split_for_target(dataset, wanted, per_class=per_class, val_per_class=30, val_fraction=0.1, seed=0)
     changes: dict[str, Any] = {"model": model, "classes": classes}
-    architecture = architecture_of(TrainBaseParams(**changes), split)
+    architecture = requested_architecture(TrainBaseParams(**changes), split)
     base = build_network(architecture, generator(0, "base"))
     blocks = len(base.blocks)
     network, _ = reuse_network(architecture, base, Reuse(blocks, frozen, blocks), generator(0, "head"))

@@ -21,7 +21,8 @@ from benchmarks.commands import workplace
 from benchmarks.harness import Task, alternate, endless, load_task
 from benchmarks.rows import Options, Row
 from pipeline.params import TrainBaseParams
-from pipeline.tracking.run import StageRun, stage_run
+from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.stage_run import StageRun
 from pipeline.tracking.store import Client
 from pipeline.training.loop import Fit
 

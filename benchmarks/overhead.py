@@ -17,14 +17,14 @@ import click
 import mlflow
 
 from benchmarks.machine import machine
+from pipeline.execution.runner import run_plan
 from pipeline.params import TrainBaseParams
-from pipeline.plan.arms import Wishes
-from pipeline.plan.reading import load_plan
+from pipeline.plan.arms import PlanOverrides
+from pipeline.plan.loader import load_plan
 from pipeline.plan.records import walk
 from pipeline.report.records import KINDS
-from pipeline.stages.carrying_out import carry_out
 from pipeline.tracking import names
-from pipeline.tracking.recognition import Within
+from pipeline.tracking.result_cache import PlanContext
 from pipeline.tracking.store import open_store
 
 PLAN = """
@@ -51,10 +51,10 @@ def main(seeds: int, dataset: str) -> None:
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         Path("plan.yaml").write_text(PLAN, encoding="utf-8")
         overrides = {"data_dir": data_dir, "dataset": dataset}
-        plan = load_plan("plan.yaml", Wishes("quick", seeds, overrides, kinds=KINDS))
+        plan = load_plan("plan.yaml", PlanOverrides("quick", seeds, overrides, kinds=KINDS))
         client = open_store()
         parent = client.create_run("0").info.run_id
-        outcomes = carry_out(walk(plan), Within(lambda: parent))
+        outcomes = run_plan(walk(plan), PlanContext(lambda: parent))
         rest = []
         for outcome in outcomes:
             assert outcome.run_id, outcome.failure

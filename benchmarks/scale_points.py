@@ -25,7 +25,7 @@ from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.tracking.run import stage_run
+from pipeline.tracking.lifecycle import stage_run
 from pipeline.training.loop import EpochRecord, Fit, Labelled
 from pipeline.tuning.study import StudySpec, open_storage, open_study, pending_count, trial_sampler
 
@@ -63,7 +63,7 @@ def log_epochs(count: int) -> Found:
         for epoch in range(1, count + 1):
             run.log_epoch(EpochRecord(epoch, 0.1, 0.9, 0.1, 0.9, 0.25, True))
         logged = time.perf_counter() - began
-        assert run.delivery.flush(600), "not everything arrived"
+        assert run.uploader.flush(600), "not everything arrived"
         arrived = time.perf_counter() - began
     return {"training_thread_seconds": logged, "arrived_seconds": arrived, "peak_mb": peak_mb()}
 

@@ -22,7 +22,8 @@ from benchmarks.alone import run_alone
 from benchmarks.commands import workplace
 from benchmarks.rows import Options, Row
 from pipeline.params import TrainBaseParams
-from pipeline.tracking.run import StageRun, stage_run
+from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.stage_run import StageRun
 from pipeline.training.loop import EpochRecord
 
 EPOCHS = 8  # a round
@@ -39,7 +40,7 @@ def project_milliseconds(run: StageRun, first: int) -> float:
         run.log_epoch(EpochRecord(epoch, 0.1 / epoch, 0.9, 0.1 / epoch, 0.9, EPOCH_SECONDS, True))
         in_training += time.perf_counter() - began
         time.sleep(EPOCH_SECONDS)
-    run.delivery.flush(60)
+    run.uploader.flush(60)
     elsewhere = time.process_time() - time.thread_time() - before
     return 1000 * (in_training + elsewhere) / EPOCHS
 

@@ -19,9 +19,9 @@ if __name__ == "__main__":
 
             cli(prog_name="python -m pipeline")
         except KeyboardInterrupt:  # before the command itself could take care of it
-            from pipeline.tracking.insist import EXIT_INTERRUPTED, kill_held_run
+            from pipeline.tracking.recovery.restore_killed import EXIT_INTERRUPTED, mark_adopted_run_killed
 
-            kill_held_run()
+            mark_adopted_run_killed()
             sys.exit(EXIT_INTERRUPTED)
         finally:
             gc.freeze()  # nothing that lives now needs to be looked at on the way out

@@ -15,12 +15,13 @@ from typing import Any
 
 import click
 
-from pipeline.disk import full_disk
-from pipeline.errors import Fault, StudyIncompleteError, UserInputError
+from pipeline.console import configure_logging
+from pipeline.disk_space import disk_full_message
+from pipeline.errors import Fault, PlanIncompleteError, UserInputError
 from pipeline.interruption import interruptible
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params, spell
 from pipeline.redaction import without_password
-from pipeline.tracking.insist import EXIT_INTERRUPTED, kill_held_run
+from pipeline.tracking.recovery.restore_killed import EXIT_INTERRUPTED, mark_adopted_run_killed
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
@@ -31,6 +32,7 @@ def cli() -> None:
 
     Every stage is one MLflow run. `mlflow run . -e ENTRY_POINT -P name=value` calls these same commands.
     """
+    configure_logging()
 
 
 def command_for(kind: type[StageParams]) -> click.Command:
@@ -68,26 +70,26 @@ def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
         except UserInputError as error:
             refuse(error)
         except KeyboardInterrupt:
-            kill_held_run()
+            mark_adopted_run_killed()
             click.echo("interrupted: what has been saved is kept", err=True)
             sys.exit(EXIT_INTERRUPTED)
-        except StudyIncompleteError as error:
+        except PlanIncompleteError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(EXIT_FAILED)
         except Exception as error:
-            fail_held_run(without_password(f"Failed with {type(error).__name__}: {error}"))
-            full = full_disk(error)
+            mark_adopted_run_failed(without_password(f"Failed with {type(error).__name__}: {error}"))
+            full = disk_full_message(error)
             click.echo(f"error: {full}" if full else without_password(traceback.format_exc()), err=True)
             sys.exit(EXIT_FAILED)
 
 
-def fail_held_run(note: str) -> None:
+def mark_adopted_run_failed(note: str) -> None:
     """End the run that `mlflow run` made, if no stage has taken it over, as FAILED."""
     if os.environ.get("MLFLOW_RUN_ID"):
-        from pipeline.tracking.run import fail_untouched_run
+        from pipeline.tracking.recovery.orphans import fail_unclaimed_run
 
         try:
-            fail_untouched_run(note)
+            fail_unclaimed_run(note)
         except Exception as error:  # the store may be what was refused: the first fault is the one to be told
             why = without_password(str(error))
             click.echo(f"warning: the run that mlflow made could not be ended: {why}", err=True)
@@ -121,7 +123,7 @@ def refuse(error: UserInputError) -> None:
     """Print the faults, note them on the run that `mlflow run` made, and exit."""
     for fault in error.faults:
         click.echo(f"error: {fault}", err=True)
-    fail_held_run(f"Refused before anything started:\n\n{error}")
+    mark_adopted_run_failed(f"Refused before anything started:\n\n{error}")
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -139,7 +141,7 @@ def setup() -> None:
 @cli.command()
 def sync() -> None:
     """Deliver what runs whose process is gone have left behind; exit with 1 where something is still pending."""
-    from pipeline.tracking.sync import sync_runs
+    from pipeline.tracking.outbox.sync import sync_runs
 
     try:
         with interruptible():
@@ -191,10 +193,10 @@ def ui(mlflow_port: int, dashboard_port: int) -> None:
 def doctor() -> None:
     """Look whether a stage would find what it needs; exit 1 where something would fail."""
     environment = dict(os.environ)  # as it came: opening a store sets defaults of its own
-    from pipeline.doctor import report_findings
+    from pipeline.doctor import run_checks
 
     with interruptible():
-        sys.exit(EXIT_FAILED if report_findings(environment) else 0)
+        sys.exit(EXIT_FAILED if run_checks(environment) else 0)
 
 
 for _kind in ENTRY_POINTS.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import time
 from collections import defaultdict
@@ -35,9 +36,28 @@ class Epoch(Protocol):
 E = TypeVar("E", bound=Epoch)
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     """Print a line at once, also into a pipe."""
     print(line, flush=True)
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send the package's log records to stderr; called by the command line alone."""
+    logger = logging.getLogger("pipeline")
+    logger.setLevel(level)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_LevelFormatter())
+        logger.addHandler(handler)
+
+
+class _LevelFormatter(logging.Formatter):
+    """Marks warnings and errors by their level; information is printed as it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
 def watch(records: Iterable[E], epochs: int) -> Iterator[E]:
@@ -59,7 +79,7 @@ def _with_lines(records: Iterable[E], epochs: int) -> Iterator[E]:
     last = -SECONDS_BETWEEN_LINES
     for record in records:
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            say(f"epoch {record.epoch} of at most {epochs}: {_describe(record)}")
+            echo(f"epoch {record.epoch} of at most {epochs}: {_describe(record)}")
             last = time.monotonic()
         yield record
 
@@ -82,7 +102,7 @@ def _with_bar(records: Iterable[E], epochs: int) -> Iterator[E]:
 
 
 @dataclass(frozen=True)
-class StepShown:
+class StepLabel:
     """A step of a study as the display names it.
 
     Attributes:
@@ -96,14 +116,14 @@ class StepShown:
     kind: str
 
 
-class StudyDisplay:
+class PlanDisplay:
     """Arms, progress and time left: a table that is kept up to date on a terminal, one line a step elsewhere.
 
     Args:
         steps: In the order in which they will come.
     """
 
-    def __init__(self, steps: list[StepShown]):
+    def __init__(self, steps: list[StepLabel]):
         self.steps = steps
         self.notes: dict[int, str] = {}
         self.seconds: dict[int, float] = {}
@@ -112,7 +132,7 @@ class StudyDisplay:
         self._now = 0
         self._live: Live | None = None
 
-    def __enter__(self) -> StudyDisplay:
+    def __enter__(self) -> PlanDisplay:
         """Show the table, where there is a terminal."""
         if sys.stdout.isatty():
             from rich.console import Console
@@ -142,7 +162,7 @@ class StudyDisplay:
             self.seconds[number] = time.monotonic() - self._step_began
         if self._live is None:
             step = self.steps[number]
-            say(f"[{number + 1}/{len(self.steps)}] {step.label}, seed {step.seed}: {note}{self.time_left()}")
+            echo(f"[{number + 1}/{len(self.steps)}] {step.label}, seed {step.seed}: {note}{self.time_left()}")
 
     def time_left(self) -> str:
         """Return how much time is left, by what steps of the same arm and kind have taken, in words."""
@@ -182,7 +202,7 @@ class StudyDisplay:
 class _Aside(io.TextIOBase):
     """Takes what a step says, and shows its last line."""
 
-    def __init__(self, display: StudyDisplay):
+    def __init__(self, display: PlanDisplay):
         self.display = display
 
     def write(self, text: str) -> int:
@@ -193,7 +213,7 @@ class _Aside(io.TextIOBase):
 
 
 @contextmanager
-def aside(display: StudyDisplay) -> Iterator[None]:
+def capture_output(display: PlanDisplay) -> Iterator[None]:
     """Keep what a step of a study says out of the way of the study's display."""
     with redirect_stdout(_Aside(display)):
         yield

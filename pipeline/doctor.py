@@ -14,19 +14,19 @@ from pathlib import Path
 
 import torch
 
-from pipeline.console import say
+from pipeline.checks import CheckResult
+from pipeline.console import echo
 from pipeline.data.idx import read_idx_files
 from pipeline.data.sources import FAMILY
 from pipeline.data.torchvision_import import operators_load, torchvision_datasets
 from pipeline.errors import DataFileError
-from pipeline.findings import Finding
 from pipeline.redaction import shown_variable
 from pipeline.runtime import has_bfloat16
-from pipeline.tracking.health import examine_server_clock, examine_store, store_folder
-from pipeline.tracking.state import state_folder
-from pipeline.tuning.health import examine_storage
+from pipeline.tracking.outbox.local_state import state_folder
+from pipeline.tracking.store_checks import examine_server_clock, examine_store, store_folder
+from pipeline.tuning.storage_checks import examine_storage
 
-LEAST_PYTHON = (3, 11)
+MIN_PYTHON = (3, 11)
 EARLIEST = 1_704_067_200  # 2024-01-01 in seconds: a clock before it has not been set
 LITTLE_BYTES, TOO_LITTLE_BYTES = 1 << 30, 100 << 20
 VARIABLES = (
@@ -45,10 +45,10 @@ MEANINGS = {
     "CUDA_VISIBLE_DEVICES": "which GPUs PyTorch sees",
 }
 
-Check = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[CheckResult]]
 
 
-def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
+def examine(environment: Mapping[str, str]) -> Iterator[CheckResult]:
     """Look at everything in turn.
 
     Args:
@@ -70,67 +70,67 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:  # what was not foreseen is a finding too, and the other checks go on
-            yield Finding("FAIL", "check", f"ended with {type(error).__name__}: {error}", "See docs/doctor.md.")
+            yield CheckResult("FAIL", "check", f"ended with {type(error).__name__}: {error}", "See docs/doctor.md.")
 
 
-def report_findings(environment: Mapping[str, str]) -> int:
+def run_checks(environment: Mapping[str, str]) -> int:
     """Print a line a finding, then the sum; return how many would make a stage fail."""
     failing = count = 0
     for finding in examine(environment):
-        say(str(finding))
+        echo(str(finding))
         failing += finding.state == "FAIL"
         count += 1
-    say(f"{count} findings, {failing} of them would make a stage fail")
+    echo(f"{count} findings, {failing} of them would make a stage fail")
     return failing
 
 
-def examine_python() -> Iterator[Finding]:
+def examine_python() -> Iterator[CheckResult]:
     """Look at the interpreter's version."""
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
-    if sys.version_info < LEAST_PYTHON:
-        yield Finding("FAIL", "python", text, "Python 3.11 or later is needed: make PYTHON=python3.11 setup")
+    if sys.version_info < MIN_PYTHON:
+        yield CheckResult("FAIL", "python", text, "Python 3.11 or later is needed: make PYTHON=python3.11 setup")
     else:
-        yield Finding("ok", "python", text)
+        yield CheckResult("ok", "python", text)
 
 
-def examine_torch() -> Iterator[Finding]:
+def examine_torch() -> Iterator[CheckResult]:
     """Look at the builds of torch and torchvision, and whether torchvision's data sets can be imported."""
     own, theirs = torch.__version__.split("+")[0], version("torchvision")
     build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU"
-    yield Finding("ok", "torch", f"{torch.__version__}, built {build}")
+    yield CheckResult("ok", "torch", f"{torch.__version__}, built {build}")
     wanted = [line.split("==")[1] for line in requires("torchvision") or [] if line.startswith("torch==")]
     if wanted and wanted[0].strip() != own:
-        yield Finding(
+        yield CheckResult(
             "FAIL", "torchvision", f"{theirs} was made for torch {wanted[0]}, and {own} is installed", "make setup"
         )
         return
     matching = operators_load()
     torchvision_datasets()
     if matching:
-        yield Finding("ok", "torchvision", f"{theirs}, built for this torch")
+        yield CheckResult("ok", "torchvision", f"{theirs}, built for this torch")
     else:
         text = f"{theirs}, built for another build of torch {own}; data sets need nothing of it, and they import"
-        yield Finding("note", "torchvision", text)
+        yield CheckResult("note", "torchvision", text)
 
 
-def examine_device() -> Iterator[Finding]:
+def examine_device() -> Iterator[CheckResult]:
     """Say what device=auto would take."""
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-        yield Finding("ok", "device", f"auto takes cuda: {names}")
+        yield CheckResult("ok", "device", f"auto takes cuda: {names}")
         return
     if torch.backends.mps.is_available():
-        yield Finding("ok", "device", "auto takes mps")
+        yield CheckResult("ok", "device", "auto takes mps")
         return
     bfloat16 = "with" if has_bfloat16("cpu") else "without"
     text = f"auto takes cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {bfloat16} bfloat16"
     if Path("/proc/driver/nvidia/version").exists():
-        yield Finding("note", "device", f"{text}; there is an NVIDIA driver that this torch cannot use")
+        yield CheckResult("note", "device", f"{text}; there is an NVIDIA driver that this torch cannot use")
     else:
-        yield Finding("ok", "device", text)
+        yield CheckResult("ok", "device", text)
 
 
-def examine_data(data_dir: Path) -> Iterator[Finding]:
+def examine_data(data_dir: Path) -> Iterator[CheckResult]:
     """Read and check every data set of the MNIST family that is on disk."""
     found = 0
     for name, member in FAMILY.items():
@@ -139,35 +139,37 @@ def examine_data(data_dir: Path) -> Iterator[Finding]:
             continue
         found += 1
         if missing:
-            yield Finding("note", "data", f"{name} in {folder} lacks {', '.join(missing)}", "A stage downloads them.")
+            yield CheckResult(
+                "note", "data", f"{name} in {folder} lacks {', '.join(missing)}", "A stage downloads them."
+            )
             continue
         try:
             sizes = [len(numbers) for numbers in read_idx_files(name, folder, member.files).values()]
         except DataFileError as error:
             for fault in error.faults:
-                yield Finding("FAIL", "data", f"{fault.value}: {fault.allowed}", fault.remedy)
+                yield CheckResult("FAIL", "data", f"{fault.value}: {fault.allowed}", fault.remedy)
             continue
         proof = "SHA-256 as published" if name == "mnist" else "structure whole"
-        yield Finding("ok", "data", f"{name} in {folder}: {sizes[0]} and {sizes[2]} images, {proof}")
+        yield CheckResult("ok", "data", f"{name} in {folder}: {sizes[0]} and {sizes[2]} images, {proof}")
     if not found:
         text = f"no data set under {data_dir.absolute()}; dataset=auto downloads MNIST, or takes the bundled digits"
-        yield Finding("note", "data", text, "Set PIPELINE_DATA_DIR to where they are.")
+        yield CheckResult("note", "data", text, "Set PIPELINE_DATA_DIR to where they are.")
 
 
-def examine_clock() -> Iterator[Finding]:
+def examine_clock() -> Iterator[CheckResult]:
     """See that time goes forward, and that the clock has been set."""
     wall, steady = time.time(), time.monotonic()
     time.sleep(0.02)
     if time.time() < wall or time.monotonic() <= steady:
-        yield Finding("FAIL", "clock", "goes backwards", "Mend the machine's clock; metrics are sorted by time.")
+        yield CheckResult("FAIL", "clock", "goes backwards", "Mend the machine's clock; metrics are sorted by time.")
     elif wall < EARLIEST:
         text = f"says {time.strftime('%Y-%m-%d', time.gmtime(wall))}"
-        yield Finding("FAIL", "clock", text, "Set it: certificates and the order of runs depend on it.")
+        yield CheckResult("FAIL", "clock", text, "Set it: certificates and the order of runs depend on it.")
     else:
-        yield Finding("ok", "clock", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(wall)))
+        yield CheckResult("ok", "clock", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(wall)))
 
 
-def examine_disks() -> Iterator[Finding]:
+def examine_disks() -> Iterator[CheckResult]:
     """Look at the room on each disk that a stage writes to."""
     seen: set[int] = set()
     for folder in (state_folder(), store_folder(), Path.cwd(), Path(tempfile.gettempdir())):
@@ -179,16 +181,16 @@ def examine_disks() -> Iterator[Finding]:
         text = f"{free / 2**30:.1f} GiB free under {existing}"
         fix = "Free some, or have PIPELINE_STATE_DIR and the stores name another disk."
         if free < LITTLE_BYTES:
-            yield Finding("FAIL" if free < TOO_LITTLE_BYTES else "note", "disk", text, fix)
+            yield CheckResult("FAIL" if free < TOO_LITTLE_BYTES else "note", "disk", text, fix)
         else:
-            yield Finding("ok", "disk", text)
+            yield CheckResult("ok", "disk", text)
 
 
-def examine_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
+def examine_variables(environment: Mapping[str, str]) -> Iterator[CheckResult]:
     """Name the variables that change what a stage does; passwords are not shown."""
     names = sorted(name for name in environment if name.upper().startswith(VARIABLES))
     for name in names:
         meaning = MEANINGS.get(name, "")
-        yield Finding("note", name, shown_variable(name, environment[name]) + (f"  ({meaning})" if meaning else ""))
+        yield CheckResult("note", name, shown_variable(name, environment[name]) + (f"  ({meaning})" if meaning else ""))
     if not names:
-        yield Finding("ok", "environment", "no variable changes what a stage does")
+        yield CheckResult("ok", "environment", "no variable changes what a stage does")

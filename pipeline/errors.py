@@ -64,7 +64,7 @@ class NonFiniteLossError(RuntimeError):
     """Training produced a loss that is not a number or infinite; the message says in which epoch."""
 
 
-class StudyIncompleteError(RuntimeError):
+class PlanIncompleteError(RuntimeError):
     """Some steps of a study failed; the others were carried out, and the report says what is missing."""
 
 

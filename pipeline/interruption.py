@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import Interrupted
+
+logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,7 +56,7 @@ def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
         _State.active = False
 
 
-def raise_if_asked() -> None:
+def raise_if_interrupted() -> None:
     """Raise `Interrupted` where a signal has come and its exception was swallowed (by a library's import, say)."""
     if _State.active and _State.asked:
         raise Interrupted(_State.asked)

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.console import say
+from pipeline.console import echo
 from pipeline.errors import Fault, UserInputError
 from pipeline.redaction import without_password
 from pipeline.tuning.study import storage_url
@@ -43,14 +43,14 @@ def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
     }
     if tracking_uri.startswith(("http://", "https://")):
         del commands["MLflow"]
-        say(f"MLflow: {without_password(tracking_uri)}")
+        echo(f"MLflow: {without_password(tracking_uri)}")
     environment = {**os.environ, "PIPELINE_STORAGE": storage_url(), "MLFLOW_BACKEND_STORE_URI": tracking_uri}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, (command, port) in commands.items():
             processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-            say(f"{name}: http://{HOST}:{port}")
-        say("Ctrl-C stops " + " and ".join(processes))
+            echo(f"{name}: http://{HOST}:{port}")
+        echo("Ctrl-C stops " + " and ".join(processes))
         while all(process.poll() is None for process in processes.values()):
             time.sleep(0.5)
         ended = next(name for name, process in processes.items() if process.poll() is not None)

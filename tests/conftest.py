@@ -98,7 +98,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out a stage's figures where they are not what is tested: they take half of a small stage's time."""
-    monkeypatch.setattr("pipeline.stages.common.log_figures", lambda *_: None)
+    monkeypatch.setattr("pipeline.stages.training_run.log_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.plan.records import Question
-from pipeline.report.records import LedgerLine, Member, ReportedArm, StudyFacts
+from pipeline.report.records import LedgerLine, Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
-from pipeline.tracking.reading import Arm
+from pipeline.tracking.queries import Arm
 
 HOST = "bench"
 
@@ -89,10 +89,10 @@ def scored(
     return arm_of(name, runs, *failures)
 
 
-def study(arms: Sequence[ReportedArm], *questions: Question, **more: object) -> StudyFacts:
+def study(arms: Sequence[ReportedArm], *questions: Question, **more: object) -> PlanRunFacts:
     """Facts with some arms and questions."""
     about = {"title": "A study", "description": "Made up.", "profile": "quick", "seeds": 3, "total_seconds": 12.0}
-    return StudyFacts(name="made_up", arms={arm.name: arm for arm in arms}, questions=questions, **{**about, **more})  # type: ignore[arg-type]
+    return PlanRunFacts(name="made_up", arms={arm.name: arm for arm in arms}, questions=questions, **{**about, **more})  # type: ignore[arg-type]
 
 
 def question(
@@ -334,7 +334,7 @@ def reference_arms(noise: Noise, seeds: int = 5) -> list[ReportedArm]:
     return arms
 
 
-def reference_study(seeds: int = 5) -> StudyFacts:
+def reference_study(seeds: int = 5) -> PlanRunFacts:
     """A study of the shape and size of the one that ships: two assignments, thirteen questions, some eighty runs."""
     arms = reference_arms(Noise(), seeds)
     first, second = "A: digits 0-4 to 5-9, an MLP with few labels", "B: digits 0-6 to 7-9, a CNN"
@@ -402,7 +402,7 @@ def reference_study(seeds: int = 5) -> StudyFacts:
         )
         for arm in arms
     )
-    return StudyFacts(
+    return PlanRunFacts(
         "assignments",
         "Two assignments on transfer learning, answered",
         "Both assignments as experiments: every arm over several seeds, seed s of every arm on seed s of its base and on "
@@ -420,7 +420,7 @@ def reference_study(seeds: int = 5) -> StudyFacts:
     )
 
 
-def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) -> StudyFacts:
+def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) -> PlanRunFacts:
     """A study of the transfer surface: layers reused and unfrozen, for several numbers of labels."""
     noise = Noise()
     arms = []

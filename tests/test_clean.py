@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 
 from pipeline.clean import clean
 from pipeline.tracking import names
-from pipeline.tracking.deliver import REFUSED
-from pipeline.tracking.journal import Entry, Journal, drain
-from pipeline.tracking.state import hold, run_folder, state_folder
-from pipeline.tracking.sync import sync_runs
+from pipeline.tracking.outbox.journal import Entry, Journal, send_pending
+from pipeline.tracking.outbox.local_state import lock_run_state, run_folder, state_folder
+from pipeline.tracking.outbox.sender import REFUSED
+from pipeline.tracking.outbox.sync import sync_runs
 from tests.conftest import Command
 from tests.faults.killing import TINY, journalled_epochs, kill_when, local_state, runs_of, store_of
 
@@ -45,7 +45,7 @@ def make_state(store: MlflowClient) -> MakeState:
                 journal.append(entry)
             journal.close()
             if arrived:
-                drain(folder, lambda entries: None, print)
+                send_pending(folder, lambda entries: None, print)
         return folder
 
     return make
@@ -120,7 +120,7 @@ def test_what_the_store_refused_stays(make_state: MakeState, capsys: pytest.Capt
 
 def test_state_of_a_live_process_stays(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_state("FINISHED")
-    lock = hold(folder)
+    lock = lock_run_state(folder)
     assert "its process is alive" in printed_about(folder, capsys) and folder.exists()
     assert lock is not None
     lock.release()

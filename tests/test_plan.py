@@ -11,17 +11,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from pipeline.errors import StudyIncompleteError, UserInputError
+from pipeline.errors import PlanIncompleteError, UserInputError
 from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_params
-from pipeline.plan.arms import Wishes
+from pipeline.plan.arms import PlanOverrides
+from pipeline.plan.loader import PLANS, load_plan
 from pipeline.plan.outcome import record_from_json
-from pipeline.plan.reading import PLANS, load_plan
 from pipeline.plan.records import walk
 from pipeline.report.records import KINDS
 from pipeline.stages.main import main
 from pipeline.stages.report import report
-from pipeline.tracking import identity, names
-from pipeline.tracking.identity import ResultKey, result_key
+from pipeline.tracking import cache_key as key_module
+from pipeline.tracking import names
+from pipeline.tracking.cache_key import CacheKey, cache_key
 
 SMALL = """
 title: Small
@@ -49,12 +50,12 @@ def plan(tmp_path: Path) -> str:
     return str(path)
 
 
-def wishes(**more: object) -> Wishes:
-    return Wishes(**{"profile": "quick", "kinds": KINDS, **more})  # type: ignore[arg-type]
+def plan_overrides(**more: object) -> PlanOverrides:
+    return PlanOverrides(**{"profile": "quick", "kinds": KINDS, **more})  # type: ignore[arg-type]
 
 
 def test_a_plan_is_walked_bases_first_and_seed_by_seed(plan: str) -> None:
-    found = load_plan(plan, wishes())
+    found = load_plan(plan, plan_overrides())
     assert list(found.arms) == ["base", "target[reuse_layers=0]", "target[reuse_layers=2]"]
     steps = [(step.arm.name, step.seed, step.base) for step in walk(found)]
     assert steps == [
@@ -70,7 +71,9 @@ def test_a_plan_is_walked_bases_first_and_seed_by_seed(plan: str) -> None:
 
 
 def test_the_command_line_wins_over_the_plan(plan: str) -> None:
-    found = load_plan(plan, wishes(seeds=3, overrides={"dataset": "digits"}, base_classes="0-3", target_classes="7-9"))
+    found = load_plan(
+        plan, plan_overrides(seeds=3, overrides={"dataset": "digits"}, base_classes="0-3", target_classes="7-9")
+    )
     assert {arm.seeds for arm in found.arms.values()} == {3}
     assert {arm.setting["dataset"] for arm in found.arms.values()} == {"digits"}
     assert {arm.setting["classes"] for arm in found.arms.values()} == {"0-3", "7-9"}
@@ -80,7 +83,7 @@ def test_every_plan_that_ships_is_a_good_one() -> None:
     checked = 0
     for path in PLANS.glob("*.yaml"):
         for profile in ("quick", "full"):
-            found = load_plan(path.stem, wishes(profile=profile))
+            found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
     assert checked == 4
@@ -113,7 +116,7 @@ def test_a_faulty_plan_is_refused_by_line_and_key(tmp_path: Path, old: str, new:
     path = tmp_path / "bad.yaml"
     path.write_text(SMALL.replace(old, new, 1))
     with pytest.raises(UserInputError, match=expected):
-        load_plan(str(path), wishes())
+        load_plan(str(path), plan_overrides())
 
 
 def test_all_faults_of_a_plan_come_together(tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_all_faults_of_a_plan_come_together(tmp_path: Path) -> None:
         SMALL.replace("per_class: 8", "per_clas: 8").replace("kind: compare", "kind: x").replace("title", "t")
     )
     with pytest.raises(UserInputError) as caught:
-        load_plan(str(path), wishes(profile="quik"))
+        load_plan(str(path), plan_overrides(profile="quik"))
     assert len(caught.value.faults) >= 4
     assert "Did you mean quick?" in str(caught.value)
 
@@ -131,14 +134,14 @@ def test_a_base_with_fewer_seeds_than_what_builds_on_it_is_refused(tmp_path: Pat
     path = tmp_path / "bad.yaml"
     path.write_text(SMALL.replace("  base:\n    run", "  base:\n    seeds: 1\n    run"))
     with pytest.raises(UserInputError, match="base has 1 seeds, .* 2: seed s builds on base s"):
-        load_plan(str(path), wishes())
+        load_plan(str(path), plan_overrides())
 
 
 def test_a_plan_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(UserInputError, match=r"cannot be read.*Did you mean surface\?"):
-        load_plan("surfce", wishes())
+        load_plan("surfce", plan_overrides())
     with pytest.raises(UserInputError, match="one of assignments, surface"):
-        load_plan("/nowhere/x.yaml", wishes())
+        load_plan("/nowhere/x.yaml", plan_overrides())
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -152,7 +155,7 @@ def test_any_text_is_a_plan_that_runs_or_is_refused(tmp_path: Path, text: str) -
     path = tmp_path / "any.yaml"
     path.write_text(text, encoding="utf-8", errors="replace")
     try:
-        steps = walk(load_plan(str(path), wishes()))
+        steps = walk(load_plan(str(path), plan_overrides()))
     except UserInputError as error:
         assert text != SMALL and all("any.yaml" in str(fault) for fault in error.faults)
     else:
@@ -211,11 +214,11 @@ def test_a_study_runs_once_and_is_then_recognised(
     reused = store.get_run(more.run_id).data.tags["reused_runs"].split()
     assert sorted(reused) == sorted(children(store, first.run_id))
 
-    monkeypatch.setattr(identity, "_file_digest", _digest_as_if_the_loop_had_changed(identity._file_digest))
-    identity.code_parts.cache_clear()
+    monkeypatch.setattr(key_module, "_file_digest", _digest_as_if_the_loop_had_changed(key_module._file_digest))
+    key_module.code_parts.cache_clear()
     main(small(plan, seeds=1, explain=True))
     assert "miss: changed are code: training/loop.py" in capsys.readouterr().out
-    identity.code_parts.cache_clear()
+    key_module.code_parts.cache_clear()
 
     rewritten = report(ReportParams())
     assert store.get_run(rewritten.run_id).info.status == "FINISHED"
@@ -223,12 +226,12 @@ def test_a_study_runs_once_and_is_then_recognised(
 
 def test_a_cached_study_writes_the_report_a_folder_lacks(store: MlflowClient, plan: str, no_figures: None) -> None:
     first = main(small(plan, seeds=1))
-    record = (Path("reports/small") / names.STUDY_RECORD).read_text()
-    (Path("reports/small") / names.STUDY_RECORD).write_text("{}")  # as that of another number of seeds
+    record = (Path("reports/small") / names.PLAN_RECORD).read_text()
+    (Path("reports/small") / names.PLAN_RECORD).write_text("{}")  # as that of another number of seeds
     for folder in ("elsewhere", "reports"):
         assert main(small(plan, seeds=1, folder=folder)).run_id == first.run_id
         assert "A small study." in (Path(folder) / "small" / "study.html").read_text()
-        assert (Path(folder) / "small" / names.STUDY_RECORD).read_text() == record
+        assert (Path(folder) / "small" / names.PLAN_RECORD).read_text() == record
     shutil.rmtree(str(store.get_run(first.run_id).info.artifact_uri).removeprefix("file://"))
     assert main(small(plan, seeds=1, folder="third")).run_id != first.run_id
     assert (Path("third") / "small" / "study.html").is_file()
@@ -269,12 +272,12 @@ def test_a_failing_arm_takes_down_only_what_builds_on_it(
             "classes: 3-4", "classes: 0-2, per_class: 1000"
         )
     )
-    with pytest.raises(StudyIncompleteError, match="1 of 5 steps are missing: worse seed 0: .*per_class=1000"):
+    with pytest.raises(PlanIncompleteError, match="1 of 5 steps are missing: worse seed 0: .*per_class=1000"):
         main(small(str(path), seeds=1))
     (parent,) = store.search_runs(["0"], "tags.stage = 'main'")
     assert parent.info.status == "FAILED" and "per_class=1000" in parent.data.tags[names.NOTE]
     assert "per_class=1000" in Path("reports/broken/study.html").read_text()
-    with pytest.raises(StudyIncompleteError):
+    with pytest.raises(PlanIncompleteError):
         main(small(str(path), seeds=1))
     parents = store.search_runs(["0"], "tags.stage = 'main'")
     assert sorted(run.data.metrics["study/reused"] for run in parents) == [0, 4]
@@ -283,23 +286,23 @@ def test_a_failing_arm_takes_down_only_what_builds_on_it(
 def test_a_missing_base_is_named_as_the_reason(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(SMALL.replace("classes: 0-2, epochs: 2", "classes: 0-2, epochs: 2, batch_size: 100000"))
-    with pytest.raises(StudyIncompleteError, match="target.* its base base seed 0 is missing"):
+    with pytest.raises(PlanIncompleteError, match="target.* its base base seed 0 is missing"):
         main(small(str(path), seeds=1))
 
 
 def test_a_key_says_what_differs() -> None:
     machine = {"device": "cpu", "threads": "1"}
-    one = result_key(TrainBaseParams(), {"data": "a"}, machine)
-    other = ResultKey("train_base", {**one.parts, "inputs": {"data": "b"}, "machine": {**machine, "threads": "2"}})
+    one = cache_key(TrainBaseParams(), {"data": "a"}, machine)
+    other = CacheKey("train_base", {**one.parts, "inputs": {"data": "b"}, "machine": {**machine, "threads": "2"}})
     assert one.digest != other.digest
     assert one.differences(other.parts) == ["inputs: data", "machine: threads 2 -> 1"]
     assert one.differences(one.parts) == []
-    changed = result_key(TrainBaseParams(width=50), {"data": "a"}, machine)
+    changed = cache_key(TrainBaseParams(width=50), {"data": "a"}, machine)
     assert changed.differences(one.parts) == ["params: width 100 -> 50"]
 
 
 def test_comments_and_docstrings_do_not_change_a_key(tmp_path: Path) -> None:
-    source = (identity.PACKAGE / "training" / "loop.py").read_text()
+    source = (key_module.PACKAGE / "training" / "loop.py").read_text()
     digests = []
     for number, text in enumerate(
         (source, "# a comment\n" + source, source.replace('"""Return', '"""Give'), source + "\nx = 1\n")
@@ -307,9 +310,9 @@ def test_comments_and_docstrings_do_not_change_a_key(tmp_path: Path) -> None:
         path = tmp_path / str(number) / "loop.py"
         path.parent.mkdir()
         path.write_text(text)
-        digests.append(identity._file_digest(path))
+        digests.append(key_module._file_digest(path))
     assert digests[0] == digests[1] == digests[2] != digests[3]
-    code = identity.code_parts("train_base")
+    code = key_module.code_parts("train_base")
     assert "training/loop.py" in code and "stages/train_base.py" in code
     assert not any(name.startswith(("report/", "tracking/", "tuning/", "plan/")) for name in code)
 
@@ -345,7 +348,7 @@ def test_the_code_digest_is_the_same_on_every_python(tmp_path: Path) -> None:
     """Made by `_file_digest` on 3.11; 3.12 and 3.13 gave the same, though `ast.dump` differs between all three."""
     path = tmp_path / "syntax.py"
     path.write_text(SYNTAX)
-    assert identity._file_digest(path)[:16] == SYNTAX_DIGEST
+    assert key_module._file_digest(path)[:16] == SYNTAX_DIGEST
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pipeline.stages.finetune_cnn import finetune_cnn
 from pipeline.stages.report import report
 from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
-from pipeline.tracking.reading import read_arm
+from pipeline.tracking.queries import read_arm
 from tests.made_up_study import member
 
 

@@ -11,7 +11,7 @@ from pipeline.data.splits import Examples
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
-from pipeline.networks.operations import block_operations, trainable_share, training_operations
+from pipeline.networks.macs import block_operations, trainable_share, training_operations
 from pipeline.networks.reuse import Reuse, check_tensors, reuse_network, target_architecture
 from pipeline.params import FinetuneCnnParams, TransferParams
 from pipeline.runtime import generator

@@ -21,14 +21,22 @@ from pipeline.networks.build import architecture_from_json, build_network, weigh
 from pipeline.networks.layered import Classifier
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.stages import common
+from pipeline.stages import training_run
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
-from pipeline.tracking.delivery import Delivery
-from pipeline.tracking.handover import register_model
-from pipeline.tracking.journal import JOURNAL, Entry, Journal, arrived_bytes, drain, is_drained, read_part
-from pipeline.tracking.recognition import Within
-from pipeline.tracking.run import StageResult
+from pipeline.tracking.outbox.journal import (
+    JOURNAL,
+    Entry,
+    Journal,
+    is_uploaded,
+    read_part,
+    send_pending,
+    uploaded_bytes,
+)
+from pipeline.tracking.outbox.model_upload import register_model
+from pipeline.tracking.outbox.uploader import Uploader
+from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.stage_run import StageResult
 
 QUICK = {"dataset": "digits", "epochs": 4, "hidden_layers": 2, "width": 16, "batch_size": 32, "checkpoint_every": 2}
 
@@ -140,7 +148,7 @@ def test_a_run_that_mlflow_made_is_adopted(store: MlflowClient, monkeypatch: pyt
 
 def test_a_nested_run_names_its_parent(store: MlflowClient) -> None:
     parent = store.create_run("0")
-    result = train_base(TrainBaseParams(**QUICK), within=Within(lambda: parent.info.run_id))
+    result = train_base(TrainBaseParams(**QUICK), plan_context=PlanContext(lambda: parent.info.run_id))
     assert store.get_run(result.run_id).data.tags[names.PARENT_RUN_ID] == parent.info.run_id
 
 
@@ -167,7 +175,7 @@ def test_an_interrupt_ends_the_run_as_killed_and_keeps_a_checkpoint(
             if record.epoch == 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "watch", interrupt)
+    monkeypatch.setattr(training_run, "watch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_base(TrainBaseParams(**QUICK))
     (run,) = store.search_runs(["0"])
@@ -262,14 +270,14 @@ def test_delivery_sends_again_what_the_store_did_not_take(tmp_path: Path) -> Non
             raise ConnectionError("down")
         sent.extend(entry["number"] for entry in entries)
 
-    delivery = Delivery(Journal(tmp_path), send, no_damage, pause_seconds=0.01)
+    uploader = Uploader(Journal(tmp_path), send, no_damage, pause_seconds=0.01)
     for number in range(5):
-        delivery.put({"kind": "numbers", "number": number})
-    while not delivery.flush(5):
+        uploader.put({"kind": "numbers", "number": number})
+    while not uploader.flush(5):
         pass
     ends: list[str] = []
-    assert delivery.end(5, lambda: ends.append("here"))
-    assert sent == [0, 1, 2, 3, 4] and ends == ["here"] and is_drained(tmp_path)
+    assert uploader.end(5, lambda: ends.append("here"))
+    assert sent == [0, 1, 2, 3, 4] and ends == ["here"] and is_uploaded(tmp_path)
     assert [entry["number"] for entry in read_part(tmp_path / JOURNAL).entries] == sent
 
 
@@ -278,18 +286,18 @@ def test_an_end_that_is_looked_at_only_when_the_folder_has_been_removed_has_arri
 ) -> None:
     """As where the delivering thread clears up before the waiting one comes to look again."""
     folder = tmp_path / "run"
-    delivery = Delivery(Journal(folder), lambda entries: None, no_damage, pause_seconds=0.01)
+    uploader = Uploader(Journal(folder), lambda entries: None, no_damage, pause_seconds=0.01)
 
     def once_removed(asked: Path) -> int:
         if threading.current_thread() is threading.main_thread():
             deadline = time.monotonic() + 10
             while folder.exists() and time.monotonic() < deadline:
-                delivery._changed.wait(0.01)  # which lets the other thread have the lock
-        return arrived_bytes(asked)
+                uploader._changed.wait(0.01)  # which lets the other thread have the lock
+        return uploaded_bytes(asked)
 
-    monkeypatch.setattr("pipeline.tracking.delivery.arrived_bytes", once_removed)
-    delivery.put({"kind": "last"})
-    assert delivery.end(2, lambda: shutil.rmtree(folder))
+    monkeypatch.setattr("pipeline.tracking.outbox.uploader.arrived_bytes", once_removed)
+    uploader.put({"kind": "last"})
+    assert uploader.end(2, lambda: shutil.rmtree(folder))
 
 
 def test_a_drain_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
@@ -297,8 +305,8 @@ def test_a_drain_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     sent: list[Entry] = []
     for number in range(3):
         journal.append({"kind": "numbers", "number": number})
-        drain(tmp_path, sent.extend, no_damage)
-    drain(tmp_path, sent.extend, no_damage)
+        send_pending(tmp_path, sent.extend, no_damage)
+    send_pending(tmp_path, sent.extend, no_damage)
     assert [entry["number"] for entry in sent] == [0, 1, 2]
 
 
@@ -315,29 +323,29 @@ def test_a_damaged_line_of_a_journal_is_named_and_the_rest_is_sent(tmp_path: Pat
     (tmp_path / JOURNAL).write_bytes(b'{"kind": "a"}\n{"kind" "b"}\n[1]\n{"kind": "c"}\n')
     sent: list[Entry] = []
     damaged: list[str] = []
-    drain(tmp_path, sent.extend, damaged.append)
+    send_pending(tmp_path, sent.extend, damaged.append)
     assert [entry["kind"] for entry in sent] == ["a", "c"]
     assert [line.split(": ")[1] for line in damaged] == [
         "the line at byte 14 is damaged",
         "the line at byte 27 is damaged",
     ]
-    assert is_drained(tmp_path)
+    assert is_uploaded(tmp_path)
 
 
 def test_the_disk_keeps_what_is_logged_while_the_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within about a second, by a thread that neither the store nor training waits for."""
     kept, release = threading.Event(), threading.Event()
-    monkeypatch.setattr("pipeline.tracking.journal.os.fsync", lambda file: kept.set())
-    delivery = Delivery(Journal(tmp_path), lambda entries: release.wait(20) and None, no_damage, pause_seconds=0.01)
-    delivery.put({"kind": "first"})
+    monkeypatch.setattr("pipeline.tracking.outbox.journal.os.fsync", lambda file: kept.set())
+    uploader = Uploader(Journal(tmp_path), lambda entries: release.wait(20) and None, no_damage, pause_seconds=0.01)
+    uploader.put({"kind": "first"})
     time.sleep(1.2)
     kept.clear()
     began = time.monotonic()
-    delivery.put({"kind": "second"})
+    uploader.put({"kind": "second"})
     assert time.monotonic() - began < 0.1
     assert kept.wait(3)
     release.set()
-    assert delivery.end(5, lambda: None)
+    assert uploader.end(5, lambda: None)
 
 
 def test_a_full_disk_does_not_stop_what_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,12 +354,14 @@ def test_a_full_disk_does_not_stop_what_is_logged(tmp_path: Path, monkeypatch: p
     journal = Journal(tmp_path)
     journal.append({"kind": "numbers", "number": 0})
     write, full = os.write, True
-    monkeypatch.setattr("pipeline.tracking.journal.os.write", lambda f, data: write(f, data[:7] if full else data))
+    monkeypatch.setattr(
+        "pipeline.tracking.outbox.journal.os.write", lambda f, data: write(f, data[:7] if full else data)
+    )
     journal.append({"kind": "numbers", "number": 1})
     journal.append({"kind": "numbers", "number": 2})
     assert [entry["number"] for entry in read_part(tmp_path / JOURNAL).entries] == [0]
-    delivery = Delivery(journal, lambda e: sent.extend(entry["number"] for entry in e), no_damage, pause_seconds=0.01)
-    assert delivery.flush(5) and sent == [0, 1, 2]
+    uploader = Uploader(journal, lambda e: sent.extend(entry["number"] for entry in e), no_damage, pause_seconds=0.01)
+    assert uploader.flush(5) and sent == [0, 1, 2]
     full = False
-    delivery.put({"kind": "numbers", "number": 3})
-    assert delivery.end(5, lambda: None) and sent == [0, 1, 2, 3]
+    uploader.put({"kind": "numbers", "number": 3})
+    assert uploader.end(5, lambda: None) and sent == [0, 1, 2, 3]

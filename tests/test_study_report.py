@@ -16,20 +16,20 @@ from scipy import stats
 
 from pipeline.params import TrainBaseParams, TransferParams
 from pipeline.plan.records import Question
-from pipeline.report.answers import answer
-from pipeline.report.answers_accuracy import accuracy_on_test
-from pipeline.report.answers_surface import front_of
-from pipeline.report.blocks import Answer, Links, Table
-from pipeline.report.evidence import pair
-from pipeline.report.page import render_html, render_markdown
-from pipeline.report.records import KINDS, LedgerLine, Member, ReportedArm, StudyFacts
+from pipeline.report.elements import Answer, Links, Table
+from pipeline.report.questions.accuracy import accuracy_on_test
+from pipeline.report.questions.context import subject_of, verdict_line
+from pipeline.report.questions.dispatch import answer
+from pipeline.report.questions.paired_values import pair
+from pipeline.report.questions.surface import front_of
+from pipeline.report.records import KINDS, LedgerLine, Member, PlanRunFacts, ReportedArm
+from pipeline.report.renderer import render_html, render_markdown
 from pipeline.report.statistics import paired_difference, paired_p_value, paired_ratio, ratio_verdict
-from pipeline.report.study import write_report
-from pipeline.report.subject import subject_of, verdict_line
+from pipeline.report.writer import write_report
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
-from pipeline.tracking.reading import read_arm
+from pipeline.tracking.queries import read_arm
 from tests.made_up_study import arm_of, member, question, reference_study, run_id_of, scored, study, surface_study
 
 SCRATCH = (0.90, 0.92, 0.91)
@@ -376,7 +376,7 @@ def test_seeds_are_paired_by_number_not_by_order() -> None:
 # the files
 
 
-def written(facts: StudyFacts, folder: Path) -> tuple[str, str]:
+def written(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
     paths = write_report(facts, folder)
     assert [path.name for path in paths[:3]] == ["study.html", "study.md", "study.csv"]
     assert all(path.stat().st_size for path in paths) and len(paths) == len(set(paths))
@@ -439,7 +439,7 @@ def test_the_protocol_tells_budgets_differences_versions_and_the_ledger(tmp_path
 
 
 @pytest.mark.parametrize("facts", [surface_study(), pytest.param(reference_study(), marks=pytest.mark.slow)])
-def test_a_whole_study_is_written_small_and_whole(facts: StudyFacts, tmp_path: Path) -> None:
+def test_a_whole_study_is_written_small_and_whole(facts: PlanRunFacts, tmp_path: Path) -> None:
     page, text = written(facts, tmp_path)
     assert len(page) < 3_000_000
     assert page.count("<article id=") == len(facts.questions)
@@ -495,7 +495,7 @@ HIDE_ALL_BUT = """number => {
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("facts", [reference_study(), surface_study()], ids=["assignments", "surface"])
-def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: StudyFacts, tmp_path: Path) -> None:
+def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     written(facts, tmp_path)

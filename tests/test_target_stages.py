@@ -29,9 +29,9 @@ from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
-from pipeline.tracking.lineage import load_base
-from pipeline.tracking.recognition import Within
-from pipeline.tracking.run import StageResult
+from pipeline.tracking.base_model import load_base
+from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.stage_run import StageResult
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -88,7 +88,9 @@ def test_ancestry_can_be_read_from_the_run(
 def test_a_base_is_trained_first_where_there_is_none(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.stages.choosing.TrainBaseParams", lambda **own: TrainBaseParams(**{**BASE, **own}))
+    monkeypatch.setattr(
+        "pipeline.stages.base_selection.TrainBaseParams", lambda **own: TrainBaseParams(**{**BASE, **own})
+    )
     made = store.create_run("0")
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)  # as under `mlflow run`
     first = transfer(TransferParams(**QUICK, reuse_layers=2))
@@ -486,24 +488,24 @@ GOLDEN_CNN_LOSSES = [1.6880273079636592, 1.2652349559719032]
 
 def test_training_from_scratch_is_recognised_on_its_architecture_alone(store: MlflowClient, base: StageResult) -> None:
     parent = store.create_run("0").info.run_id
-    within = Within(lambda: parent)
+    plan_context = PlanContext(lambda: parent)
     others = train_base(TrainBaseParams(**{**BASE, "seed": 1})), train_base(TrainBaseParams(**BASE, batch_norm=True))
     runs = [
-        transfer(TransferParams(**QUICK, base=found.model_uri, reuse_layers=0), within=within)
+        transfer(TransferParams(**QUICK, base=found.model_uri, reuse_layers=0), plan_context=plan_context)
         for found in (base, *others)
     ]
     assert runs[1].reused and runs[1].run_id == runs[0].run_id  # other weights, of which none is used
     assert not runs[2].reused and runs[2].run_id != runs[0].run_id
-    assert "inputs: architecture" in within.why
+    assert "inputs: architecture" in plan_context.why
 
 
 def test_a_cached_step_registers_its_model_once(store: MlflowClient, base: StageResult) -> None:
-    within = Within(lambda: store.create_run("0").info.run_id)
+    plan_context = PlanContext(lambda: store.create_run("0").info.run_id)
     target = transfer(TransferParams(**QUICK))
     for _ in range(2):
         again = (
-            train_base(TrainBaseParams(**BASE, register_as="a base"), within=within),
-            transfer(TransferParams(**QUICK, register_as="a target"), within=within),
+            train_base(TrainBaseParams(**BASE, register_as="a base"), plan_context=plan_context),
+            transfer(TransferParams(**QUICK, register_as="a target"), plan_context=plan_context),
         )
         assert [result.reused for result in again] == [True, True]
     for name, made in (("a base", base), ("a target", target)):

@@ -15,7 +15,7 @@ from pipeline.errors import CheckpointError, NonFiniteLossError
 from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.runtime import generator
-from pipeline.training import explicit, loop
+from pipeline.training import loop, manual_backward
 from pipeline.training.checkpoint import (
     BEST,
     LAST,
@@ -26,7 +26,7 @@ from pipeline.training.checkpoint import (
     save_checkpoint,
 )
 from pipeline.training.evaluate import Evaluation, evaluate
-from pipeline.training.flat import flatten_trainable, split_by_origin
+from pipeline.training.flat_parameters import flatten_trainable, split_by_origin
 from pipeline.training.loop import Fit, FitSettings, Labelled, shuffled_batches
 from pipeline.training.steps import FusedUpdate, build_adam
 
@@ -191,7 +191,7 @@ def test_written_out_gradients_equal_autograds(frozen: int) -> None:
     loss = torch.nn.functional.cross_entropy(nets[0].logits(values), labels)
     loss.backward()
     flats = flatten_trainable(nets[1], 2)
-    found, _ = explicit.ExplicitStep(nets[1], lambda: None, start=0, after=lambda: None)(values, labels)
+    found, _ = manual_backward.ManualBackwardStep(nets[1], lambda: None, start=0, after=lambda: None)(values, labels)
     assert float(found) == pytest.approx(float(loss.detach()), rel=1e-12)
     theirs = [p.grad.flatten() for part in split_by_origin(nets[0], 2) for p in part]
     mine = torch.cat([flat.grad for flat in flats])
@@ -242,20 +242,20 @@ def test_both_paths_train_alike(copied: int) -> None:
         settings = FitSettings(**{**SETTINGS.__dict__, **changed, "gradients": gradients})
         fits.append(Fit(network(), examples(), examples(60, 1), settings, copied=copied))
         list(fits[-1])
-    assert fits[0].explicit and not fits[1].explicit
+    assert fits[0].manual_backward and not fits[1].manual_backward
     for mine, theirs in zip(fits[0].history, fits[1].history, strict=True):
         assert mine.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
         assert mine.val_loss == pytest.approx(theirs.val_loss, rel=1e-4)
 
 
 def test_only_plain_blocks_take_the_written_out_path() -> None:
-    assert explicit.supports(network())
-    assert not explicit.supports(network(dropout=0.1)) and not explicit.supports(network(batch_norm=True))
+    assert manual_backward.supports(network())
+    assert not manual_backward.supports(network(dropout=0.1)) and not manual_backward.supports(network(batch_norm=True))
     above = network(dropout=0.1, batch_norm=True)
     above.freeze(2)
-    assert explicit.supports(above)  # only the head is trained
+    assert manual_backward.supports(above)  # only the head is trained
     settings = FitSettings(**{**SETTINGS.__dict__, "train_dtype": torch.bfloat16})
-    assert not Fit(network(), examples(), examples(60, 1), settings).explicit  # bfloat16 is not dropped silently
+    assert not Fit(network(), examples(), examples(60, 1), settings).manual_backward  # bfloat16 is not dropped silently
 
 
 @given(count=st.integers(1, 70), batch_size=st.integers(1, 80))

@@ -30,7 +30,7 @@ from pipeline.tracking import names
 from pipeline.training.loop import FitSettings, Labelled
 from pipeline.tuning import objective, workers
 from pipeline.tuning.objective import score_folds
-from pipeline.tuning.space import DEFAULT_SPACES, load_space, space_json, suggest_setting
+from pipeline.tuning.search_space import DEFAULT_SPACES, load_space, space_json, suggest_setting
 from pipeline.tuning.study import (
     REASON,
     RETRIED,

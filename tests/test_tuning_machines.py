@@ -235,10 +235,10 @@ def test_a_database_is_used_with_or_without_a_driver_or_a_password_in_its_addres
     plain = new_database()
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     urls = (plain, plain.replace("postgresql:", "postgresql+psycopg:"), plain.replace(f":{PASSWORD}", ""))
-    for earlier, url in enumerate(urls):
+    for run_history, url in enumerate(urls):
         monkeypatch.setenv("PIPELINE_STORAGE", url)
         study = open_study(open_storage(), StudySpec("s", "tpe", "median", {}))
-        assert len(study.trials) == earlier  # all that went through the other addresses
+        assert len(study.trials) == run_history  # all that went through the other addresses
         study.ask()
 
 

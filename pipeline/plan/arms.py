@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import UserInputError, suggest
-from pipeline.lined_yaml import LinedMapping
 from pipeline.params import ENTRY_POINTS, StageParams, TargetChoice, parse_params
-from pipeline.plan.faults import Faults
 from pipeline.plan.records import PlannedArm, Setting
+from pipeline.plan.validation import PlanErrors
+from pipeline.yaml_lines import LinedMapping
 
 MAX_ARMS = 1000
 STEP_ENTRY_POINTS = ("train_base", "tune", "cache_features", "transfer", "finetune_cnn", "scratch_cnn")
@@ -21,7 +21,7 @@ ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PlanOverrides:
     """What the command line asks of a plan.
 
     Attributes:
@@ -52,8 +52,16 @@ class ArmReader:
         seeds: How many every arm has that says nothing else.
     """
 
-    def __init__(self, root: LinedMapping, faults: Faults, wishes: Wishes, profile: LinedMapping, seeds: int):
-        self.root, self.faults, self.wishes, self.profile, self.seeds = root, faults, wishes, profile, seeds
+    def __init__(
+        self, root: LinedMapping, faults: PlanErrors, plan_overrides: PlanOverrides, profile: LinedMapping, seeds: int
+    ):
+        self.root, self.faults, self.plan_overrides, self.profile, self.seeds = (
+            root,
+            faults,
+            plan_overrides,
+            profile,
+            seeds,
+        )
         self.listed = faults.mapping(root, "arms")
 
     def read(self) -> dict[str, PlannedArm]:
@@ -80,7 +88,7 @@ class ArmReader:
         kind = ENTRY_POINTS[entry_point]
         own_profile = self._own_profile(arm)
         cap = self.faults.seeds(own_profile, self.faults.seeds(arm, self.seeds))
-        count = self.wishes.seeds or min(self.seeds, cap)
+        count = self.plan_overrides.seeds or min(self.seeds, cap)
         base, label = str(arm.get("base") or ""), str(arm.get("label", name))
         for values in self._grid(arm):
             own = {**self.faults.mapping(arm, "params"), **values, **self.faults.mapping(own_profile, "params")}
@@ -98,7 +106,7 @@ class ArmReader:
         """Return what an arm says of the chosen profile."""
         profiles = self.faults.mapping(arm, "profiles")
         self.faults.known_keys(profiles, tuple(self.faults.mapping(self.root, "profiles")), "plan with these profiles")
-        chosen = self.faults.mapping(profiles, self.wishes.profile)
+        chosen = self.faults.mapping(profiles, self.plan_overrides.profile)
         self.faults.known_keys(chosen, ("seeds", "params"), "profile")
         return chosen
 
@@ -107,8 +115,10 @@ class ArmReader:
         fields = kind.model_fields
         common = {name: value for name, value in self.faults.mapping(self.root, "common").items() if name in fields}
         chosen = self.faults.mapping(self.faults.mapping(self.profile, "params"), kind.entry_point)
-        wished = {name: value for name, value in self.wishes.overrides.items() if name in fields}
-        classes = self.wishes.target_classes if issubclass(kind, TargetChoice) else self.wishes.base_classes
+        wished = {name: value for name, value in self.plan_overrides.overrides.items() if name in fields}
+        classes = (
+            self.plan_overrides.target_classes if issubclass(kind, TargetChoice) else self.plan_overrides.base_classes
+        )
         return {**common, **chosen, **own, **wished, **({"classes": classes} if classes else {})}
 
     def _grid(self, arm: LinedMapping) -> list[Setting]:

@@ -47,7 +47,7 @@ class ArmName:
 
 
 @dataclass(frozen=True)
-class StudyRecord:
+class PlanRecord:
     """A study that was carried out.
 
     Attributes:
@@ -79,9 +79,9 @@ class StudyRecord:
         return json.dumps(asdict(self), indent=1)
 
 
-def record_of(plan: Plan, outcomes: list[Outcome], total_seconds: float, command: str) -> StudyRecord:
+def record_of(plan: Plan, outcomes: list[Outcome], total_seconds: float, command: str) -> PlanRecord:
     """Return the record of a plan and its outcomes."""
-    return StudyRecord(
+    return PlanRecord(
         name=plan.name,
         title=plan.title,
         description=plan.description,
@@ -95,14 +95,14 @@ def record_of(plan: Plan, outcomes: list[Outcome], total_seconds: float, command
     )
 
 
-def record_from_json(text: str) -> StudyRecord:
+def record_from_json(text: str) -> PlanRecord:
     """Return the record that a JSON text holds.
 
     Raises:
         ValueError: It is not one.
     """
     try:
-        return TypeAdapter(StudyRecord).validate_json(text)
+        return TypeAdapter(PlanRecord).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pipeline.errors import suggest
-from pipeline.lined_yaml import LinedMapping
-from pipeline.plan.faults import Faults
 from pipeline.plan.records import PlannedArm, Question
+from pipeline.plan.validation import PlanErrors
+from pipeline.yaml_lines import LinedMapping
 
 QUESTION_KEYS = ("key", "study", "text", "kind", "arms", "reference", "labelled")
 
@@ -22,7 +22,7 @@ class QuestionReader:
         arms: Those that may be named.
     """
 
-    def __init__(self, root: LinedMapping, faults: Faults, kinds: tuple[str, ...], arms: Mapping[str, PlannedArm]):
+    def __init__(self, root: LinedMapping, faults: PlanErrors, kinds: tuple[str, ...], arms: Mapping[str, PlannedArm]):
         self.root, self.faults, self.kinds, self.arms = root, faults, kinds, arms
 
     def read(self) -> Iterator[Question]:

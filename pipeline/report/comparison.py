@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.evidence import place_of
+from pipeline.report.questions.paired_values import place_of
 from pipeline.tracking import names
-from pipeline.tracking.reading import Arm
+from pipeline.tracking.queries import Arm
 
 COLORS = ("#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # told apart by colour-blind readers too
 

@@ -10,11 +10,11 @@ from importlib.metadata import version
 import psutil
 
 from pipeline.plan.records import Question
-from pipeline.report import evidence
-from pipeline.report.blocks import NOTHING, REUSED_MARK, Cell, Link, Links, Table, cell, percent_text
-from pipeline.report.evidence import mean_of, metric
-from pipeline.report.records import Member, ReportedArm, StudyFacts
-from pipeline.report.subject import differing_params, own_params, subject_of
+from pipeline.report.elements import NOTHING, REUSED_MARK, Cell, Link, Links, Table, cell, percent_text
+from pipeline.report.questions import paired_values
+from pipeline.report.questions.context import differing_params, own_params, subject_of
+from pipeline.report.questions.paired_values import mean_of, metric
+from pipeline.report.records import Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
 
 BUDGET = ("epochs", "patience", "batch_size", "learning_rate", "weight_decay")
@@ -22,30 +22,30 @@ PACKAGES = ("torch", "mlflow", "optuna", "numpy", "scipy", "matplotlib")
 MACHINE = ("device", "dtype", "threads")
 
 
-def data_table(facts: StudyFacts) -> Table:
+def data_table(facts: PlanRunFacts) -> Table:
     """Return stage, data, classes, labels, seeds and arithmetic of the arms, those alike in one row."""
     settings = {}
     for arm in _finished(facts):
         tags = [_tag(arm, name) for name in (names.DATASET, names.CLASSES)]
-        labels = [evidence.parameter(arm, name) or NOTHING for name in ("per_class", "val_per_class")]
-        machine = "/".join(evidence.parameter(arm, name) or NOTHING for name in MACHINE)
+        labels = [paired_values.parameter(arm, name) or NOTHING for name in ("per_class", "val_per_class")]
+        machine = "/".join(paired_values.parameter(arm, name) or NOTHING for name in MACHINE)
         seeds = ", ".join(str(member.seed) for member in arm.members)
         settings[arm.label] = (arm.entry_point, *tags, *labels, seeds, machine)
     columns = ("stage", "data", "classes", "labels a class", "for validation", "seeds", "device/type/ threads", "arms")
     return _grouped(columns, settings)
 
 
-def budget_table(facts: StudyFacts) -> Table:
+def budget_table(facts: PlanRunFacts) -> Table:
     """Return epochs, patience, batch, learning rate and weight decay, as resolved, arms alike in one row."""
     settings = {
-        arm.label: tuple(evidence.parameter(arm, name) or NOTHING for name in BUDGET)
+        arm.label: tuple(paired_values.parameter(arm, name) or NOTHING for name in BUDGET)
         for arm in _finished(facts)
-        if any(evidence.parameter(arm, name) for name in BUDGET)
+        if any(paired_values.parameter(arm, name) for name in BUDGET)
     }
     return _grouped(("epochs at most", "patience", "batch", "learning rate", "weight decay", "arms"), settings)
 
 
-def _finished(facts: StudyFacts) -> list[ReportedArm]:
+def _finished(facts: PlanRunFacts) -> list[ReportedArm]:
     return [arm for arm in facts.arms.values() if arm.members]
 
 
@@ -58,7 +58,7 @@ def _grouped(columns: tuple[str, ...], settings: dict[str, tuple[str, ...]]) -> 
     return Table(columns, rows)
 
 
-def differences_table(facts: StudyFacts) -> Table:
+def differences_table(facts: PlanRunFacts) -> Table:
     """Return one row for each parameter in which the arms of a question differ, with each arm's value."""
     links = Links(facts.server, facts.experiment_id)
     rows = []
@@ -72,7 +72,7 @@ def differences_table(facts: StudyFacts) -> Table:
     return Table(("question", "parameter", "values"), tuple(rows))
 
 
-def _differing_bases(facts: StudyFacts, arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
+def _differing_bases(facts: PlanRunFacts, arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
     """Return which arms the compared ones build on, where that differs."""
     owner = {member.run.run_id: arm.label for arm in facts.arms.values() for member in arm.members}
     bases = []
@@ -83,7 +83,7 @@ def _differing_bases(facts: StudyFacts, arms: Sequence[ReportedArm]) -> dict[str
     return {"base": bases} if len(set(bases)) > 1 else {}
 
 
-def _compared(facts: StudyFacts, question: Question, links: Links) -> list[tuple[str, list[ReportedArm]]]:
+def _compared(facts: PlanRunFacts, question: Question, links: Links) -> list[tuple[str, list[ReportedArm]]]:
     """Return what a question compares: its arms, or each pair of one of labels; of a surface nothing, it varies all."""
     if question.kind == "surface":
         return []
@@ -94,7 +94,7 @@ def _compared(facts: StudyFacts, question: Question, links: Links) -> list[tuple
     return [(question.key, arms)] if len(arms) > 1 else []
 
 
-def runs_table(facts: StudyFacts) -> Table:
+def runs_table(facts: PlanRunFacts) -> Table:
     """Return every run's test accuracy, or where it has none its seconds, leading to the run."""
     links = Links(facts.server, facts.experiment_id)
     rows = []
@@ -110,7 +110,7 @@ def _run_link(member: Member, links: Links) -> Link:
     return Link(f"{member.seed}: {shown}{REUSED_MARK if member.reused else ''}", links.run(member.run.run_id))
 
 
-def ledger_table(facts: StudyFacts) -> Table:
+def ledger_table(facts: PlanRunFacts) -> Table:
     """Return where the wall-clock went, and what recognised runs saved."""
     rows = [
         tuple(map(cell, (line.what, line.runs, f"{line.seconds:.1f}", f"{line.saved_seconds:.1f}")))
@@ -123,7 +123,7 @@ def ledger_table(facts: StudyFacts) -> Table:
     return Table(("what", "runs", "seconds now", "seconds saved"), tuple(rows))
 
 
-def ledger_lines(facts: StudyFacts) -> list[str]:
+def ledger_lines(facts: PlanRunFacts) -> list[str]:
     """Say in words what the study took, and what recognition and caches saved."""
     members = [member for arm in facts.arms.values() for member in arm.members]
     reused = sum(member.reused for member in members)
@@ -148,14 +148,14 @@ def ledger_lines(facts: StudyFacts) -> list[str]:
     return lines
 
 
-def machine_lines(facts: StudyFacts) -> list[str]:
+def machine_lines(facts: PlanRunFacts) -> list[str]:
     """Say which versions and which machine made this page, and on which hosts the runs were made."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     memory = psutil.virtual_memory().total / 2**30
     hosts: dict[str, int] = {}
     for arm in facts.arms.values():
         for member in arm.members:
-            host = evidence.host_of(member) or "an unknown host"
+            host = paired_values.host_of(member) or "an unknown host"
             hosts[host] = hosts.get(host, 0) + 1
     lines = [
         f"Versions: Python {platform.python_version()}, {versions}.",
@@ -165,7 +165,7 @@ def machine_lines(facts: StudyFacts) -> list[str]:
     return [line for line in [*lines, *code_lines(facts)] if line]
 
 
-def code_lines(facts: StudyFacts) -> list[str]:
+def code_lines(facts: PlanRunFacts) -> list[str]:
     """Say which code made the runs of each stage, by its digest."""
     digests: dict[str, dict[str, int]] = {}
     for arm in facts.arms.values():
@@ -194,7 +194,7 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def reading_lines(facts: StudyFacts) -> list[str]:
+def reading_lines(facts: PlanRunFacts) -> list[str]:
     """Say how the numbers are to be read."""
     counted = sum(len(set(question.arms) - {question.reference}) for question in facts.questions if question.reference)
     chance = (
@@ -219,7 +219,7 @@ def _tag(arm: ReportedArm, name: str) -> str:
     return ", ".join(dict.fromkeys(member.run.tags.get(name, NOTHING) for member in arm.members))
 
 
-def data_lines(facts: StudyFacts) -> list[str]:
+def data_lines(facts: PlanRunFacts) -> list[str]:
     """Say in the sources' own words which data was used."""
     notes = [member.run.tags.get("dataset_note", "") for arm in facts.arms.values() for member in arm.members]
     return [note for note in dict.fromkeys(notes) if note]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.plan.records import Question
-from pipeline.tracking.reading import Arm
+from pipeline.tracking.queries import Arm
 
 # how a question is answered; each kind has its own sentence, table and figure in `answers.py`
 KINDS = (
@@ -75,7 +75,7 @@ class LedgerLine:
 
 
 @dataclass(frozen=True)
-class StudyFacts:
+class PlanRunFacts:
     """A whole study, as its report sees it.
 
     Attributes:

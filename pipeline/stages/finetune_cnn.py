@@ -10,19 +10,19 @@ from __future__ import annotations
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.reuse import Reuse
 from pipeline.params import FinetuneCnnParams
-from pipeline.stages.reusing import train_on_target
-from pipeline.tracking.recognition import Within
-from pipeline.tracking.run import StageResult
+from pipeline.stages.target_training import train_on_target
+from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.stage_run import StageResult
 
 
 def finetune_cnn(
-    params: FinetuneCnnParams, *, within: Within | None = None, resumed_run_id: str | None = None
+    params: FinetuneCnnParams, *, plan_context: PlanContext | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
     """Copy and freeze the first `frozen` blocks, copy and train the next `intermediate`, train the rest afresh.
 
     Args:
         params: What to reuse of which base, on which labels, how.
-        within: The study that this is a step of; its finished results are taken instead of run again.
+        plan_context: Of the plan run that this step belongs to; cached results are reused.
         resumed_run_id: The interrupted run to go on with.
 
     Returns:
@@ -36,8 +36,8 @@ def finetune_cnn(
     return train_on_target(
         params,
         lambda depth: three_parts(params, depth),
-        least_depth=params.frozen + params.intermediate,
-        within=within,
+        min_depth=params.frozen + params.intermediate,
+        plan_context=plan_context,
         resumed_run_id=resumed_run_id,
     )
 

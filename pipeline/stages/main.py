@@ -15,20 +15,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.console import say
-from pipeline.errors import StudyIncompleteError
+from pipeline.console import echo
+from pipeline.errors import PlanIncompleteError
+from pipeline.execution.runner import explain_steps, run_plan
 from pipeline.params import MainParams
-from pipeline.plan.arms import Wishes
-from pipeline.plan.outcome import StudyRecord, record_from_json, record_of
-from pipeline.plan.reading import load_plan
+from pipeline.plan.arms import PlanOverrides
+from pipeline.plan.loader import load_plan
+from pipeline.plan.outcome import PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan, walk
+from pipeline.report.loader import write_study
 from pipeline.report.records import KINDS
-from pipeline.stages.carrying_out import carry_out, explain_steps
-from pipeline.stages.facts import write_study
 from pipeline.tracking import names
-from pipeline.tracking.reading import Store, read_study
-from pipeline.tracking.recognition import Within, finished_study
-from pipeline.tracking.run import StageResult, StageRun, close_lost_runs, stage_run
+from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.queries import Store, read_plan_record
+from pipeline.tracking.recovery.orphans import close_orphaned_runs
+from pipeline.tracking.result_cache import PlanContext, find_plan_run
+from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, active_experiment_id, open_store
 
 
@@ -47,33 +49,33 @@ def main(params: MainParams) -> StageResult:
         Interrupted: Ctrl-C or SIGTERM; finished steps are kept and recognised next time.
     """
     began = time.perf_counter()
-    plan = load_plan(params.plan, wishes(params))
+    plan = load_plan(params.plan, plan_overrides(params))
     client = open_store()
     if params.dry_run:
         return explain_steps(plan)
-    close_lost_runs(client)
+    close_orphaned_runs(client)
     with opened_late(params, plan) as parent:
-        within = Within(parent.run_id, rerun=params.rerun)
+        plan_context = PlanContext(parent.run_id, rerun=params.rerun)
         if os.environ.get("MLFLOW_RUN_ID"):
             parent.run_id()  # the run that mlflow made is the study's, not that of its first step
-        outcomes = carry_out(walk(plan), within, explain=params.explain)
+        outcomes = run_plan(walk(plan), plan_context, explain=params.explain)
         record = record_of(plan, outcomes, time.perf_counter() - began, command(params))
-        digest, folder = study_digest(record), Path(params.folder) / plan.name
+        digest, folder = plan_digest(record), Path(params.folder) / plan.name
         if not parent.opened and (known := finished_before(client, digest)) is not None:
             run_id, finished = known
-            say(f"nothing to do: all {len(outcomes)} steps are finished, and run {run_id} is this study's")
+            echo(f"nothing to do: all {len(outcomes)} steps are finished, and run {run_id} is this study's")
             if not is_written(finished, folder):
                 write_study(Store(client, active_experiment_id()), finished, run_id, folder)
-            say(f"report: {folder / 'study.html'}, and that run's artifacts")
+            echo(f"report: {folder / 'study.html'}, and that run's artifacts")
             return StageResult(run_id, "", {}, reused=True)
         return conclude(parent.open(), record, digest, folder)
 
 
-def wishes(params: MainParams) -> Wishes:
+def plan_overrides(params: MainParams) -> PlanOverrides:
     """Return what the parameters ask of a plan."""
     wanted = {"dataset": params.dataset, "device": params.device, "threads": params.threads}
     overrides: dict[str, object] = {name: value for name, value in wanted.items() if value != "auto"}
-    return Wishes(
+    return PlanOverrides(
         profile=params.profile,
         seeds=None if params.seeds == "auto" else params.seeds,
         overrides={**overrides, "data_dir": params.data_dir},
@@ -128,30 +130,30 @@ def opened_late(params: MainParams, plan: Plan) -> Iterator[Parent]:
     parent.close(None)
 
 
-def study_digest(record: StudyRecord) -> str:
+def plan_digest(record: PlanRecord) -> str:
     """Return a digest of the runs that make a study up and of what is asked of them."""
     parts = [f"{outcome.arm} {outcome.seed} {outcome.run_id}" for outcome in record.outcomes]
     parts += [repr(question) for question in record.questions] + [record.title, record.description]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def finished_before(client: Client, digest: str) -> tuple[str, StudyRecord] | None:
+def finished_before(client: Client, digest: str) -> tuple[str, PlanRecord] | None:
     """Return the newest finished run of a study with a digest, and its record; None without a whole record."""
-    run_id = finished_study(client, digest)
+    run_id = find_plan_run(client, digest)
     try:
-        text = read_study(client, run_id) if run_id else None
+        text = read_plan_record(client, run_id) if run_id else None
         return (run_id, record_from_json(text)) if text is not None else None
     except ValueError:
         return None
 
 
-def is_written(record: StudyRecord, folder: Path) -> bool:
+def is_written(record: PlanRecord, folder: Path) -> bool:
     """Whether a folder holds the report of this very study, not that of another profile or number of seeds."""
-    path = folder / names.STUDY_RECORD
+    path = folder / names.PLAN_RECORD
     return (folder / "study.html").is_file() and path.is_file() and path.read_text("utf-8") == record.to_json()
 
 
-def conclude(run: StageRun, record: StudyRecord, digest: str, folder: Path) -> StageResult:
+def conclude(run: StageRun, record: PlanRecord, digest: str, folder: Path) -> StageResult:
     """Write and log the report, and say what was found.
 
     Raises:
@@ -161,13 +163,13 @@ def conclude(run: StageRun, record: StudyRecord, digest: str, folder: Path) -> S
         run.log_file(file, names.REPORT)
     reused = [outcome for outcome in record.outcomes if outcome.reused]
     failed = [outcome for outcome in record.outcomes if outcome.failure]
-    run.set_tags({names.STUDY_DIGEST: "" if failed else digest, "reused_runs": " ".join(o.run_id for o in reused)})
+    run.set_tags({names.PLAN_DIGEST: "" if failed else digest, "reused_runs": " ".join(o.run_id for o in reused)})
     ran = len(record.outcomes) - len(reused) - len(failed)
     run.log_final({"study/run": ran, "study/reused": len(reused), "study/failed": len(failed)})
-    say(f"report: {folder / 'study.html'} (and .md, .csv), run {run.run_id}")
+    echo(f"report: {folder / 'study.html'} (and .md, .csv), run {run.run_id}")
     if failed:
         listed = "; ".join(f"{outcome.arm} seed {outcome.seed}: {outcome.failure}" for outcome in failed)
-        raise StudyIncompleteError(f"{len(failed)} of {len(record.outcomes)} steps are missing: {listed}")
+        raise PlanIncompleteError(f"{len(failed)} of {len(record.outcomes)} steps are missing: {listed}")
     return StageResult(run.run_id, "", dict(run.final_metrics))
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.console import say
+from pipeline.console import echo
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import ReportParams
-from pipeline.plan.outcome import StudyRecord, record_from_json
+from pipeline.plan.outcome import PlanRecord, record_from_json
 from pipeline.report.comparison import comparison_figure, comparison_markdown, comparison_table
-from pipeline.report.figures import save_figure
-from pipeline.stages.facts import write_study
+from pipeline.report.loader import write_study
+from pipeline.report.run_plots import save_figure
 from pipeline.tracking import names
-from pipeline.tracking.reading import Arm, Store, newest_arm, newest_study, read_arm, read_study
-from pipeline.tracking.run import StageResult, stage_run
+from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.queries import Arm, Store, newest_arm, newest_plan_run, read_arm, read_plan_record
+from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import Client, open_store
 
 
@@ -40,8 +41,8 @@ def report(params: ReportParams) -> StageResult:
         return write_again(client, params, *study)
     arms = chosen_arms(client, params)
     if params.dry_run:
-        say(json.dumps(params.logged(), indent=2))
-        say("dry run: " + ", ".join(f"{arm.name} ({arm.run_id})" for arm in arms) + " would be compared")
+        echo(json.dumps(params.logged(), indent=2))
+        echo("dry run: " + ", ".join(f"{arm.name} ({arm.run_id})" for arm in arms) + " would be compared")
         return StageResult("", "", {})
     folder = Path(params.folder)
     note = "Finished runs side by side: " + ", ".join(f"{arm.name} ({arm.run_id})" for arm in arms)
@@ -53,41 +54,41 @@ def report(params: ReportParams) -> StageResult:
         save_figure(comparison_figure(arms), folder / "comparison.png")
         for name in ("comparison.md", "comparison.csv", "comparison.png"):
             run.log_file(folder / name, "report")
-        say(text)
-        say(f"written to {folder}/comparison.md, .csv and .png, and logged to run {run.run_id}")
+        echo(text)
+        echo(f"written to {folder}/comparison.md, .csv and .png, and logged to run {run.run_id}")
         return StageResult(run.run_id, "", {})
 
 
-def chosen_study(client: Client, params: ReportParams) -> tuple[str, StudyRecord] | None:
+def chosen_study(client: Client, params: ReportParams) -> tuple[str, PlanRecord] | None:
     """Return the study that is named, or the newest one, with its run; None where single runs are to be compared.
 
     Raises:
         UserInputError: The run is a study's and its record cannot be read.
     """
-    run_id = newest_study(client) if params.runs == "auto" else params.runs
-    text = read_study(client, run_id) if run_id and "," not in run_id else None
+    run_id = newest_plan_run(client) if params.runs == "auto" else params.runs
+    text = read_plan_record(client, run_id) if run_id and "," not in run_id else None
     if text is None:
         return None
     try:
         return run_id, record_from_json(text)
     except ValueError as error:
         raise UserInputError(
-            Fault("runs", run_id, f"has a damaged {names.STUDY_RECORD}: {error}.", "Run main again.")
+            Fault("runs", run_id, f"has a damaged {names.PLAN_RECORD}: {error}.", "Run main again.")
         ) from None
 
 
-def write_again(client: Client, params: ReportParams, run_id: str, record: StudyRecord) -> StageResult:
+def write_again(client: Client, params: ReportParams, run_id: str, record: PlanRecord) -> StageResult:
     """Write a study's report from its runs as they are now, and log it."""
     if params.dry_run:
-        say(json.dumps(params.logged(), indent=2))
-        say(f"dry run: the report of study {record.name} (run {run_id}) would be written again")
+        echo(json.dumps(params.logged(), indent=2))
+        echo(f"dry run: the report of study {record.name} (run {run_id}) would be written again")
         return StageResult("", "", {})
     folder = Path(params.folder) / record.name
     note = f"The report of study {record.name}, run {run_id}, written again."
     with stage_run(params, name=f"report {record.name}", note=note, tags={}) as run:
         for file in write_study(Store(client, run.experiment_id), record, run_id, folder):
             run.log_file(file, names.REPORT)
-        say(f"written to {folder / 'study.html'} (and .md, .csv), and logged to run {run.run_id}")
+        echo(f"written to {folder / 'study.html'} (and .md, .csv), and logged to run {run.run_id}")
         return StageResult(run.run_id, "", {})
 
 

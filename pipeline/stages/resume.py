@@ -7,18 +7,21 @@ Its parameters, its base and its number of threads come from the run. docs/relia
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.console import say
 from pipeline.params import ENTRY_POINTS, ResumeParams, parse_params
 from pipeline.stages.finetune_cnn import finetune_cnn
 from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
-from pipeline.tracking.resuming import InterruptedRun, find_interrupted
-from pipeline.tracking.run import StageResult, adoption_held_back, mark_as_resuming
+from pipeline.tracking.recovery.orphans import mark_as_resuming, without_run_adoption
+from pipeline.tracking.recovery.resume import InterruptedRun, find_interrupted
+from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import open_store
+
+logger = logging.getLogger(__name__)
 
 STAGES: dict[str, Callable[..., StageResult]] = {
     "train_base": train_base,
@@ -42,9 +45,9 @@ def resume(params: ResumeParams) -> StageResult:
     """
     found = find_interrupted(open_store(), params.run_id, force=params.force)
     mark_as_resuming(found.run_id)
-    say(f"run {found.run_id} of {found.stage} goes on")
+    logger.info(f"run {found.run_id} of {found.stage} goes on")
     stage_params = parse_params(ENTRY_POINTS[found.stage], given(found, dry_run=params.dry_run))
-    with adoption_held_back():
+    with without_run_adoption():
         return STAGES[found.stage](stage_params, resumed_run_id=found.run_id)
 
 

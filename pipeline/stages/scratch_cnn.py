@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from pipeline.networks.reuse import Reuse
 from pipeline.params import ScratchCnnParams
-from pipeline.stages.reusing import train_on_target
-from pipeline.tracking.recognition import Within
-from pipeline.tracking.run import StageResult
+from pipeline.stages.target_training import train_on_target
+from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.stage_run import StageResult
 
 
 def scratch_cnn(
-    params: ScratchCnnParams, *, within: Within | None = None, resumed_run_id: str | None = None
+    params: ScratchCnnParams, *, plan_context: PlanContext | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
     """Train a CNN from fresh weights, with the same split, budget and stopping rule as `finetune_cnn`.
 
     Args:
         params: Which architecture, on which labels, how.
-        within: The study that this is a step of; its finished results are taken instead of run again.
+        plan_context: Of the plan run that this step belongs to; cached results are reused.
         resumed_run_id: The interrupted run to go on with.
 
     Returns:
@@ -31,5 +31,5 @@ def scratch_cnn(
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
     """
     return train_on_target(
-        params, lambda depth: Reuse(0, 0, depth), least_depth=0, within=within, resumed_run_id=resumed_run_id
+        params, lambda depth: Reuse(0, 0, depth), min_depth=0, plan_context=plan_context, resumed_run_id=resumed_run_id
     )

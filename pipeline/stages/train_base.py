@@ -9,31 +9,41 @@ the measured means and ranges.
 from __future__ import annotations
 
 import json
+import logging
 import time
 
-from pipeline.console import say
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import Split, check_batch, split_for_base
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator, resolve_runtime
-from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
-from pipeline.tracking.identity import result_key
-from pipeline.tracking.reading import read_best_setting
-from pipeline.tracking.recognition import Within, parent_of, recalled
-from pipeline.tracking.run import StageResult, stage_run
+from pipeline.stages.training_run import (
+    finish,
+    fit_and_evaluate,
+    fit_settings,
+    print_dry_run,
+    requested_architecture,
+    resolve_machine,
+)
+from pipeline.tracking.cache_key import cache_key
+from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.queries import read_best_setting
+from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
+from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import open_store
+
+logger = logging.getLogger(__name__)
 
 
 def train_base(
-    params: TrainBaseParams, *, within: Within | None = None, resumed_run_id: str | None = None
+    params: TrainBaseParams, *, plan_context: PlanContext | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
     """Train a base network and log everything about it as one MLflow run.
 
     Args:
         params: What to train, on what, how.
-        within: The study that this is a step of; its finished results are taken instead of run again.
+        plan_context: Of the plan run that this step belongs to; cached results are reused.
         resumed_run_id: The interrupted run to go on with.
 
     Returns:
@@ -50,27 +60,27 @@ def train_base(
     began = time.perf_counter()
     split = load_split(params)
     data_seconds = time.perf_counter() - began
-    say(f"data: {split.note}")
-    architecture = architecture_of(params, split)
-    params = with_machine(params, split, runtime)
+    logger.info(f"data: {split.note}")
+    architecture = requested_architecture(params, split)
+    params = resolve_machine(params, split, runtime)
     if params.dry_run:
-        return say_plan(params, split, f"network: {architecture.model_dump_json()}")
+        return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
 
     name = f"base {params.model} {params.classes} seed {params.seed}"
     note = (
         f"A base network ({params.model}) trained to tell apart classes {params.classes} of {split.dataset}: "
         f"{len(split.train)} images to train on, {len(split.validation)} for validation, {len(split.test)} for test."
     )
-    key = result_key(params, {"data": split.digest}, runtime.description)
-    if (done := recalled(within, key, params.register_as)) is not None:
+    key = cache_key(params, {"data": split.digest}, runtime.description)
+    if (done := cached_step_result(plan_context, key, params.register_as)) is not None:
         return done
-    parent = parent_of(within)
+    parent = parent_run_of(plan_context)
     with stage_run(
         params, name=name, note=note, tags=key.tags(), parent_run_id=parent, resumed_run_id=resumed_run_id
     ) as run:
         run.log_split(split)
         network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
-        trained = train_tracked(run, network, split, settings_of(params, runtime))
+        trained = fit_and_evaluate(run, network, split, fit_settings(params, runtime))
         return finish(run, trained, split, params, data_seconds=data_seconds)
 
 
@@ -78,7 +88,7 @@ def with_best_setting(params: TrainBaseParams) -> TrainBaseParams:
     """Return the parameters with the best setting of the tune run that they name, where they name one."""
     if not params.params_from:
         return params
-    from pipeline.tuning.space import SEARCHABLE  # brings optuna, which nothing else here needs
+    from pipeline.tuning.search_space import SEARCHABLE  # brings optuna, which nothing else here needs
 
     found = read_best_setting(open_store(), params.params_from)
     if strange := sorted(set(found) - set(SEARCHABLE)):  # a file of the run may be anyone's
@@ -87,7 +97,7 @@ def with_best_setting(params: TrainBaseParams) -> TrainBaseParams:
         )
     given = {name: getattr(params, name) for name in params.model_fields_set}
     chosen = parse_params(type(params), {**found, **given})
-    say(f"best setting of {params.params_from}: {json.dumps(found)}")
+    logger.info(f"best setting of {params.params_from}: {json.dumps(found)}")
     return chosen
 
 

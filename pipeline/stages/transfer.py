@@ -10,17 +10,19 @@ from __future__ import annotations
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.reuse import Reuse
 from pipeline.params import TransferParams
-from pipeline.stages.reusing import train_on_target
-from pipeline.tracking.recognition import Within
-from pipeline.tracking.run import StageResult
+from pipeline.stages.target_training import train_on_target
+from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.stage_run import StageResult
 
 
-def transfer(params: TransferParams, *, within: Within | None = None, resumed_run_id: str | None = None) -> StageResult:
+def transfer(
+    params: TransferParams, *, plan_context: PlanContext | None = None, resumed_run_id: str | None = None
+) -> StageResult:
     """Copy `reuse_layers` hidden layers, train the top `unfreeze` of them and what is above, on new classes.
 
     Args:
         params: What to reuse of which base, on which labels, how.
-        within: The study that this is a step of; its finished results are taken instead of run again.
+        plan_context: Of the plan run that this step belongs to; cached results are reused.
         resumed_run_id: The interrupted run to go on with.
 
     Returns:
@@ -35,8 +37,8 @@ def transfer(params: TransferParams, *, within: Within | None = None, resumed_ru
     return train_on_target(
         params,
         lambda depth: layers_to_reuse(params, depth),
-        least_depth=least,
-        within=within,
+        min_depth=least,
+        plan_context=plan_context,
         resumed_run_id=resumed_run_id,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -17,21 +18,35 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from pipeline.console import say
+from pipeline.console import echo
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import Examples, Split, check_batch, choose_classes, cut_folds, folds_digest, split_for_base
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, TuneParams
 from pipeline.runtime import Runtime, generator, process_identity, resolve_runtime
-from pipeline.stages.common import architecture_of, finish, say_plan, settings_of, train_tracked, with_machine
+from pipeline.stages.training_run import (
+    finish,
+    fit_and_evaluate,
+    fit_settings,
+    print_dry_run,
+    requested_architecture,
+    resolve_machine,
+)
 from pipeline.tracking import names
-from pipeline.tracking.identity import code_digest, result_key, result_params
-from pipeline.tracking.recognition import Within, finished_result, parent_of, recalled, register_cached
-from pipeline.tracking.run import StageResult, StageRun, stage_run
+from pipeline.tracking.cache_key import cache_key, code_digest, key_params
+from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.result_cache import (
+    PlanContext,
+    cached_step_result,
+    find_cached_result,
+    parent_run_of,
+    register_cached,
+)
+from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import open_store, store_environment
 from pipeline.tuning.figures import draw_study
+from pipeline.tuning.search_space import Space, check_together, fit_batches, load_space, space_json
 from pipeline.tuning.shared import share_tensors
-from pipeline.tuning.space import Space, check_together, fit_batches, load_space, space_json
 from pipeline.tuning.study import (
     MAX_RETRIES,
     SEARCHER,
@@ -47,18 +62,20 @@ from pipeline.tuning.study import (
 )
 from pipeline.tuning.workers import Job, Workers, start_forkserver
 
+logger = logging.getLogger(__name__)
+
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 10.0
 NOT_OF_TRIALS = ("trials", "refit", "study", "epochs", "patience", "params_from")  # may change within a study
 MAX_FAILURES = 5  # trials that raise an error, none finishing between; a study where all do would never end
 
 
-def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
+def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> StageResult:
     """Search hyper-parameters by cross-validation, then train the best setting once.
 
     Args:
         params: What to search, on what, with how many workers.
-        within: The study that this is a step of; its finished results are taken instead of run again.
+        plan_context: Of the plan run that this step belongs to; cached results are reused.
 
     Returns:
         The run's id, the URI of the refitted model (empty with refit=false), and the metrics.
@@ -73,32 +90,36 @@ def tune(params: TuneParams, *, within: Within | None = None) -> StageResult:
     split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     folds = cut_folds(examples.labels, params.folds, params.seed)
-    architecture_of(params, split)  # refuses what makes no network
+    requested_architecture(params, split)  # refuses what makes no network
     if params.space == "default":
         space = fit_batches(space, len(split.train))
     check_together(space, params, split.image_shape)
     check_batch(split, largest_batch(space, params))
-    params = with_machine(params, split, runtime)
-    spec = describe_study(params, split, space, folds_digest(examples, folds), fresh=bool(within and within.rerun))
-    say(f"data: {split.note}")
+    params = resolve_machine(params, split, runtime)
+    spec = describe_study(
+        params, split, space, folds_digest(examples, folds), fresh=bool(plan_context and plan_context.rerun)
+    )
+    logger.info(f"data: {split.note}")
     if params.dry_run:
-        return say_plan(params, split, f"study: {spec.name}, {len(space)} parameters: {', '.join(space)}")
-    key = result_key(params, {"data": split.digest, "space": spec.facts["space"]}, runtime.description | SEARCHER)
-    if (done := recalled(within, key, params.register_as)) is not None:
+        return print_dry_run(params, split, f"study: {spec.name}, {len(space)} parameters: {', '.join(space)}")
+    key = cache_key(params, {"data": split.digest, "space": spec.facts["space"]}, runtime.description | SEARCHER)
+    if (done := cached_step_result(plan_context, key, params.register_as)) is not None:
         return done
     study = open_study(open_storage(), spec)
     before = finished_count(study)
-    say(f"study {spec.name}: {before} of {params.trials} trials are finished")
+    logger.info(f"study {spec.name}: {before} of {params.trials} trials are finished")
     if before < params.trials:
         start_forkserver()
-    elif within is None and (done := finished_result(open_store(), key)) is not None:
+    elif plan_context is None and (done := find_cached_result(open_store(), key)) is not None:
         register_cached(done, params.register_as)
-        say(f"nothing to do: run {done.run_id} has this study's result, model {done.model_uri or '(none)'}")
+        echo(f"nothing to do: run {done.run_id} has this study's result, model {done.model_uri or '(none)'}")
         return done
     searched = f"{params.trials} trials of {params.folds} folds on classes {split.classes_text} of {split.dataset}"
     note = f"Study {spec.name}: {searched}."
     tags = {**key.tags(), "study": spec.name}
-    with stage_run(params, name=f"tune {spec.name}", note=note, tags=tags, parent_run_id=parent_of(within)) as run:
+    with stage_run(
+        params, name=f"tune {spec.name}", note=note, tags=tags, parent_run_id=parent_run_of(plan_context)
+    ) as run:
         run.log_split(split)
         job = job_of(params, spec, space, split, examples, folds, runtime, run.run_id)
         began = time.perf_counter()
@@ -124,7 +145,7 @@ def job_of(
     run_id: str,
 ) -> Job:
     """Return what every worker needs to know, with the images that they share."""
-    network = build_network(architecture_of(params, split), generator(0, "scale"))
+    network = build_network(requested_architecture(params, split), generator(0, "scale"))
     return Job(
         spec=spec,
         space=space,
@@ -132,7 +153,7 @@ def job_of(
         params=params,
         image_shape=split.image_shape,
         classes=split.classes,
-        settings=settings_of(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
+        settings=fit_settings(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
         shared=share_tensors([network.scale(examples.pixels), examples.labels, *folds]),
         study_seed=params.seed,
         parent_run_id=run_id,
@@ -161,7 +182,7 @@ def describe_study(params: TuneParams, split: Split, space: Space, folds_digest:
         folds_digest: Of the cut.
         fresh: Whether a new study is wanted though an equal one may be there.
     """
-    facts = {name: value for name, value in result_params(params).items() if name not in NOT_OF_TRIALS}
+    facts = {name: value for name, value in key_params(params).items() if name not in NOT_OF_TRIALS}
     facts |= {"folds_digest": folds_digest, "space": space_json(space), "code": code_digest("tune"), **SEARCHER}
     own = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
     name = params.study_name(split.dataset, f"{own}-{time.time_ns()}" if fresh else own)
@@ -246,7 +267,7 @@ def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> 
 def clear_up(study: Study) -> None:
     """Fail the trials of dead workers, retry them where they may be, and close their runs."""
     for trial in reap(study):
-        say(f"trial {trial.number}: {loss_note(trial)}")
+        logger.info(f"trial {trial.number}: {loss_note(trial)}")
 
 
 def say_progress(study: Study, trials: int) -> None:
@@ -254,7 +275,7 @@ def say_progress(study: Study, trials: int) -> None:
     finished = finished_count(study)
     complete = [trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None]
     best = f", best mean fold accuracy {100 * max(complete):.2f} %" if complete else ""
-    say(f"{finished} of {trials} trials finished{best}")
+    logger.info(f"{finished} of {trials} trials finished{best}")
 
 
 def log_study(run: StageRun, study: Study, seconds: float) -> None:
@@ -284,7 +305,7 @@ def say_best(study: Study, seconds: float) -> None:
     """Say which setting is best."""
     best = study.best_trial
     precision = best.user_attrs.get("cv/precision", float("nan"))
-    say(
+    echo(
         f"best of {finished_count(study)} trials: number {best.number}, mean fold accuracy "
         f"{100 * (best.value or 0):.2f} %, "
         f"precision {100 * precision:.2f} %, {seconds:.0f} s; {json.dumps(best.params)}"
@@ -293,7 +314,7 @@ def say_best(study: Study, seconds: float) -> None:
 
 def refit(run: StageRun, params: TrainBaseParams, split: Split, runtime: Runtime) -> StageResult:
     """Train the best setting once, as `train_base` does, within the study's run."""
-    say("training the best setting once on all folds' images, validated as train_base does")
-    network = build_network(architecture_of(params, split), generator(params.seed, "weights")).to(runtime.device)
-    trained = train_tracked(run, network, split, settings_of(params, runtime))
+    logger.info("training the best setting once on all folds' images, validated as train_base does")
+    network = build_network(requested_architecture(params, split), generator(params.seed, "weights")).to(runtime.device)
+    trained = fit_and_evaluate(run, network, split, fit_settings(params, runtime))
     return finish(run, trained, split, params, data_seconds=0.0)

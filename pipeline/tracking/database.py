@@ -27,7 +27,7 @@ def is_postgresql(url: str) -> bool:
 
 
 @contextmanager
-def set_up_alone(url: str, *, not_beside: str) -> Iterator[None]:
+def exclusive_setup(url: str, *, not_beside: str) -> Iterator[None]:
     """Hold the one lock of a PostgreSQL database under which its tables are made; does nothing for other databases.
 
     Args:

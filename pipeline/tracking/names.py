@@ -43,7 +43,7 @@ FEATURES_FINGERPRINT = "features_fingerprint"
 FEATURES_SOURCE = "features_source"
 CODE_DIGEST = "code_digest"
 WEIGHTS_DIGEST = "weights_digest"
-HANDOVER_DIGEST = "handover_digest"  # of a logged model: weights, architecture and draw together
+MODEL_DIGEST = "handover_digest"  # of a logged model: weights, architecture and draw together
 MODEL_URI = "model_uri"
 PARAMETERS = "resolved_parameters"  # JSON: `mlflow run` logs parameters as typed, this tag as resolved
 INHERITED_DRAW = "inherited_draw"  # the labels drawn are those of the base that is continued
@@ -54,7 +54,7 @@ OPENED = "opened"  # when the process that works on a run opened it, in ms
 WORKED_SECONDS = "worked_seconds"  # what earlier processes have spent on what was kept
 WASTED_SECONDS = "wasted_seconds"  # what they have spent on what was not
 NOTE = "mlflow.note.content"
-STUDY_DIGEST = "study_digest"  # of a study's run: which runs make it up
+PLAN_DIGEST = "study_digest"  # of a study's run: which runs make it up
 PARENT_RUN_ID = "mlflow.parentRunId"
 
 # artifacts
@@ -66,7 +66,7 @@ MODEL = "model"
 FEATURES = "features"
 FEATURES_FILE = "features.safetensors"
 REPORT = "report"
-STUDY_RECORD = "study.json"
+PLAN_RECORD = "study.json"
 LOAD_REPORT = "load_report.json"
 
 # files beside the servable graph in a logged model

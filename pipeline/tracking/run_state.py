@@ -14,10 +14,17 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.leftovers import Leftover
 from pipeline.tracking import names
-from pipeline.tracking.deliver import REFUSED
-from pipeline.tracking.journal import ARRIVED, JOURNAL, ended_as, is_drained, logged_entries
-from pipeline.tracking.resuming import RESUMABLE
-from pipeline.tracking.state import LOCK, has_local_state, hold, known_as, run_folder, state_folder
+from pipeline.tracking.outbox.journal import JOURNAL, UPLOADED, ended_as, is_uploaded, logged_entries
+from pipeline.tracking.outbox.local_state import (
+    LOCK,
+    has_local_state,
+    lock_run_state,
+    resolve_run_id,
+    run_folder,
+    state_folder,
+)
+from pipeline.tracking.outbox.sender import REFUSED
+from pipeline.tracking.recovery.resume import RESUMABLE
 from pipeline.tracking.store import first_line, open_store
 from pipeline.training.checkpoint import LAST, PREVIOUS
 
@@ -41,13 +48,13 @@ def clear_arrived(folder: Path) -> None:
     for path in checkpoints.iterdir():
         if path.stem not in (LAST, PREVIOUS):
             path.unlink()
-    if (real := known_as(folder.name)) != folder.name:
+    if (real := resolve_run_id(folder.name)) != folder.name:
         folder.rename(run_folder(real))
 
 
 def _delete(folder: Path, but: Collection[str] = ()) -> None:
     """Delete a folder, or all in it but some names; the journal last, so that a kill in between is made up for."""
-    last = (JOURNAL, ARRIVED, LOCK)
+    last = (JOURNAL, UPLOADED, LOCK)
     for path in sorted(folder.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
         if path.name not in but:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -82,7 +89,7 @@ def list_run_states() -> Iterator[Leftover]:
 
 def _examine(client: MlflowClient, folder: Path) -> tuple[bool, str]:
     """Return whether a run's state can be removed, and why or why not."""
-    lock = hold(folder)
+    lock = lock_run_state(folder)
     if lock is None:
         return False, "its process is alive"
     try:
@@ -94,7 +101,7 @@ def _examine(client: MlflowClient, folder: Path) -> tuple[bool, str]:
 
 
 def _remove(client: MlflowClient, folder: Path) -> bool:
-    lock = hold(folder)
+    lock = lock_run_state(folder)
     if lock is None:
         return False
     try:
@@ -107,10 +114,10 @@ def _remove(client: MlflowClient, folder: Path) -> bool:
 
 
 def _examine_held(client: MlflowClient, folder: Path) -> tuple[bool, str]:
-    run_id = known_as(folder.name)
+    run_id = resolve_run_id(folder.name)
     if (folder / REFUSED).exists():
         return False, f"holds what the tracking store refused ({REFUSED})"
-    if not is_drained(folder):
+    if not is_uploaded(folder):
         return False, "is not uploaded yet: python -m pipeline sync"
     try:
         run = client.get_run(run_id)

@@ -27,11 +27,11 @@ from requests import Response
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.disk import REMEDY as FREE_SOME
-from pipeline.disk import full_disk
+from pipeline.disk_space import REMEDY as FREE_SOME
+from pipeline.disk_space import disk_full_message
 from pipeline.errors import Fault, UserInputError
 from pipeline.redaction import without_password
-from pipeline.tracking.database import OPTUNA_TABLE, prepare_sqlite, set_up_alone
+from pipeline.tracking.database import OPTUNA_TABLE, exclusive_setup, prepare_sqlite
 from pipeline.tracking.schema import write_schema
 
 Client = MlflowClient
@@ -89,7 +89,7 @@ def reach_store() -> MlflowClient:
             prepare_sqlite(path, lambda: _make_tables(path, uri))
         elif uri.startswith(("http://", "https://")):
             ask_server(uri, KNOWN_SERVER_LIMIT_SECONDS if holds_runs_of_this_process() else SERVER_LIMIT_SECONDS)
-        with set_up_alone(uri, not_beside=OPTUNA_TABLE):
+        with exclusive_setup(uri, not_beside=OPTUNA_TABLE):
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, CommandError, ImportError, ValueError, OSError, sqlite3.Error) as error:
@@ -138,16 +138,16 @@ def unusable_store(error: Exception) -> UserInputError:
 def _sqlite_remedy(path: Path, error: Exception) -> str:
     """Return what makes a store in a sqlite file usable again, as commands where there are some."""
     words, quoted = str(error).lower(), shlex.quote(str(path))
-    if full_disk(error):
+    if disk_full_message(error):
         return FREE_SOME
     if any(word in words for word in ("unable to open", "readonly", "permission denied", "read-only")):
         return "Make its folder writable for you, or have MLFLOW_TRACKING_URI name another file."
     if "locked" in words or isinstance(error, TimeoutError):
         return "Another process has held it for long: end that one, and try again."
-    aside = shlex.quote(str(path.parent / "broken-store"))
+    capture_output = shlex.quote(str(path.parent / "broken-store"))
     return (
         "Put a copy of yours in its place; or move it aside, and the next command makes an empty one: "
-        f"mkdir -p {aside} && mv {quoted}* {aside}"
+        f"mkdir -p {capture_output} && mv {quoted}* {capture_output}"
     )
 
 

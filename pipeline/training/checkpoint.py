@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from pipeline.disk import naming_a_full_disk
+from pipeline.disk_space import disk_full_errors
 from pipeline.errors import CheckpointError
 from pipeline.networks.build import weights_digest
 from pipeline.networks.tensor_file import read_tensor_file
@@ -63,7 +63,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep_as: Path | None 
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with naming_a_full_disk(path.parent):
+        with disk_full_errors(path.parent):
             beside.write_bytes(safetensors.torch.save(tensors, header))
         if keep_as is not None and path.exists():
             path.replace(keep_as)

@@ -21,11 +21,11 @@ from torch import Tensor
 from pipeline.errors import NonFiniteLossError
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.runtime import derive_seed, generator
-from pipeline.training import explicit
-from pipeline.training.averaging import WeightAverage
+from pipeline.training import manual_backward
 from pipeline.training.checkpoint import Checkpoint, CheckpointFolder, grouped
+from pipeline.training.ema import WeightEMA
 from pipeline.training.evaluate import CHUNK
-from pipeline.training.flat import can_be_flat, flatten_trainable, moving_tensors, split_by_origin, unflatten
+from pipeline.training.flat_parameters import can_be_flat, flatten_trainable, moving_tensors, split_by_origin, unflatten
 from pipeline.training.steps import AutogradStep, FusedUpdate, ScoringStep, Step, build_adam
 
 Batch = tuple[Tensor, Tensor]
@@ -184,7 +184,7 @@ class Fit:
         self.history: list[EpochRecord] = []
         self._rows: list[dict[str, float]] = []  # the same for checkpoints, each made once
         wants_float32 = settings.train_dtype == torch.float32
-        self.explicit = settings.gradients == "auto" and wants_float32 and explicit.supports(network)
+        self.manual_backward = settings.gradients == "auto" and wants_float32 and manual_backward.supports(network)
         self.flat = can_be_flat(network)
         flats = flatten_trainable(network, copied) if self.flat else []
         self.average = self._build_average(copied, flats)
@@ -201,10 +201,10 @@ class Fit:
         self._at_epoch_end = self._checkpoint()
         self._best_saved_at = -math.inf
 
-    def _build_average(self, copied: int, flats: list[Tensor]) -> WeightAverage | None:
+    def _build_average(self, copied: int, flats: list[Tensor]) -> WeightEMA | None:
         if not self.settings.weight_averaging:
             return None
-        return WeightAverage(
+        return WeightEMA(
             self.network,
             self.settings.weight_averaging,
             live=moving_tensors(self.network, flats),
@@ -214,8 +214,8 @@ class Fit:
     def _build_step(self, flats: list[Tensor]) -> Step:
         after = self.average.update if self.average else lambda: None
         update = FusedUpdate(self.optimizer)
-        if self.explicit:
-            return explicit.ExplicitStep(self.network, update, start=self.start, after=after)
+        if self.manual_backward:
+            return manual_backward.ManualBackwardStep(self.network, update, start=self.start, after=after)
         gradients = [flat.grad for flat in flats if flat.grad is not None]
         return AutogradStep(
             self.network, update, gradients=gradients, start=self.start, autocast=self.settings.train_dtype, after=after
@@ -247,7 +247,7 @@ class Fit:
         batches = shuffled_batches(self.train, self.settings.batch_size, generator(seed, "order", epoch))
         if not self.network.training:
             self.network.train()
-        if self.explicit:  # nothing else in an epoch is random
+        if self.manual_backward:  # nothing else in an epoch is random
             return run_epoch(batches, self._step, self.train.labels.device)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "dropout", epoch))

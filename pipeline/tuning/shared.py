@@ -18,9 +18,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from pipeline.disk import is_full, naming_a_full_disk
+from pipeline.disk_space import disk_full_errors, is_full
 from pipeline.runtime import tensor_bytes
-from pipeline.tracking.state import state_folder
+from pipeline.tracking.outbox.local_state import state_folder
 
 SHARED_MEMORY = Path("/dev/shm")
 SPARE_BYTES = 8 * 2**20  # left free there, for locks and for other programs
@@ -77,7 +77,7 @@ def share_tensors(tensors: Sequence[Tensor]) -> SharedTensors:
                 raise
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with naming_a_full_disk(folder):
+    with disk_full_errors(folder):
         return SharedTensors(_write(tensors, folder), layout)
 
 

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import NonFiniteLossError
-from pipeline.networks.described import describe_network
+from pipeline.networks.from_params import describe_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
-from pipeline.tracking.run import stage_run
+from pipeline.tracking.lifecycle import stage_run
 from pipeline.training.loop import FitSettings, Labelled
 from pipeline.tuning.objective import FoldScore, score_folds
+from pipeline.tuning.search_space import Space, suggest_setting, with_setting
 from pipeline.tuning.shared import SharedTensors
-from pipeline.tuning.space import Space, suggest_setting, with_setting
 from pipeline.tuning.study import (
     FAILURE,
     REASON,

@@ -14,7 +14,7 @@ from pipeline.params import CacheFeaturesParams, TrainBaseParams
 from pipeline.stages.cache_features import cache_features
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
-from pipeline.tracking.run import StageResult
+from pipeline.tracking.stage_run import StageResult
 from tests.conftest import copy_store, use_stores
 
 SMALL = {"dataset": "digits", "epochs": 2, "hidden_layers": 2, "width": 12, "batch_size": 64, "threads": 1}
@@ -67,7 +67,7 @@ def bases(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "PIPELINE_DATA_DIR"):
             patch.delenv(name, raising=False)
         patch.setenv("MLFLOW_TRACKING_URI", uri)
-        patch.setattr("pipeline.stages.common.log_figures", lambda *_: None)
+        patch.setattr("pipeline.stages.training_run.log_figures", lambda *_: None)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         older = train_base(TrainBaseParams(**SMALL, seed=1))

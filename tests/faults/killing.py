@@ -14,7 +14,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.tracking.journal import JOURNAL, read_part
+from pipeline.tracking.outbox.journal import JOURNAL, read_part
 from tests.conftest import clean_environment
 
 # some seconds of work, in epochs short enough to be killed between and within them

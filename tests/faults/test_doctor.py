@@ -21,12 +21,12 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import doctor
-from pipeline.findings import Finding
+from pipeline.checks import CheckResult
 from pipeline.runtime import process_identity
-from pipeline.tracking.health import examine_server_clock, examine_store
-from pipeline.tracking.journal import Journal, drain
-from pipeline.tracking.strays import close_lost_runs
-from pipeline.tuning.health import examine_storage
+from pipeline.tracking.outbox.journal import Journal, send_pending
+from pipeline.tracking.recovery.orphans import close_orphaned_runs
+from pipeline.tracking.store_checks import examine_server_clock, examine_store
+from pipeline.tuning.storage_checks import examine_storage
 from pipeline.tuning.study import open_storage
 from tests.conftest import Command
 from tests.end_to_end.test_commands import mlflow_run, project
@@ -37,7 +37,7 @@ from tests.test_data import write_idx
 __all__ = ["project"]  # a fixture
 
 
-def lines(findings: Iterator[Finding], what: str = "") -> list[str]:
+def lines(findings: Iterator[CheckResult], what: str = "") -> list[str]:
     """The findings as printed, of one kind or all."""
     return [str(finding) for finding in findings if not what or finding.what == what]
 
@@ -183,7 +183,7 @@ def test_runs_of_dead_processes_and_unsent_journals_are_named(store: MlflowClien
     (line,) = lines(examine_store(), "journals")
     assert line.startswith("note  journals: 2 of 2 in .pipeline may not have arrived: ") and dead.info.run_id in line
     for run in (alive, dead):
-        drain(tmp_path / ".pipeline" / "runs" / run.info.run_id, lambda entries: None, print)
+        send_pending(tmp_path / ".pipeline" / "runs" / run.info.run_id, lambda entries: None, print)
     assert lines(examine_store(), "journals") == ["ok    journals: 2 kept in .pipeline, none waits to be sent"]
     path = tmp_path / ".pipeline" / "runs" / dead.info.run_id / "journal.jsonl"
     path.write_bytes(b"torn\n" + path.read_bytes())
@@ -305,7 +305,7 @@ def test_variables_are_shown_without_their_passwords() -> None:
 def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, store: MlflowClient
 ) -> None:
-    def broken() -> Iterator[Finding]:
+    def broken() -> Iterator[CheckResult]:
         raise KeyError("something unforeseen")
         yield
 
@@ -327,7 +327,7 @@ def test_a_run_that_mlflow_run_never_began_is_closed_once_nobody_prepares_it(
     environment["PATH"] = f"{conda.parent}:{environment['PATH']}"
     with subprocess.Popen(words, cwd=project, env=environment, start_new_session=True) as process:
         wait_until(lambda: "mlflow.project.env" in tags_of_all(store), lambda: process.poll() is None)
-        close_lost_runs(store)
+        close_orphaned_runs(store)
         (run,) = store.search_runs(["0"])
         assert run.info.status == "RUNNING"
         (line,) = lines(examine_store(), "runs")
@@ -335,7 +335,7 @@ def test_a_run_that_mlflow_run_never_began_is_closed_once_nobody_prepares_it(
         os.killpg(process.pid, signal.SIGKILL)
     (line,) = lines(examine_store(), "runs")
     assert line.startswith(f"note  runs: 1 RUNNING though the process is gone: {run.info.run_id}")
-    close_lost_runs(store)
+    close_orphaned_runs(store)
     run = store.get_run(run.info.run_id)
     assert run.info.status == "KILLED" and "ended before its command began" in run.data.tags["mlflow.note.content"]
     (line,) = lines(examine_store(), "runs")

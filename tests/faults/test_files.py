@@ -18,12 +18,12 @@ from mlflow import MlflowClient
 from pipeline.data.sources import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.tracking import names
-from pipeline.tracking.features import find_features, load_features, read_features
-from pipeline.tracking.journal import Journal, read_part
-from pipeline.tracking.lineage import find_base, load_base
+from pipeline.tracking.base_model import find_base, load_base
+from pipeline.tracking.feature_artifacts import find_features, load_features, read_features
+from pipeline.tracking.outbox.journal import Journal, read_part
 from pipeline.tracking.store import open_store
 from pipeline.training.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, CheckpointFolder, load_checkpoint
-from pipeline.tuning.space import load_space
+from pipeline.tuning.search_space import load_space
 from pipeline.tuning.study import open_storage
 from tests.conftest import ROOT, clean_environment, copy_store
 from tests.faults.conftest import DAMAGES, Bases, Damage

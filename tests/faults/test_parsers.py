@@ -27,11 +27,11 @@ from pipeline.data.sources import load_dataset, read_grey_image
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.networks.build import architecture_from_json
 from pipeline.params import ENTRY_POINTS, StageParams, parse_classes, parse_params
-from pipeline.tracking.features import DamagedFeaturesError, read_features
-from pipeline.tracking.journal import Journal, read_part
+from pipeline.tracking.feature_artifacts import DamagedFeaturesError, read_features
+from pipeline.tracking.outbox.journal import Journal, read_part
 from pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.training.features import Features
-from pipeline.tuning.space import SEARCHABLE, load_space
+from pipeline.tuning.search_space import SEARCHABLE, load_space
 from tests.test_data import write_idx
 
 EXAMPLES = int(os.environ.get("PIPELINE_EXAMPLES", "100"))

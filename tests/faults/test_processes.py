@@ -16,9 +16,9 @@ from mlflow import MlflowClient
 
 from pipeline import runtime
 from pipeline.runtime import process_identity, process_lives
-from pipeline.tracking.journal import Journal
-from pipeline.tracking.state import hold, run_folder
-from pipeline.tracking.strays import close_lost_runs
+from pipeline.tracking.outbox.journal import Journal
+from pipeline.tracking.outbox.local_state import lock_run_state, run_folder
+from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from tests.conftest import ROOT
 
 NAME_ITSELF = """import sys
@@ -65,10 +65,10 @@ def test_a_clock_step_leaves_live_runs_running(
 ) -> None:
     run_id = store.create_run("0", tags={**process_identity(), "process": identity_of(other)}).info.run_id
     step_the_clock(monkeypatch, -3600)
-    close_lost_runs(store)
+    close_orphaned_runs(store)
     assert store.get_run(run_id).info.status == "RUNNING"
     other.communicate()
-    close_lost_runs(store)
+    close_orphaned_runs(store)
     assert store.get_run(run_id).info.status == "KILLED"
 
 
@@ -114,8 +114,8 @@ def test_a_run_out_of_sight_is_closed_only_where_its_state_lies_unheld(store: Ml
     unheld, held, remote = (store.create_run("0", tags=tags).info.run_id for _ in range(3))
     for run_id in (unheld, held):
         Journal(run_folder(run_id)).close()
-    lock = hold(run_folder(held))
-    close_lost_runs(store)
+    lock = lock_run_state(run_folder(held))
+    close_orphaned_runs(store)
     assert lock is not None
     lock.release()
     states = [store.get_run(run_id).info.status for run_id in (unheld, held, remote)]
@@ -124,5 +124,5 @@ def test_a_run_out_of_sight_is_closed_only_where_its_state_lies_unheld(store: Ml
 
 def test_runs_that_name_no_process_are_left_alone(store: MlflowClient) -> None:
     run_id = store.create_run("0").info.run_id
-    close_lost_runs(store)
+    close_orphaned_runs(store)
     assert store.get_run(run_id).info.status == "RUNNING"

@@ -13,13 +13,13 @@ from PIL import Image
 
 from pipeline.errors import UserInputError
 from pipeline.params import CacheFeaturesParams, ResumeParams, TrainBaseParams, TransferParams, parse_params
-from pipeline.stages import common
+from pipeline.stages import training_run
 from pipeline.stages.cache_features import cache_features
 from pipeline.stages.resume import resume
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
-from pipeline.tracking.state import hold, run_folder
+from pipeline.tracking.outbox.local_state import lock_run_state, run_folder
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 QUICK = {"dataset": "digits", "epochs": 6, "hidden_layers": 2, "width": 16, "batch_size": 32, "checkpoint_every": 2}
@@ -37,7 +37,7 @@ def interrupted(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Callabl
                     raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(common, "watch", watched)
+            patched.setattr(training_run, "watch", watched)
             with pytest.raises(KeyboardInterrupt):
                 stage(params or TrainBaseParams(**QUICK))
         found = store.search_runs(["0"], "attributes.status = 'KILLED'", order_by=["attributes.start_time DESC"])
@@ -83,7 +83,7 @@ def test_a_run_that_is_under_way_is_refused(
     store.update_run(run_id, status="RUNNING")
     refused(run_id, "is still under way: its process [0-9]+ lives. Wait for it, or stop it")  # which is this one
     store.set_tag(run_id, "process", "1 0.00")
-    lock = hold(run_folder(run_id))
+    lock = lock_run_state(run_folder(run_id))
     assert lock is not None
     refused(run_id, "is still under way: another process works on it")
     lock.release()
@@ -116,7 +116,7 @@ def test_a_run_whose_data_have_changed_is_refused(
     Image.fromarray(np.zeros((10, 10), np.uint8)).save(tmp_path / "pets" / "cat" / "3.png")
     refused(run_id, "reads something else by now: data had the digest .*Bring that back")
     assert store.get_run(run_id).info.status == "KILLED"
-    lock = hold(run_folder(run_id))
+    lock = lock_run_state(run_folder(run_id))
     assert lock is not None, "a refusal must not keep the run's state in its hold"
     lock.release()
 

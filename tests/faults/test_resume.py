@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking.earlier import read_earlier
+from pipeline.tracking.recovery.run_history import read_run_history
 from pipeline.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT, Command, clean_environment, copy_store, on_another_machine
 from tests.faults.killing import (
@@ -175,7 +175,7 @@ def test_a_run_can_be_killed_and_resumed_several_times(command: Command, tmp_pat
     lost = []
     for epochs in (15, 26):
         kill_when(tmp_path, lambda least=epochs: journalled_epochs(tmp_path) >= least, "resume", "--run_id", run_id)
-        known = read_earlier(client, client.get_run(run_id), local_state(tmp_path, run_id))
+        known = read_run_history(client, client.get_run(run_id), local_state(tmp_path, run_id))
         lost.append(float(known.tags["wasted_seconds"]))
     assert command("resume", "--run_id", run_id).returncode == 0
     assert result_of(client, run_id) == reference

@@ -16,12 +16,12 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserInputError
 from pipeline.params import MainParams, TrainBaseParams, TransferParams
-from pipeline.stages import common
+from pipeline.stages import training_run
 from pipeline.stages.main import main
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
-from pipeline.tracking.journal import JOURNAL, read_part
-from pipeline.tracking.sync import sync_runs
+from pipeline.tracking.outbox.journal import JOURNAL, read_part
+from pipeline.tracking.outbox.sync import sync_runs
 from pipeline.training.loop import EpochRecord
 from tests.conftest import copy_store, use_stores
 from tests.faults.killing import TINY, assert_one_ready_model, journalled_epochs, points_of, stage, wait_until
@@ -73,7 +73,7 @@ def at_epochs(monkeypatch: pytest.MonkeyPatch) -> dict[int, Callable[[], None]]:
             time.sleep(0.1)
             yield record
 
-    monkeypatch.setattr(common, "watch", watched)
+    monkeypatch.setattr(training_run, "watch", watched)
     return actions
 
 

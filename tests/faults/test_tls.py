@@ -12,8 +12,8 @@ import pytest
 from pipeline.errors import UserInputError
 from pipeline.params import TrainBaseParams
 from pipeline.stages.train_base import train_base
-from pipeline.tracking.health import examine_server_clock
 from pipeline.tracking.store import open_store
+from pipeline.tracking.store_checks import examine_server_clock
 from tests.conftest import copy_store, use_stores
 from tests.faults.certificates import Authority
 from tests.faults.proxy import proxy_to

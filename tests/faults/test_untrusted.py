@@ -31,8 +31,8 @@ from pipeline.redaction import shown_variable, without_password
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
-from pipeline.tracking.features import load_features, read_features
-from pipeline.tracking.lineage import load_base
+from pipeline.tracking.base_model import load_base
+from pipeline.tracking.feature_artifacts import load_features, read_features
 from pipeline.training.checkpoint import CheckpointFolder, load_checkpoint
 from tests.conftest import ROOT, clean_environment
 from tests.faults.conftest import SMALL, Bases, Damage
@@ -299,7 +299,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match="not a regular file"):
         read_grey_image(tmp_path / "pipe")
     with pytest.raises(UserInputError, match="not a regular file"):
-        from pipeline.tuning.space import load_space
+        from pipeline.tuning.search_space import load_space
 
         load_space(str(tmp_path / "pipe"), "mlp")
 
@@ -408,8 +408,8 @@ def relogged(bases: Bases, tags: dict[str, str], *, drop: str = "") -> str:
         ({names.DATASET: "folder:\x1b[2J"}, "", "does not name a data set"),
         ({names.DATASET: "../../etc"}, "", "does not name a data set"),
         ({}, names.DATASET, "does not name a data set"),
-        ({names.HANDOVER_DIGEST: "0" * 32}, "", "was altered"),
-        ({}, names.HANDOVER_DIGEST, "lacks the digest"),
+        ({names.MODEL_DIGEST: "0" * 32}, "", "was altered"),
+        ({}, names.MODEL_DIGEST, "lacks the digest"),
     ],
 )
 def test_a_models_tags_are_not_believed(bases: Bases, tags: dict[str, str], drop: str, message: str) -> None:

@@ -1,0 +1,1 @@
+"""One module per kind of question. Read `context` first, then `dispatch`, then any kind."""

@@ -1,0 +1,1 @@
+"""What a run logs, on disk until it is uploaded. Read `journal`, `uploader`, `sender`, then `sync`."""

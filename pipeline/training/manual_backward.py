@@ -1,0 +1,104 @@
+"""One optimizer step with gradients written out, for plain linear + ReLU blocks on a processor.
+
+Autograd's bookkeeping costs as much as the arithmetic of small fully connected layers. Here every product goes
+into a buffer that is made once, the trainable weights lie in one flat tensor (two, where copies have a learning
+rate of their own), and Adam and the moving average are one call each. Checked against autograd by a test.
+
+Legend: B examples in a batch, D values into a layer, W its outputs, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.networks.layered import LayeredNetwork
+
+Buffers = tuple[list[Tensor], list[Tensor], Tensor]
+
+
+def supports(network: LayeredNetwork) -> bool:
+    """Whether what is trained of a network are plain linear + ReLU blocks and a head, in float32 on a processor."""
+    trained = network.blocks[network.frozen :]
+    plain = all(isinstance(part, nn.Flatten | nn.Linear | nn.ReLU) for block in trained for part in block.children())
+    return plain and network.head.weight.device.type == "cpu" and network.head.weight.dtype == torch.float32
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """Return the place of a parameter's gradient, which lies in the flat one."""
+    assert parameter.grad is not None, "a trained parameter that was not made flat"
+    return parameter.grad
+
+
+class ManualBackwardStep:
+    """Forward, backward, update, without autograd.
+
+    Args:
+        network: One that `supports` accepts, made flat by `flatten_trainable`.
+        update: Takes the gradients into the weights.
+        start: The depth at which values enter.
+        after: Called after each update.
+    """
+
+    def __init__(
+        self,
+        network: LayeredNetwork,
+        update: Callable[[], None],
+        *,
+        start: int,
+        after: Callable[[], None],
+    ):
+        self.network, self.update, self.start, self.after = network, update, start, after
+        layers = [
+            part
+            for block in network.blocks[network.frozen :]
+            for part in block.children()
+            if isinstance(part, nn.Linear)
+        ]
+        layers.append(network.head)
+        self.weights = [layer.weight.detach() for layer in layers]  # (W, D) each
+        self.biases = [layer.bias.detach() for layer in layers]
+        self.weight_gradients = [_gradient(layer.weight) for layer in layers]
+        self.bias_gradients = [_gradient(layer.bias) for layer in layers]
+        self.buffers: dict[int, Buffers] = {}
+
+    def _buffers(self, size: int) -> Buffers:
+        """Return outputs (B, W) and their gradients (B, W) of every layer, and a column of -1, for a batch size."""
+        if size not in self.buffers:
+            shapes = [(size, len(bias)) for bias in self.biases]
+            kind = self.weights[0].dtype
+            outputs, gradients = ([torch.empty(shape, dtype=kind) for shape in shapes] for _ in range(2))
+            self.buffers[size] = (outputs, gradients, torch.full((size, 1), -1.0, dtype=kind))
+        return self.buffers[size]
+
+    @torch.no_grad()
+    def __call__(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on a batch."""
+        size = len(labels)
+        if self.start < self.network.frozen:
+            values = self.network.run_blocks(values, self.start, self.network.frozen)
+        outputs, gradients, minus_one = self._buffers(size)
+        inputs = [values.reshape(size, -1), *outputs[:-1]]
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            torch.addmm(bias, inputs[index], weight.t(), out=outputs[index])
+            if index < last:
+                outputs[index].clamp_min_(0)
+        logits, gradient = outputs[last], gradients[last]
+        log_probabilities = torch.log_softmax(logits, 1)
+        loss = torch.nn.functional.nll_loss(log_probabilities, labels)
+        torch.exp(log_probabilities, out=gradient)  # d loss / d logits = (probabilities - one-hot labels) / B
+        gradient.scatter_add_(1, labels.unsqueeze(1), minus_one).div_(size)
+        for index in range(last, -1, -1):
+            gradient = gradients[index]
+            torch.mm(gradient.t(), inputs[index], out=self.weight_gradients[index])
+            torch.sum(gradient, 0, out=self.bias_gradients[index])
+            if index > 0:
+                below = gradients[index - 1]
+                torch.mm(gradient, self.weights[index], out=below)
+                torch.ops.aten.threshold_backward.grad_input(below, outputs[index - 1], 0, grad_input=below)
+        self.update()
+        self.after()
+        return loss, logits
