@@ -1,4 +1,4 @@
-"""What the pre-flight check finds: one line each, with the fix."""
+"""Results of the environment check: one line each, with the fix."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ State = Literal["ok", "note", "FAIL"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        state: `ok`, `note` (worth knowing, nothing would fail) or `FAIL` (a stage would).
-        what: What was looked at, in a word or two.
-        text: What was found.
-        fix: What to do about it; empty where nothing needs to be done.
+        state: `ok`, `note` (worth knowing; stages still work) or `FAIL` (a stage would fail).
+        what: The subject, in a word or two.
+        text: The observation.
+        fix: What to do about it, or empty.
     """
 
     state: State
@@ -29,18 +29,18 @@ class CheckResult:
     fix: str = ""
 
     def __str__(self) -> str:
-        """Return the finding as one line that holds no password."""
+        """Return one line, without passwords."""
         line = " ".join(f"{self.what}: {self.text}".split())
         return without_password(f"{self.state:4}  {line}" + (f"  ->  {self.fix}" if self.fix else ""))
 
 
 def unwritable_reason(folder: Path) -> str:
-    """Return why a file cannot be made in a folder, or in the nearest one above it that exists; else nothing."""
-    existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    """Return why no file can be created in `folder` (or its nearest existing parent), or an empty string."""
+    parent = folder.absolute()
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        with tempfile.TemporaryFile(dir=parent):
             return ""
     except OSError as error:
-        return f"{existing}: {error.strerror}"
+        return f"{parent}: {error.strerror}"

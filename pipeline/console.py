@@ -1,15 +1,15 @@
-"""What a stage says while it works: a progress bar on a terminal, a line every few seconds elsewhere."""
+"""Terminal output: results on stdout, log records on stderr, progress of a fit and of a plan."""
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 5.0
+MINUTES_FROM_SECONDS = 120
 
 
 class Epoch(Protocol):
-    """What a line about an epoch shows."""
+    """The fields of an epoch record that are displayed."""
 
     @property
     def epoch(self) -> int: ...  # noqa: D102
@@ -36,33 +37,58 @@ class Epoch(Protocol):
 E = TypeVar("E", bound=Epoch)
 
 
+class _Output:
+    """Where output goes: to the terminal, or to the plan display while a step runs."""
+
+    display: PlanDisplay | None = None
+
+
 def echo(line: str) -> None:
-    """Print a line at once, also into a pipe."""
-    print(line, flush=True)
+    """Print a result line, flushed; while a plan step runs, show it as the step's status instead."""
+    if _Output.display is not None:
+        _Output.display.set_status(line)
+    else:
+        print(line, flush=True)
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send the package's log records to stderr; called by the command line alone."""
+    """Send the package's log records to stderr. Only the command line calls this."""
     logger = logging.getLogger("pipeline")
     logger.setLevel(level)
     logger.propagate = False
     if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_LevelFormatter())
-        logger.addHandler(handler)
+        logger.addHandler(_ConsoleHandler())
 
 
-class _LevelFormatter(logging.Formatter):
-    """Marks warnings and errors by their level; information is printed as it is."""
+class _ConsoleHandler(logging.Handler):
+    """Writes records to stderr, warnings with their level; a running plan step's information goes to its status."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno > logging.INFO:
+            text = f"{record.levelname.lower()}: {text}"
+        display = _Output.display
+        if display is None:
+            print(text, file=sys.stderr, flush=True)
+        elif record.levelno > logging.INFO:
+            display.warn(text)
+        else:
+            display.set_status(text)
+
+
+@contextmanager
+def capture_output(display: PlanDisplay) -> Iterator[None]:
+    """Show the output of a plan step as its status in the display; print each distinct warning once per plan run."""
+    _Output.display = display
+    try:
+        yield
+    finally:
+        _Output.display = None
 
 
 def watch(records: Iterable[E], epochs: int) -> Iterator[E]:
-    """Pass epoch records on, showing progress on the way."""
-    if sys.stdout.isatty():
+    """Yield epoch records, showing a progress bar on a terminal and a line every few seconds elsewhere."""
+    if sys.stdout.isatty() and _Output.display is None:
         yield from _with_bar(records, epochs)
     else:
         yield from _with_lines(records, epochs)
@@ -79,7 +105,7 @@ def _with_lines(records: Iterable[E], epochs: int) -> Iterator[E]:
     last = -SECONDS_BETWEEN_LINES
     for record in records:
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            echo(f"epoch {record.epoch} of at most {epochs}: {_describe(record)}")
+            echo(f"epoch {record.epoch}/{epochs}: {_describe(record)}")
             last = time.monotonic()
         yield record
 
@@ -103,12 +129,12 @@ def _with_bar(records: Iterable[E], epochs: int) -> Iterator[E]:
 
 @dataclass(frozen=True)
 class StepLabel:
-    """A step of a study as the display names it.
+    """A plan step in the display.
 
     Attributes:
         label: Of its arm.
-        seed: Which of its repeats.
-        kind: Steps of one kind take about as long.
+        seed: Its seed.
+        kind: Its entry point; steps of one kind take about the same time.
     """
 
     label: str
@@ -117,10 +143,10 @@ class StepLabel:
 
 
 class PlanDisplay:
-    """Arms, progress and time left: a table that is kept up to date on a terminal, one line a step elsewhere.
+    """Progress of a plan: a live table of arms on a terminal, one line per step elsewhere.
 
     Args:
-        steps: In the order in which they will come.
+        steps: In the order in which they run.
     """
 
     def __init__(self, steps: list[StepLabel]):
@@ -128,58 +154,65 @@ class PlanDisplay:
         self.notes: dict[int, str] = {}
         self.seconds: dict[int, float] = {}
         self.status = ""
-        self._began = self._step_began = time.monotonic()
-        self._now = 0
+        self._started = self._step_started = time.monotonic()
+        self._current = 0
+        self._warnings: set[str] = set()
         self._live: Live | None = None
 
     def __enter__(self) -> PlanDisplay:
-        """Show the table, where there is a terminal."""
+        """Show the table on a terminal."""
         if sys.stdout.isatty():
-            from rich.console import Console
             from rich.live import Live
 
-            own = Console(file=sys.stdout)  # what steps say is put aside, and this must not go with it
-            self._live = Live(
-                console=own, get_renderable=self.table, refresh_per_second=4, vertical_overflow="ellipsis",
-                redirect_stdout=False, redirect_stderr=False,
-            )  # fmt: skip
+            self._live = Live(get_renderable=self.table, refresh_per_second=4, vertical_overflow="ellipsis")
             self._live.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Leave the table as it is."""
+        """Leave the last state of the table on the terminal."""
         if self._live is not None:
             self._live.__exit__(kind, error, tb)
 
     def begin(self, number: int) -> None:
-        """Say that a step has begun."""
-        self._now, self._step_began, self.status = number, time.monotonic(), ""
+        """Mark a step as running."""
+        self._current, self._step_started, self.status = number, time.monotonic(), ""
+
+    def set_status(self, text: str) -> None:
+        """Show the last line of `text` beside the running step."""
+        self.status = (text.strip().splitlines() or [self.status])[-1]
+
+    def warn(self, text: str) -> None:
+        """Print a warning, unless an earlier step has printed the same one."""
+        if text not in self._warnings:
+            self._warnings.add(text)
+            print(text, file=sys.stderr, flush=True)
 
     def end(self, number: int, note: str, *, reused: bool) -> None:
-        """Say what became of a step."""
+        """Show the outcome of a step."""
         self.notes[number] = note
         if not reused:
-            self.seconds[number] = time.monotonic() - self._step_began
+            self.seconds[number] = time.monotonic() - self._step_started
         if self._live is None:
             step = self.steps[number]
             echo(f"[{number + 1}/{len(self.steps)}] {step.label}, seed {step.seed}: {note}{self.time_left()}")
 
     def time_left(self) -> str:
-        """Return how much time is left, by what steps of the same arm and kind have taken, in words."""
+        """Return the estimated time left, from finished steps of the same arm, else of the same entry point."""
         by_label, by_kind = defaultdict(list), defaultdict(list)
         for number, seconds in self.seconds.items():
             by_label[self.steps[number].label].append(seconds)
             by_kind[self.steps[number].kind].append(seconds)
         waiting = [step for number, step in enumerate(self.steps) if number not in self.notes]
-        known = [by_label.get(step.label) or by_kind.get(step.kind) for step in waiting]
-        left = sum(sum(seconds) / len(seconds) for seconds in known if seconds)
+        samples = [by_label.get(step.label) or by_kind.get(step.kind) for step in waiting]
         if not waiting or not self.seconds:
             return ""
-        more = " and what no step has shown yet" if None in known else ""
-        return f"; about {left:.0f} s left{more}" if left < 120 else f"; about {left / 60:.0f} min left{more}"
+        left = sum(fmean(seconds) for seconds in samples if seconds)
+        unknown = f" (steps without an estimate: {samples.count(None)})" if None in samples else ""
+        text = f"{left:.0f} s" if left < MINUTES_FROM_SECONDS else f"{left / 60:.0f} min"
+        return f"; about {text} left{unknown}"
 
     def table(self) -> Table:
-        """Return the arms with what their seeds came to."""
+        """Return one row per arm with the last outcome of its seeds."""
         from rich.table import Table
 
         table = Table(box=None, padding=(0, 1), expand=False)
@@ -191,29 +224,9 @@ class PlanDisplay:
         for label, numbers in arms.items():
             finished = [number for number in numbers if number in self.notes]
             last = self.notes[finished[-1]] if finished else ""
-            if self._now in numbers and self._now not in self.notes:
-                last = f"seed {self.steps[self._now].seed}: {self.status or 'running'}"
+            if self._current in numbers and self._current not in self.notes:
+                last = f"seed {self.steps[self._current].seed}: {self.status or 'running'}"
             table.add_row(label, f"{len(finished)}/{len(numbers)}", last)
-        elapsed = time.monotonic() - self._began
+        elapsed = time.monotonic() - self._started
         table.add_row("", "", f"{len(self.notes)} of {len(self.steps)} steps, {elapsed:.0f} s{self.time_left()}")
         return table
-
-
-class _Aside(io.TextIOBase):
-    """Takes what a step says, and shows its last line."""
-
-    def __init__(self, display: PlanDisplay):
-        self.display = display
-
-    def write(self, text: str) -> int:
-        """Take some text."""
-        if text.strip():
-            self.display.status = text.strip().splitlines()[-1]
-        return len(text)
-
-
-@contextmanager
-def capture_output(display: PlanDisplay) -> Iterator[None]:
-    """Keep what a step of a study says out of the way of the study's display."""
-    with redirect_stdout(_Aside(display)):
-        yield

@@ -1,4 +1,4 @@
-"""YAML in which every key knows its line, so that a fault can be found where it was written."""
+"""YAML mappings that know the line of each key, so that an error message can name it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import yaml
 from pipeline.errors import Fault, UserInputError
 
 MAX_FILE_BYTES = 1 << 18
-MAX_DEPTH = 10  # of mappings and lists within each other; a plan needs seven
+MAX_DEPTH = 10  # nested mappings and lists; a plan needs seven
 
 
 class LinedMapping(dict[str, Any]):
     """A mapping that knows the line of each of its keys.
 
     Attributes:
-        lines: From 1, by key.
+        lines: Line number by key, from 1.
     """
 
     def __init__(self) -> None:
@@ -26,40 +26,38 @@ class LinedMapping(dict[str, Any]):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML; a key that is there twice is refused rather than overwritten."""
+    """Safe YAML loader that rejects duplicate keys."""
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> LinedMapping:
-    found = LinedMapping()
+    mapping = LinedMapping()
     for key_node, value_node in node.value:
         key = str(key_node.value)
-        if key in found:
-            raise yaml.MarkedYAMLError(problem=f"{key} is named twice", problem_mark=key_node.start_mark)
-        found.lines[key] = key_node.start_mark.line + 1
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
+        if key in mapping:
+            raise yaml.MarkedYAMLError(problem=f"duplicate key: {key}", problem_mark=key_node.start_mark)
+        mapping.lines[key] = key_node.start_mark.line + 1
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
 def read_yaml(name: str, path: Path, remedy: str) -> LinedMapping:
-    """Return a file's mapping.
+    """Return the mapping in a YAML file.
 
     Args:
-        name: The parameter that named the file.
-        path: Of the file.
-        remedy: What to do where it cannot be read.
+        name: The parameter that names the file, for messages.
+        path: The file.
+        remedy: What to do if it cannot be read.
 
     Raises:
-        UserInputError: It cannot be read, is too large, is not YAML, or holds no mapping.
+        UserInputError: The file cannot be read, is too large, is not YAML, or holds no mapping.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserInputError(
-                Fault(name, path, f"is larger than the {MAX_FILE_BYTES >> 10} KiB that is read.", remedy)
-            )
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise UserInputError(Fault(name, path, f"must be at most {MAX_FILE_BYTES >> 10} KiB.", remedy))
+        if not path.is_file():  # opening a pipe would block
             raise OSError("it is not a regular file")
         content = path.read_text(encoding="utf-8")
         check_structure(content)
@@ -72,28 +70,28 @@ def read_yaml(name: str, path: Path, remedy: str) -> LinedMapping:
         raise UserInputError(Fault(name, path, f"cannot be read: {error}.", remedy)) from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserInputError(Fault(f"{path}{line}", None, f"{error.problem}.", "This is not YAML.")) from None
+        raise UserInputError(Fault(f"{path}{line}", None, f"{error.problem}.", "This is not valid YAML.")) from None
     except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
         why = " ".join(str(error).split())
-        raise UserInputError(Fault(name, path, f"is not YAML that can be read: {why}.")) from None
+        raise UserInputError(Fault(name, path, f"is not valid YAML: {why}.")) from None
     if not isinstance(root, LinedMapping) or not root:
         raise UserInputError(Fault(name, path, "is empty, or not a mapping of names to values.", remedy))
     return root
 
 
 def check_structure(content: str) -> None:
-    """Look at a YAML text event by event, before anything is built of it.
+    """Check YAML text event by event, before any object is built from it.
 
     Raises:
-        ValueError: It is nested too deeply, or repeats parts by reference, which lets a few lines grow to gigabytes.
+        ValueError: It is nested too deeply, or uses aliases, by which a few lines can expand to gigabytes.
         yaml.YAMLError: It is not YAML.
     """
     depth = 0
     for event in yaml.parse(content, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"line {line} refers to another part (*{event.anchor}); write it out")
+            raise ValueError(f"line {line} uses an alias (*{event.anchor}); repeat the value instead")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ValueError(f"line {line} is nested more than {MAX_DEPTH} deep")
+            raise ValueError(f"line {line} is nested more than {MAX_DEPTH} levels deep")

@@ -1,1 +1,4 @@
-"""A study as data: arms, bases, grids, questions; reading, checking, walking it. Runs nothing itself."""
+"""Plans as data: arms, grids, bases and questions. Runs nothing.
+
+Read `records`, then `loader` (which uses `arms`, `questions` and `validation`), then `outcome`.
+"""

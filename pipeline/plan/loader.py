@@ -1,6 +1,6 @@
-"""Reading a plan: YAML, refused whole with all of its faults by line and key, before anything runs.
+"""Load a plan from YAML. A plan with errors is rejected as a whole, before anything runs.
 
-See `docs/plans.md` for the format, and `plans/` for the ones that ship.
+`docs/plans.md` describes the format; `plans/` holds the plans that ship.
 """
 
 from __future__ import annotations
@@ -20,46 +20,51 @@ PROFILE_KEYS = ("seeds", "params")
 
 
 def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
-    """Return a plan by its name among those that ship, or by its file.
+    """Return a plan that ships, by its name, or one from a YAML file.
 
     Raises:
-        UserInputError: It cannot be read, or holds faults; each is named by line and key, all together.
+        UserInputError: The file cannot be read, or the plan has errors (all reported, by line and key).
     """
-    known = sorted(found.stem for found in PLANS.glob("*.yaml"))
+    known = sorted(path.stem for path in PLANS.glob("*.yaml"))
     path = plan_path(text)
     root = read_yaml("plan", path, suggest(text, known) or f"Give a YAML file, or one of {', '.join(known)}.")
-    faults = PlanErrors(path)
-    faults.known_keys(root, PLAN_KEYS, "plan")
-    profile = chosen_profile(root, faults, plan_overrides.profile)
-    seeds = plan_overrides.seeds or faults.seeds(profile, 1)
-    arms = ArmReader(root, faults, plan_overrides, profile, seeds).read()
+    errors = PlanErrors(path)
+    errors.known_keys(root, PLAN_KEYS, "plan")
+    profile = select_profile(root, errors, plan_overrides.profile)
+    seeds = plan_overrides.seeds or errors.seeds(profile, 1)
+    arms = ArmReader(root, errors, plan_overrides, profile=profile, seeds=seeds).read()
     if not arms:
-        faults.add(root, "arms", "there are none.")
-    questions = tuple(QuestionReader(root, faults, plan_overrides.kinds, arms).read())
-    if faults.found:
-        raise UserInputError(*faults.found)
-    description = " ".join(str(root.get("description", "")).split())
+        errors.add(root, "arms", "must name at least one arm.")
+    questions = tuple(QuestionReader(root, errors, kinds=plan_overrides.kinds, arms=arms).read())
+    if errors.faults:
+        raise UserInputError(*errors.faults)
     return Plan(
-        path.stem, str(root.get("title", path.stem)), description, plan_overrides.profile, seeds, arms, questions
+        name=path.stem,
+        title=str(root.get("title", path.stem)),
+        description=" ".join(str(root.get("description", "")).split()),
+        profile=plan_overrides.profile,
+        seeds=seeds,
+        arms=arms,
+        questions=questions,
     )
 
 
 def plan_path(text: str) -> Path:
-    """Return the file of a plan that ships, or the file that was named."""
+    """Return the file of a plan that ships, or `text` as a path."""
     shipped = PLANS / f"{text}.yaml"
     return shipped if "/" not in text and shipped.is_file() else Path(text)
 
 
-def chosen_profile(root: LinedMapping, faults: PlanErrors, name: str) -> LinedMapping:
-    """Return a profile of a plan, an empty one where there is none of that name (a fault)."""
-    profiles = faults.mapping(root, "profiles")
+def select_profile(root: LinedMapping, errors: PlanErrors, name: str) -> LinedMapping:
+    """Return the profile with a name; empty if there is none (an error)."""
+    profiles = errors.mapping(root, "profiles")
     if name not in profiles:
         known = ", ".join(profiles) or "none"
-        faults.found.append(Fault("profile", name, f"{faults.path.name} has {known}.", suggest(name, profiles)))
-    profile = faults.mapping(profiles, name)
-    faults.known_keys(profile, PROFILE_KEYS, "profile")
-    params = faults.mapping(profile, "params")
+        errors.faults.append(Fault("profile", name, f"{errors.path.name} has {known}.", suggest(name, profiles)))
+    profile = errors.mapping(profiles, name)
+    errors.known_keys(profile, PROFILE_KEYS, "profile")
+    params = errors.mapping(profile, "params")
     for entry_point in params:
         if entry_point not in STEP_ENTRY_POINTS:
-            faults.add(params, entry_point, "is not an entry point.", suggest(entry_point, STEP_ENTRY_POINTS))
+            errors.add(params, entry_point, "is not an entry point.", suggest(entry_point, STEP_ENTRY_POINTS))
     return profile

@@ -1,4 +1,4 @@
-"""What became of a plan: one outcome a step, kept as JSON so that a report can be written again."""
+"""The result of a plan run: one outcome per step, stored as JSON so that the report can be rendered again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.plan.records import Plan, Question
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one step.
+    """The outcome of one step.
 
     Attributes:
-        arm: Whose.
-        seed: Which of its repeats.
-        run_id: Its run; empty where it failed before it had one.
-        reused: Whether it was recognised as finished.
-        seconds: Wall-clock now; next to nothing where it was recognised.
-        failure: Why it failed; empty where it did not.
+        arm: Name of its arm.
+        seed: Its seed.
+        run_id: Its run; empty if it failed before a run was created.
+        reused: Whether a cached result was used.
+        seconds: Wall-clock time in this plan run; near zero for a cached step.
+        failure: Why it failed, or empty.
     """
 
     arm: str
@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ArmName:
-    """What a report needs to know of an arm.
+    """An arm as the report refers to it.
 
     Attributes:
         name: In the plan.
@@ -48,19 +48,19 @@ class ArmName:
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """A study that was carried out.
+    """A plan run.
 
     Attributes:
         name: Of the plan.
-        title: The report's heading.
-        description: In a paragraph.
-        profile: The one that was chosen.
-        seeds: How many were asked for.
-        arms: In the plan's order.
-        questions: In the plan's order.
-        outcomes: In the order in which they came.
-        total_seconds: Wall-clock of all steps.
-        command: What repeats it.
+        title: Heading of the report.
+        description: One paragraph.
+        profile: Name of the profile.
+        seeds: Default number of seeds per arm.
+        arms: In plan order.
+        questions: In plan order.
+        outcomes: In the order in which the steps ran.
+        total_seconds: Wall-clock time of all steps.
+        command: The command that repeats the plan run.
     """
 
     name: str
@@ -79,8 +79,8 @@ class PlanRecord:
         return json.dumps(asdict(self), indent=1)
 
 
-def record_of(plan: Plan, outcomes: list[Outcome], total_seconds: float, command: str) -> PlanRecord:
-    """Return the record of a plan and its outcomes."""
+def record_of(plan: Plan, outcomes: list[Outcome], *, total_seconds: float, command: str) -> PlanRecord:
+    """Return the record of a plan run."""
     return PlanRecord(
         name=plan.name,
         title=plan.title,
@@ -96,10 +96,10 @@ def record_of(plan: Plan, outcomes: list[Outcome], total_seconds: float, command
 
 
 def record_from_json(text: str) -> PlanRecord:
-    """Return the record that a JSON text holds.
+    """Return the record stored as JSON.
 
     Raises:
-        ValueError: It is not one.
+        ValueError: The text is not such a record.
     """
     try:
         return TypeAdapter(PlanRecord).validate_json(text)

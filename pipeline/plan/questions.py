@@ -17,79 +17,82 @@ class QuestionReader:
 
     Args:
         root: The whole file.
-        faults: Where to note what is wrong.
-        kinds: The kinds of questions that there are.
-        arms: Those that may be named.
+        errors: Collects what is wrong.
+        kinds: Known kinds of questions.
+        arms: Arms of the plan, by name.
     """
 
-    def __init__(self, root: LinedMapping, faults: PlanErrors, kinds: tuple[str, ...], arms: Mapping[str, PlannedArm]):
-        self.root, self.faults, self.kinds, self.arms = root, faults, kinds, arms
+    def __init__(
+        self, root: LinedMapping, errors: PlanErrors, *, kinds: tuple[str, ...], arms: Mapping[str, PlannedArm]
+    ):
+        self.root, self.errors, self.kinds, self.arms = root, errors, kinds, arms
 
     def read(self) -> Iterator[Question]:
-        """Yield the questions in order."""
-        listed = self.root.get("questions", [])
-        if not isinstance(listed, list):
-            self.faults.add(self.root, "questions", "must be a list.")
+        """Yield the questions in file order."""
+        items = self.root.get("questions", [])
+        if not isinstance(items, list):
+            self.errors.add(self.root, "questions", "must be a list.")
             return
         keys: set[tuple[str, str]] = set()
-        for item in listed:
+        for item in items:
             if not isinstance(item, LinedMapping) or not item:
-                self.faults.add(self.root, "questions", "must be a list of mappings.")
+                self.errors.add(self.root, "questions", "must be a list of mappings.")
                 continue
-            self.faults.known_keys(item, QUESTION_KEYS, "question")
+            self.errors.known_keys(item, QUESTION_KEYS, "question")
             for key in ("key", "text", "kind"):
                 if not item.get(key):
-                    self.faults.add(item, next(iter(item)), f"this question lacks {key}.")
-            question = self._one(item)
+                    self.errors.add(item, next(iter(item)), f"this question lacks {key}.")
+            question = self._question(item)
             if (question.study, question.key) in keys:
-                self.faults.add(item, "key", f"{question.key} is there twice.")
+                self.errors.add(item, "key", f"duplicate: {question.key}.")
             keys.add((question.study, question.key))
             yield question
 
-    def _one(self, item: LinedMapping) -> Question:
+    def _question(self, item: LinedMapping) -> Question:
         kind, reference = str(item.get("kind", "")), str(item.get("reference") or "")
         if kind not in self.kinds:
-            self.faults.add(item, "kind", f"{kind} is none of {', '.join(self.kinds)}.", suggest(kind, self.kinds))
-        chosen, pairs = self._members(item), self._pairs(item)
+            allowed = f"{kind} must be one of {', '.join(self.kinds)}."
+            self.errors.add(item, "kind", allowed, suggest(kind, self.kinds))
+        arms, pairs = self._arms(item), self._pairs(item)
         if not item.get("arms") and not pairs:
-            self.faults.add(item, "arms" if "arms" in item else "key", "names no arms.")
+            self.errors.add(item, "arms" if "arms" in item else "key", "names no arms.")
         if reference:
-            self._known(item, "reference", reference)
+            self._check_known(item, "reference", reference)
         return Question(
             key=str(item.get("key", "")),
             study=str(item.get("study", "")),
             text=" ".join(str(item.get("text", "")).split()),
             kind=kind,
-            arms=chosen,
+            arms=arms,
             reference=reference,
             labelled=pairs,
         )
 
-    def _members(self, item: LinedMapping) -> tuple[str, ...]:
-        """Return the arms that a question names; the name of a grid stands for all of its arms."""
-        named = item.get("arms", [])
-        if not isinstance(named, list):
-            self.faults.add(item, "arms", "must be a list of names.")
+    def _arms(self, item: LinedMapping) -> tuple[str, ...]:
+        """Return the arms of a question; the name of a grid stands for all of its arms."""
+        entries = item.get("arms", [])
+        if not isinstance(entries, list):
+            self.errors.add(item, "arms", "must be a list of names.")
             return ()
-        found: dict[str, None] = {}
-        for name in map(str, named):
+        names: dict[str, None] = {}
+        for name in map(str, entries):
             members = [arm.name for arm in self.arms.values() if name in (arm.name, arm.grid)]
             if not members:
-                self._known(item, "arms", name)
-            found |= dict.fromkeys(members)
-        return tuple(found)
+                self._check_known(item, "arms", name)
+            names |= dict.fromkeys(members)
+        return tuple(names)
 
     def _pairs(self, item: LinedMapping) -> tuple[tuple[str, str], ...]:
         pairs = item.get("labelled", [])
         if not isinstance(pairs, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
-            self.faults.add(item, "labelled", "must be a list of pairs of arms.")
+            self.errors.add(item, "labelled", "must be a list of pairs of arms.")
             return ()
         for pair in pairs:
             for name in pair:
-                self._known(item, "labelled", str(name))
+                self._check_known(item, "labelled", str(name))
         return tuple((str(first), str(second)) for first, second in pairs)
 
-    def _known(self, item: LinedMapping, key: str, name: str) -> None:
+    def _check_known(self, item: LinedMapping, key: str, name: str) -> None:
         if name not in self.arms:
             known = (*self.arms, *(arm.grid for arm in self.arms.values()))
-            self.faults.add(item, key, f"{name} is not an arm of this plan.", suggest(name, known))
+            self.errors.add(item, key, f"{name} is not an arm of this plan.", suggest(name, known))

@@ -1,4 +1,4 @@
-"""What a plan says, after it was read and found good."""
+"""A validated plan and the steps it consists of."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class PlannedArm:
-    """One arm of a study; one step a seed.
+    """One arm of a plan; one step per seed.
 
     Attributes:
-        name: Unique in the plan; an arm of a grid is named after its values.
-        label: What tables and figures call it.
-        kind: The parameter record of its entry point.
-        setting: Its parameters, those of the profile included, without seed and base.
-        base: The arm whose model it builds on; empty where there is none.
-        seeds: It is run with seeds 0 to this - 1.
-        grid: The arm of the file that it was made from; its own name where that has no grid.
+        name: Unique in the plan; an arm of a grid carries its values in its name.
+        label: Shown in tables and figures.
+        kind: Parameter record of its entry point.
+        setting: Its parameters, including the profile's, without seed and base.
+        base: Name of the arm whose model it builds on, or empty.
+        seeds: Number of seeds; it runs with seeds 0 to seeds - 1.
+        grid: Name of the arm in the file that it was expanded from.
     """
 
     name: str
@@ -35,16 +35,16 @@ class PlannedArm:
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a study.
+    """One question of a plan.
 
     Attributes:
-        key: How it is referred to, such as `2.3`.
-        study: The heading it stands under, such as `A: digits 0-4 to 5-9, an MLP`.
-        text: In words.
+        key: Its number, such as `2.3`.
+        study: Heading of its chapter, such as `A: digits 0-4 to 5-9, an MLP`.
+        text: The question itself.
         kind: One of `report.records.KINDS`.
-        arms: The arms that answer it.
-        reference: The arm that they are compared with; empty where there is none.
-        labelled: For kind `labels`: pairs of (arm, its own reference), one pair for each number of labels.
+        arms: Names of the arms that answer it.
+        reference: Name of the arm they are compared with, or empty.
+        labelled: For kind `labels`: pairs of (arm, its reference), one pair per number of labels.
     """
 
     key: str
@@ -58,16 +58,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study as data.
+    """A plan with one of its profiles applied.
 
     Attributes:
-        name: Of the file, without its ending.
-        title: The report's heading.
-        description: What is done, in a paragraph.
-        profile: The one that was chosen.
-        seeds: How many were asked for.
-        arms: By name; a base comes before what builds on it.
-        questions: In the file's order.
+        name: File name without its suffix.
+        title: Heading of the report.
+        description: One paragraph.
+        profile: Name of the profile.
+        seeds: Default number of seeds per arm.
+        arms: By name; a base comes before the arms that build on it.
+        questions: In file order.
     """
 
     name: str
@@ -81,12 +81,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Step:
-    """One run that a plan asks for.
+    """One arm with one seed, which is one MLflow run.
 
     Attributes:
-        arm: Whose.
-        seed: Which of its repeats.
-        base: The step whose model it builds on, as (arm, seed); None where there is none.
+        arm: The arm.
+        seed: The seed.
+        base: The step whose model it builds on, as (arm, seed), or None.
     """
 
     arm: PlannedArm
@@ -95,21 +95,21 @@ class Step:
 
     @property
     def place(self) -> tuple[str, int]:
-        """What other steps refer to it by."""
+        """(arm, seed), by which other steps refer to this one."""
         return self.arm.name, self.seed
 
     def raw_params(self, base_uri: str) -> Setting:
-        """Return the raw parameters of its run, the base's model filled in."""
-        own: Setting = {**self.arm.setting, "seed": self.seed}
-        return {**own, "base": base_uri} if self.base else own
+        """Return the run's raw parameters, with the URI of its base model filled in."""
+        params: Setting = {**self.arm.setting, "seed": self.seed}
+        return {**params, "base": base_uri} if self.base else params
 
 
 def walk(plan: Plan) -> list[Step]:
-    """Return the steps in an order in which every base comes before what builds on it, seed by seed."""
-    most = max(arm.seeds for arm in plan.arms.values())
+    """Return all steps, seed by seed, each after its base."""
+    max_seeds = max(arm.seeds for arm in plan.arms.values())
     return [
         Step(arm, seed, (arm.base, seed) if arm.base else None)
-        for seed in range(most)
+        for seed in range(max_seeds)
         for arm in plan.arms.values()
         if seed < arm.seeds
     ]

@@ -1,4 +1,4 @@
-"""Gathering the faults of a plan, each by line and key, while reading on."""
+"""Collects the errors of a plan file by line and key, so that all are reported at once."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ MAX_SEEDS = 1000
 
 
 class PlanErrors:
-    """The faults of one file.
+    """The errors of one plan file.
 
     Args:
-        path: Of the file, for the messages.
+        path: Of the file, for messages.
 
     Attributes:
-        found: So far.
+        faults: Collected so far.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.found: list[Fault] = []
+        self.faults: list[Fault] = []
 
-    def add(self, where: Mapping[str, Any], key: str, what: str, remedy: str = "See docs/plans.md.") -> None:
-        """Note what is wrong with a key of a mapping."""
-        line = where.lines.get(key) if isinstance(where, LinedMapping) else None
-        place = f"{self.path}, line {line}, {key}" if line else f"{self.path}, {key}"
-        self.found.append(Fault(place, None, what, remedy))
+    def add(self, mapping: Mapping[str, Any], key: str, allowed: str, remedy: str = "See docs/plans.md.") -> None:
+        """Record an error at a key of a mapping."""
+        line = mapping.lines.get(key) if isinstance(mapping, LinedMapping) else None
+        location = f"{self.path}, line {line}, {key}" if line else f"{self.path}, {key}"
+        self.faults.append(Fault(location, None, allowed, remedy))
 
     def known_keys(self, mapping: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-        """Note keys that a mapping cannot have."""
+        """Record an error for each key of `mapping` that is not in `known`."""
         for key in mapping:
             if key not in known:
-                self.add(mapping, key, f"is no key of a {what}; these are {', '.join(known)}.", suggest(key, known))
+                self.add(mapping, key, f"is not a key of a {what}; allowed: {', '.join(known)}.", suggest(key, known))
 
-    def mapping(self, where: Mapping[str, Any], key: str) -> LinedMapping:
-        """Return the mapping below a key, an empty one where it is left out or is none (a fault)."""
-        value = where.get(key)
+    def mapping(self, parent: Mapping[str, Any], key: str) -> LinedMapping:
+        """Return the mapping at a key; empty if the key is missing or (an error) not a mapping."""
+        value = parent.get(key)
         if isinstance(value, LinedMapping):
             return value
         if value is not None:
-            self.add(where, key, "must be a mapping of names to values.")
+            self.add(parent, key, "must be a mapping of names to values.")
         return LinedMapping()
 
-    def seeds(self, where: Mapping[str, Any], default: int) -> int:
-        """Return a number of seeds."""
-        value = where.get("seeds", default)
+    def seeds(self, mapping: Mapping[str, Any], default: int) -> int:
+        """Return the number of seeds of a mapping; 1 if it is (an error) out of range."""
+        value = mapping.get("seeds", default)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SEEDS:
-            self.add(where, "seeds", f"must be a whole number from 1 to {MAX_SEEDS}.")
+            self.add(mapping, "seeds", f"must be an integer in [1, {MAX_SEEDS}].")
             return 1
         return value

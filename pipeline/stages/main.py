@@ -59,7 +59,7 @@ def main(params: MainParams) -> StageResult:
         if os.environ.get("MLFLOW_RUN_ID"):
             parent.run_id()  # the run that mlflow made is the study's, not that of its first step
         outcomes = run_plan(walk(plan), plan_context, explain=params.explain)
-        record = record_of(plan, outcomes, time.perf_counter() - began, command(params))
+        record = record_of(plan, outcomes, total_seconds=time.perf_counter() - began, command=command(params))
         digest, folder = plan_digest(record), Path(params.folder) / plan.name
         if not parent.opened and (known := finished_before(client, digest)) is not None:
             run_id, finished = known
