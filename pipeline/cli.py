@@ -1,20 +1,23 @@
-"""The command line: one thin command an entry point; the only file that knows click.
+"""The command line: one thin click command per entry point.
 
-Every option comes from `params.py`. Values pass through click as text, so that all faults are found by one
-checker and reported together, and an unknown option is one of them.
+Options come from the parameter records in `params/`. Values pass through click as text; `parse_params` validates them,
+so that all faults, unknown options included, are reported together.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from pipeline import __version__
 from pipeline.console import configure_logging
 from pipeline.disk_space import disk_full_message
 from pipeline.errors import Fault, PlanIncompleteError, UserInputError
@@ -27,12 +30,15 @@ EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-def cli() -> None:
+@click.version_option(__version__, prog_name="pipeline")
+@click.option("--quiet", "level", flag_value=logging.WARNING, type=int, help="Log warnings and errors only.")
+@click.option("--verbose", "level", flag_value=logging.DEBUG, type=int, help="Log debugging details.")
+def cli(level: int | None) -> None:
     """Transfer-learning experiments, tracked with MLflow.
 
     Every stage is one MLflow run. `mlflow run . -e ENTRY_POINT -P name=value` calls these same commands.
     """
-    configure_logging()
+    configure_logging(level or logging.INFO)
 
 
 def command_for(kind: type[StageParams]) -> click.Command:
@@ -60,18 +66,18 @@ def option_for(name: str, kind: type[StageParams]) -> click.Option:
 
 
 def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
-    """Check the options, call the stage, turn the user's faults into lines and exit codes."""
+    """Validate the options, run the stage, and turn errors into messages and exit codes."""
     raw: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    with interruptible(to_the_end=True):  # a second signal must not disturb what the first one has made us do
+    with interruptible(to_the_end=True):  # a second signal must not interrupt the shutdown
         try:
             raw.update(unknown_options(click.get_current_context().args))
             params = parse_params(kind, raw)
-            load_stage(kind.entry_point)(params)  # the heavy imports come once the parameters have been found good
+            load_stage(kind.entry_point)(params)  # heavy imports only after validation
         except UserInputError as error:
-            refuse(error)
+            reject(error)
         except KeyboardInterrupt:
             mark_adopted_run_killed()
-            click.echo("interrupted: what has been saved is kept", err=True)
+            click.echo("interrupted; saved work is kept", err=True)
             sys.exit(EXIT_INTERRUPTED)
         except PlanIncompleteError as error:
             click.echo(f"error: {error}", err=True)
@@ -84,19 +90,19 @@ def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
 
 
 def mark_adopted_run_failed(note: str) -> None:
-    """End the run that `mlflow run` made, if no stage has taken it over, as FAILED."""
+    """Mark the run created by `mlflow run` as FAILED, if no stage has adopted it."""
     if os.environ.get("MLFLOW_RUN_ID"):
         from pipeline.tracking.recovery.orphans import fail_unclaimed_run
 
         try:
             fail_unclaimed_run(note)
-        except Exception as error:  # the store may be what was refused: the first fault is the one to be told
+        except Exception as error:  # the store itself may be at fault; report the first error
             why = without_password(str(error))
-            click.echo(f"warning: the run that mlflow made could not be ended: {why}", err=True)
+            click.echo(f"warning: cannot end the run created by mlflow: {why}", err=True)
 
 
 def load_stage(entry_point: str) -> Callable[[StageParams], object]:
-    """Return the function `pipeline.stages.<entry_point>.<entry_point>`, imported when it is needed."""
+    """Import and return `pipeline.stages.<entry_point>.<entry_point>`."""
     stage: Callable[[StageParams], object] = getattr(
         importlib.import_module(f"pipeline.stages.{entry_point}"), entry_point
     )
@@ -104,8 +110,8 @@ def load_stage(entry_point: str) -> Callable[[StageParams], object]:
 
 
 def unknown_options(words: list[str]) -> dict[str, str]:
-    """Return what click did not recognise, as raw parameters for the checker to refuse by name."""
-    found: dict[str, str] = {}
+    """Return options unknown to click as raw parameters, which validation rejects by name."""
+    options: dict[str, str] = {}
     position = 0
     while position < len(words):
         name, equals, value = words[position].partition("=")
@@ -114,88 +120,83 @@ def unknown_options(words: list[str]) -> dict[str, str]:
         if not equals and position + 1 < len(words):
             position += 1
             value = words[position]
-        found[name.removeprefix("--")] = value
+        options[name.removeprefix("--")] = value
         position += 1
-    return found
+    return options
 
 
-def refuse(error: UserInputError) -> None:
-    """Print the faults, note them on the run that `mlflow run` made, and exit."""
+def reject(error: UserInputError) -> None:
+    """Print the faults, record them in the run created by `mlflow run`, and exit."""
     for fault in error.faults:
         click.echo(f"error: {fault}", err=True)
-    mark_adopted_run_failed(f"Refused before anything started:\n\n{error}")
+    mark_adopted_run_failed(f"Rejected before anything started:\n\n{error}")
     sys.exit(EXIT_BAD_INPUT)
+
+
+@contextmanager
+def exit_codes(bad_input: int = EXIT_BAD_INPUT) -> Iterator[None]:
+    """Turn bad input and interrupts of a command that creates no run into messages and exit codes."""
+    try:
+        with interruptible():
+            yield
+    except UserInputError as error:
+        for fault in error.faults:
+            click.echo(f"error: {fault}", err=True)
+        sys.exit(bad_input)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 @cli.command()
 def setup() -> None:
-    """Create the tracking store: its schema, and write-ahead logging for sqlite."""
+    """Create the tracking store (schema; write-ahead logging for sqlite)."""
     from pipeline.tracking.store import open_store
 
-    try:
+    with exit_codes():
         open_store()
-    except UserInputError as error:
-        refuse(error)
 
 
 @cli.command()
 def sync() -> None:
-    """Deliver what runs whose process is gone have left behind; exit with 1 where something is still pending."""
+    """Upload what interrupted runs left in the local state; exit 1 if something is still pending."""
     from pipeline.tracking.outbox.sync import sync_runs
 
-    try:
-        with interruptible():
-            sys.exit(0 if sync_runs() else EXIT_FAILED)
-    except UserInputError as error:
-        for fault in error.faults:
-            click.echo(f"error: {fault}", err=True)
-        sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    with exit_codes(bad_input=EXIT_FAILED):
+        sys.exit(0 if sync_runs() else EXIT_FAILED)
 
 
 @cli.command("clean")
 @click.option("--dry_run", "--dry-run", type=click.BOOL, default=True, show_default=True, metavar="VALUE")
 def clean_command(dry_run: bool) -> None:
-    """List what commands have left on disk, with size and age; with --dry_run false, remove what nothing needs."""
+    """List local state with size and age; with --dry_run false, remove what is no longer needed."""
     from pipeline.clean import clean
 
-    try:
-        with interruptible():
-            clean(dry_run=dry_run)
-    except UserInputError as error:
-        refuse(error)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    with exit_codes():
+        clean(dry_run=dry_run)
 
 
 @cli.command()
 @click.option("--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--dashboard_port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 def ui(mlflow_port: int, dashboard_port: int) -> None:
-    """Start MLflow's UI and the Optuna dashboard, on this machine only."""
+    """Start MLflow's UI and the Optuna dashboard on loopback."""
     from pipeline.tracking.store import open_store
     from pipeline.tuning.study import open_storage
     from pipeline.ui import serve_uis
 
-    try:
-        with interruptible():
-            tracking_uri = open_store().tracking_uri
-            open_storage()
-            serve_uis(tracking_uri, mlflow_port, dashboard_port)
-    except UserInputError as error:
-        refuse(error)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    with exit_codes():
+        tracking_uri = open_store().tracking_uri
+        open_storage()
+        serve_uis(tracking_uri, mlflow_port, dashboard_port)
 
 
 @cli.command()
 def doctor() -> None:
-    """Look whether a stage would find what it needs; exit 1 where something would fail."""
-    environment = dict(os.environ)  # as it came: opening a store sets defaults of its own
+    """Check the environment; exit 1 if a stage would fail."""
+    environment = dict(os.environ)  # before opening a store, which sets defaults of its own
     from pipeline.doctor import run_checks
 
-    with interruptible():
+    with exit_codes():
         sys.exit(EXIT_FAILED if run_checks(environment) else 0)
 
 

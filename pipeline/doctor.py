@@ -1,4 +1,4 @@
-"""The pre-flight check: what a stage would need, looked at for real, in a few seconds; nothing is left behind."""
+"""`doctor`: check the environment for real, in a few seconds, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from pipeline.tracking.store_checks import examine_server_clock, examine_store, 
 from pipeline.tuning.storage_checks import examine_storage
 
 MIN_PYTHON = (3, 11)
-EARLIEST = 1_704_067_200  # 2024-01-01 in seconds: a clock before it has not been set
-LITTLE_BYTES, TOO_LITTLE_BYTES = 1 << 30, 100 << 20
+MIN_TIME = 1_704_067_200  # 2024-01-01 in seconds since the epoch; an earlier clock was never set
+LOW_DISK_BYTES, FULL_DISK_BYTES = 1 << 30, 100 << 20
 VARIABLES = (
     "MLFLOW_", "PIPELINE_", "PG", "OMP_", "MKL_", "KMP_", "CUDA_", "CUBLAS_", "TORCH_", "PYTORCH_", "OPTUNA_",
     "HTTP_PROXY", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
 MEANINGS = {
-    "MLFLOW_RUN_ID": "the next stage goes into this run; unset it unless `mlflow run` set it",
-    "MLFLOW_TRACKING_URI": "where runs are kept",
-    "MLFLOW_EXPERIMENT_NAME": "which experiment runs go to, and base=auto looks in",
-    "MLFLOW_EXPERIMENT_ID": "which experiment runs go to, and base=auto looks in",
-    "PIPELINE_STORAGE": "where studies are kept",
-    "PIPELINE_DATA_DIR": "where data sets lie",
-    "PIPELINE_STATE_DIR": "where stages keep journals and checkpoints until they have arrived",
+    "MLFLOW_RUN_ID": "the next stage logs to this run; unset it unless `mlflow run` set it",
+    "MLFLOW_TRACKING_URI": "tracking store",
+    "MLFLOW_EXPERIMENT_NAME": "experiment that runs are logged to and base=auto searches",
+    "MLFLOW_EXPERIMENT_ID": "experiment that runs are logged to and base=auto searches",
+    "PIPELINE_STORAGE": "Optuna storage",
+    "PIPELINE_DATA_DIR": "folder of the data sets",
+    "PIPELINE_STATE_DIR": "local state: journals and checkpoints until they are uploaded",
     "OMP_NUM_THREADS": "how many threads PyTorch takes where threads=auto",
-    "CUDA_VISIBLE_DEVICES": "which GPUs PyTorch sees",
+    "CUDA_VISIBLE_DEVICES": "visible GPUs",
 }
 
 Check = Callable[[], Iterator[CheckResult]]
 
 
 def examine(environment: Mapping[str, str]) -> Iterator[CheckResult]:
-    """Look at everything in turn.
+    """Run all checks.
 
     Args:
-        environment: The process's variables as they were when it started.
+        environment: The environment variables at the start of the process.
     """
     checks: list[Check] = [
         examine_python,
@@ -69,23 +69,23 @@ def examine(environment: Mapping[str, str]) -> Iterator[CheckResult]:
     for check in checks:
         try:
             yield from check()
-        except Exception as error:  # what was not foreseen is a finding too, and the other checks go on
-            yield CheckResult("FAIL", "check", f"ended with {type(error).__name__}: {error}", "See docs/doctor.md.")
+        except Exception as error:  # an unforeseen error is a result too; the other checks still run
+            yield CheckResult("FAIL", "check", f"failed with {type(error).__name__}: {error}", "See docs/doctor.md.")
 
 
 def run_checks(environment: Mapping[str, str]) -> int:
-    """Print a line a finding, then the sum; return how many would make a stage fail."""
-    failing = count = 0
-    for finding in examine(environment):
-        echo(str(finding))
-        failing += finding.state == "FAIL"
-        count += 1
-    echo(f"{count} findings, {failing} of them would make a stage fail")
-    return failing
+    """Print one line per check and a summary; return the number of failures."""
+    results = []
+    for result in examine(environment):
+        echo(str(result))
+        results.append(result)
+    failures = sum(result.state == "FAIL" for result in results)
+    echo(f"{len(results)} checks, {failures} failed")
+    return failures
 
 
 def examine_python() -> Iterator[CheckResult]:
-    """Look at the interpreter's version."""
+    """Check the Python version."""
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
     if sys.version_info < MIN_PYTHON:
         yield CheckResult("FAIL", "python", text, "Python 3.11 or later is needed: make PYTHON=python3.11 setup")
@@ -94,50 +94,50 @@ def examine_python() -> Iterator[CheckResult]:
 
 
 def examine_torch() -> Iterator[CheckResult]:
-    """Look at the builds of torch and torchvision, and whether torchvision's data sets can be imported."""
-    own, theirs = torch.__version__.split("+")[0], version("torchvision")
+    """Check that torch and torchvision match and that torchvision's data sets can be imported."""
+    torch_version, torchvision_version = torch.__version__.split("+")[0], version("torchvision")
     build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU"
     yield CheckResult("ok", "torch", f"{torch.__version__}, built {build}")
-    wanted = [line.split("==")[1] for line in requires("torchvision") or [] if line.startswith("torch==")]
-    if wanted and wanted[0].strip() != own:
+    required = [line.split("==")[1] for line in requires("torchvision") or [] if line.startswith("torch==")]
+    if required and required[0].strip() != torch_version:
         yield CheckResult(
-            "FAIL", "torchvision", f"{theirs} was made for torch {wanted[0]}, and {own} is installed", "make setup"
+            "FAIL", "torchvision", f"{torchvision_version} needs torch {required[0]}, got {torch_version}", "make setup"
         )
         return
     matching = operators_load()
     torchvision_datasets()
     if matching:
-        yield CheckResult("ok", "torchvision", f"{theirs}, built for this torch")
+        yield CheckResult("ok", "torchvision", f"{torchvision_version}, built for this torch")
     else:
-        text = f"{theirs}, built for another build of torch {own}; data sets need nothing of it, and they import"
+        text = f"{torchvision_version}, compiled for another build of torch {torch_version}; its data sets work"
         yield CheckResult("note", "torchvision", text)
 
 
 def examine_device() -> Iterator[CheckResult]:
-    """Say what device=auto would take."""
+    """Report the device that device=auto selects."""
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-        yield CheckResult("ok", "device", f"auto takes cuda: {names}")
+        yield CheckResult("ok", "device", f"auto: cuda ({names})")
         return
     if torch.backends.mps.is_available():
-        yield CheckResult("ok", "device", "auto takes mps")
+        yield CheckResult("ok", "device", "auto: mps")
         return
     bfloat16 = "with" if has_bfloat16("cpu") else "without"
-    text = f"auto takes cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {bfloat16} bfloat16"
+    text = f"auto: cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {bfloat16} bfloat16"
     if Path("/proc/driver/nvidia/version").exists():
-        yield CheckResult("note", "device", f"{text}; there is an NVIDIA driver that this torch cannot use")
+        yield CheckResult("note", "device", f"{text}; this torch cannot use the installed NVIDIA driver")
     else:
         yield CheckResult("ok", "device", text)
 
 
 def examine_data(data_dir: Path) -> Iterator[CheckResult]:
-    """Read and check every data set of the MNIST family that is on disk."""
-    found = 0
+    """Validate every data set of the MNIST family on disk."""
+    count = 0
     for name, member in FAMILY.items():
         folder, missing = member.raw_folder(str(data_dir)), member.missing(str(data_dir))
         if len(missing) == len(member.files):
             continue
-        found += 1
+        count += 1
         if missing:
             yield CheckResult(
                 "note", "data", f"{name} in {folder} lacks {', '.join(missing)}", "A stage downloads them."
@@ -149,28 +149,28 @@ def examine_data(data_dir: Path) -> Iterator[CheckResult]:
             for fault in error.faults:
                 yield CheckResult("FAIL", "data", f"{fault.value}: {fault.allowed}", fault.remedy)
             continue
-        proof = "SHA-256 as published" if name == "mnist" else "structure whole"
+        proof = "SHA-256 as published" if name == "mnist" else "structure valid"
         yield CheckResult("ok", "data", f"{name} in {folder}: {sizes[0]} and {sizes[2]} images, {proof}")
-    if not found:
-        text = f"no data set under {data_dir.absolute()}; dataset=auto downloads MNIST, or takes the bundled digits"
-        yield CheckResult("note", "data", text, "Set PIPELINE_DATA_DIR to where they are.")
+    if not count:
+        text = f"none in {data_dir.absolute()}; dataset=auto downloads MNIST or falls back to scikit-learn's digits"
+        yield CheckResult("note", "data", text, "Set PIPELINE_DATA_DIR to their folder.")
 
 
 def examine_clock() -> Iterator[CheckResult]:
-    """See that time goes forward, and that the clock has been set."""
+    """Check that the clock is monotonic and set."""
     wall, steady = time.time(), time.monotonic()
     time.sleep(0.02)
     if time.time() < wall or time.monotonic() <= steady:
-        yield CheckResult("FAIL", "clock", "goes backwards", "Mend the machine's clock; metrics are sorted by time.")
-    elif wall < EARLIEST:
-        text = f"says {time.strftime('%Y-%m-%d', time.gmtime(wall))}"
+        yield CheckResult("FAIL", "clock", "runs backwards", "Fix the machine's clock; metrics are sorted by time.")
+    elif wall < MIN_TIME:
+        text = f"reads {time.strftime('%Y-%m-%d', time.gmtime(wall))}"
         yield CheckResult("FAIL", "clock", text, "Set it: certificates and the order of runs depend on it.")
     else:
         yield CheckResult("ok", "clock", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(wall)))
 
 
 def examine_disks() -> Iterator[CheckResult]:
-    """Look at the room on each disk that a stage writes to."""
+    """Check the free space on each disk that a stage writes to."""
     seen: set[int] = set()
     for folder in (state_folder(), store_folder(), Path.cwd(), Path(tempfile.gettempdir())):
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -179,18 +179,18 @@ def examine_disks() -> Iterator[CheckResult]:
         seen.add(existing.stat().st_dev)
         free = shutil.disk_usage(existing).free
         text = f"{free / 2**30:.1f} GiB free under {existing}"
-        fix = "Free some, or have PIPELINE_STATE_DIR and the stores name another disk."
-        if free < LITTLE_BYTES:
-            yield CheckResult("FAIL" if free < TOO_LITTLE_BYTES else "note", "disk", text, fix)
+        fix = "Free some space, or move PIPELINE_STATE_DIR and the stores to another disk."
+        if free < LOW_DISK_BYTES:
+            yield CheckResult("FAIL" if free < FULL_DISK_BYTES else "note", "disk", text, fix)
         else:
             yield CheckResult("ok", "disk", text)
 
 
 def examine_variables(environment: Mapping[str, str]) -> Iterator[CheckResult]:
-    """Name the variables that change what a stage does; passwords are not shown."""
+    """List the environment variables that affect a stage, without passwords."""
     names = sorted(name for name in environment if name.upper().startswith(VARIABLES))
     for name in names:
         meaning = MEANINGS.get(name, "")
         yield CheckResult("note", name, shown_variable(name, environment[name]) + (f"  ({meaning})" if meaning else ""))
     if not names:
-        yield CheckResult("ok", "environment", "no variable changes what a stage does")
+        yield CheckResult("ok", "environment", "no variable affects a stage")

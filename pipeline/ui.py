@@ -1,4 +1,4 @@
-"""MLflow's UI and the Optuna dashboard, together, on this machine only."""
+"""MLflow's UI and the Optuna dashboard, on loopback only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.tuning.study import storage_url
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 10
-# an address may hold a password: it travels by the environment, not on a command line that anyone can see
+# the storage URL may hold a password: passed by environment, because any user can read a command line
 DASHBOARD = (
     "import os, sys, optuna_dashboard; "
     "optuna_dashboard.run_server(os.environ['PIPELINE_STORAGE'], host=sys.argv[1], port=int(sys.argv[2]))"
@@ -23,15 +23,15 @@ DASHBOARD = (
 
 
 def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
-    """Start both, print their addresses, and wait; whatever ends one ends the other.
+    """Start both, print their addresses and wait; when one exits, stop the other.
 
     Args:
-        tracking_uri: Where runs are kept; that of a server is shown instead of starting another UI.
-        mlflow_port: For MLflow's UI.
-        dashboard_port: For the Optuna dashboard.
+        tracking_uri: Tracking store; for a server, its address is printed and no MLflow UI is started.
+        mlflow_port: Port of MLflow's UI.
+        dashboard_port: Port of the Optuna dashboard.
 
     Raises:
-        UserInputError: One of them ended by itself, most often because its port is taken.
+        UserInputError: One of them exited by itself, most often because its port is in use.
     """
     tools = Path(sys.executable).parent
     commands = {
@@ -56,7 +56,7 @@ def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
         ended = next(name for name, process in processes.items() if process.poll() is not None)
         port = commands[ended][1]
         raise UserInputError(
-            Fault("port", port, f"{ended} ended by itself; its own words stand above.", "Choose another port.")
+            Fault("port", port, f"{ended} exited; its output is above.", "Choose another port.")
         )
     finally:
         for process in processes.values():

@@ -275,14 +275,14 @@ def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> No
     ticks = iter([2e9, 1.9e9])
     monkeypatch.setattr("pipeline.doctor.time.time", lambda: next(ticks))
     (line,) = lines(doctor.examine_clock())
-    assert line.startswith("FAIL  clock: goes backwards")
+    assert line.startswith("FAIL  clock: runs backwards")
 
 
 def test_builds_that_do_not_match_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line[:4] for line in lines(doctor.examine_torch())] in (["ok  ", "ok  "], ["ok  ", "note"])
     monkeypatch.setattr(doctor, "requires", lambda name: ["numpy", "torch==1.0.0"])
     found = lines(doctor.examine_torch())
-    assert found[1].startswith("FAIL  torchvision: ") and "was made for torch 1.0.0" in found[1]
+    assert found[1].startswith("FAIL  torchvision: ") and "needs torch 1.0.0" in found[1]
 
 
 def test_variables_are_shown_without_their_passwords() -> None:
