@@ -17,7 +17,7 @@ from benchmarks.alone import run_alone
 from benchmarks.floors import bytes_floor, products_floor
 from benchmarks.harness import Arm, alternate, endless, project_arm
 from benchmarks.rows import Options, Row
-from pipeline.data.sources import load_dataset
+from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import choose_classes, split_for_target
 from pipeline.networks.build import build_network
 from pipeline.networks.macs import training_operations

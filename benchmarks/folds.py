@@ -24,8 +24,9 @@ from benchmarks.alone import run_alone
 from benchmarks.commands import Workplace, workplace
 from benchmarks.floors import bytes_floor, products_floor
 from benchmarks.rows import Options, Row
-from pipeline.data.sources import load_dataset
-from pipeline.data.splits import choose_classes, cut_folds
+from pipeline.data.sources.registry import load_dataset
+from pipeline.data.splits import choose_classes
+from pipeline.data.stratified import cut_folds
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams, TuneParams

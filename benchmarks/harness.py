@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmarks.rows import Options, spread
-from pipeline.data.sources import load_dataset
+from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import Split, split_for_base
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import LayeredNetwork

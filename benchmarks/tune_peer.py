@@ -19,8 +19,9 @@ import torch
 from sklearn.model_selection import PredefinedSplit, cross_val_score
 from skorch import NeuralNetClassifier
 
-from pipeline.data.sources import load_dataset
-from pipeline.data.splits import choose_classes, cut_folds
+from pipeline.data.sources.registry import load_dataset
+from pipeline.data.splits import choose_classes
+from pipeline.data.stratified import cut_folds
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams

@@ -17,7 +17,7 @@ import torch
 from pipeline.checks import CheckResult
 from pipeline.console import echo
 from pipeline.data.idx import read_idx_files
-from pipeline.data.sources import FAMILY
+from pipeline.data.sources.mnist_family import FAMILY
 from pipeline.data.torchvision_import import operators_load, torchvision_datasets
 from pipeline.errors import DataFileError
 from pipeline.redaction import shown_variable

@@ -55,9 +55,7 @@ def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
             time.sleep(0.5)
         ended = next(name for name, process in processes.items() if process.poll() is not None)
         port = commands[ended][1]
-        raise UserInputError(
-            Fault("port", port, f"{ended} exited; its output is above.", "Choose another port.")
-        )
+        raise UserInputError(Fault("port", port, f"{ended} exited; its output is above.", "Choose another port."))
     finally:
         for process in processes.values():
             process.terminate()

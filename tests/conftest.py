@@ -15,7 +15,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pipeline.data.sources import Dataset, load_dataset
+from pipeline.data.records import Dataset
+from pipeline.data.sources.registry import load_dataset
 from pipeline.tracking.store import open_store
 from tests.postgres import new_database, postgres
 

@@ -16,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data import sources
 from pipeline.data.idx import idx_fault
-from pipeline.data.sources import FAMILY, Dataset, load_dataset
-from pipeline.data.splits import choose_classes, cut_folds, split_for_base, stratified_cut
+from pipeline.data.records import Dataset
+from pipeline.data.sources import mnist_family
+from pipeline.data.sources.mnist_family import FAMILY
+from pipeline.data.sources.registry import load_dataset
+from pipeline.data.splits import choose_classes, split_for_base
+from pipeline.data.stratified import cut_folds, stratified_cut
 from pipeline.data.torchvision_import import operators_load, torchvision_datasets
 from pipeline.errors import DataFileError, UserInputError
 from tests.conftest import MNIST_DIR, ROOT
@@ -108,13 +111,13 @@ def test_any_bytes_are_an_idx_file_or_have_a_fault(content: bytes) -> None:
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "any_reachable", lambda addresses, limit_seconds: False)
+    monkeypatch.setattr(mnist_family, "any_reachable", lambda addresses, limit_seconds: False)
 
 
 def test_auto_falls_back_to_the_digits_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_network(monkeypatch)
     dataset = load_dataset("auto", str(tmp_path))
-    assert dataset.name == "digits" and "not MNIST's" in dataset.note and "cannot be reached" in dataset.note
+    assert dataset.name == "digits" and "not comparable with MNIST" in dataset.note and "cannot be reached" in dataset.note
 
 
 def test_mnist_without_files_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +130,7 @@ def test_mnist_without_files_says_how_to_get_it(tmp_path: Path, monkeypatch: pyt
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DataFileError, match="not a folder that can be written to"):
+    with pytest.raises(DataFileError, match="not a writable folder"):
         load_dataset("mnist", str(tmp_path / "file" / "data"))
 
 
@@ -138,7 +141,7 @@ def test_a_network_that_hangs_is_given_up_in_time() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         began = time.monotonic()
-        assert not sources.any_reachable([f"http://127.0.0.1:{silent.getsockname()[1]}/x"], 1.0)
+        assert not mnist_family.any_reachable([f"http://127.0.0.1:{silent.getsockname()[1]}/x"], 1.0)
         assert time.monotonic() - began < 3
 
 
@@ -211,7 +214,7 @@ def test_a_seed_decides_the_split(digits: Dataset) -> None:
 
 def test_a_cut_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(UserInputError, match="val_fraction=0.9"):
-        stratified_cut(torch.tensor([0, 0, 0, 1]), 0.9, 0, "validation")
+        stratified_cut(torch.tensor([0, 0, 0, 1]), 0.9, seed=0, purpose="validation")
 
 
 @settings(max_examples=40)
@@ -227,7 +230,7 @@ def test_folds_are_a_stratified_partition(counts: list[int], folds: int, seed: i
 
 
 def test_more_folds_than_images_of_a_class_are_refused() -> None:
-    with pytest.raises(UserInputError, match="folds=4: .*from 2 to the size of the smallest class, 3"):
+    with pytest.raises(UserInputError, match="folds=4: .*must be in \\[2, 3\\], the size of the smallest class"):
         cut_folds(torch.tensor([0, 0, 0, 1, 1, 1, 1]), 4, 0)
 
 

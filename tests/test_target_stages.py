@@ -408,9 +408,9 @@ def test_a_foreign_model_is_refused(store: MlflowClient, base: StageResult) -> N
 
 
 def test_images_of_another_shape_are_refused(base: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.data import sources
+    from pipeline.data.sources import digits
 
-    monkeypatch.setattr(sources, "SIDE", 20)
+    monkeypatch.setattr(digits, "SIDE", 20)
     with pytest.raises(UserInputError, match=r"was trained on images of \(1, 28, 28\), digits has \(1, 20, 20\)"):
         transfer(TransferParams(**QUICK, base=base.run_id))
 

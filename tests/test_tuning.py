@@ -19,7 +19,8 @@ import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from pipeline.data.splits import choose_classes, cut_folds
+from pipeline.data.splits import choose_classes
+from pipeline.data.stratified import cut_folds
 from pipeline.errors import NonFiniteLossError, UserInputError
 from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
 from pipeline.params import TrainBaseParams, TransferParams, TuneParams, parse_params

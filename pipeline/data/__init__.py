@@ -1,1 +1,4 @@
-"""What the networks see: images in memory, and how they are split."""
+"""Images: where they come from and how they are split.
+
+Read `records`, then `sources.registry`, then `stratified` and `splits`.
+"""

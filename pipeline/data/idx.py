@@ -1,8 +1,7 @@
-"""Reading the MNIST family's IDX files, and checking what is read.
+"""Read and validate the IDX files of the MNIST family.
 
-torchvision checks what it downloads but not what it finds extracted on disk. Here a file is held against its
-published digest where that is known, against the archive it came from where that lies beside it, and against
-its own header and the shape that its name promises in any case.
+torchvision verifies downloads but not files that are already extracted. Here a file is compared with its published
+digest if that is known, with the archive beside it if there is one, and with its header and expected shape always.
 """
 
 from __future__ import annotations
@@ -34,56 +33,56 @@ SIDE = 28
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file of a data set must hold: its type of number, and its sizes after the first (None: any)."""
+    """The expected layout of a file: its type code, and its sizes after the first (None: any)."""
 
     type_code: int
     sizes: tuple[int | None, ...]
 
 
 def layout_of(file: str) -> Layout:
-    """Return the layout that a file of the MNIST family has by its name."""
+    """Return the layout of a file of the MNIST family, by its name."""
     if "images" in file:
         return Layout(0x08, (SIDE, SIDE))
     return Layout(0x0C, (None,)) if file.endswith("idx2-int") else Layout(0x08, ())  # QMNIST labels have columns
 
 
 def read_idx_files(name: str, folder: Path, files: tuple[str, ...]) -> dict[str, Tensor]:
-    """Read and check every file of a data set.
+    """Read and validate every file of a data set.
 
-    torchvision's own reader is left out: it takes whatever lies in a folder `processed` in place of these files.
+    torchvision's own reader is not used: it prefers whatever is in a folder `processed` over these files.
 
     Args:
-        name: The data set's name.
-        folder: Where its files lie.
+        name: Name of the data set.
+        folder: Of its files.
         files: Their names.
 
     Returns:
         By file name, uint8 images (N, 28, 28) and labels (N,), or int64 labels (N, columns).
 
     Raises:
-        DataFileError: Naming each file that is truncated, altered or not an IDX file of that kind.
+        DataFileError: Names each file that is truncated, altered or not an IDX file of that kind.
     """
-    faults, found = [], {}
+    faults, tensors = [], {}
     for file in files:
         path = folder / file
         try:
-            found[file] = _read(name, path)
+            tensors[file] = _read(name, path)
         except OSError as error:
             faults.append(_fault(name, path, f"cannot be read: {error.strerror}"))
         except ValueError as error:
             faults.append(_fault(name, path, str(error)))
     if faults:
         raise DataFileError(*faults)
-    return found
+    return tensors
 
 
 def _fault(name: str, path: Path, why: str) -> Fault:
-    remedy = f"Remove it and run again to download {name}, or copy a good file there."
-    return Fault("data_dir", path, f"this file {why}, and is not trained on.", remedy)
+    remedy = f"Remove it and run again to download {name}, or copy a valid file there."
+    return Fault("data_dir", path, f"this file {why}.", remedy)
 
 
 def _read(name: str, path: Path) -> Tensor:
-    """Return one file's numbers; ValueError says what is wrong with it."""
+    """Return the content of one file; ValueError says what is wrong with it."""
     if not path.is_file():
         raise ValueError("is not a regular file" if path.exists() else "is missing")
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -97,7 +96,7 @@ def _read(name: str, path: Path) -> Tensor:
 
 
 def _numbers(content: bytes) -> Tensor:
-    """Return the numbers of a file without faults: bytes as they are, wider ones as int64."""
+    """Return the content of a valid file: bytes as uint8, wider types as int64."""
     sizes = idx_sizes(content)
     kind = np.dtype(np.uint8) if content[2] == 0x08 else np.dtype(">i4")
     values = np.frombuffer(content, kind, offset=4 + 4 * len(sizes)).reshape(sizes)
@@ -105,20 +104,21 @@ def _numbers(content: bytes) -> Tensor:
 
 
 def idx_sizes(content: bytes) -> list[int]:
-    """Return the sizes of the dimensions that an IDX header claims."""
+    """Return the sizes of the dimensions in an IDX header."""
     return [int.from_bytes(content[at : at + 4], "big") for at in range(4, 4 + 4 * content[3], 4)]
 
 
 def layout_fault(content: bytes, layout: Layout) -> str:
-    """Return how an IDX file without faults differs from what it must hold, or an empty string."""
+    """Return how a valid IDX file differs from the expected layout, or an empty string."""
     sizes = idx_sizes(content)
-    alike = len(sizes) == 1 + len(layout.sizes) and all(
-        size >= 1 if wanted is None else size == wanted for size, wanted in zip(sizes[1:], layout.sizes, strict=True)
+    matches = len(sizes) == 1 + len(layout.sizes) and all(
+        size >= 1 if expected is None else size == expected
+        for size, expected in zip(sizes[1:], layout.sizes, strict=True)
     )
-    if content[2] != layout.type_code or not alike or sizes[0] == 0:
+    if content[2] != layout.type_code or not matches or sizes[0] == 0:
         shape = " x ".join(["N", *("any" if size is None else str(size) for size in layout.sizes)])
         return (
-            f"holds numbers of type {content[2]:#04x} in the shape {' x '.join(map(str, sizes))} instead of type "
+            f"holds values of type {content[2]:#04x} in the shape {' x '.join(map(str, sizes))} instead of type "
             f"{layout.type_code:#04x} in the shape {shape}"
         )
     return ""
@@ -142,18 +142,18 @@ def idx_fault(content: bytes) -> str:
 
 
 def _digest_fault(file: str, content: bytes) -> str:
-    found = hashlib.sha256(content).hexdigest()
-    return "" if found == MNIST_SHA256[file] else "was altered: its SHA-256 is not the published one"
+    matches = hashlib.sha256(content).hexdigest() == MNIST_SHA256[file]
+    return "" if matches else "was altered: its SHA-256 differs from the published one"
 
 
 def _archive_fault(name: str, path: Path, content: bytes) -> str:
-    """Hold a file against the archive it was extracted from, where that lies beside it."""
+    """Compare a file with the archive it was extracted from, if that is beside it."""
     archive = path.with_name(path.name + ".gz")
     if not archive.is_file() or archive.stat().st_size > MAX_FILE_BYTES:
         return ""
     packed, published = archive.read_bytes(), _published_md5(name).get(archive.name)
     if hashlib.md5(packed, usedforsecurity=False).hexdigest() != published:
-        return ""  # the archive itself is not good evidence, and is not unpacked
+        return ""  # the archive itself is not trustworthy
     return "" if gzip.decompress(packed) == content else f"was altered: it differs from {archive.name}"
 
 

@@ -1,4 +1,4 @@
-"""Reading one image file that may come from anyone: its format, kind and size are looked at before it is unpacked."""
+"""Read one untrusted image file: format, mode and size are checked before it is decoded."""
 
 from __future__ import annotations
 
@@ -11,30 +11,27 @@ from torch import Tensor
 from pipeline.data.idx import SIDE
 from pipeline.errors import DataFileError, Fault
 
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")  # others may start programs (EPS) or are animations
-MAX_IMAGE_PIXELS = 64_000_000  # a small file may claim any size; this one takes 0.3 GB to unpack
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")  # others may start programs (EPS)
+MAX_IMAGE_PIXELS = 64_000_000  # a small file can claim any size; decoding this many takes 0.3 GB
 
 
 def read_grey_image(path: Path) -> Tensor:
-    """Return one image file as uint8 (1, 28, 28).
+    """Return an image as uint8 (1, 28, 28).
 
     Raises:
-        DataFileError: The file is not an image, is truncated, or unreasonably large.
+        DataFileError: The file is not an image, is truncated, or has too many pixels.
     """
     from PIL import Image
 
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
+        if not path.is_file():  # opening a pipe would block
             raise ValueError("it is not a regular file")
-        quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
-        with quiet, Image.open(path, formats=IMAGE_FORMATS) as image:  # the limit here is lower than Pillow's
+        no_warning = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+        with no_warning, Image.open(path, formats=IMAGE_FORMATS) as image:  # our limit is below Pillow's
             if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise ValueError(
-                    f"{image.width} x {image.height} pixels are more than the {MAX_IMAGE_PIXELS} that are read"
-                )
+                raise ValueError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_IMAGE_PIXELS}")
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise DataFileError(
-            Fault("dataset", path, f"cannot be read as an image: {error}.", "Repair or remove it.")
-        ) from None
+    except Exception as error:  # Pillow's decoders raise exceptions of any type
+        fault = Fault("dataset", path, f"cannot be read as an image: {error}.", "Repair or remove it.")
+        raise DataFileError(fault) from None
     return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).reshape(1, SIDE, SIDE)

@@ -1,7 +1,7 @@
-"""How images are split: classes, validation, labels per class, folds; all stratified, all seeded.
+"""Splits of a data set: classes, validation, labels per class. All stratified and seeded.
 
-Every part remembers which images of the official training (or test) part it holds, and has a digest of its
-content, so that two runs can be shown to have used the same images, or a draw to overlap another.
+Every split stores the indices of its images in the official training (or test) split and a digest of their content,
+which shows whether two runs used the same images.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.data.sources import Dataset, Images
+from pipeline.data.records import Dataset, Images
+from pipeline.data.stratified import shuffled_indices, stratified_cut
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import format_classes
-from pipeline.runtime import generator, tensor_bytes
+from pipeline.runtime import tensor_bytes
 
-VAL_PER_CLASS = 30  # images a class for validation where labels are few
+VAL_PER_CLASS = 30  # validation images per class with few labels
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Examples:
 
     Attributes:
         pixels: uint8 (N, C, H, W), 0-255.
-        labels: int64 (N,), 0 to K-1: the position of the image's class among the chosen ones.
-        indices: int64 (N,), each image's place in the official part it comes from.
+        labels: int64 (N,), 0 to K-1: index of the class among the selected ones.
+        indices: int64 (N,), index of each image in the official split it comes from.
     """
 
     pixels: Tensor
@@ -40,9 +41,9 @@ class Examples:
         """Return the number of images."""
         return len(self.labels)
 
-    def take(self, places: Tensor) -> Examples:
-        """Return the examples at some places (M,)."""
-        return Examples(self.pixels[places], self.labels[places], self.indices[places])
+    def take(self, indices: Tensor) -> Examples:
+        """Return the examples at some indices (M,)."""
+        return Examples(self.pixels[indices], self.labels[indices], self.indices[indices])
 
     @cached_property
     def digest(self) -> str:
@@ -55,17 +56,17 @@ class Examples:
 
 @dataclass(frozen=True)
 class Split:
-    """What one experiment sees.
+    """The images of one experiment.
 
     Attributes:
-        dataset: The data set's resolved name.
-        source: Where its files lie.
-        note: How it was chosen, in words.
-        classes: The chosen class numbers; output k of a network stands for `classes[k]`.
+        dataset: Name of the data set.
+        source: Path of its files.
+        note: How it was chosen.
+        classes: Selected class numbers; output k of a network is `classes[k]`.
         class_names: Their names.
-        train: What is trained on.
-        validation: What chooses the epoch.
-        test: What only the final evaluation reads.
+        train: Training images.
+        validation: Images that select the epoch.
+        test: Images for the final evaluation only.
     """
 
     dataset: str
@@ -79,12 +80,12 @@ class Split:
 
     @property
     def classes_text(self) -> str:
-        """The chosen classes in their canonical spelling, such as `0-4`."""
+        """The selected classes, such as `0-4`."""
         return format_classes(self.classes)
 
     @property
     def digest(self) -> str:
-        """One digest over the three parts."""
+        """One digest over all three splits."""
         parts = (self.train.digest, self.validation.digest, self.test.digest)
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
@@ -96,14 +97,14 @@ class Split:
 
 
 def split_for_base(dataset: Dataset, classes: tuple[int, ...], *, val_fraction: float, seed: int) -> Split:
-    """Return all images of some classes, a stratified share of the training part held back for validation.
+    """Return all images of some classes, with a stratified share of the training split for validation.
 
     Raises:
-        UserInputError: A class does not exist, or the share leaves a class without images on either side.
+        UserInputError: A class does not exist, or is too small for the share.
     """
-    chosen = choose_classes(dataset.train, classes, dataset)
-    kept, held_back = stratified_cut(chosen.labels, val_fraction, seed, "validation")
-    return _split(dataset, classes, chosen.take(kept), chosen.take(held_back))
+    examples = choose_classes(dataset.train, classes, dataset)
+    train, validation = stratified_cut(examples.labels, val_fraction, seed=seed, purpose="validation")
+    return _split(dataset, classes, train=examples.take(train), validation=examples.take(validation))
 
 
 def split_for_target(
@@ -115,132 +116,81 @@ def split_for_target(
     val_fraction: float,
     seed: int,
 ) -> Split:
-    """Return some labels a class to train on and others for validation, stratified and drawn with a seed.
+    """Sample training and validation images, a number per class.
 
-    Validation is drawn first, so that with one seed a larger draw contains a smaller one and both share validation.
+    Validation is sampled first: with one seed, a larger training sample contains a smaller one, and validation is the same.
 
     Args:
-        dataset: Where from.
+        dataset: To sample from.
         classes: The target classes.
-        per_class: Labels a class to train on; `all` takes what validation leaves.
-        val_per_class: Images a class for validation; `auto` is 30, or `val_fraction` of them with all labels.
+        per_class: Training images per class; `all` uses all but the validation images.
+        val_per_class: Validation images per class; `auto` is 30, or `val_fraction` of them with all labels.
         val_fraction: See `val_per_class`.
-        seed: Which images are drawn.
+        seed: Of the sample.
 
     Raises:
         UserInputError: A class does not exist or has too few images; says how many there are.
     """
-    chosen = choose_classes(dataset.train, classes, dataset)
+    examples = choose_classes(dataset.train, classes, dataset)
     train, validation = [], []
-    for label, places in _shuffled_places(chosen.labels, seed, "validation"):
-        held = VAL_PER_CLASS if per_class != "all" else max(1, round(val_fraction * len(places)))
-        held = held if val_per_class == "auto" else val_per_class
-        drawn = len(places) - held if per_class == "all" else per_class
-        if drawn < 1 or held + drawn > len(places):
-            raise UserInputError(
-                Fault(
-                    "per_class",
-                    per_class,
-                    f"class {classes[label]} of {dataset.name} has {len(places)} training images, and {held} are "
-                    f"for validation: at most {max(0, len(places) - held)} are left.",
-                    "Choose per_class or val_per_class smaller.",
-                )
+    for label, indices in shuffled_indices(examples.labels, seed, "validation"):
+        val_count = VAL_PER_CLASS if per_class != "all" else max(1, round(val_fraction * len(indices)))
+        val_count = val_count if val_per_class == "auto" else val_per_class
+        count = len(indices) - val_count if per_class == "all" else per_class
+        if count < 1 or val_count + count > len(indices):
+            what = (
+                f"class {classes[label]} of {dataset.name} has {len(indices)} training images, {val_count} of them for "
+                f"validation: at most {max(0, len(indices) - val_count)} are left."
             )
-        validation.append(places[:held])
-        train.append(places[held : held + drawn])
-    return _split(dataset, classes, *(chosen.take(torch.cat(part).sort().values) for part in (train, validation)))
+            raise UserInputError(Fault("per_class", per_class, what, "Choose a smaller per_class or val_per_class."))
+        validation.append(indices[:val_count])
+        train.append(indices[val_count : val_count + count])
+    first, second = (examples.take(torch.cat(part).sort().values) for part in (train, validation))
+    return _split(dataset, classes, train=first, validation=second)
 
 
-def split_as_drawn(dataset: Dataset, classes: tuple[int, ...], train: Tensor, validation: Tensor) -> Split:
-    """Return a split that an earlier stage drew, by the images' places in the official training part.
+def split_as_drawn(dataset: Dataset, classes: tuple[int, ...], *, train: Tensor, validation: Tensor) -> Split:
+    """Return the split of an earlier stage, by indices into the official training split.
 
     Raises:
-        UserInputError: The places are not ones of these classes in this data set.
+        UserInputError: The indices are not images of these classes in this data set.
     """
-    chosen = choose_classes(dataset.train, classes, dataset)
+    examples = choose_classes(dataset.train, classes, dataset)
     parts = []
-    for indices in (train.long(), validation.long()):
-        places = torch.searchsorted(chosen.indices, indices).clamp(max=len(chosen) - 1)
-        if not torch.equal(chosen.indices[places], indices):
-            raise UserInputError(
-                Fault("base", None, f"its draw of labels does not fit {dataset.name}.", "Give per_class for a new one.")
-            )
-        parts.append(chosen.take(places))
-    return _split(dataset, classes, *parts)
+    for wanted in (train.long(), validation.long()):
+        indices = torch.searchsorted(examples.indices, wanted).clamp(max=len(examples) - 1)
+        if not torch.equal(examples.indices[indices], wanted):
+            what = f"its label sample does not match {dataset.name}."
+            raise UserInputError(Fault("base", None, what, "Give per_class to sample new labels."))
+        parts.append(examples.take(indices))
+    return _split(dataset, classes, train=parts[0], validation=parts[1])
 
 
-def _split(dataset: Dataset, classes: tuple[int, ...], train: Examples, validation: Examples) -> Split:
-    names = tuple(dataset.class_names[number] for number in classes)
+def _split(dataset: Dataset, classes: tuple[int, ...], *, train: Examples, validation: Examples) -> Split:
+    class_names = tuple(dataset.class_names[number] for number in classes)
     test = choose_classes(dataset.test, classes, dataset)
-    return Split(dataset.name, dataset.source, dataset.note, classes, names, train, validation, test)
+    return Split(dataset.name, dataset.source, dataset.note, classes, class_names, train, validation, test)
 
 
 def choose_classes(images: Images, classes: tuple[int, ...], dataset: Dataset) -> Examples:
-    """Return the images of some classes, relabelled 0 to K-1 in the order given.
+    """Return the images of some classes, relabelled 0 to K-1 in the order of `classes`.
 
     Raises:
         UserInputError: The data set has no such class.
     """
     count = len(dataset.class_names)
     if max(classes) >= count:
-        raise UserInputError(
-            Fault(
-                "classes",
-                format_classes(classes),
-                f"{dataset.name} has the classes 0-{count - 1}.",
-                "Choose among these.",
-            )
-        )
+        what = f"{dataset.name} has the classes 0-{count - 1}."
+        raise UserInputError(Fault("classes", format_classes(classes), what, "Choose some of these."))
     new_label = torch.full((count,), -1)
     new_label[list(classes)] = torch.arange(len(classes))
     labels = new_label[images.labels]
-    places = (labels >= 0).nonzero().flatten()
-    return Examples(images.pixels[places], labels[places], places)
-
-
-def stratified_cut(labels: Tensor, fraction: float, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Cut off a share of every class.
-
-    Args:
-        labels: int64 (N,).
-        fraction: The share to cut off, in (0, 1).
-        seed: Which images are cut off.
-        purpose: Keeps cuts for different purposes independent.
-
-    Returns:
-        The places that stay and the places cut off, each sorted; every class is in both.
-
-    Raises:
-        UserInputError: A class is too small to be in both.
-    """
-    kept, cut = [], []
-    for label, places in _shuffled_places(labels, seed, purpose):
-        size = max(1, round(fraction * len(places)))
-        if size >= len(places):
-            raise UserInputError(
-                Fault(
-                    "val_fraction",
-                    fraction,
-                    f"leaves nothing to train on of class {label}, which has {len(places)} images.",
-                    "Choose less.",
-                )
-            )
-        cut.append(places[:size])
-        kept.append(places[size:])
-    return torch.cat(kept).sort().values, torch.cat(cut).sort().values
-
-
-def _shuffled_places(labels: Tensor, seed: int, purpose: str) -> list[tuple[int, Tensor]]:
-    """Return, for each label in turn, the places that carry it, in an order drawn for that label alone."""
-    found = []
-    for label in torch.unique(labels).tolist():
-        places = (labels == label).nonzero().flatten()
-        found.append((label, places[torch.randperm(len(places), generator=generator(seed, purpose, label))]))
-    return found
+    indices = (labels >= 0).nonzero().flatten()
+    return Examples(images.pixels[indices], labels[indices], indices)
 
 
 def folds_digest(examples: Examples, folds: list[Tensor]) -> str:
-    """Return a digest of a cut: of the images and of which fold each is in."""
+    """Return a digest of the images and of the fold that each is in."""
     digest = hashlib.sha256(examples.digest.encode())
     for fold in folds:
         digest.update(tensor_bytes(fold))
@@ -248,30 +198,12 @@ def folds_digest(examples: Examples, folds: list[Tensor]) -> str:
 
 
 def check_batch(split: Split, batch_size: int) -> None:
-    """Refuse a batch that is larger than the training data.
+    """Reject a batch that is larger than the training set.
 
     Raises:
-        UserInputError: Says how many images there are.
+        UserInputError: With the number of training images.
     """
-    if batch_size > len(split.train):
-        raise UserInputError(
-            Fault("batch_size", batch_size, f"there are {len(split.train)} images to train on.", "Choose at most that.")
-        )
-
-
-def cut_folds(labels: Tensor, folds: int, seed: int) -> list[Tensor]:
-    """Return the places of each of `folds` stratified, disjoint parts that cover everything, each sorted.
-
-    Raises:
-        UserInputError: `folds` is below 2 or above the size of the smallest class.
-    """
-    smallest = int(torch.bincount(labels).min())
-    if not 2 <= folds <= smallest:
-        raise UserInputError(Fault("folds", folds, f"must be from 2 to the size of the smallest class, {smallest}."))
-    parts: list[list[Tensor]] = [[] for _ in range(folds)]
-    offset = 0
-    for _, places in _shuffled_places(labels, seed, "folds"):
-        for number, piece in enumerate(places.tensor_split(folds)):
-            parts[(number + offset) % folds].append(piece)
-        offset += len(places) % folds  # the longer pieces go to other folds for the next class
-    return [torch.cat(part).sort().values for part in parts]
+    count = len(split.train)
+    if batch_size > count:
+        what = f"must be at most the number of training images, {count}."
+        raise UserInputError(Fault("batch_size", batch_size, what, f"Choose a value in [1, {count}]."))

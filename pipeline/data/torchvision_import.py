@@ -1,8 +1,8 @@
-"""Importing torchvision's data sets whichever PyTorch build is installed.
+"""Import torchvision's data sets with any build of PyTorch.
 
-torchvision's wheels carry compiled operators for one build of PyTorch. Beside another build (a CPU one, say)
-they do not load, and the import itself then fails because it looks up the signatures of two of them. Data sets
-need none of it, so the two signatures are declared first; with a matching build nothing is done.
+torchvision's wheels carry operators compiled for one build of PyTorch. With another build (such as a CPU build) they
+do not load, and the import fails because it looks up the signatures of two of them. Data sets do not need the
+operators, so the two signatures are declared first. With a matching build this does nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 logger = logging.getLogger(__name__)
 
 SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: list[torch.library.Library] = []  # a library's declarations live as long as the object
+_declared: list[torch.library.Library] = []  # declarations live as long as their library object
 
 
 @cache
 def torchvision_datasets() -> ModuleType:
-    """Return the module `torchvision.datasets`, imported when first asked for."""
+    """Import and return the module `torchvision.datasets`."""
     make_importable()
     import torchvision.datasets
 
@@ -33,13 +33,13 @@ def torchvision_datasets() -> ModuleType:
 
 @cache
 def make_importable() -> None:
-    """Have `import torchvision` work from here on, also where another library does it."""
+    """Make `import torchvision` work, for other libraries too."""
     if not operators_load():
         declare_operators()
 
 
 def operators_load() -> bool:
-    """Whether torchvision's compiled operators are there, or can be loaded into this PyTorch."""
+    """Return whether torchvision's compiled operators can be loaded into this PyTorch."""
     if hasattr(torch.ops.torchvision, "nms"):
         return True
     spec = importlib.util.find_spec("torchvision")

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipeline.data.sources import Dataset, load_dataset
+from pipeline.data.records import Dataset
+from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import Split, split_as_drawn, split_for_target
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
@@ -159,7 +160,7 @@ def draw_labels(params: TargetParams, dataset: Dataset, continued: Base | None) 
     """
     classes = params.class_numbers
     if continued and inherits_draw(params, continued):
-        return split_as_drawn(dataset, classes, continued.train_indices, continued.val_indices)
+        return split_as_drawn(dataset, classes, train=continued.train_indices, validation=continued.val_indices)
     split = split_for_target(
         dataset,
         classes,

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 
-from pipeline.data.sources import load_dataset
+from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import Split, check_batch, split_for_base
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pipeline.console import echo
-from pipeline.data.sources import load_dataset
-from pipeline.data.splits import Examples, Split, check_batch, choose_classes, cut_folds, folds_digest, split_for_base
+from pipeline.data.sources.registry import load_dataset
+from pipeline.data.splits import Examples, Split, check_batch, choose_classes, folds_digest, split_for_base
+from pipeline.data.stratified import cut_folds
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, TuneParams
 from pipeline.runtime import Runtime, generator, process_identity, resolve_runtime

@@ -75,7 +75,7 @@ def code_parts(stage: str) -> dict[str, str]:
     Syntax trees are compared, without docstrings: comments, layout and Python's version do not count, uncommitted
     edits do.
     """
-    files = [path for room in PACKAGES_IN_KEY for path in sorted((PACKAGE / room).glob("*.py"))]
+    files = [path for room in PACKAGES_IN_KEY for path in sorted((PACKAGE / room).rglob("*.py"))]
     if stage == "tune":
         files += [PACKAGE / "tuning" / f"{name}.py" for name in ("objective", "search_space", "study", "workers")]
     shared = ("training_run", "base_selection", "target_training") if stage in TARGET_STAGES else ("training_run",)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.data.splits import stratified_cut
+from pipeline.data.stratified import stratified_cut
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.runtime import derive_seed, generator
@@ -71,7 +71,9 @@ def score_folds(
         inside = torch.ones(len(data.labels), dtype=torch.bool)
         inside[held_out] = False
         places = inside.nonzero().flatten()
-        kept, watched = (places[part] for part in stratified_cut(data.labels[places], val_fraction, seed, "validation"))
+        kept, watched = (
+            places[part] for part in stratified_cut(data.labels[places], val_fraction, seed=seed, purpose="validation")
+        )
         network = build_network(architecture, generator(seed, "weights")).to(device)
         train, validation, test = (_take(data, part, device) for part in (kept, watched, held_out))
         fit = Fit(network, train, validation, replace(settings, seed=seed))

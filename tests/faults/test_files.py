@@ -15,7 +15,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.data.sources import load_dataset
+from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.tracking import names
 from pipeline.tracking.base_model import find_base, load_base
@@ -152,10 +152,10 @@ def test_a_damaged_data_file_is_the_only_one_named(fashion: Path, damaged: Damag
 
 def test_labels_that_do_not_fit_their_images_are_refused(fashion: Path) -> None:
     write_idx(fashion / "t10k-labels-idx1-ubyte", np.arange(29) % 10)
-    with pytest.raises(DataFileError, match="the test files of fashion_mnist do not fit each other"):
+    with pytest.raises(DataFileError, match="the test files of fashion_mnist do not match"):
         load_dataset("fashion_mnist", str(fashion.parent.parent))
     write_idx(fashion / "t10k-labels-idx1-ubyte", np.arange(30) % 10 + 1)
-    with pytest.raises(DataFileError, match="do not fit each other"):
+    with pytest.raises(DataFileError, match="do not match"):
         load_dataset("fashion_mnist", str(fashion.parent.parent))
 
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.data.idx import idx_fault
-from pipeline.data.sources import load_dataset, read_grey_image
+from pipeline.data.image_file import read_grey_image
+from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.networks.build import architecture_from_json
 from pipeline.params import ENTRY_POINTS, StageParams, parse_classes, parse_params

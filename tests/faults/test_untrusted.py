@@ -21,8 +21,8 @@ import torch
 from mlflow.entities import FileInfo
 from PIL import Image
 
-from pipeline.data.image_file import MAX_IMAGE_PIXELS
-from pipeline.data.sources import load_dataset, read_grey_image
+from pipeline.data.image_file import MAX_IMAGE_PIXELS, read_grey_image
+from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.networks.build import architecture_from_json
 from pipeline.networks.tensor_file import MAX_HEADER_BYTES, MAX_TENSORS, read_tensor_file

@@ -1,0 +1,21 @@
+"""scikit-learn's digits: 1,797 images that need no download."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.data.idx import SIDE
+from pipeline.data.records import Dataset, Images
+from pipeline.data.stratified import cut_test
+
+
+def load_digits(note: str = "scikit-learn's digits, upsampled from 8x8 to 28x28") -> Dataset:
+    """Return the digits, upsampled to 28x28 so that they fit networks for MNIST."""
+    from sklearn import datasets
+
+    bunch = datasets.load_digits()
+    small = torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)
+    upsampled = torch.nn.functional.interpolate(small, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    pixels = upsampled.round().clamp(0, 255).to(torch.uint8)
+    train, test = cut_test(Images(pixels, torch.from_numpy(bunch.target).long()))
+    return Dataset("digits", train, test, tuple(map(str, range(10))), "sklearn.datasets.load_digits", note)

@@ -1,0 +1,121 @@
+"""The MNIST family (MNIST, Fashion-MNIST, KMNIST, QMNIST), read from disk in torchvision's layout, else downloaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from filelock import FileLock
+
+from pipeline.data.idx import read_idx_files
+from pipeline.data.reachability import any_reachable
+from pipeline.data.records import Dataset, Images
+from pipeline.data.torchvision_import import torchvision_datasets
+from pipeline.errors import DataFileError, Fault
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 5.0  # to find out whether any server answers
+DOWNLOAD_STALL_SECONDS = 30.0  # without a byte, after which a download fails
+
+
+@dataclass(frozen=True)
+class FamilyMember:
+    """One data set of the family: its class in torchvision and its files in `<data_dir>/<class>/raw`."""
+
+    class_name: str
+    files: tuple[str, ...]
+
+    def raw_folder(self, data_dir: str) -> Path:
+        """The folder in which torchvision keeps the extracted files."""
+        return Path(data_dir) / self.class_name / "raw"
+
+    def missing(self, data_dir: str) -> list[str]:
+        """The files that do not exist."""
+        return [name for name in self.files if not (self.raw_folder(data_dir) / name).is_file()]
+
+
+_MNIST_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_QMNIST_FILES = tuple(f"qmnist-{p}-{k}" for p in ("train", "test") for k in ("images-idx3-ubyte", "labels-idx2-int"))
+FAMILY = {
+    "mnist": FamilyMember("MNIST", _MNIST_FILES),
+    "fashion_mnist": FamilyMember("FashionMNIST", _MNIST_FILES),
+    "kmnist": FamilyMember("KMNIST", _MNIST_FILES),
+    "qmnist": FamilyMember("QMNIST", _QMNIST_FILES),
+}
+NAMED_CLASSES = ("fashion_mnist", "kmnist")  # the others' classes are digits
+
+
+def load_family(name: str, data_dir: str) -> Dataset:
+    """Return a data set of the family, downloaded first if it is not on disk."""
+    member = FAMILY[name]
+    if missing := member.missing(data_dir):
+        _download(name, data_dir, missing)
+    folder = member.raw_folder(data_dir)
+    states = [(folder / file).stat() for file in member.files]
+    return _read_family(name, data_dir, tuple((state.st_mtime_ns, state.st_size) for state in states))
+
+
+@lru_cache(maxsize=1)  # the steps of a plan read the same files; 55 MB for MNIST
+def _read_family(name: str, data_dir: str, states: tuple[tuple[int, int], ...]) -> Dataset:
+    """Validate and read the files; `states` (times and sizes) make changed files a cache miss."""
+    member = FAMILY[name]
+    folder = member.raw_folder(data_dir)
+    arrays = read_idx_files(name, folder, member.files)
+    splits = []
+    for image_file, label_file in (member.files[:2], member.files[2:]):
+        labels = arrays[label_file]  # QMNIST's have eight columns, the digit is the first
+        splits.append(Images(arrays[image_file].unsqueeze(1), (labels if labels.ndim == 1 else labels[:, 0]).long()))
+    train, test = splits
+    for images, what in ((train, "training"), (test, "test")):
+        if len(images.pixels) != len(images.labels) or int(images.labels.max()) > 9 or int(images.labels.min()) < 0:
+            remedy = f"Remove the files in {folder} and run again to download them, or copy valid ones there."
+            raise DataFileError(Fault("data_dir", data_dir, f"the {what} files of {name} do not match.", remedy))
+    classes = getattr(torchvision_datasets(), member.class_name).classes if name in NAMED_CLASSES else range(10)
+    return Dataset(name, train, test, tuple(map(str, classes)), str(folder.absolute()), f"{name}, read from {folder}")
+
+
+def _download(name: str, data_dir: str, missing: list[str]) -> None:
+    """Let torchvision download and verify a data set.
+
+    Raises:
+        DataFileError: It cannot be downloaded; says what to do.
+    """
+    member = FAMILY[name]
+    folder = member.raw_folder(data_dir)
+    if obstacle := download_obstacle(name, data_dir):
+        what = f"{name} is not available ({folder} lacks {', '.join(missing)}) and {obstacle}."
+        remedy = "Put the extracted files there, or set PIPELINE_DATA_DIR to their folder; dataset=digits needs none."
+        raise DataFileError(Fault("data_dir", data_dir, what, remedy))
+    logger.info("downloading %s to %s", name, folder)
+    kind = getattr(torchvision_datasets(), member.class_name)
+    default_timeout = socket.getdefaulttimeout()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):  # two first runs must not extract into the same files
+            socket.setdefaulttimeout(DOWNLOAD_STALL_SECONDS)
+            for train in (True, False):
+                kind(data_dir, train=train, download=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        remedy = "Try again; dataset=digits needs no download."
+        raise DataFileError(Fault("dataset", name, f"could not be downloaded: {why}.", remedy)) from error
+    finally:
+        socket.setdefaulttimeout(default_timeout)
+
+
+def download_obstacle(name: str, data_dir: str) -> str:
+    """Return why a download cannot succeed, or an empty string; takes at most `PROBE_SECONDS`."""
+    parent = Path(data_dir).absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        return f"{parent} is not a writable folder"
+    kind = getattr(torchvision_datasets(), FAMILY[name].class_name)
+    urls = [mirror + kind.resources[0][0] for mirror in kind.mirrors] if name != "qmnist" else []
+    reachable = any_reachable(urls or [kind.resources["train"][0][0]], PROBE_SECONDS)
+    return "" if reachable else "its servers cannot be reached"
