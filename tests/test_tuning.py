@@ -404,10 +404,10 @@ def test_a_study_whose_every_worker_dies_ends_with_an_error(
     store: MlflowClient, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "work", work_until_killed)
-    monkeypatch.setattr("pipeline.stages.tune.MAX_FAILURES", 2)
-    with pytest.raises(RuntimeError, match="6 worker processes died .* exit code -9"):
+    monkeypatch.setattr("pipeline.stages.tune.MAX_FAILURES", 1)
+    with pytest.raises(RuntimeError, match="3 worker processes died .* exit code -9"):
         tune(TuneParams(**{**QUICK, "workers": 1}, trials=3, study="s", space=space))
-    assert [len(chain) for chain in attempts(study_of(tmp_path, "s"))] == [3, 3]
+    assert [len(chain) for chain in attempts(study_of(tmp_path, "s"))] == [3]
     assert {run.info.status for run in store.search_runs(["0"])} == {"FAILED"}
 
 
@@ -416,15 +416,14 @@ def test_a_setting_that_kills_its_worker_is_retried_twice(
     store: MlflowClient, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "work", work_until_narrow)
-    tune(TuneParams(**{**QUICK, "workers": 1}, trials=2, study="s", sampler="random", refit=False, space=space))
+    one_narrow = {**QUICK, "workers": 1, "sampler": "random", "seed": 5}  # the first of its settings
+    tune(TuneParams(**one_narrow, trials=2, study="s", refit=False, space=space))
     study = study_of(tmp_path, "s")
     assert finished_count(study) == 2
-    chains = attempts(study)
-    assert chains and all(len(chain) == 3 for chain in chains)
-    for *_, last in chains:
-        assert last.params["width"] == 8 and "Memory may have run out" in last.user_attrs[REASON]
-        run = store.get_run(last.user_attrs[RUN_ID])
-        assert run.info.status == "FAILED" and "not tried again" in run.data.tags[names.NOTE]
+    ((_, _, last),) = attempts(study)
+    assert last.params["width"] == 8 and "Memory may have run out" in last.user_attrs[REASON]
+    run = store.get_run(last.user_attrs[RUN_ID])
+    assert run.info.status == "FAILED" and "not tried again" in run.data.tags[names.NOTE]
 
 
 def test_retries_are_counted_across_commands(local_study: optuna.Study) -> None:
