@@ -41,7 +41,7 @@ MEANINGS = {
     "PIPELINE_STORAGE": "where studies are kept",
     "PIPELINE_DATA_DIR": "where data sets lie",
     "PIPELINE_STATE_DIR": "where stages keep journals and checkpoints until they have arrived",
-    "OMP_NUM_THREADS": "how many threads PyTorch takes where threads=auto",
+    "OMP_WAIT_POLICY": "how threads wait for each other; ACTIVE is many times slower on a busy machine",
     "CUDA_VISIBLE_DEVICES": "which GPUs PyTorch sees",
 }
 
@@ -123,7 +123,7 @@ def examine_device() -> Iterator[CheckResult]:
         yield CheckResult("ok", "device", "auto takes mps")
         return
     bfloat16 = "with" if has_bfloat16("cpu") else "without"
-    text = f"auto takes cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {bfloat16} bfloat16"
+    text = f"auto takes cpu: {os.cpu_count()} cores, {bfloat16} bfloat16"
     if Path("/proc/driver/nvidia/version").exists():
         yield CheckResult("note", "device", f"{text}; there is an NVIDIA driver that this torch cannot use")
     else:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -24,12 +23,15 @@ from mlflow.entities import Run
 
 from pipeline.networks.build import architecture_from_json, build_network
 from pipeline.networks.layered import Classifier
+from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
+from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
 from tests.conftest import MNIST_DIR, ROOT, Command, clean_environment, copy_store
 from tests.ports import free_port, until_it_answers
 
 QUICK = ("--dataset", "digits", "--epochs", "3", "--width", "16", "--hidden_layers", "2")
+SMALL = {"dataset": "digits", "epochs": 3, "width": 16, "hidden_layers": 2}
 ENDLESS = ("--dataset", "digits", "--epochs", "100000", "--patience", "100000", "--width", "16")
 BIN = Path(sys.executable).parent
 
@@ -167,7 +169,6 @@ def training(words: list[str], folder: Path, environment: dict[str, str]) -> Ite
     "signals",
     [
         pytest.param([signal.SIGINT], marks=pytest.mark.slow),
-        pytest.param([signal.SIGTERM], marks=pytest.mark.slow),
         [signal.SIGINT, signal.SIGTERM],
     ],
 )
@@ -238,14 +239,11 @@ def post(address: str, content: object) -> object:
 
 @pytest.mark.slow
 @pytest.mark.server
-def test_a_served_model_answers_with_the_networks_probabilities(command: Command, tmp_path: Path) -> None:
-    assert command("train_base", *QUICK).returncode == 0
-    (run,) = runs_in(tmp_path)
-    uri = run.data.tags[names.MODEL_URI]
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_served_model_answers_with_the_networks_probabilities(
+    store: MlflowClient, no_figures: None, tmp_path: Path
+) -> None:
+    uri = train_base(TrainBaseParams(**SMALL)).model_uri
     extra = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "copy"))) / names.EXTRA_FILES
-    mlflow.set_tracking_uri(before)
     network = build_network(architecture_from_json((extra / names.ARCHITECTURE_FILE).read_text()), generator(0, "x"))
     network.load_state_dict(safetensors.torch.load_file(extra / names.WEIGHTS_FILE))
     classifier = Classifier(network).eval()
@@ -261,13 +259,12 @@ def test_a_served_model_answers_with_the_networks_probabilities(command: Command
 
 @pytest.mark.server
 @pytest.mark.slow
-def test_a_bare_mlflow_ui_sees_the_run(command: Command, tmp_path: Path) -> None:
-    assert command("train_base", *QUICK).returncode == 0
-    (run,) = runs_in(tmp_path)
+def test_a_bare_mlflow_ui_sees_the_run(store: MlflowClient, no_figures: None, tmp_path: Path) -> None:
+    run_id = train_base(TrainBaseParams(**SMALL)).run_id
     with server(["ui"], tmp_path, "/health") as address:
         found = post(f"{address}/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"]})
     assert isinstance(found, dict)
-    assert [item["info"]["run_id"] for item in found["runs"]] == [run.info.run_id]
+    assert [item["info"]["run_id"] for item in found["runs"]] == [run_id]
 
 
 @pytest.mark.mnist
@@ -276,27 +273,6 @@ def test_two_epochs_on_the_real_mnist_reach_98_percent(command: Command) -> None
     assert done.returncode == 0, done.stderr
     accuracy = float(done.stdout.split("test accuracy ")[1].split(" %")[0])
     assert accuracy > 98.0
-
-
-@pytest.mark.slow
-def test_four_stages_at_once_on_a_fresh_store_all_finish(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "pipeline", "train_base", *QUICK]
-    processes = [
-        subprocess.Popen(
-            [*words, "--seed", str(seed)],
-            cwd=tmp_path,
-            env=clean_environment(),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for seed in range(4)
-    ]
-    outputs = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, outputs
-    assert "locked" not in "".join(err for _, err in outputs)
-    assert sorted(run.data.params["seed"] for run in runs_in(tmp_path)) == ["0", "1", "2", "3"]
-    assert all(run.info.status == "FINISHED" for run in runs_in(tmp_path))
 
 
 @pytest.mark.slow
@@ -329,33 +305,6 @@ def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_pa
     text = (tmp_path / "reports" / "comparison.md").read_text()
     assert text.count("\n| ") == 3 and "Multiply-adds an epoch" in text
     assert (tmp_path / "reports" / "comparison.png").stat().st_size > 20_000
-
-
-@pytest.mark.slow
-@pytest.mark.server
-def test_both_uis_start_on_loopback_and_end_together(tmp_path: Path) -> None:
-    ports = [free_port(), free_port()]
-    words = ["ui", "--mlflow_port", str(ports[0]), "--dashboard_port", str(ports[1])]
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *words], cwd=tmp_path, env=clean_environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            for port in ports:
-                until_it_answers(process, f"http://127.0.0.1:{port}/")
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            listening = {
-                c.laddr for member in family for c in member.net_connections("inet") if c.status == psutil.CONN_LISTEN
-            }
-            assert {address.ip for address in listening} == {"127.0.0.1"}  # whatever else they open, too
-            assert {address.port for address in listening} >= set(ports)
-            process.send_signal(signal.SIGINT)
-            out, _ = process.communicate(timeout=40)
-            assert process.returncode == 130
-            assert all(f"http://127.0.0.1:{port}" in out for port in ports)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.cli import load_stage
+from pipeline.params import ENTRY_POINTS, parse_params
 from pipeline.tracking.recovery.run_history import read_run_history
 from pipeline.training.checkpoint import load_checkpoint
-from tests.conftest import ROOT, Command, clean_environment, copy_store, on_another_machine
+from tests.conftest import ROOT, Command, clean_environment, command_in, copy_store, on_another_machine
 from tests.faults.killing import (
     TINY,
     Points,
@@ -54,13 +56,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Re
     return result_of(store_of(folder), runs_of(store_of(folder))[0].info.run_id)
 
 
-def uninterrupted(command: Command, client: MlflowClient, *words: str) -> str:
-    """The id of a run of the same command that nothing has disturbed."""
-    known = {run.info.run_id for run in runs_of(client)}
-    done = command(*words)
-    assert done.returncode == 0, done.stderr
-    (run,) = [run for run in runs_of(client) if run.info.run_id not in known]
-    return str(run.info.run_id)
+def uninterrupted(entry_point: str, *words: str) -> str:
+    """The id of a run of the same stage that nothing has disturbed, in this process."""
+    raw = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    return str(load_stage(entry_point)(parse_params(ENTRY_POINTS[entry_point], raw)).run_id)
 
 
 def test_a_killed_train_base_goes_on_to_the_bit(command: Command, tmp_path: Path, reference: Result) -> None:
@@ -100,16 +99,18 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_every_stage_that_trains_goes_on_to_the_bit(command: Command, tmp_path: Path, name: str) -> None:
+def test_every_stage_that_trains_goes_on_to_the_bit(
+    store: MlflowClient, no_figures: None, tmp_path: Path, name: str
+) -> None:
     first, words = CHAINS[name]
     client = store_of(tmp_path)
     if first:
-        assert command(*first).returncode == 0
-        words = tuple(word.replace("BASE", runs_of(client)[0].info.run_id) for word in words)
+        base_id = uninterrupted(*first)
+        words = tuple(word.replace("BASE", base_id) for word in words)
     run_id = killed_run(tmp_path, *words, epochs=6)
-    resumed = command("resume", "--run_id", run_id)
+    resumed = command_in(tmp_path)("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    other = uninterrupted(command, client, *words)
+    other = uninterrupted(*words)
     mine, theirs = result_of(client, run_id), result_of(client, other)
     for result in (mine, theirs):  # seconds saved by cached features, spelled as a number of epochs
         result[1].pop("features/break_even_epochs", None)

@@ -140,7 +140,9 @@ def test_a_server_that_is_down_at_the_start_is_refused_within_ten_seconds(
     assert MlflowClient(server.url).search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]]) == []
 
 
-def test_a_model_that_is_pending_arrives_by_sync(proxy: Proxy, server: Server, tmp_path: Path) -> None:
+def test_a_model_that_is_pending_arrives_by_sync(
+    proxy: Proxy, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With its registration; a sync too early changes nothing, and a second one finds nothing to do."""
     environment = {"MLFLOW_TRACKING_URI": proxy.url, "MLFLOW_EXPERIMENT_ID": os.environ["MLFLOW_EXPERIMENT_ID"],
                    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}  # fmt: skip
@@ -152,12 +154,15 @@ def test_a_model_that_is_pending_arrives_by_sync(proxy: Proxy, server: Server, t
     assert process.returncode == 0, out
     assert "model URI pending: run python -m pipeline sync" in out and "not everything has reached" in out
     (folder,) = (tmp_path / ".pipeline" / "runs").iterdir()
-    for mode, code, told in (("refuse", 1, "cannot be used"), ("full", 1, "still pending"), ("pass", 0, "1 models arrived"),
-                             ("pass", 0, "nothing is pending")):  # fmt: skip
+    for mode, code, told in (("refuse", 1, "cannot be used"), ("pass", 0, "1 models arrived")):
         proxy.set(mode)
         with stage(tmp_path, "sync", **environment) as syncing:
             out, _ = syncing.communicate(timeout=90)
         assert syncing.returncode == code and told in out, out
+        assert folder.exists() is (code == 1)
+        proxy.set("full" if code else "pass")
+        assert sync_runs() is (code == 0)
+        assert ("still pending" if code else "nothing is pending") in capsys.readouterr().out
         assert folder.exists() is (code == 1)
     assert_all_is_there(server, folder.name)
     version = MlflowClient(server.url).get_model_version_by_alias("late", "best")
