@@ -61,6 +61,7 @@ def test_a_run_holds_everything_the_contract_names(trained: tuple[StageResult, R
     for name in (names.STAGE, names.DATASET, names.CACHE_KEY, names.CODE_DIGEST, names.WEIGHTS_DIGEST, "host", "process",
                  names.NOTE, "mlflow.user", "mlflow.source.name", "mlflow.runName"):  # fmt: skip
         assert tags.get(name), name
+    assert tags[names.CONVERGED] == "no: stopped by the epoch cap"
     assert tags[names.STAGE] == "train_base" and tags[names.DATASET] == "digits" and tags[names.CLASSES] == "0-4"
     for name in ("test/loss", "test/accuracy", "test/precision", "test/recall", "test/f1", "train/final_accuracy",
                  "val/final_accuracy", "best_epoch", "epochs_run", "time/fit_seconds", "time/total_seconds",
@@ -70,6 +71,11 @@ def test_a_run_holds_everything_the_contract_names(trained: tuple[StageResult, R
         assert history[0].value == result.metrics[name]
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_seconds"):
         assert [point.step for point in store.get_metric_history(run.info.run_id, name)] == [1, 2, 3, 4], name
+
+
+def test_a_run_that_patience_ended_is_converged(store: MlflowClient, no_figures: None) -> None:
+    result = train_base(TrainBaseParams(**{**QUICK, "learning_rate": 0.3, "epochs": 200, "patience": 2}))
+    assert store.get_run(result.run_id).data.tags[names.CONVERGED] == "yes"
 
 
 def test_the_data_sets_are_logged_with_their_digests(trained: tuple[StageResult, Run]) -> None:

@@ -524,3 +524,39 @@ def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: PlanRunFacts, t
 
 def pages_of(pdf: bytes) -> int:
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+# fits that their epoch cap stopped
+
+
+CAPPED = {names.CONVERGED: "no: stopped by the epoch cap"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("labels", "surface")])
+def test_an_arm_stopped_by_its_cap_is_marked(kind: str) -> None:
+    few = arm_of("few", [member("few", seed, value, tags=CAPPED) for seed, value in enumerate(SCRATCH)])
+    found = answered(question(kind, "few", reference="done"), few, scored("done", AHEAD))
+    names_shown = {row[0] for row in texts(found.table)}
+    assert names_shown == {"done", "few\u2021"}
+    assert any("few\u2021" in picture.alt for picture in found.pictures)
+    assert [note for note in found.notes if note.startswith("\u2021")] == [
+        "\u2021 Not converged, runs stopped by the epoch cap instead of patience: few (3 of 3). With more epochs, their "
+        "accuracy and training time may change."
+    ]
+
+
+def test_converged_arms_are_not_marked() -> None:
+    done = arm_of("done", [member("done", 0, 0.9, tags={names.CONVERGED: "yes"})])
+    found = answered(question("score", "done", "old"), done, scored("old", AHEAD))
+    assert [row[0] for row in texts(found.table)] == ["done", "old"]
+    assert not any("\u2021" in text for text in (*found.notes, *(picture.alt for picture in found.pictures)))
+
+
+def test_label_and_surface_tables_mark_capped_arms() -> None:
+    params = {"per_class": "10", "reuse_layers": "2", "unfreeze": "1"}
+    few = arm_of("few", [member("few", seed, value, tags=CAPPED, params=params) for seed, value in enumerate(AHEAD)])
+    fresh = scored("fresh", SCRATCH, params={**params, "reuse_layers": "0", "unfreeze": "0"})
+    by_labels = answered(question("labels", labelled=(("few", "fresh"),)), few, fresh)
+    assert "few\u2021" in texts(by_labels.table)[0]
+    surface = answered(question("surface", "few", "fresh"), few, fresh)
+    assert "few\u2021" in {row[0] for row in texts(surface.table)}

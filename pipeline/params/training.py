@@ -26,7 +26,7 @@ class MachineChoice(DataChoice):
     )
     threads: int | Literal["auto"] = setting(
         "auto",
-        "Processor threads; auto leaves it to PyTorch.",
+        "Processor threads; auto is one for small steps, more where they pay (docs/defaults.md).",
         allowed="auto or a whole number from 1 to 1024",
         unit="threads",
         changes_result=False,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.questions.paired_values import place_of
+from pipeline.report.records import CAP_MARK
 from pipeline.tracking import names
 from pipeline.tracking.queries import Arm
 
@@ -21,9 +22,10 @@ def comparison_table(arms: Sequence[Arm]) -> pd.DataFrame:
     rows = []
     for arm in arms:
         own, epochs = arm.metrics, arm.metrics[names.EPOCHS_RUN]
+        converged = arm.tags.get(names.CONVERGED, "not logged")
         rows.append(
             {
-                "arm": arm.name,
+                "arm": f"{arm.name}{CAP_MARK}" if converged.startswith("no:") else arm.name,
                 "stage": arm.stage,
                 "run": arm.run_id,
                 "train accuracy %": 100 * own[names.TRAIN_FINAL_ACCURACY],
@@ -33,6 +35,7 @@ def comparison_table(arms: Sequence[Arm]) -> pd.DataFrame:
                 "training seconds": own[names.FIT_SECONDS],
                 "epochs": int(epochs),
                 "best epoch": int(own[names.BEST_EPOCH]),
+                "converged": converged,
                 "seconds an epoch": sum(arm.curves[names.EPOCH_SECONDS]) / epochs,
                 "seconds to 98 % on validation": own.get("time/to_val_0.98", float("nan")),
                 "share of parameters trained %": 100 * own[names.TRAINABLE_SHARE],

@@ -100,7 +100,7 @@ def runs_table(facts: PlanRunFacts) -> Table:
     rows = []
     for arm in _finished(facts):
         runs = Cell(tuple(_run_link(member, links) for member in arm.members))
-        rows.append((cell(arm.label), cell(percent_text(mean_of(metric(arm, names.TEST_ACCURACY)))), runs))
+        rows.append((cell(arm.marked_label), cell(percent_text(mean_of(metric(arm, names.TEST_ACCURACY)))), runs))
     return Table(("arm", "test acc. %", "seed: test acc. %"), tuple(rows))
 
 

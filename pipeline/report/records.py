@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.plan.records import Question
+from pipeline.tracking import names
 from pipeline.tracking.queries import Arm
+
+CAP_MARK = "\u2021"  # a double dagger
 
 # how a question is answered; each kind has its own sentence, table and figure in `answers.py`
 KINDS = (
@@ -55,6 +58,16 @@ class ReportedArm:
     entry_point: str
     members: tuple[Member, ...]
     failures: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def unconverged(self) -> int:
+        """The number of runs that their epoch cap stopped, rather than their patience."""
+        return sum(member.run.tags.get(names.CONVERGED, "yes") != "yes" for member in self.members)
+
+    @property
+    def marked_label(self) -> str:
+        """The label for tables and figures, with a mark where a run was stopped by its epoch cap."""
+        return f"{self.label}{CAP_MARK}" if self.unconverged else self.label
 
 
 @dataclass(frozen=True)

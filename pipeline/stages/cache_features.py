@@ -24,7 +24,7 @@ from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
 from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import open_store
-from pipeline.training.features import compute_features
+from pipeline.training.features import compute_features, feature_operations
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     Raises:
         UserInputError: The base cannot be had, or has fewer blocks; no run was made.
     """
-    runtime = resolve_runtime(params.device, "float32", params.threads)
     client = open_store()
     dataset, base = choose_dataset(params, client)
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
@@ -57,6 +56,8 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     logger.info(f"data: {dataset.note}")
     if base is not None:
         logger.info(f"{base.ancestry}, {base.why}")
+    operations = feature_operations(base.network, depth, examples) if base else 0
+    runtime = resolve_runtime(params.device, "float32", params.threads, operations=operations)
     resolved = {"base": base.model_uri if base else "auto", "depth": depth, "dataset": dataset.name}
     params = params.model_copy(update={**resolved, "device": str(runtime.device), "threads": runtime.threads})
     if params.dry_run:
@@ -79,7 +80,8 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
         names.ANCESTRY: base.ancestry,
     }
     name = f"features {params.classes} above block {depth}"
-    with stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context)) as run:
+    opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))
+    with runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
         features = compute_features(base.network.to(runtime.device), depth, examples)
         log_features(run, features)

@@ -17,15 +17,22 @@ from torch import Tensor
 from pipeline.console import echo
 from pipeline.data.splits import check_batch, choose_classes
 from pipeline.errors import Fault, UserInputError
-from pipeline.networks.build import architecture_digest
+from pipeline.networks.build import architecture_digest, build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params import TargetParams
 from pipeline.params.stages import ReusingParams
 from pipeline.params.target import TARGET_BUDGETS
-from pipeline.runtime import Runtime, generator, resolve_runtime
+from pipeline.runtime import Runtime, generator
 from pipeline.stages.base_selection import TargetSetup, ToReuse, inherits_draw, labels_asked_for, prepare_target
-from pipeline.stages.training_run import finish, fit_and_evaluate, fit_settings, print_dry_run, resolve_machine
+from pipeline.stages.training_run import (
+    finish,
+    fit_and_evaluate,
+    fit_settings,
+    print_dry_run,
+    resolve_machine,
+    runtime_of,
+)
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.feature_artifacts import (
@@ -64,12 +71,12 @@ def train_on_target(
         plan_context: Of the plan run that this step belongs to; cached results are reused.
         resumed_run_id: The interrupted run to go on with.
     """
-    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
     client = open_store()
     choice = prepare_target(
         params, client, to_reuse, lambda found: check_setup(params, client, found), min_depth=min_depth
     )
     asked = params
+    runtime = runtime_of_target(params, choice)
     params = resolve_auto(params, choice, runtime)
     log_setup(choice)
     if choice.base is None and choice.reuse.copied:  # a dry run without a base
@@ -82,36 +89,49 @@ def train_on_target(
     key = cache_key(params, inputs, runtime.description)
     if not params.dry_run and (done := cached_step_result(plan_context, key, params.register_as)) is not None:
         return done
-    network, report = reuse_network(
-        choice.architecture,
-        choice.base.network if choice.base else None,
-        choice.reuse,
-        generator(params.seed, "weights"),
-    )
-    network.to(runtime.device)
-    logger.info(str(report))
-    obtain = feature_source(params, client, choice, network)
-    if params.dry_run:
-        return print_dry_run(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
-
-    tags = {**key.tags(), **lineage_tags(choice)}
-    if inherits_draw(asked, choice.draw_from):
-        tags[names.INHERITED_DRAW] = "true"
-    name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
-    parent = parent_run_of(plan_context)
-    with stage_run(
-        params, name=name, note=note(choice), tags=tags, parent_run_id=parent, resumed_run_id=resumed_run_id
-    ) as run:
-        log_inputs(run, choice, report)
-        settings = fit_settings(params, runtime, **copied_settings(params))
-        features = obtain(run)
-        costs = feature_costs(features, network, choice, settings)
-        trained = fit_and_evaluate(run, network, choice.split, settings, copied=choice.reuse.copied, features=features)
-        result = finish(
-            run, trained, choice.split, params, data_seconds=choice.data_seconds, more=costs, seen_before=seen(choice)
+    with runtime.in_effect():
+        network, report = reuse_network(
+            choice.architecture,
+            choice.base.network if choice.base else None,
+            choice.reuse,
+            generator(params.seed, "weights"),
         )
-        say_difference(choice, result)
-        return result
+        network.to(runtime.device)
+        logger.info(str(report))
+        obtain = feature_source(params, client, choice, network)
+        if params.dry_run:
+            return print_dry_run(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
+
+        tags = {**key.tags(), **lineage_tags(choice)}
+        if inherits_draw(asked, choice.draw_from):
+            tags[names.INHERITED_DRAW] = "true"
+        name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
+        parent = parent_run_of(plan_context)
+        with stage_run(
+            params, name=name, note=note(choice), tags=tags, parent_run_id=parent, resumed_run_id=resumed_run_id
+        ) as run:
+            log_inputs(run, choice, report)
+            settings = fit_settings(params, runtime, **copied_settings(params))
+            features = obtain(run)
+            costs = feature_costs(features, network, choice, settings)
+            trained = fit_and_evaluate(
+                run, network, choice.split, settings, copied=choice.reuse.copied, features=features
+            )
+            result = finish(
+                run, trained, choice.split, params,
+                data_seconds=choice.data_seconds, more=costs, seen_before=seen(choice),
+            )  # fmt: skip
+            say_difference(choice, result)
+            return result
+
+
+def runtime_of_target(params: TargetParams, choice: TargetSetup) -> Runtime:
+    """Return where and how the target's network is trained: on features, only what is above them counts."""
+    network = build_network(choice.architecture, generator(params.seed, "weights"))
+    network.freeze(choice.reuse.frozen)
+    on_features = isinstance(params, ReusingParams) and params.features != "none"
+    start = choice.reuse.frozen if on_features else 0
+    return runtime_of(params, network, batch_size_of(params, choice), start=start)
 
 
 def check_setup(params: TargetParams, client: Client, choice: TargetSetup) -> None:
@@ -121,7 +141,7 @@ def check_setup(params: TargetParams, client: Client, choice: TargetSetup) -> No
         UserInputError: The batch is larger than the data or too small for batch norm, a CNN's target overlaps its
             base's classes, or there is nothing to cache or no such features.
     """
-    batch_size = budget_of(params, choice)["batch_size"] if params.batch_size == "auto" else int(params.batch_size)
+    batch_size = batch_size_of(params, choice)
     check_batch(choice.split, batch_size)
     if batch_size == 1 and choice.architecture.batch_norm and choice.reuse.frozen < choice.reuse.depth:
         raise UserInputError(
@@ -150,6 +170,11 @@ def budget_of(params: TargetParams, choice: TargetSetup) -> dict[str, Any]:
     """Return the budget that goes with the labels that were asked for, with a batch that the data can fill."""
     budget = TARGET_BUDGETS["all" if labels_asked_for(params, choice.draw_from) == "all" else "few"]
     return {**budget, "batch_size": min(budget["batch_size"], len(choice.split.train))}
+
+
+def batch_size_of(params: TargetParams, choice: TargetSetup) -> int:
+    """Return the batch size as given, else that of the budget."""
+    return int(budget_of(params, choice)["batch_size"] if params.batch_size == "auto" else params.batch_size)
 
 
 def resolve_auto(params: TargetParams, choice: TargetSetup, runtime: Runtime) -> TargetParams:

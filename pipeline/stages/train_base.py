@@ -17,7 +17,7 @@ from pipeline.data.splits import Split, check_batch, split_for_base
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
-from pipeline.runtime import generator, resolve_runtime
+from pipeline.runtime import generator
 from pipeline.stages.training_run import (
     finish,
     fit_and_evaluate,
@@ -25,6 +25,7 @@ from pipeline.stages.training_run import (
     print_dry_run,
     requested_architecture,
     resolve_machine,
+    runtime_of,
 )
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.lifecycle import stage_run
@@ -56,12 +57,13 @@ def train_base(
     """
     if resumed_run_id is None:
         params = with_best_setting(params)
-    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
     began = time.perf_counter()
     split = load_split(params)
     data_seconds = time.perf_counter() - began
     logger.info(f"data: {split.note}")
     architecture = requested_architecture(params, split)
+    network = build_network(architecture, generator(params.seed, "weights"))
+    runtime = runtime_of(params, network, params.batch_size)
     params = resolve_machine(params, split, runtime)
     if params.dry_run:
         return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
@@ -75,12 +77,12 @@ def train_base(
     if (done := cached_step_result(plan_context, key, params.register_as)) is not None:
         return done
     parent = parent_run_of(plan_context)
-    with stage_run(
+    opened = stage_run(
         params, name=name, note=note, tags=key.tags(), parent_run_id=parent, resumed_run_id=resumed_run_id
-    ) as run:
+    )
+    with runtime.in_effect(), opened as run:
         run.log_split(split)
-        network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
-        trained = fit_and_evaluate(run, network, split, fit_settings(params, runtime))
+        trained = fit_and_evaluate(run, network.to(runtime.device), split, fit_settings(params, runtime))
         return finish(run, trained, split, params, data_seconds=data_seconds)
 
 

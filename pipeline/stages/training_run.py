@@ -24,7 +24,7 @@ from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchit
 from pipeline.networks.macs import trainable_share, training_operations
 from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams, format_classes
 from pipeline.report import run_plots
-from pipeline.runtime import Runtime
+from pipeline.runtime import Runtime, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.compare_link import compare_link
 from pipeline.tracking.model_export import ModelFacts, log_model
@@ -35,6 +35,8 @@ from pipeline.training.features import Features
 from pipeline.training.loop import EpochRecord, Fit, FitSettings, Labelled
 
 logger = logging.getLogger(__name__)
+
+STOPPED_BY_CAP = "no: stopped by the epoch cap"
 
 P = TypeVar("P", bound=MachineParams)
 
@@ -66,6 +68,17 @@ def resolve_machine(params: P, split: Split, runtime: Runtime) -> P:
     if isinstance(params, TrainingParams):
         found["dtype"] = str(runtime.train_dtype).removeprefix("torch.")
     return params.model_copy(update=found)
+
+
+def runtime_of(params: TrainingParams, network: LayeredNetwork, batch_size: int, *, start: int = 0) -> Runtime:
+    """Return where and how a network is trained, frozen as it is, on batches of a size entering at depth `start`."""
+    return resolve_runtime(
+        params.device,
+        params.dtype,
+        params.threads,
+        operations=batch_size * training_operations(network, start),
+        convolutional=network.architecture.family == "cnn",
+    )
 
 
 def fit_settings(params: TrainingParams, runtime: Runtime, **more: float | None) -> FitSettings:
@@ -179,6 +192,7 @@ def finish(
             **(more or {}),
         }
     )
+    run.set_tags({names.CONVERGED: "yes" if trained.fit.converged else STOPPED_BY_CAP})
     run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
@@ -232,6 +246,8 @@ def write_history(history: list[EpochRecord], path: Path) -> Path:
 def print_result(run: StageRun, trained: TrainedNetwork, params: TrainingParams, model_uri: str) -> None:
     """Print a stage's last lines: what was reached, under which names it is kept, what would use it next."""
     progress = trained.fit.progress
+    if not trained.fit.converged:
+        logger.warning(f"stopped by the epoch cap after {progress.epoch} epochs, before validation loss settled")
     echo(
         f"test accuracy {100 * trained.test.accuracy:.2f} %, precision {100 * trained.test.precision:.2f} %, "
         f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training"

@@ -24,7 +24,7 @@ from pipeline.data.splits import Examples, Split, check_batch, choose_classes, f
 from pipeline.data.stratified import cut_folds
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, TuneParams
-from pipeline.runtime import Runtime, generator, process_identity, resolve_runtime
+from pipeline.runtime import Runtime, generator, process_identity
 from pipeline.stages.training_run import (
     finish,
     fit_and_evaluate,
@@ -32,6 +32,7 @@ from pipeline.stages.training_run import (
     print_dry_run,
     requested_architecture,
     resolve_machine,
+    runtime_of,
 )
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import cache_key, code_digest, key_params
@@ -85,13 +86,13 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
         UserInputError: The space, the folds or the storage cannot be used, or the study is about something else.
         Interrupted: Ctrl-C or SIGTERM; the run is KILLED, unfinished trials are queued again.
     """
-    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
     space = load_space(params.space, params.model)
     dataset = load_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
     split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     folds = cut_folds(examples.labels, params.folds, params.seed)
-    requested_architecture(params, split)  # refuses what makes no network
+    network = build_network(requested_architecture(params, split), generator(0, "scale"))
+    runtime = runtime_of(params, network, params.batch_size)
     if params.space == "default":
         space = fit_batches(space, len(split.train))
     check_together(space, params, split.image_shape)
@@ -132,7 +133,7 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
         say_best(study, seconds)
         if not params.refit:
             return StageResult(run.run_id, "", dict(run.final_metrics))
-        return refit(run, params.with_setting(study.best_trial.params), split, runtime)
+        return refit(run, params.with_setting(study.best_trial.params), split)
 
 
 def job_of(
@@ -313,9 +314,11 @@ def say_best(study: Study, seconds: float) -> None:
     )
 
 
-def refit(run: StageRun, params: TrainBaseParams, split: Split, runtime: Runtime) -> StageResult:
+def refit(run: StageRun, params: TrainBaseParams, split: Split) -> StageResult:
     """Train the best setting once, as `train_base` does, within the study's run."""
     logger.info("training the best setting once on all folds' images, validated as train_base does")
-    network = build_network(requested_architecture(params, split), generator(params.seed, "weights")).to(runtime.device)
-    trained = fit_and_evaluate(run, network, split, fit_settings(params, runtime))
-    return finish(run, trained, split, params, data_seconds=0.0)
+    network = build_network(requested_architecture(params, split), generator(params.seed, "weights"))
+    runtime = runtime_of(params, network, params.batch_size)
+    with runtime.in_effect():
+        trained = fit_and_evaluate(run, network.to(runtime.device), split, fit_settings(params, runtime))
+        return finish(run, trained, split, params, data_seconds=0.0)

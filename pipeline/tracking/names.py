@@ -53,6 +53,7 @@ RESUMED_WITH = "resumed_with"  # JSON: what differed when the run was resumed
 OPENED = "opened"  # when the process that works on a run opened it, in ms
 WORKED_SECONDS = "worked_seconds"  # what earlier processes have spent on what was kept
 WASTED_SECONDS = "wasted_seconds"  # what they have spent on what was not
+CONVERGED = "converged"  # "yes" where patience ended the fit, else why not
 NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # of a study's run: which runs make it up
 PARENT_RUN_ID = "mlflow.parentRunId"

@@ -18,6 +18,8 @@ from torch import Tensor
 from pipeline.data.splits import Examples
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import PIXEL_MAXIMUM, LayeredNetwork
+from pipeline.networks.macs import block_operations
+from pipeline.runtime import synchronize
 from pipeline.training.evaluate import CHUNK
 
 SAMPLE = 64  # images that are computed again to check features that came from elsewhere
@@ -72,6 +74,11 @@ def differing_parts(wanted: Mapping[str, str], found: Mapping[str, str]) -> list
     return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
 
 
+def feature_operations(network: LayeredNetwork, depth: int, examples: Examples) -> int:
+    """Return the multiply-adds of a chunk of examples on its way through the first blocks."""
+    return sum(block_operations(network)[:depth]) * min(CHUNK, len(examples))
+
+
 @torch.no_grad()
 def compute_features(network: LayeredNetwork, depth: int, examples: Examples) -> Features:
     """Run images through a network's first blocks, in evaluation mode and float32."""
@@ -113,10 +120,12 @@ def prefix_seconds(network: LayeredNetwork, depth: int, images: list[Tensor], ba
     network.eval()
     device = network.head.weight.device
     values = [network.scale(pixels.to(device)) for pixels in images]
+    synchronize(device)
     began = time.perf_counter()
     for part in values:
         for batch in torch.split(part, batch_size):
             network.run_blocks(batch, 0, depth)
+    synchronize(device)
     seconds = time.perf_counter() - began
     network.train(was_training)
     return seconds

@@ -1,8 +1,8 @@
 """Training: epochs, early stopping on validation loss, the best weights at the end.
 
 `Fit` is iterated; it yields one record an epoch and knows nothing of who takes them. Whatever an epoch draws at
-random comes from (seed, epoch), so a fit that goes on from a checkpoint repeats to the bit what an uninterrupted
-one does, without any stored generator state.
+random comes from (seed, epoch), so on a CPU a fit that resumes from a checkpoint is bit-identical to an uninterrupted
+one, without any stored generator state.
 
 Legend: N examples, B of them in a batch, K classes.
 """
@@ -238,8 +238,12 @@ class Fit:
     @property
     def finished(self) -> bool:
         """Whether the epochs or the patience are used up."""
-        waited = self.progress.epoch - self.progress.best_epoch
-        return self.progress.epoch >= self.settings.epochs or waited >= self.settings.patience
+        return self.progress.epoch >= self.settings.epochs or self.converged
+
+    @property
+    def converged(self) -> bool:
+        """Whether the patience is used up; a fit that is finished without it was stopped by its epoch cap."""
+        return self.progress.epoch - self.progress.best_epoch >= self.settings.patience
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Train on every example once, in the order of that epoch, and return running loss and accuracy."""
@@ -249,9 +253,10 @@ class Fit:
             self.network.train()
         if self.manual_backward:  # nothing else in an epoch is random
             return run_epoch(batches, self._step, self.train.labels.device)
-        with torch.random.fork_rng():
+        device = self.train.labels.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(seed, "dropout", epoch))
-            return run_epoch(batches, self._step, self.train.labels.device)
+            return run_epoch(batches, self._step, device)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:

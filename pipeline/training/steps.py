@@ -47,6 +47,8 @@ class FusedUpdate:
 
     def __init__(self, optimizer: torch.optim.Adam):
         self.optimizer = optimizer
+        self._state: object = None  # that the arguments were gathered from: loading a checkpoint replaces it
+        self._arguments: list[Any] = []  # weights, moments, steps and options, for each group
 
     @torch.no_grad()
     def __call__(self) -> None:
@@ -54,17 +56,22 @@ class FusedUpdate:
         if len(self.optimizer.state) == 0:
             self.optimizer.step()  # makes the state
             return
-        for group in self.optimizer.param_groups:
-            weights = group["params"]
-            states = [self.optimizer.state[weight] for weight in weights]
-            steps = [state["step"] for state in states]
+        if self._state is not self.optimizer.state:
+            self._gather()
+        for weights, averages, squares, steps, options in self._arguments:
             torch._foreach_add_(steps, 1)
-            torch._fused_adam_(
-                weights, [weight.grad for weight in weights], [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states], [], steps, lr=group["lr"], beta1=group["betas"][0],
-                beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False,
-                maximize=False,
-            )  # fmt: skip
+            gradients = [weight.grad for weight in weights]
+            torch._fused_adam_(weights, gradients, averages, squares, [], steps, **options)
+
+    def _gather(self) -> None:
+        """Note the tensors and options that every call passes to the kernel."""
+        self._state, self._arguments = self.optimizer.state, []
+        for group in self.optimizer.param_groups:
+            states = [self.optimizer.state[weight] for weight in group["params"]]
+            averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            options = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+            options |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "amsgrad": False, "maximize": False}
+            self._arguments.append((group["params"], averages, squares, steps, options))
 
 
 class AutogradStep:

@@ -165,14 +165,14 @@ def work(job: Job, turn: multiprocessing.synchronize.Lock) -> None:
         job: What to do.
         turn: Held while a worker looks whether another trial is needed and takes it.
     """
-    resolve_runtime(job.params.device, "float32", 1)  # sets this process up; the dtype of trials is in their settings
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the owner decides and sends SIGTERM
     os.chdir(job.folder)
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_"))]:
         del os.environ[name]
     os.environ.update(job.environment)
     study = open_study(open_storage(), job.spec)
-    with contextlib.suppress(KeyboardInterrupt):
+    runtime = resolve_runtime(job.params.device, "float32", 1, operations=0)  # the dtype of trials is in their settings
+    with runtime.in_effect(), contextlib.suppress(KeyboardInterrupt):
         while True:
             turn.acquire(timeout=TURN_SECONDS)
             if pending_count(study) >= job.trials or not process_lives(job.owner):

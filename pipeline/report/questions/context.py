@@ -83,7 +83,7 @@ class Subject:
 
     def first_cells(self, arm: ReportedArm) -> list[Cell]:
         """Return the cells that each table begins with: the arm, and its seeds with their links."""
-        return [Cell((Link(arm.label),), self.looks[arm.name].color), seed_cell(arm.members, self.links)]
+        return [Cell((Link(arm.marked_label),), self.looks[arm.name].color), seed_cell(arm.members, self.links)]
 
     def number(self, arm: ReportedArm, text: str) -> Cell:
         """Return a number's cell, leading to the arm's runs."""
@@ -96,7 +96,7 @@ class Subject:
             return None
         beside = mean_of({seed: scale * value for seed, value in (second or {}).items()})
         drawn = [scale * values[seed] for seed in sorted(values)]
-        return Row(arm.label, self.looks[arm.name], found, drawn, beside)
+        return Row(arm.marked_label, self.looks[arm.name], found, drawn, beside)
 
     def series(self, name: str, *, scale: float = 1.0, label: str = "", faint: bool = False) -> list[Series]:
         """Return the arms' curves of a metric; arms without it are left out."""
@@ -105,7 +105,7 @@ class Subject:
             curves = [member.run.curves.get(name, []) for member in arm.members]
             if all(curves):
                 scaled = tuple([scale * value for value in curve] for curve in curves)
-                found.append(Series(f"{arm.label}{label}", self.looks[arm.name], scaled, faint))
+                found.append(Series(f"{arm.marked_label}{label}", self.looks[arm.name], scaled, faint))
         return found
 
 

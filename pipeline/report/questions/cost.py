@@ -178,7 +178,7 @@ def _elapsed(subject: Subject) -> list[Series]:
         for member in arm.members:
             spent = np.cumsum([before.get(member.seed, 0.0), *member.run.curves.get(names.EPOCH_SECONDS, [])])
             curves.append(spent.tolist())
-        found.append(Series(arm.label, subject.looks[arm.name], tuple(curves), start=0))
+        found.append(Series(arm.marked_label, subject.looks[arm.name], tuple(curves), start=0))
     return found
 
 

@@ -12,7 +12,7 @@ from pipeline.report.questions.cost import caching, time
 from pipeline.report.questions.label_curves import labels
 from pipeline.report.questions.learning import convergence, overfitting
 from pipeline.report.questions.surface import surface
-from pipeline.report.records import KINDS, PlanRunFacts
+from pipeline.report.records import CAP_MARK, KINDS, PlanRunFacts
 
 ANSWERERS: dict[str, Callable[[Subject], Answer]] = {
     "score": score,
@@ -61,6 +61,11 @@ def _annotated(subject: Subject, found: Answer) -> Answer:
     """Add the notes that all kinds share: reused runs, arms built on each other, parameters that differ."""
     if any(member.reused for arm in subject.arms for member in arm.members):
         subject.note(f"{REUSED_MARK} Reused: recognised as finished, not run again; its seconds are those of then.")
+    if capped := [f"{arm.label} ({arm.unconverged} of {len(arm.members)})" for arm in subject.arms if arm.unconverged]:
+        subject.note(
+            f"{CAP_MARK} Not converged, runs stopped by the epoch cap instead of patience: {', '.join(capped)}. With "
+            "more epochs, their accuracy and training time may change."
+        )
     for arm, base in continued_from(subject.arms):
         subject.note(f"{arm.label} starts from {base.label}: its seconds come on top of those.")
     if subject.question.kind not in ("labels", "surface"):

@@ -94,7 +94,8 @@ def _table(subject: Subject, steps: list[Step]) -> Table:
     rows = []
     for step in steps:
         names = [
-            Cell((Link(one.label),), look_of(number).color) for number, one in ((1, step.arm), (0, step.reference))
+            Cell((Link(one.marked_label),), look_of(number).color)
+            for number, one in ((1, step.arm), (0, step.reference))
         ]
         seeds = seed_cell([one for one in step.arm.members if one.seed in step.found.seeds], subject.links)
         accuracies = [
@@ -116,11 +117,11 @@ def _pictures(subject: Subject, steps: list[Step], several: bool) -> tuple[Pictu
             found = mean_of({seed: 100 * value for seed, value in accuracy_on_test(one).items()})
             assert found is not None, "a paired arm has values"
             values = [100 * value for value in accuracy_on_test(one).values()]
-            accuracies.append(Row(one.label, look, found, values))
+            accuracies.append(Row(one.marked_label, look, found, values))
         change = {seed: 100 * value for seed, value in step.differences.items()}
         shown = mean_of(change)
         assert shown is not None, "a pair has values"
-        label = f"{step.label}: {step.arm.label}" if several else step.label
+        label = f"{step.label}: {step.arm.marked_label}" if several else step.label
         differences.append(Row(label, look_of(1), shown, list(change.values())))
     return (
         draw_points(

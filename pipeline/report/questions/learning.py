@@ -113,7 +113,7 @@ def _by_time(subject: Subject) -> list[Series]:
         if length:
             places = np.array([one[:length] for one in times]).cumsum(1).mean(0)
             percent = tuple([100 * value for value in curve[:length]] for curve in curves)
-            found.append(Series(arm.label, subject.looks[arm.name], percent, places=places.tolist()))
+            found.append(Series(arm.marked_label, subject.looks[arm.name], percent, places=places.tolist()))
     return found
 
 

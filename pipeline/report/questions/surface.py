@@ -190,7 +190,7 @@ def _table(subject: Subject, groups: dict[str, list[Place]], recipes: Sequence[R
                 found.difference.percent() if found else NOTHING,
                 seconds_text(mean_of(fit_seconds(place.arm))),
             )
-            first = (cell(place.arm.label), seed_cell(place.arm.members, subject.links))
+            first = (cell(place.arm.marked_label), seed_cell(place.arm.members, subject.links))
             rows.append((*first, *(subject.number(place.arm, text) for text in texts)))
     columns = (
         "arm", "seeds", "labels a class", "role", "validation acc. %", "test acc. %", "minus scratch, points",
