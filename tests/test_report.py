@@ -75,6 +75,6 @@ def test_seconds_on_different_devices_are_called_incomparable() -> None:
 def test_a_report_of_nothing_is_refused(store: MlflowClient) -> None:
     with pytest.raises(UserInputError, match="no finished finetune_cnn and scratch_cnn"):
         report(ReportParams())
-    with pytest.raises(UserInputError, match="cannot be found"):
+    with pytest.raises(UserInputError, match="not found"):
         report(ReportParams(runs=",".join(["a" * 32, "b" * 32])))
     assert store.search_runs(["0"]) == []

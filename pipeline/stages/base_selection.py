@@ -208,7 +208,6 @@ def newest_base(params: TargetChoice, client: Client, dataset: Dataset, *, depth
         image_shape=tuple(dataset.train.pixels.shape[1:]),
         classes=params.class_numbers,
         depth=depth,
-        passed_over=logger.info,
     )
 
 

@@ -54,6 +54,6 @@ def resume(params: ResumeParams) -> StageResult:
 def given(found: InterruptedRun, *, dry_run: bool) -> dict[str, Any]:
     """Return the parameters that lead to what a run's own led to, from those that it has recorded as resolved."""
     parameters: dict[str, Any] = {**found.parameters, "dry_run": dry_run}
-    if found.inherits_draw:
+    if found.inherits_labels:
         parameters |= {"per_class": "auto", "val_per_class": "auto"}
     return parameters

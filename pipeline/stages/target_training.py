@@ -104,7 +104,7 @@ def train_on_target(
 
         tags = {**key.tags(), **lineage_tags(choice)}
         if inherits_draw(asked, choice.draw_from):
-            tags[names.INHERITED_DRAW] = "true"
+            tags[names.INHERITED_LABELS] = "true"
         name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
         parent = parent_run_of(plan_context)
         with stage_run(
@@ -274,7 +274,7 @@ def feature_source(params: TargetParams, client: Client, choice: TargetSetup, ne
     examples = choose_classes(choice.dataset.train, choice.split.classes, choice.dataset)
     wanted = fingerprint(network, network.frozen, examples)
     if params.features == "auto":
-        found = find_features(client, wanted, logger.info)
+        found = find_features(client, wanted)
     else:
         found = load_features(client, params.features, wanted)
     if found is not None:

@@ -26,8 +26,8 @@ from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingPa
 from pipeline.report import run_plots
 from pipeline.runtime import Runtime, resolve_runtime
 from pipeline.tracking import names
-from pipeline.tracking.compare_link import compare_link
 from pipeline.tracking.model_export import ModelFacts, log_model
+from pipeline.tracking.queries import compare_link
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.evaluate import Evaluation, evaluate
@@ -197,7 +197,7 @@ def finish(
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )
-    log_model(run, trained.network, split, facts, seen_before=seen_before, register_as=params.register_as)
+    log_model(run, trained.network, split, facts=facts, seen_before=seen_before, register_as=params.register_as)
     model_uri = run.wait_for_model()
     print_result(run, trained, params, model_uri)
     return StageResult(run.run_id, model_uri, dict(run.final_metrics))

@@ -68,7 +68,7 @@ def open_storage() -> optuna.storages.RDBStorage:
     try:
         if url.startswith("sqlite:///"):
             prepare_sqlite(Path(url.removeprefix("sqlite:///")), lambda: _connect(url))
-        with exclusive_setup(url, not_beside=MLFLOW_TABLE):
+        with exclusive_setup(url, forbidden_table=MLFLOW_TABLE):
             return _connect(url)
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
         why = without_password(str(error).strip().splitlines()[0].rstrip("."))
@@ -222,7 +222,8 @@ def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
         requeue(study, trial, lost=True)
     host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
     if host is not None and process is not None:
-        close_runs_of_process(str(host), str(process), str(trial.user_attrs.get(RUN_ID, "")), loss_note(trial))
+        run_id = str(trial.user_attrs.get(RUN_ID, ""))
+        close_runs_of_process(str(host), str(process), run_id=run_id, reason=loss_note(trial))
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial | optuna.Trial, *, lost: bool = False) -> None:

@@ -173,5 +173,5 @@ def test_a_password_does_not_show_when_the_server_dies_under_a_stage(server: Ser
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     printed = "".join(lines) + out + err
-    assert ADMIN_PASSWORD not in printed and "is kept in" in printed
+    assert ADMIN_PASSWORD not in printed and "it is saved in" in printed
     assert ADMIN_PASSWORD.encode() not in everything_left(tmp_path / ".pipeline")

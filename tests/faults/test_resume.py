@@ -69,8 +69,8 @@ def test_a_killed_train_base_goes_on_to_the_bit(command: Command, tmp_path: Path
     assert at >= 8
     resumed = command("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"goes on after epoch {at}" in resumed.stdout
-    assert "everything has arrived at the tracking store" in resumed.stdout
+    assert f"goes on after epoch {at}" in resumed.stderr
+    assert "all data uploaded" in resumed.stderr
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert len(runs_of(client)) == 1
@@ -127,7 +127,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over_under_its_id(
     run_id = killed_run(tmp_path, *MLP, "--checkpoint_every", "1000")
     assert not (local_state(tmp_path, run_id) / "checkpoints" / "last.safetensors").exists()
     resumed = command("resume", "--run_id", run_id)
-    assert resumed.returncode == 0 and "starts over: it has no checkpoint" in resumed.stdout, resumed.stderr
+    assert resumed.returncode == 0 and "starts over: it has no checkpoint" in resumed.stderr, resumed.stderr
     assert result_of(client, run_id)[:2] == reference[:2]
     assert client.get_run(run_id).data.metrics["time/lost_seconds"] > 0
 
@@ -145,9 +145,9 @@ def test_damaged_checkpoints_are_passed_over_and_said(
         path.write_bytes(content)
     resumed = command("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    assert "last.safetensors: was altered" in resumed.stdout
-    assert ("the one before it is taken" in resumed.stdout) is (len(damaged) == 1)
-    assert ("no checkpoint is whole" in resumed.stdout) is (len(damaged) == 2)
+    assert "last.safetensors: was altered" in resumed.stderr
+    assert ("the one before it is taken" in resumed.stderr) is (len(damaged) == 1)
+    assert ("no checkpoint is whole" in resumed.stderr) is (len(damaged) == 2)
     assert result_of(client, run_id) == reference
 
 
@@ -162,11 +162,11 @@ def test_uploaded_checkpoints_serve_where_the_local_state_is_gone(
     assert process.returncode == 130
     (run,) = runs_of(client)
     run_id = run.info.run_id
-    assert run.info.status == "KILLED" and f"to go on: python -m pipeline resume --run_id {run_id}" in out
+    assert run.info.status == "KILLED" and f"to resume: python -m pipeline resume --run_id {run_id}" in out
     shutil.rmtree(tmp_path / ".pipeline")
     resumed = command("resume", "--run_id", run_id)
-    assert resumed.returncode == 0 and "checkpoints were taken from the run's artifacts" in resumed.stdout
-    assert "goes on after epoch" in resumed.stdout
+    assert resumed.returncode == 0 and "downloaded checkpoints from the run's artifacts" in resumed.stderr
+    assert "goes on after epoch" in resumed.stderr
     assert result_of(client, run_id) == reference
 
 
@@ -188,10 +188,10 @@ def test_the_stage_run_again_offers_to_resume(command: Command, tmp_path: Path) 
     run_id = killed_run(tmp_path, *MLP)
     again = command(*MLP)
     assert again.returncode == 0
-    assert f"run {run_id} was left RUNNING by a process that is gone: now KILLED" in again.stdout
-    assert f"python -m pipeline resume --run_id {run_id}" in again.stdout
+    assert f"run {run_id} was RUNNING without a process: marked KILLED" in again.stderr
+    assert f"python -m pipeline resume --run_id {run_id}" in again.stderr
     other = command(*MLP, "--seed", "1")
-    assert other.returncode == 0 and "resume" not in other.stdout
+    assert other.returncode == 0 and "resume" not in other.stderr
     assert store_of(tmp_path).get_run(run_id).info.status == "KILLED"
 
 
@@ -199,7 +199,7 @@ def test_a_run_is_resumed_where_the_host_name_has_changed(command: Command, tmp_
     run_id = killed_run(tmp_path, *MLP)
     resumed = command("resume", "--run_id", run_id, **on_another_machine(tmp_path, "renamed"))
     assert resumed.returncode == 0, resumed.stderr
-    assert "cannot be seen from here; its state is here and no process holds it: assumed" in resumed.stdout
+    assert "not visible from here, but its state is here and unlocked: assuming" in resumed.stderr
     assert result_of(store_of(tmp_path), run_id) == reference
 
 

@@ -152,9 +152,9 @@ def test_a_model_that_is_pending_arrives_by_sync(
         proxy.set("refuse")
         out, _ = process.communicate(timeout=90)
     assert process.returncode == 0, out
-    assert "model URI pending: run python -m pipeline sync" in out and "not everything has reached" in out
+    assert "model URI pending: run python -m pipeline sync" in out and "some data is not uploaded yet" in out
     (folder,) = (tmp_path / ".pipeline" / "runs").iterdir()
-    for mode, code, told in (("refuse", 1, "cannot be used"), ("pass", 0, "1 models arrived")):
+    for mode, code, told in (("refuse", 1, "cannot be used"), ("pass", 0, "1 models")):
         proxy.set(mode)
         with stage(tmp_path, "sync", **environment) as syncing:
             out, _ = syncing.communicate(timeout=90)
@@ -189,15 +189,15 @@ def test_a_crash_between_a_model_and_its_files_leaves_one_model(proxy: Proxy, se
 
 
 def test_the_next_stage_of_a_study_goes_on_with_the_local_copy(
-    proxy: Proxy, server: Server, at_epochs: dict[int, Callable[[], None]], capsys: pytest.CaptureFixture[str]
+    proxy: Proxy, server: Server, at_epochs: dict[int, Callable[[], None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server goes down in the first stage, and comes back after the second one."""
     at_epochs[3] = lambda: proxy.set("refuse")
     base = train_base(TrainBaseParams(**QUICK))
     assert base.model_uri == f"runs:/{base.run_id}/model"
     target = transfer(TransferParams(base=base.model_uri, epochs=3, per_class=20, val_per_class=10))
-    out = capsys.readouterr().out
-    assert "from local state, since its delivery is pending" in out and "this run is kept here until it does" in out
+    out = caplog.text
+    assert "from local state, not uploaded yet" in out and "storing this run locally until it is back" in out
     proxy.set("pass")
     wait_until(lambda: not any(Path(".pipeline/runs").iterdir()), seconds=60)  # behind, without a sync
     assert_all_is_there(server, base.run_id)
@@ -282,12 +282,12 @@ def test_a_damaged_line_is_named_and_the_rest_arrives(
 
 
 def test_a_run_that_is_deleted_on_the_server_does_not_stop_training(
-    proxy: Proxy, server: Server, at_epochs: dict[int, Callable[[], None]], capsys: pytest.CaptureFixture[str]
+    proxy: Proxy, server: Server, at_epochs: dict[int, Callable[[], None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     client, experiment = MlflowClient(server.url), os.environ["MLFLOW_EXPERIMENT_ID"]
     at_epochs[4] = lambda: client.delete_run(client.search_runs([experiment])[0].info.run_id)
     result = train_base(TrainBaseParams(**QUICK))
-    assert "the tracking store did not get" in capsys.readouterr().out
+    assert "rejected by the tracking store" in caplog.text
     refused = Path(".pipeline") / "runs" / result.run_id / "refused.jsonl"
     assert '"test/accuracy"' in refused.read_text()
 
@@ -299,7 +299,7 @@ def test_sync_leaves_a_live_stage_alone_and_two_at_once_do_no_harm(
     at_epochs[6] = lambda: proxy.set("pass")
     at_epochs[7] = lambda: assert_true(sync_runs())
     result = train_base(TrainBaseParams(**QUICK))
-    assert f"run {result.run_id}: under way" in capsys.readouterr().out
+    assert f"run {result.run_id}: in progress" in capsys.readouterr().out
     assert_all_is_there(server, result.run_id)
 
 
