@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import UserInputError, suggest
-from pipeline.params import ENTRY_POINTS, StageParams, TargetChoice, parse_params
+from pipeline.params import ENTRY_POINTS, StageParams, TargetParams, parse_params
 from pipeline.plan.records import PlannedArm, Setting
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping
@@ -117,7 +117,7 @@ class ArmReader:
         chosen = self.faults.mapping(self.faults.mapping(self.profile, "params"), kind.entry_point)
         wished = {name: value for name, value in self.plan_overrides.overrides.items() if name in fields}
         classes = (
-            self.plan_overrides.target_classes if issubclass(kind, TargetChoice) else self.plan_overrides.base_classes
+            self.plan_overrides.target_classes if issubclass(kind, TargetParams) else self.plan_overrides.base_classes
         )
         return {**common, **chosen, **own, **wished, **({"classes": classes} if classes else {})}
 
@@ -163,7 +163,7 @@ class ArmReader:
 
     def _check_base(self, planned: PlannedArm, arms: Mapping[str, PlannedArm]) -> None:
         place = self.listed[planned.grid] if isinstance(self.listed[planned.grid], LinedMapping) else self.listed
-        takes_base = issubclass(planned.kind, TargetChoice)
+        takes_base = issubclass(planned.kind, TargetParams)
         if not planned.base:
             if takes_base and planned.kind.entry_point != "scratch_cnn":
                 self.faults.add(self.listed, planned.grid, "needs base: the arm whose model it builds on.")
