@@ -22,7 +22,7 @@ from benchmarks.rows import Options, Row
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.stages.training_run import fit_settings, requested_architecture, runtime_of
+from pipeline.stages.training_run import fit_settings, requested_architecture, resolve_training_runtime
 
 CLASSIC: dict[str, Any] = {
     "channels": "32,32",
@@ -47,7 +47,7 @@ def measure_task(
 ) -> list[Row]:
     """Return the rows of one batch size and number of images."""
     params, count = task.params, len(task.train.labels)
-    runtime = runtime_of(params, task.network, params.batch_size)
+    runtime = resolve_training_runtime(params, task.network, params.batch_size)
     arms = {
         PROJECT: project_arm(task.network, task.train, task.test, fit_settings(params, runtime)),
         SAME: bare_arm(task.network, task.train, task.test, params.batch_size),

@@ -15,7 +15,7 @@ from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 from pipeline.stages.train_base import load_split
-from pipeline.stages.training_run import fit_settings, requested_architecture, runtime_of
+from pipeline.stages.training_run import fit_settings, requested_architecture, resolve_training_runtime
 from pipeline.training.loop import Fit, Labelled
 
 Path = Literal["auto", "autograd"]
@@ -26,7 +26,9 @@ def default_fit(path: Path) -> Fit:
     params = TrainBaseParams(dataset="digits", epochs=3, threads=1)
     split = load_split(params)
     network = build_network(requested_architecture(params, split), generator(params.seed, "weights"))
-    settings = replace(fit_settings(params, runtime_of(params, network, params.batch_size)), gradients=path)
+    settings = replace(
+        fit_settings(params, resolve_training_runtime(params, network, params.batch_size)), gradients=path
+    )
     data = [Labelled(network.scale(part.pixels), part.labels) for part in (split.train, split.validation)]
     return Fit(network, *data, settings)
 

@@ -205,7 +205,7 @@ def test_a_study_runs_once_and_is_then_recognised(
 
     again = main(small(plan, seeds=1))
     assert again.reused and again.run_id == first.run_id and len(store.search_runs(["0"])) == count
-    assert "nothing to do: all 3 steps are finished" in capsys.readouterr().out
+    assert "nothing to do: all 3 steps are cached" in capsys.readouterr().out
 
     more = main(small(plan, seeds=2, explain=True))  # a second seed costs only the second seed
     out = capsys.readouterr().out

@@ -126,8 +126,8 @@ def test_a_tensor_that_does_not_fit_is_an_error(change, message: str) -> None:  
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"reuse_layers": 6}, "reuse_layers=6: the base has 5 hidden layers. Choose from 0 to 5"),
-        ({"reuse_layers": "all", "unfreeze": 6}, "unfreeze=6: only 5 layers are reused"),
+        ({"reuse_layers": 6}, "reuse_layers=6: must be between 0 and 5 .the base has 5 hidden layers"),
+        ({"reuse_layers": "all", "unfreeze": 6}, "unfreeze=6: must be between 0 and 5 .only 5 layers are reused"),
     ],
 )
 def test_more_layers_than_the_base_has_are_refused(values: dict[str, object], message: str) -> None:
@@ -137,7 +137,7 @@ def test_more_layers_than_the_base_has_are_refused(values: dict[str, object], me
 
 def test_three_parts_are_copies_frozen_copies_trained_and_fresh() -> None:
     assert three_parts(FinetuneCnnParams(frozen=1, intermediate=1), 3) == Reuse(2, 1, 3)
-    with pytest.raises(UserInputError, match=r"frozen \+ intermediate=4: the base has 3 blocks"):
+    with pytest.raises(UserInputError, match=r"frozen \+ intermediate=4: must be at most 3 .the base has 3 blocks"):
         three_parts(FinetuneCnnParams(frozen=2, intermediate=2), 3)
 
 

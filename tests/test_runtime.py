@@ -18,7 +18,7 @@ from pipeline.networks.from_params import describe_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.train_base import train_base
-from pipeline.stages.training_run import runtime_of
+from pipeline.stages.training_run import resolve_training_runtime
 from pipeline.training.features import prefix_seconds
 from tests.conftest import ROOT, clean_environment
 from tests.golden_losses import default_fit
@@ -36,7 +36,7 @@ def default_threads(model: str, *, frozen: int = 0, start: int = 0, **changes: A
     params = TrainBaseParams(model=model, **changes)
     network = build_network(describe_network(params, (1, 28, 28), params.class_numbers), generator(0, "weights"))
     network.freeze(frozen)
-    return runtime_of(params, network, params.batch_size, start=start).threads
+    return resolve_training_runtime(params, network, params.batch_size, start=start).threads
 
 
 @pytest.mark.parametrize("found", [1, 2])

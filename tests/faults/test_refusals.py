@@ -63,7 +63,9 @@ def test_a_resumed_run_is_finished_and_not_resumed_again(store: MlflowClient, in
 
 def test_an_unknown_run_is_refused(store: MlflowClient) -> None:
     refused("0" * 32, "not in this tracking store. Check MLFLOW_TRACKING_URI")
-    with pytest.raises(UserInputError, match="run_id=x: must be a run id, of 32 hexadecimal digits"):
+    with pytest.raises(
+        UserInputError, match=r"run_id=x: must be a run id \(32 hexadecimal digits\). The interrupted stage printed it"
+    ):
         parse_params(ResumeParams, {"run_id": "x"})
     with pytest.raises(UserInputError, match="run_id: must be a run id"):
         parse_params(ResumeParams, {})
