@@ -28,7 +28,7 @@ from pipeline.params import TrainBaseParams, TransferParams, parse_classes
 from pipeline.runtime import generator
 from pipeline.stages.training_run import requested_architecture
 from pipeline.training.features import compute_features
-from pipeline.training.loop import Labelled
+from pipeline.training.records import Labelled
 
 EPOCHS = 20  # a round: one epoch is too short to time
 TARGETS = {20: 0.53, 100: 0.4, 500: 0.2}

@@ -33,7 +33,7 @@ from pipeline.params import TrainBaseParams, TuneParams
 from pipeline.runtime import Runtime, generator
 from pipeline.stages.training_run import fit_settings
 from pipeline.stages.tune import tune
-from pipeline.training.loop import Labelled
+from pipeline.training.records import Labelled
 from pipeline.tuning.objective import score_folds
 
 FOLDS, WORKERS, EPOCHS, TRIALS, ROUNDS = 5, 2, 3, 6, 2

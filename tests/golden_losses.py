@@ -16,7 +16,8 @@ from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 from pipeline.stages.train_base import load_split
 from pipeline.stages.training_run import fit_settings, requested_architecture, resolve_training_runtime
-from pipeline.training.loop import Fit, Labelled
+from pipeline.training.loop import Fit
+from pipeline.training.records import Labelled
 
 Path = Literal["auto", "autograd"]
 

@@ -18,7 +18,8 @@ from pipeline.runtime import generator
 from pipeline.stages.finetune_cnn import three_parts
 from pipeline.stages.transfer import layers_to_reuse
 from pipeline.training.features import Features, check_sample, compute_features, differing_parts, fingerprint
-from pipeline.training.loop import Fit, FitSettings, Labelled
+from pipeline.training.loop import Fit
+from pipeline.training.records import FitSettings, Labelled
 
 SETTINGS = FitSettings(
     epochs=2, patience=9, batch_size=16, learning_rate=0.01, weight_decay=1e-3, seed=3, weight_averaging=0.9

@@ -16,6 +16,7 @@ from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.runtime import generator
 from pipeline.training import loop, manual_backward
+from pipeline.training.batches import shuffled_batches
 from pipeline.training.checkpoint import (
     BEST,
     LAST,
@@ -27,7 +28,8 @@ from pipeline.training.checkpoint import (
 )
 from pipeline.training.evaluate import Evaluation, evaluate
 from pipeline.training.flat_parameters import flatten_trainable, split_by_origin
-from pipeline.training.loop import Fit, FitSettings, Labelled, shuffled_batches
+from pipeline.training.loop import Fit
+from pipeline.training.records import FitSettings, Labelled
 from pipeline.training.steps import FusedUpdate, build_adam
 from tests import golden_losses
 

@@ -28,7 +28,7 @@ from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.stages.tune import tune
 from pipeline.tracking import names
-from pipeline.training.loop import FitSettings, Labelled
+from pipeline.training.records import FitSettings, Labelled
 from pipeline.tuning import objective, workers
 from pipeline.tuning.objective import score_folds
 from pipeline.tuning.search_space import DEFAULT_SPACES, load_space, space_json, suggest_setting

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.data.splits import Examples
 from pipeline.training.evaluate import Evaluation
-from pipeline.training.loop import EpochRecord
+from pipeline.training.records import EpochRecord
 
 TRAIN_COLOR, VAL_COLOR, MARK_COLOR = "#0072b2", "#d55e00", "#555555"  # told apart by colour-blind readers too
 DOTS_PER_INCH = 110

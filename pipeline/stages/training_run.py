@@ -34,7 +34,8 @@ from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.evaluate import Evaluation, evaluate
 from pipeline.training.features import Features
-from pipeline.training.loop import EpochRecord, Fit, FitSettings, Labelled
+from pipeline.training.loop import Fit
+from pipeline.training.records import EpochRecord, FitSettings, Labelled
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def resolve_machine(params: P, split: Split, runtime: Runtime) -> P:
 
 
 def resolve_training_runtime(params: FitParams, network: LayeredNetwork, batch_size: int, *, start: int = 0) -> Runtime:
-    """Resolve device, precision and threads for training a network, with its blocks frozen, on inputs at depth `start`."""
+    """Resolve device, precision and threads for training a network (with frozen blocks) on inputs at depth `start`."""
     return resolve_runtime(
         params.device,
         params.dtype,

@@ -313,7 +313,7 @@ def log_study(run: StageRun, study: Study, seconds: float) -> None:
     )
     precision = best.user_attrs.get("cv/precision", float("nan"))
     echo(
-        f"best of {finished_count(study)} trials: trial {best.number}, mean fold accuracy {100 * (best.value or 0):.2f} %, "
+        f"best of {finished_count(study)} trials: {best.number}, mean fold accuracy {100 * (best.value or 0):.2f} %, "
         f"precision {100 * precision:.2f} %, {seconds:.0f} s; {json.dumps(best.params)}"
     )
 

@@ -17,7 +17,7 @@ from pipeline.tracking import names
 from pipeline.tracking.outbox.sender import Sender
 from pipeline.tracking.outbox.uploader import Uploader
 from pipeline.tracking.recovery.run_history import RunHistory
-from pipeline.training.loop import EpochRecord
+from pipeline.training.records import EpochRecord
 
 Point = tuple[str, float, int, int]  # name, value, timestamp in ms, step
 

@@ -1,8 +1,7 @@
-"""One optimizer step with gradients written out, for plain linear + ReLU blocks on a processor.
+"""An optimizer step with a manual backward pass, for linear + ReLU blocks on a CPU.
 
-Autograd's bookkeeping costs as much as the arithmetic of small fully connected layers. Here every product goes
-into a buffer that is made once, the trainable weights lie in one flat tensor (two, where copies have a learning
-rate of their own), and Adam and the moving average are one call each. Checked against autograd by a test.
+For small layers, autograd's overhead equals the arithmetic. Here matrix products write into preallocated buffers, the
+trainable weights are flat, and Adam and EMA are one call each. A test compares the gradients with autograd's.
 
 Legend: B examples in a batch, D values into a layer, W its outputs, K classes.
 """
@@ -20,25 +19,25 @@ Buffers = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]
 
 
 def supports(network: LayeredNetwork) -> bool:
-    """Whether what is trained of a network are plain linear + ReLU blocks and a head, in float32 on a processor."""
+    """Return whether the trainable part consists of linear + ReLU blocks and a head, in float32 on a CPU."""
     trained = network.blocks[network.frozen :]
     plain = all(isinstance(part, nn.Flatten | nn.Linear | nn.ReLU) for block in trained for part in block.children())
     return plain and network.head.weight.device.type == "cpu" and network.head.weight.dtype == torch.float32
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    """Return the place of a parameter's gradient, which lies in the flat one."""
-    assert parameter.grad is not None, "a trained parameter that was not made flat"
+    """Return a parameter's gradient, a view of the flat gradient."""
+    assert parameter.grad is not None, "a trainable parameter that was not flattened"
     return parameter.grad
 
 
 class ManualBackwardStep:
-    """Forward, backward, update, without autograd.
+    """Forward, backward and update without autograd.
 
     Args:
-        network: One that `supports` accepts, made flat by `flatten_trainable`.
-        update: Takes the gradients into the weights.
-        start: The depth at which values enter.
+        network: A supported network with flattened parameters.
+        update: Updates the weights.
+        start: Depth of the input values.
         after: Called after each update.
     """
 

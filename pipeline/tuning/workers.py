@@ -27,7 +27,7 @@ from pipeline.params import TrainBaseParams
 from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.training.loop import FitSettings, Labelled
+from pipeline.training.records import FitSettings, Labelled
 from pipeline.tuning.objective import FoldScore, score_folds
 from pipeline.tuning.search_space import Space, suggest_setting, with_setting
 from pipeline.tuning.shared import SharedTensors

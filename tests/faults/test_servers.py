@@ -22,7 +22,7 @@ from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking.outbox.journal import JOURNAL, read_part
 from pipeline.tracking.outbox.sync import sync_runs
-from pipeline.training.loop import EpochRecord
+from pipeline.training.records import EpochRecord
 from tests.conftest import copy_store, use_stores
 from tests.faults.killing import TINY, assert_one_ready_model, journalled_epochs, points_of, stage, wait_until
 from tests.faults.proxy import Proxy, proxy_to
