@@ -11,7 +11,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.data.sources import Dataset
+from pipeline.data.records import Dataset
 from pipeline.data.splits import choose_classes
 from pipeline.networks.build import build_network
 from pipeline.networks.from_params import describe_network

@@ -1,6 +1,7 @@
 """Features: activations of frozen blocks, computed once.
 
-Valid for a deterministic prefix only: frozen blocks in eval mode (fixed batch-norm statistics, no dropout), and no augmentation.
+Valid for a deterministic prefix only: frozen blocks in eval mode (fixed batch-norm statistics, no dropout), and no
+augmentation.
 """
 
 from __future__ import annotations

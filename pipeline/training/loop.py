@@ -1,7 +1,7 @@
 """Training with early stopping on validation loss; the network ends with its best weights.
 
-Iterating a `Fit` trains it and yields one record per epoch. All randomness of an epoch is derived from (seed, epoch), so on
-a CPU a fit resumed from a checkpoint is bit-identical to an uninterrupted one, without stored generator state.
+Iterating a `Fit` trains it and yields one record per epoch. All randomness of an epoch is derived from (seed, epoch),
+so on a CPU a fit resumed from a checkpoint is bit-identical to an uninterrupted one, without stored generator state.
 """
 
 from __future__ import annotations
