@@ -37,11 +37,7 @@ class Arm:
     """A finished run, as read by reports.
 
     Attributes:
-        run_id: MLflow's id.
-        name: The run's name.
         stage: Its entry point.
-        tags: All tags.
-        params: All parameters.
         metrics: Final metrics.
         curves: Values per epoch of each metric in `CURVES`.
     """

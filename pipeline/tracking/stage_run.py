@@ -47,9 +47,6 @@ class StageRun:
     """A run in progress.
 
     Attributes:
-        client: Of the tracking store.
-        run_id: MLflow's id.
-        experiment_id: MLflow's id.
         folder: The run's local state: journal, checkpoints and figures until they are uploaded.
         uploader: Uploads the journal in the background.
         sender: Sends journal entries to the store.

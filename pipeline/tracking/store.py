@@ -187,6 +187,12 @@ def search_newest_runs(client: MlflowClient, condition: str, *, limit: int = SEA
     return list(client.search_runs([active_experiment_id()], condition, max_results=limit, order_by=order))
 
 
+def search_running(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
+    """Return the RUNNING runs of an experiment that match a filter string."""
+    condition = f"attributes.status = 'RUNNING' and {condition}"
+    return list(client.search_runs([experiment_id], condition, max_results=SEARCHED_RUNS))
+
+
 def store_environment() -> dict[str, str]:
     """Return the environment variables that point another process to the same store and experiment."""
     return {
