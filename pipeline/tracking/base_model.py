@@ -43,7 +43,6 @@ class Base:
     Attributes:
         model_uri: `models:/m-...`, or `runs:/ID/model` if it is not uploaded yet.
         stage: The stage that trained it.
-        classes: The classes it was trained on.
         network: On the CPU, in evaluation mode.
         digest: Of its weights.
         train_indices: int64, indices of its training images in the official training set.

@@ -78,11 +78,7 @@ def open_store() -> MlflowClient:
 
 
 def reach_store() -> MlflowClient:
-    """Return a client of the active tracking store after a successful request.
-
-    Raises:
-        UserInputError: The store is not usable or its server does not respond.
-    """
+    """Return a client of the active tracking store that has just responded; raise UserInputError if it does not."""
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)

@@ -31,10 +31,7 @@ from pipeline.training.checkpoint import LAST, PREVIOUS
 
 
 def clear_uploaded(folder: Path) -> None:
-    """Delete the state of a run that has ended and is uploaded, except checkpoints that `resume` has no copy of.
-
-    The caller holds the folder's lock.
-    """
+    """Delete the locked state of an ended, uploaded run, except checkpoints that `resume` would find nowhere else."""
     if (folder / REJECTED).exists():
         return
     if not needed_to_resume(folder):

@@ -58,10 +58,7 @@ def _is_this_project(tags: dict[str, str]) -> bool:
 
 
 def _live_processes() -> tuple[set[str], list[float]]:
-    """Return the ids of runs with a live process, and the start times of each `mlflow run` that has started none yet.
-
-    Start times are in seconds since 1970.
-    """
+    """Return the ids of runs with a live process, and the start time of each `mlflow run` that has started none yet."""
     started: dict[int, str] = {}  # parent process -> run id
     launchers: dict[int, float] = {}
     for process in psutil.process_iter():
