@@ -42,10 +42,7 @@ class Base:
 
     Attributes:
         model_uri: `models:/m-...`, or `runs:/ID/model` if it is not uploaded yet.
-        run_id: The run that trained it.
         stage: The stage that trained it.
-        dataset: Its data set.
-        classes: The classes it was trained on.
         network: On the CPU, in evaluation mode.
         digest: Of its weights.
         train_indices: int64, indices of its training images in the official training set.
@@ -90,11 +87,7 @@ class _ModelRecord:
     tags: Mapping[str, str]
 
     def load(self, files: dict[str, Path], why: str) -> Base:
-        """Rebuild the model from its files.
-
-        Raises:
-            UserInputError: They are damaged, or do not have the logged digest.
-        """
+        """Rebuild the model; raise UserInputError if its files are damaged or do not have the logged digest."""
         if not is_dataset(self.tags.get(names.DATASET, "")):
             raise invalid_base(self.reference, "not a model of this project: its dataset tag is invalid.")
         network = rebuild(files, self.reference)

@@ -22,12 +22,7 @@ Parts = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class CacheKey:
-    """The key of a cached result.
-
-    Attributes:
-        stage: The entry point.
-        parts: `params`, `inputs`, `code` (one digest per file) and `machine`, each as names and values.
-    """
+    """The key of a cached result: parts `params`, `inputs`, `code` (digests of files) and `machine`."""
 
     stage: str
     parts: Parts

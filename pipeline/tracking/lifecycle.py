@@ -133,10 +133,8 @@ def _initial_tags(params: StageParams, note: str, tags: Mapping[str, object]) ->
 def _begin(new_run: _NewRun) -> tuple[StageRun, Collection[str]]:
     """Create a run, or adopt the one created by `mlflow run`; also return the names of parameters it already has.
 
-    If the store is unreachable but holds runs of this process, the run is started locally and created there later.
-
-    Raises:
-        UserInputError: The store is unreachable and holds no run of this process yet.
+    If the store is unreachable but holds runs of this process, the run is started locally and created there later;
+    otherwise, UserInputError is raised.
     """
     nested = new_run.parent_run_id is not None
     may_wait = nested or holds_runs_of_this_process()
@@ -189,11 +187,7 @@ def _create_offline(new_run: _NewRun) -> StageRun:
 
 
 def _reopen(client: MlflowClient, run_id: str, tags: dict[str, str]) -> tuple[StageRun, Collection[str]]:
-    """Reopen an interrupted run, provided that its result will be the same as without the interruption.
-
-    Raises:
-        UserInputError: Another process is working on it, it has ended, or its inputs have changed.
-    """
+    """Reopen an interrupted run; raise UserInputError if it is in progress, has ended, or its inputs have changed."""
     started = time.perf_counter()
     experiment_id, lock, history = claim_interrupted(client, run_id)
     try:

@@ -1,7 +1,7 @@
 """Read the three files from which a model is rebuilt. Nothing is unpickled.
 
 The files are untrusted input: only these fixed names are read, sizes are checked before reading, and the architecture
-is validated before memory is allocated.
+is validated before memory is allocated. All functions raise UserInputError if a file is missing or invalid.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ invalid_base = partial(invalid, "base", remedy="Choose another base, or base=aut
 
 
 def download_files(client: MlflowClient, model: LoggedModel, reference: str, *, folder: Path) -> dict[str, Path]:
-    """Download the three files to `folder` after a check of their sizes.
-
-    Raises:
-        UserInputError: A file is missing or too large, or its path leads out of the model's folder.
-    """
+    """Download the three files to `folder` after a check of their sizes."""
     try:
         items = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
         sizes = {item.path.rsplit("/", 1)[-1]: item.file_size or 0 for item in items}
@@ -54,11 +50,7 @@ def download_files(client: MlflowClient, model: LoggedModel, reference: str, *, 
 
 
 def rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
-    """Build the network of the architecture file and load its weights, which must match exactly.
-
-    Raises:
-        UserInputError: The architecture or the weights are damaged.
-    """
+    """Build the network of the architecture file and load its weights, which must match exactly."""
     try:
         architecture = architecture_from_json(_read_text(files[names.ARCHITECTURE_FILE]))
     except (ValueError, OSError) as error:
@@ -84,11 +76,7 @@ def _read_text(path: Path) -> str:
 
 
 def read_indices(path: Path, reference: str) -> dict[str, Tensor]:
-    """Return the indices of the images used by a model: `train`, `validation` and `seen`, int32 (N,).
-
-    Raises:
-        UserInputError: The file is damaged or has other content.
-    """
+    """Return the indices of the images used by a model: `train`, `validation` and `seen`, int32 (N,)."""
     try:
         indices, _ = read_tensor_file(path, MAX_BYTES[names.INDICES_FILE])
         if set(indices) != {"train", "validation", "seen"}:

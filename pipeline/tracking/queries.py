@@ -37,11 +37,7 @@ class Arm:
     """A finished run, as read by reports.
 
     Attributes:
-        run_id: MLflow's id.
-        name: The run's name.
         stage: Its entry point.
-        tags: All tags.
-        params: All parameters.
         metrics: Final metrics.
         curves: Values per epoch of each metric in `CURVES`.
     """
@@ -75,11 +71,7 @@ def read_step(client: MlflowClient, run_id: str) -> Arm:
 
 
 def read_arm(client: MlflowClient, run_id: str) -> Arm:
-    """Return a finished run of a stage that trains.
-
-    Raises:
-        UserInputError: The run does not exist, is not finished, or has trained nothing.
-    """
+    """Return a finished run of a stage that trains; raise UserInputError for any other run."""
     try:
         run = client.get_run(resolve_run_id(run_id))
     except MlflowException:
@@ -129,11 +121,7 @@ def newest_plan_run(client: MlflowClient) -> str:
 
 
 def read_plan_record(client: MlflowClient, run_id: str) -> str | None:
-    """Return the record of a plan run as JSON, or None for other runs.
-
-    Raises:
-        UserInputError: The run does not exist, or its record is missing or unreadable.
-    """
+    """Return the record of a plan run as JSON, or None for other runs; raise UserInputError if it is unreadable."""
     try:
         if client.get_run(run_id).data.tags.get(names.STAGE) != "main":
             return None
@@ -146,11 +134,7 @@ def read_plan_record(client: MlflowClient, run_id: str) -> str | None:
 
 
 def read_best_setting(client: MlflowClient, run_id: str) -> dict[str, Any]:
-    """Return the best setting of a tune run.
-
-    Raises:
-        UserInputError: The run does not exist, or has no valid setting.
-    """
+    """Return the best setting of a tune run; raise UserInputError if it has no valid one."""
     try:
         setting = json.loads(_read_artifact(client, run_id, names.BEST_SETTING, max_bytes=MAX_SETTING_BYTES))
         if not isinstance(setting, dict):

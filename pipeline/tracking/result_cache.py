@@ -28,9 +28,7 @@ PARAMETER_WEIGHT = 100  # arms of a plan differ in parameters, so the closest ru
 class PlanContext:
     """Gives a step access to its plan run: cached results, and the parent run (created on first use).
 
-    Args:
-        parent: Returns the id of the plan run, which it creates on the first call.
-        rerun: Ignore cached results.
+    `parent` returns the id of the plan run; `rerun` ignores cached results.
 
     Attributes:
         why: Explains the cache hit or miss of the last step.

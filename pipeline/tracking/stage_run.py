@@ -30,7 +30,6 @@ class StageResult:
     """What a stage returns.
 
     Attributes:
-        run_id: Its MLflow run.
         model_uri: Accepted by later stages as `base`; empty if the stage trains no model.
         metrics: Final metrics.
         reused: Whether this is a cached result.
@@ -47,12 +46,7 @@ class StageRun:
     """A run in progress.
 
     Attributes:
-        client: Of the tracking store.
-        run_id: MLflow's id.
-        experiment_id: MLflow's id.
         folder: The run's local state: journal, checkpoints and figures until they are uploaded.
-        uploader: Uploads the journal in the background.
-        sender: Sends journal entries to the store.
         lock: Held while this process works on the run.
         started: `time.perf_counter()` at the start of the stage.
         adopted: Whether `mlflow run` created the run.

@@ -78,11 +78,7 @@ def open_store() -> MlflowClient:
 
 
 def reach_store() -> MlflowClient:
-    """Return a client of the active tracking store after a successful request.
-
-    Raises:
-        UserInputError: The store is not usable or its server does not respond.
-    """
+    """Return a client of the active tracking store that has just responded; raise UserInputError if it does not."""
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -185,6 +181,12 @@ def search_newest_runs(client: MlflowClient, condition: str, *, limit: int = SEA
     """Return up to `limit` runs of the active experiment that match a filter string, the latest ended first."""
     order = ["attributes.end_time DESC"]
     return list(client.search_runs([active_experiment_id()], condition, max_results=limit, order_by=order))
+
+
+def search_running(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
+    """Return the RUNNING runs of an experiment that match a filter string."""
+    condition = f"attributes.status = 'RUNNING' and {condition}"
+    return list(client.search_runs([experiment_id], condition, max_results=SEARCHED_RUNS))
 
 
 def store_environment() -> dict[str, str]:

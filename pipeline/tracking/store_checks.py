@@ -22,7 +22,7 @@ from pipeline.tracking.outbox.journal import JOURNAL, is_uploaded, read_part
 from pipeline.tracking.outbox.local_state import state_folder
 from pipeline.tracking.recovery.orphans import orphaned_runs
 from pipeline.tracking.recovery.unstarted_runs import unstarted_runs
-from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, ping_server, sqlite_path
+from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, ping_server, search_running, sqlite_path
 
 STORE = "tracking store"
 CLOCK_TOLERANCE_SECONDS = 60.0
@@ -113,8 +113,7 @@ def _check_runs(client: MlflowClient) -> Iterator[CheckResult]:
     experiment = _active_experiment(client)
     if experiment is None:
         return
-    condition = "attributes.status = 'RUNNING' and tags.process LIKE '% %'"
-    running = client.search_runs([experiment.experiment_id], condition, max_results=1000)
+    running = search_running(client, experiment.experiment_id, "tags.process LIKE '% %'")
     orphans = [
         run.info.run_id
         for search in (orphaned_runs, unstarted_runs)

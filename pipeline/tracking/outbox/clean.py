@@ -31,10 +31,7 @@ from pipeline.training.checkpoint import LAST, PREVIOUS
 
 
 def clear_uploaded(folder: Path) -> None:
-    """Delete the state of a run that has ended and is uploaded, except checkpoints that `resume` has no copy of.
-
-    The caller holds the folder's lock.
-    """
+    """Delete the locked state of an ended, uploaded run, except checkpoints that `resume` would find nowhere else."""
     if (folder / REJECTED).exists():
         return
     if not needed_to_resume(folder):
@@ -82,32 +79,23 @@ def list_run_states() -> Iterator[Leftover]:
     for folder in folders:
         assert client is not None
         removable, reason = _check(client, folder)
-        remove = functools.partial(_remove, client, folder)
-        yield Leftover("run state", folder, removable, reason, remove)
+        yield Leftover("run state", folder, removable, reason, functools.partial(_remove, client, folder))
 
 
-def _check(client: MlflowClient, folder: Path) -> tuple[bool, str]:
-    """Return whether a run's state can be deleted, and the reason."""
+def _remove(client: MlflowClient, folder: Path) -> bool:
+    return _check(client, folder, delete=True)[0]
+
+
+def _check(client: MlflowClient, folder: Path, *, delete: bool = False) -> tuple[bool, str]:
+    """Return whether a run's state can be deleted, and the reason; delete it if requested."""
     lock = lock_run_state(folder)
     if lock is None:
         return False, "its process is alive"
     try:
-        return _check_locked(client, folder)
-    except OSError as error:
-        return False, f"unreadable: {error}"
-    finally:
-        lock.release()
-
-
-def _remove(client: MlflowClient, folder: Path) -> bool:
-    lock = lock_run_state(folder)
-    if lock is None:
-        return False
-    try:
-        removable, _ = _check_locked(client, folder)
-        if removable:
+        removable, reason = _check_locked(client, folder)
+        if removable and delete:
             _delete(folder)
-        return removable
+        return removable, reason
     finally:
         lock.release()
 
@@ -116,8 +104,11 @@ def _check_locked(client: MlflowClient, folder: Path) -> tuple[bool, str]:
     run_id = resolve_run_id(folder.name)
     if (folder / REJECTED).exists():
         return False, f"contains entries that the tracking store rejected ({REJECTED})"
-    if not is_uploaded(folder):
-        return False, "not uploaded yet: python -m pipeline sync"
+    try:
+        if not is_uploaded(folder):
+            return False, "not uploaded yet: python -m pipeline sync"
+    except OSError as error:
+        return False, f"unreadable: {error}"
     try:
         run = client.get_run(run_id)
     except MlflowException as error:

@@ -84,8 +84,9 @@ def register_model(client: MlflowClient, run_id: str, model_uri: str, *, name: s
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = _existing_version(client, run_id, model_uri, name=name)
-    if version is None:
+    versions = _versions(client, name)
+    version = next((version for version in versions if (version.run_id, version.source) == (run_id, model_uri)), None)
+    if version is None:  # otherwise registered by an earlier attempt
         version = client.create_model_version(
             name,
             model_uri,
@@ -98,12 +99,6 @@ def register_model(client: MlflowClient, run_id: str, model_uri: str, *, name: s
     if str(best.version) == str(version.version):
         return f"{registered}, now with alias best (validation accuracy {val_accuracy:.4f})"
     return f"{registered}; alias best stays on version {best.version} (validation accuracy {_val_accuracy(best):.4f})"
-
-
-def _existing_version(client: MlflowClient, run_id: str, model_uri: str, *, name: str) -> ModelVersion | None:
-    """Return the version of this model that an earlier attempt registered."""
-    versions = _versions(client, name)
-    return next((version for version in versions if (version.run_id, version.source) == (run_id, model_uri)), None)
 
 
 def _move_alias(client: MlflowClient, name: str) -> ModelVersion:

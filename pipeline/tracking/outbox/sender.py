@@ -43,12 +43,7 @@ class NotYetError(RuntimeError):
 
 
 class Sender:
-    """Uploads the entries of one run.
-
-    Args:
-        client: Of the store.
-        run_id: The run.
-        folder: The run's local state, to which rejected entries are written.
+    """Uploads the entries of one run; entries that the store rejects are written to a file in the run's local state.
 
     Attributes:
         rejected: One message per entry that the store rejected for good; all others are retried until they succeed.
@@ -78,11 +73,7 @@ class Sender:
         }
 
     def send(self, entries: list[Entry]) -> None:
-        """Send entries in order, consecutive entries of one kind together.
-
-        Raises:
-            Exception: Any error of the client after which a later attempt may succeed.
-        """
+        """Send entries in order, those of one kind together; raise any error after which a retry may succeed."""
         for kind, group in groupby(entries, key=lambda entry: str(entry["kind"])):
             members = [entry for entry in group if not self._quarantine or json.dumps(entry) not in self._quarantine]
             if members and kind not in LOCAL_KINDS:

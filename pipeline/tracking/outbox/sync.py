@@ -36,7 +36,6 @@ class PendingRun:
     """A run with a journal in the state folder.
 
     Attributes:
-        folder: Its local state.
         store: The tracking URI to upload to, without a password.
         opened: When its first process opened it, in ms.
     """
@@ -52,10 +51,7 @@ class PendingRun:
 
 
 def sync_runs() -> bool:
-    """Upload every journal in the state folder whose process is gone and print a summary per run.
-
-    Returns:
-        Whether everything is uploaded.
+    """Upload every journal whose process is gone, print a summary per run, and return whether nothing is pending.
 
     Raises:
         UserInputError: The store is not usable.

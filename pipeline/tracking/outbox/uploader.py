@@ -22,11 +22,7 @@ Send = Callable[[list[Entry]], None]
 class Uploader:
     """Uploads the entries of one journal, in order, in the background.
 
-    Args:
-        journal: The journal, to which each entry is written first.
-        send: Uploads entries; if it raises, they are sent again later.
-        on_damaged: Called with a message for each unreadable journal line.
-        pause_seconds: How long to collect entries before sending them together.
+    Entries are collected for `pause_seconds` and sent together. See `journal.send_pending` for the callbacks.
 
     Attributes:
         last_error: Error of the last attempt; None if it succeeded.

@@ -15,7 +15,7 @@ from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import final_status, logged_entries
 from pipeline.tracking.outbox.local_state import is_abandoned, run_folder
 from pipeline.tracking.recovery.unstarted_runs import unstarted_runs
-from pipeline.tracking.store import active_experiment_id, open_store
+from pipeline.tracking.store import active_experiment_id, open_store, search_running
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def orphaned_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
     If the process is not visible from here (another host), its run counts only if its unlocked local state is here.
     """
     orphans = []
-    for run in _running(client, experiment_id, "tags.process LIKE '% %'"):
+    for run in search_running(client, experiment_id, "tags.process LIKE '% %'"):
         alive = process_lives(run.data.tags["process"], run.data.tags.get("host", ""))
         if is_abandoned(run_folder(run.info.run_id)) if alive is None else not alive:
             orphans.append(run)
@@ -84,7 +84,7 @@ def close_runs_of_process(host: str, process: str, *, run_id: str, reason: str) 
     """
     client = open_store()
     condition = f"tags.host = '{host}' and tags.process = '{process}'"
-    runs = {run.info.run_id: run for run in _running(client, active_experiment_id(), condition)}
+    runs = {run.info.run_id: run for run in search_running(client, active_experiment_id(), condition)}
     if run_id:
         runs[run_id] = client.get_run(run_id)
     for run in runs.values():
@@ -94,10 +94,6 @@ def close_runs_of_process(host: str, process: str, *, run_id: str, reason: str) 
             tags = parent.data.tags
             if parent.info.status == "RUNNING" and not process_lives(tags.get("process", ""), tags.get("host", "")):
                 _close(client, parent, status="KILLED", reason="Its process is gone; closed by another process.")
-
-
-def _running(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
-    return list(client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and {condition}", max_results=1000))
 
 
 def _close(client: MlflowClient, run: Run, *, status: str, reason: str) -> None:

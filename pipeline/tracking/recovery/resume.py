@@ -40,19 +40,12 @@ _invalid_run = partial(invalid, "run_id")
 
 @dataclass(frozen=True)
 class InterruptedRun:
-    """A run that can be resumed.
-
-    Attributes:
-        run_id: MLflow's id.
-        stage: Its entry point.
-        parameters: Resolved.
-        inherits_labels: Whether it trains on the label sample of its base.
-    """
+    """A run that can be resumed, with its resolved parameters."""
 
     run_id: str
     stage: str
     parameters: dict[str, str]
-    inherits_labels: bool
+    inherits_labels: bool  # trains on the label sample of its base
 
 
 def find_interrupted(client: MlflowClient, run_id: str, *, force: bool = False) -> InterruptedRun:

@@ -17,17 +17,11 @@ MetricValues = dict[tuple[str, int], tuple[float, int]]  # (metric, step) -> val
 
 @dataclass
 class Attempt:
-    """One process's work on a run, reconstructed from what it logged; times in ms.
-
-    Attributes:
-        opened: When it opened the run.
-        last_logged: When it last logged anything.
-        epoch_ends: When it completed each epoch.
-    """
+    """One process's work on a run, reconstructed from what it logged; times in ms."""
 
     opened: int
     last_logged: int
-    epoch_ends: dict[int, int] = field(default_factory=dict)
+    epoch_ends: dict[int, int] = field(default_factory=dict)  # epoch -> time
 
 
 @dataclass(frozen=True)

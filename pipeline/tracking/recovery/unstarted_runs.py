@@ -19,7 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_SOURCE_N
 
 from pipeline.params import ENTRY_POINTS
 from pipeline.tracking import names
-from pipeline.tracking.store import sqlite_path
+from pipeline.tracking.store import search_running, sqlite_path
 
 PROJECT = Path(__file__).resolve().parents[3]
 MIN_AGE_SECONDS = 86_400.0  # on a server: a younger run may be in preparation on another machine
@@ -27,8 +27,7 @@ MIN_AGE_SECONDS = 86_400.0  # on a server: a younger run may be in preparation o
 
 def unstarted_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
     """Return the RUNNING runs of an experiment whose command never started on this machine."""
-    condition = "attributes.status = 'RUNNING' and tags.`mlflow.source.type` = 'PROJECT'"
-    runs = client.search_runs([experiment_id], condition, max_results=1000)
+    runs = search_running(client, experiment_id, "tags.`mlflow.source.type` = 'PROJECT'")
     candidates = [run for run in runs if _may_be_unstarted(run.data.tags)]
     if sqlite_path(mlflow.get_tracking_uri()) is None:
         latest = (time.time() - MIN_AGE_SECONDS) * 1000
@@ -59,10 +58,7 @@ def _is_this_project(tags: dict[str, str]) -> bool:
 
 
 def _live_processes() -> tuple[set[str], list[float]]:
-    """Return the ids of runs with a live process, and the start times of each `mlflow run` that has started none yet.
-
-    Start times are in seconds since 1970.
-    """
+    """Return the ids of runs with a live process, and the start time of each `mlflow run` that has started none yet."""
     started: dict[int, str] = {}  # parent process -> run id
     launchers: dict[int, float] = {}
     for process in psutil.process_iter():
