@@ -6,8 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pipeline.plan.outcome import PlanRecord
 from pipeline.plan.records import Question
-from pipeline.report.records import LedgerLine, Member, PlanRunFacts, ReportedArm
+from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
 from pipeline.tracking.queries import Arm
 
@@ -89,10 +90,23 @@ def scored(
     return arm_of(name, runs, *failures)
 
 
-def study(arms: Sequence[ReportedArm], *questions: Question, **more: object) -> PlanRunFacts:
-    """Return a plan run with some arms and questions."""
+def record_of(name: str, *questions: Question, **more: object) -> PlanRecord:
+    """Return the record of a plan run without its outcomes."""
     about = {"title": "A study", "description": "Made up.", "profile": "quick", "seeds": 3, "total_seconds": 12.0}
-    return PlanRunFacts(name="made_up", arms={arm.name: arm for arm in arms}, questions=questions, **{**about, **more})  # type: ignore[arg-type]
+    nothing = {"arms": (), "outcomes": (), "command": ""}
+    return PlanRecord(name=name, questions=questions, **{**about, **nothing, **more})  # type: ignore[arg-type]
+
+
+def study(
+    arms: Sequence[ReportedArm],
+    *questions: Question,
+    ledger: Sequence[LedgerLine] = (),
+    links: Links = Links("", ""),  # noqa: B008
+    **more: object,
+) -> PlanRunFacts:
+    """Return a plan run with some arms and questions."""
+    record = record_of("made_up", *questions, **more)
+    return PlanRunFacts(record, {arm.name: arm for arm in arms}, links, tuple(ledger))
 
 
 def question(
@@ -414,21 +428,19 @@ def reference_study(seeds: int = 5) -> PlanRunFacts:
         )
         for arm in arms
     )
-    return PlanRunFacts(
+    record = record_of(
         "assignments",
-        "Two reference studies on transfer learning",
-        "Every arm is run with several seeds; seed s of an arm builds on seed s of its base and sees the same images.",
-        "full",
-        seeds,
-        {arm.name: arm for arm in arms},
-        questions,
-        (*ledger, LedgerLine("report", 1, 3.1, 0.0)),
-        341.7,
-        "5" * 32,
-        "http://127.0.0.1:5000",
-        "1",
-        "mlflow run . -P plan=assignments -P profile=full",
+        *questions,
+        title="Two reference studies on transfer learning",
+        description="Every arm is run with several seeds; seed s of an arm builds on seed s of its base and sees the same images.",
+        profile="full",
+        seeds=seeds,
+        total_seconds=341.7,
+        command="mlflow run . -P plan=assignments -P profile=full",
     )
+    links = Links("http://127.0.0.1:5000", "1")
+    lines = (*ledger, LedgerLine("report", 1, 3.1, 0.0))
+    return PlanRunFacts(record, {arm.name: arm for arm in arms}, links, lines, "5" * 32)
 
 
 def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) -> PlanRunFacts:

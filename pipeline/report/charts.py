@@ -97,14 +97,9 @@ def line_chart(
     text: ChartText, series: Sequence[Series], *, log: bool = False, threshold: float | None = None,
     top: float | None = None,
 ) -> Chart:  # fmt: skip
-    """Draw curves: the mean over seeds, with the range over seeds as a band.
+    """Draw at least one curve: the mean over seeds, with the range over seeds as a band.
 
-    Args:
-        text: Of the chart.
-        series: At least one.
-        log: Logarithmic y axis.
-        threshold: y of a horizontal line.
-        top: Upper end of a linear y axis.
+    The y axis is logarithmic with `log`, else it ends at `top`; `threshold` is the y of a horizontal line.
     """
     height = TOP + CURVES_HEIGHT + BOTTOM + LEGEND_LINE * len(series) + 0.02
     figure, axes = new_chart(text, height, CURVES_HEIGHT)
@@ -152,12 +147,8 @@ def point_chart(
 ) -> Chart:
     """Draw each arm's mean as a marker with its interval, and its seeds as ticks.
 
-    Args:
-        text: Of the chart.
-        rows: At least one.
-        bounded: Values cannot exceed 100.
-        zero: Mark zero with a line.
-        connected: Connect the two markers of a row.
+    Values of a `bounded` quantity cannot exceed 100; `zero` marks zero with a line; `connected` joins the two markers
+    of a row.
     """
     figure, axes = _row_chart(text, rows)
     ends: list[float] = [0.0] if zero else []

@@ -5,13 +5,11 @@ Numbers are formatted once; HTML and Markdown show the same text.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from pipeline.plan.records import Question
-from pipeline.report.records import Member, ReportedArm
+from pipeline.report.records import Links, Member
 
 NO_VALUE = "-"
 CACHED_MARK = "\u2020"  # a dagger
@@ -60,39 +58,19 @@ class Answer:
     question: Question  # from the plan
     headline: str  # the answer in one sentence
     sentences: tuple[str, ...] = ()  # supporting numbers
-    notes: tuple[str, ...] = ()  # caveats: missing arms, seeds, hosts, parameters that differ
     table: Table | None = None  # all numbers; None if no arm has runs
     charts: tuple[Chart, ...] = ()  # small panels, shown side by side
-
-
-@dataclass(frozen=True)
-class Links:
-    """Builds links to runs on a tracking server; every link is empty without one."""
-
-    server: str  # tracking URI; only http(s) URIs are linked
-    experiment_id: str  # MLflow's id
-
-    @property
-    def base(self) -> str:
-        """The address of the UI; empty without a server."""
-        return f"{self.server.rstrip('/')}/#" if self.server.startswith(("http://", "https://")) else ""
-
-    def run(self, run_id: str) -> str:
-        """Return the address of one run."""
-        return f"{self.base}/experiments/{self.experiment_id}/runs/{run_id}" if self.base and run_id else ""
-
-    def runs(self, arm: ReportedArm) -> str:
-        """Return the address of an arm's run, or of the comparison of its runs."""
-        run_ids = [member.run.run_id for member in arm.members]
-        if not self.base or len(run_ids) < 2:
-            return self.run(run_ids[0]) if run_ids else ""
-        runs, experiments = quote(json.dumps(run_ids)), quote(json.dumps([self.experiment_id]))
-        return f"{self.base}/compare-runs?runs={runs}&experiments={experiments}"
+    notes: tuple[str, ...] = ()  # caveats: missing arms, seeds, hosts, parameters that differ
 
 
 def text_cell(text: object, href: str = "") -> Cell:
     """Return a cell with one text."""
     return Cell((Link(str(text), href),))
+
+
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Return a table without links."""
+    return Table(tuple(columns), tuple(tuple(map(text_cell, row)) for row in rows))
 
 
 def seed_cell(members: Sequence[Member], links: Links) -> Cell:

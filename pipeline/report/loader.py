@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.plan.outcome import Outcome, PlanRecord
 from pipeline.report.questions.arm_differences import host_of
 from pipeline.report.questions.dispatch import answer
-from pipeline.report.records import LedgerLine, Member, PlanRunFacts, ReportedArm
+from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
 from pipeline.report.renderer import render_html, render_markdown
 from pipeline.tracking import names
 from pipeline.tracking.queries import Store, read_step
@@ -54,21 +54,8 @@ def load_plan_run(store: Store, record: PlanRecord, run_id: str) -> PlanRunFacts
         )
         for arm in record.arms
     }
-    return PlanRunFacts(
-        name=record.name,
-        title=record.title,
-        description=record.description,
-        profile=record.profile,
-        seeds=record.seeds,
-        arms=arms,
-        questions=record.questions,
-        ledger=_ledger(record, outcomes, arms) if record.total_seconds else (),
-        total_seconds=record.total_seconds,
-        run_id=run_id,
-        server=store.server,
-        experiment_id=store.experiment_id,
-        command=record.command,
-    )
+    ledger = _ledger(record, outcomes, arms) if record.total_seconds else ()
+    return PlanRunFacts(record, arms, Links(store.server, store.experiment_id), ledger, run_id)
 
 
 def _ledger(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 
 from pipeline.plan.records import Question
-from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Links, Table, text_cell
+from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Table, text_cell, text_table
 from pipeline.report.questions.arm_differences import (
     base_run_ids,
     differing_params,
@@ -22,18 +24,12 @@ from pipeline.report.questions.arm_differences import (
 )
 from pipeline.report.questions.context import context_of
 from pipeline.report.questions.quantities import TEST_ACCURACY
-from pipeline.report.records import Member, PlanRunFacts, ReportedArm
+from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
 
-BUDGET = {
-    "max epochs": "epochs",
-    "patience": "patience",
-    "batch size": "batch_size",
-    "learning rate": "learning_rate",
-    "weight decay": "weight_decay",
-}
+BUDGET = ("epochs", "patience", "batch_size", "learning_rate", "weight_decay")
+EMPTY = Table((), ())
 PACKAGES = ("torch", "mlflow", "optuna", "numpy", "scipy", "matplotlib")
-MACHINE = ("device", "dtype", "threads")
 STATISTICS = (
     "Numbers are means over seeds +- the half width of a 95 % confidence interval (Student's t). Differences (\u0394) "
     "are paired by seed, with p values of the paired t test; a seed determines the sampled labels, the initial weights "
@@ -49,32 +45,32 @@ STATISTICS = (
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the methods: a heading, lines, and at most one table."""
+    """A part of the methods."""
 
     heading: str
-    lines: tuple[str, ...] = ()
-    table: Table | None = None
+    lines: Sequence[str] = ()
+    table: Table = EMPTY
 
 
 def methods_sections(facts: PlanRunFacts) -> list[Section]:
     """Return the sections that have content."""
     sections = [
         Section("How to read the numbers", statistics_lines(facts)),
-        Section("Environment", tuple(environment_lines(facts))),
-        Section("Wall-clock time", tuple(time_lines(facts)), time_table(facts)),
-        Section("Differences between compared arms", (), differences_table(facts)),
-        Section("Data", tuple(data_lines(facts)), data_table(facts)),
-        Section("Training budget", (), budget_table(facts)),
-        Section("All runs", (), runs_table(facts)),
+        Section("Environment", environment_lines(facts)),
+        Section("Wall-clock time", time_lines(facts), time_table(facts)),
+        Section("Differences between compared arms", table=differences_table(facts)),
+        Section("Data", data_lines(facts), data_table(facts)),
+        Section("Training budget", table=budget_table(facts)),
+        Section("All runs", table=runs_table(facts)),
     ]
-    return [section for section in sections if section.lines or (section.table and section.table.rows)]
+    return [section for section in sections if section.lines or section.table.rows]
 
 
-def statistics_lines(facts: PlanRunFacts) -> tuple[str, ...]:
+def statistics_lines(facts: PlanRunFacts) -> list[str]:
     """Return how to read the numbers, with the number of comparisons in this report."""
     count = sum(len(set(question.arms) - {question.reference}) for question in facts.questions if question.reference)
     expected = f" ({count} comparisons here; one in twenty is expected to be significant by chance)" if count else ""
-    return STATISTICS[0], f"{STATISTICS[1]}{expected}.", STATISTICS[2]
+    return [STATISTICS[0], f"{STATISTICS[1]}{expected}.", STATISTICS[2]]
 
 
 def environment_lines(facts: PlanRunFacts) -> list[str]:
@@ -102,14 +98,9 @@ def _counts(counter: Counter[str]) -> str:
 
 def cpu_model() -> str:
     """Return the CPU model from /proc/cpuinfo, or what Python knows on other systems."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except FileNotFoundError:
-        pass
-    return platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*: (.*)", info.read_text("utf-8", "replace")) if info.exists() else None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def time_lines(facts: PlanRunFacts) -> list[str]:
@@ -118,12 +109,8 @@ def time_lines(facts: PlanRunFacts) -> list[str]:
         return []
     cached = sum(member.reused for _, member in facts.runs)
     saved = sum(line.saved_seconds for line in facts.ledger)
-    lines = [f"The plan run took {facts.total_seconds:.1f} s."]
-    lines.append(
-        f"{cached} of {len(facts.runs)} runs were cached, which saved {saved:.1f} s."
-        if cached
-        else "No run was cached."
-    )
+    lines = [f"The plan run took {facts.record.total_seconds:.1f} s; {cached} of {len(facts.runs)} runs were cached"]
+    lines[0] += f", which saved {saved:.1f} s." if cached else "."
     metrics = [m.run.metrics for _, m in facts.runs if names.FEATURES_SAVED_SECONDS in m.run.metrics]
     if metrics:
         spared = sum(one[names.FEATURES_SAVED_SECONDS] * one.get(names.EPOCHS_RUN, 0) for one in metrics)
@@ -142,7 +129,7 @@ def time_table(facts: PlanRunFacts) -> Table:
         _, runs, seconds, saved = zip(*lines, strict=True)
         lines.append(("sum", sum(runs), sum(seconds), sum(saved)))
     rows = ((what, runs, f"{seconds:.1f}", f"{saved:.1f}") for what, runs, seconds, saved in lines)
-    return Table(("what", "runs", "spent (s)", "saved by cache (s)"), tuple(tuple(map(text_cell, row)) for row in rows))
+    return text_table(("what", "runs", "spent (s)", "saved by cache (s)"), rows)
 
 
 def differences_table(facts: PlanRunFacts) -> Table:
@@ -154,7 +141,7 @@ def differences_table(facts: PlanRunFacts) -> Table:
                 by_arm = "; ".join(f"{arm.label}: {value}" for arm, value in zip(arms, values, strict=True))
                 rows.append((question.key, name, by_arm))
             rows += [(question.key, f"only {label}", "; ".join(texts)) for label, texts in extra_params(arms).items()]
-    return Table(("question", "parameter", "values"), tuple(tuple(map(text_cell, row)) for row in rows))
+    return text_table(("question", "parameter", "values"), rows)
 
 
 def _differing_bases(facts: PlanRunFacts, arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
@@ -173,7 +160,7 @@ def _compared_arms(facts: PlanRunFacts, question: Question) -> list[list[Reporte
     if question.labelled:
         pairs = [[facts.arms[name] for name in pair if name in facts.arms] for pair in question.labelled]
         return [pair for pair in pairs if len(pair) == 2 and all(arm.members for arm in pair)]
-    arms = list(context_of(facts, question, Links("", "")).arms)
+    arms = list(context_of(facts, question).arms)
     return [arms] if len(arms) > 1 else []
 
 
@@ -186,23 +173,20 @@ def data_table(facts: PlanRunFacts) -> Table:
     """Return stage, data, labels, seeds and precision; arms with equal settings share a row."""
     settings = {}
     for arm in _finished(facts):
-        tags = [_tag(arm, name) for name in (names.DATASET, names.CLASSES)]
-        labels = [parameter(arm, name) or NO_VALUE for name in ("per_class", "val_per_class")]
-        machine = "/".join(parameter(arm, name) or NO_VALUE for name in MACHINE)
+        labels = _params(arm, ("per_class", "val_per_class"))
         seeds = ", ".join(str(member.seed) for member in arm.members)
-        settings[arm.label] = (arm.entry_point, *tags, *labels, seeds, machine)
+        machine = "/".join(_params(arm, ("device", "dtype", "threads")))
+        data = _tag(arm, names.DATASET), _tag(arm, names.CLASSES)
+        settings[arm.label] = (arm.entry_point, *data, *labels, seeds, machine)
     columns = ("stage", "data", "classes", "labels per class", "for validation", "seeds", "device/dtype/ threads")
     return _grouped(columns, settings)
 
 
 def budget_table(facts: PlanRunFacts) -> Table:
     """Return the resolved training budget; arms with equal settings share a row."""
-    settings = {
-        arm.label: tuple(parameter(arm, name) or NO_VALUE for name in BUDGET.values())
-        for arm in _finished(facts)
-        if any(parameter(arm, name) for name in BUDGET.values())
-    }
-    return _grouped(tuple(BUDGET), settings)
+    settings = {arm.label: _params(arm, BUDGET) for arm in _finished(facts)}
+    trained = {label: setting for label, setting in settings.items() if set(setting) != {NO_VALUE}}
+    return _grouped(("max epochs", *BUDGET[1:]), trained)
 
 
 def _grouped(columns: tuple[str, ...], settings: dict[str, tuple[str, ...]]) -> Table:
@@ -210,12 +194,15 @@ def _grouped(columns: tuple[str, ...], settings: dict[str, tuple[str, ...]]) -> 
     arms: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for label, setting in settings.items():
         arms[setting].append(label)
-    rows = tuple(tuple(map(text_cell, (*setting, "; ".join(labels)))) for setting, labels in arms.items())
-    return Table((*columns, "arms"), rows)
+    return text_table((*columns, "arms"), [(*setting, "; ".join(labels)) for setting, labels in arms.items()])
 
 
 def _finished(facts: PlanRunFacts) -> list[ReportedArm]:
     return [arm for arm in facts.arms.values() if arm.members]
+
+
+def _params(arm: ReportedArm, param_names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(parameter(arm, name) or NO_VALUE for name in param_names)
 
 
 def _tag(arm: ReportedArm, name: str) -> str:
@@ -224,10 +211,9 @@ def _tag(arm: ReportedArm, name: str) -> str:
 
 def runs_table(facts: PlanRunFacts) -> Table:
     """Return the test accuracy of every run, linked to the run."""
-    links = Links(facts.server, facts.experiment_id)
     rows = []
     for arm in _finished(facts):
-        runs = Cell(tuple(_run_link(member, links) for member in arm.members))
+        runs = Cell(tuple(_run_link(member, facts.links) for member in arm.members))
         rows.append((text_cell(arm.label), text_cell(TEST_ACCURACY.text(arm)), runs))
     return Table(("arm", TEST_ACCURACY.heading, f"seed: {TEST_ACCURACY.heading}"), tuple(rows))
 

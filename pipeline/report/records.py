@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from urllib.parse import quote
 
+from pipeline.plan.outcome import PlanRecord
 from pipeline.plan.records import Question
 from pipeline.tracking.queries import Arm
 
@@ -51,23 +54,44 @@ class LedgerLine:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Builds links to runs on a tracking server; every link is empty without one."""
+
+    server: str  # tracking URI; only http(s) URIs are linked
+    experiment_id: str  # MLflow's id
+
+    @property
+    def base(self) -> str:
+        """The address of the UI; empty without a server."""
+        return f"{self.server.rstrip('/')}/#" if self.server.startswith(("http://", "https://")) else ""
+
+    def run(self, run_id: str) -> str:
+        """Return the address of one run."""
+        return f"{self.base}/experiments/{self.experiment_id}/runs/{run_id}" if self.base and run_id else ""
+
+    def runs(self, arm: ReportedArm) -> str:
+        """Return the address of an arm's run, or of the comparison of its runs."""
+        run_ids = [member.run.run_id for member in arm.members]
+        if not self.base or len(run_ids) < 2:
+            return self.run(run_ids[0]) if run_ids else ""
+        runs, experiments = quote(json.dumps(run_ids)), quote(json.dumps([self.experiment_id]))
+        return f"{self.base}/compare-runs?runs={runs}&experiments={experiments}"
+
+
+@dataclass(frozen=True)
 class PlanRunFacts:
     """Everything that the report of a plan run is made from."""
 
-    name: str  # of the plan
-    title: str  # heading of the report
-    description: str  # one paragraph
-    profile: str  # of the plan
-    seeds: int  # number of seeds requested
+    record: PlanRecord
     arms: dict[str, ReportedArm]  # by name, in the plan's order
-    questions: tuple[Question, ...]  # in the plan's order
+    links: Links
     ledger: tuple[LedgerLine, ...] = ()  # wall-clock time by arm; empty if the runs were not made by a plan run
-    total_seconds: float = 0.0  # wall-clock time of the plan run
     run_id: str = ""  # the plan run; empty without one
-    server: str = ""  # tracking URI for links; empty without a server
-    experiment_id: str = ""  # MLflow's id
-    command: str = ""  # repeats the plan run
-    missing: tuple[str, ...] = ()  # further sentences on what is missing
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """All questions, in the plan's order."""
+        return self.record.questions
 
     @property
     def runs(self) -> list[tuple[ReportedArm, Member]]:

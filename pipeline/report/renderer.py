@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.report.elements import Answer, Cell, Chart, Link, Links, Table
+from pipeline.report.elements import Answer, Cell, Chart, Link, Table
 from pipeline.report.methods import methods_sections
 from pipeline.report.questions.context import arm_names, missing_runs
 from pipeline.report.records import PlanRunFacts
@@ -31,7 +31,7 @@ def render_html(facts: PlanRunFacts, answers: Sequence[Answer], date: str) -> st
 def render_markdown(facts: PlanRunFacts, answers: Sequence[Answer], date: str) -> str:
     """Return the same content as Markdown, which refers to the charts as files."""
     environment = _environment(autoescape=False)
-    environment.filters |= {"table": markdown_table, "plain": markdown_text}
+    environment.filters |= {"table": markdown_table, "plain": markdown_text, "images": markdown_images}
     return environment.get_template("study.md.j2").render(**_variables(facts, answers, date))
 
 
@@ -51,7 +51,7 @@ def _variables(facts: PlanRunFacts, answers: Sequence[Answer], date: str) -> dic
         "chapters": chapters,
         "sections": methods_sections(facts),
         "missing": all_missing(facts),
-        "run_link": Links(facts.server, facts.experiment_id).run(facts.run_id),
+        "run_link": facts.links.run(facts.run_id),
         "date": date,
     }
 
@@ -59,7 +59,7 @@ def _variables(facts: PlanRunFacts, answers: Sequence[Answer], date: str) -> dic
 def all_missing(facts: PlanRunFacts) -> list[str]:
     """Return one sentence for everything that is missing in the plan run."""
     arms = dict.fromkeys([*facts.arms, *(name for question in facts.questions for name in arm_names(question))])
-    return list(dict.fromkeys([*missing_runs(facts, arms), *facts.missing]))
+    return missing_runs(facts, arms)
 
 
 def typeset(text: str) -> str:
@@ -92,15 +92,19 @@ def pixels(inches: float) -> int:
     return round(PIXELS_PER_INCH * inches)
 
 
-def markdown_table(table: Table) -> str:
-    """Return a table in Markdown."""
+def markdown_images(charts: Sequence[Chart]) -> str:
+    """Return references to the files of charts."""
+    return "\n".join(f"![{markdown_text(chart.alt)}](figures/{chart.name}.png)" for chart in charts)
+
+
+def markdown_table(table: Table | None) -> str:
+    """Return a table in Markdown; empty without rows."""
+    if table is None or not table.rows:
+        return ""
     lines = [f"| {' | '.join(map(markdown_text, table.columns))} |", "|---" * len(table.columns) + "|"]
-    lines += [f"| {' | '.join(_markdown_cell(cell) for cell in row)} |" for row in table.rows]
+    for row in table.rows:
+        lines.append(f"| {' | '.join(' '.join(map(_markdown_link, cell.parts)) or ' ' for cell in row)} |")
     return "\n".join(lines)
-
-
-def _markdown_cell(cell: Cell) -> str:
-    return " ".join(_markdown_link(part) for part in cell.parts) or " "
 
 
 def _markdown_link(part: Link) -> str:

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
-NO_VERDICT = "no verdict (1 seed)"
-NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,13 @@ class Estimate:
     def significant(self) -> bool:
         """Whether the interval excludes zero; False for one seed."""
         return abs(self.mean) > self.half_width
+
+    @property
+    def p_text(self) -> str:
+        """The p value, such as `0.032` or `< 0.001`; `-` for one seed."""
+        if math.isnan(self.p_value):
+            return "-"
+        return "< 0.001" if self.p_value < 0.001 else f"{self.p_value:.3f}"
 
     def text(self, digits: int, *, unit: str = "", sign: bool = False) -> str:
         """Return `94.71 +- 0.35`, then the unit."""
@@ -66,13 +71,7 @@ class Ratio:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of one value per seed with its t interval.
-
-    Raises:
-        ValueError: `values` is empty.
-    """
-    if not values:
-        raise ValueError("no values to average")
+    """Return the mean of one value per seed with its t interval; raises ValueError without values."""
     count, mean = len(values), statistics.fmean(values)
     half_width = p_value = math.nan
     if count > 1:
@@ -85,22 +84,12 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Estimate:
-    """Return the mean of value - reference over seeds.
-
-    Raises:
-        ValueError: The lengths differ.
-    """
-    if len(values) != len(reference):
-        raise ValueError(f"{len(values)} values cannot be paired with {len(reference)}")
+    """Return the mean of value - reference over seeds; raises ValueError if the lengths differ."""
     return estimate([value - other for value, other in zip(values, reference, strict=True)])
 
 
 def paired_ratio(values: Sequence[float], reference: Sequence[float]) -> Ratio:
-    """Return the geometric mean of value / reference over seeds; all values must be positive.
-
-    Raises:
-        ValueError: The lengths differ.
-    """
+    """Return the geometric mean of value / reference over seeds; all values must be positive."""
     logs = paired_difference([math.log(value) for value in values], [math.log(value) for value in reference])
     ends = (math.exp(logs.mean - logs.half_width), math.exp(logs.mean + logs.half_width))
     return Ratio(math.exp(logs.mean), *ends, logs.count)
@@ -114,13 +103,8 @@ def seeds_text(count: int) -> str:
 def ratio_verdict(ratio: Ratio, *, above: str, below: str) -> str:
     """Return a paired ratio in words, such as `1.60x faster (95 % CI 1.51 to 1.70, 5 seeds)`.
 
-    Ratios below one are inverted, so that the number is always at least 1. `: open` marks an interval that includes
-    one, and a single seed.
-
-    Args:
-        ratio: Value / reference.
-        above: Word for a ratio above one, such as `faster`.
-        below: Word for a ratio below one, such as `slower`.
+    A ratio below one is inverted and described by `below`, any other by `above`. `: open` marks an interval that
+    includes one, and a single seed.
     """
     word, shown = (above, ratio) if ratio.mean >= 1 else (below, ratio.inverse())
     interval = f"95 % CI {shown.lower:.2f} to {shown.upper:.2f}, " if ratio.count > 1 else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.report.charts import line_chart
 from pipeline.report.elements import Answer, Chart, Table
-from pipeline.report.questions.context import QuestionContext, p_text
+from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.quantities import (
     CV_ACCURACY,
     CV_PRECISION,
@@ -33,7 +33,7 @@ def score(context: QuestionContext) -> Answer:
     few = len(arms) <= MAX_ARMS_IN_SENTENCE
     headline = "; ".join(_accuracy(arm, precision) for arm in arms) if few else _range(arms, precision)
     sentences = (*map(_search, arms), *(map(_training, arms) if few else ()))
-    return Answer(context.question, f"{headline}.", sentences, (), accuracy_table(context), accuracy_charts(context))
+    return Answer(context.question, f"{headline}.", sentences, accuracy_table(context), accuracy_charts(context))
 
 
 def compare(context: QuestionContext) -> Answer:
@@ -49,7 +49,7 @@ def compare(context: QuestionContext) -> Answer:
         headline += f" Training time: {', '.join(times)}."
     sentences += map(_search, context.others)
     table = accuracy_table(context, compared=True)
-    return Answer(context.question, headline, tuple(sentences), (), table, accuracy_charts(context))
+    return Answer(context.question, headline, tuple(sentences), table, accuracy_charts(context))
 
 
 def asks_for_precision(context: QuestionContext) -> bool:
@@ -69,7 +69,7 @@ def _differences(context: QuestionContext, quantity: Quantity) -> str:
         mean, reference = (
             estimate(list(side.values())).text(2, unit=" %") for side in (pairing.values, pairing.reference)
         )
-        p = p_text(pairing.difference.p_value)
+        p = pairing.difference.p_text
         parts.append(
             f"{arm.label} {mean}, {context.reference_arm.label} {reference}: "
             f"\u0394 {quantity.difference_text(pairing.difference)} pp "

@@ -12,10 +12,11 @@ import numpy as np
 
 from pipeline.plan.records import Question
 from pipeline.report.charts import ChartText, Row, Series, SeriesStyle, bar_chart, point_chart, rows_text, style_of
-from pipeline.report.elements import NO_VALUE, Cell, Chart, Link, Links, Table, joined, seed_cell, text_cell
+from pipeline.report.elements import NO_VALUE, Cell, Chart, Link, Table, joined, seed_cell, text_cell
 from pipeline.report.questions.arm_differences import incomparable_times
 from pipeline.report.questions.quantities import Pairing, Quantity, pair, positive
-from pipeline.report.records import PlanRunFacts, ReportedArm
+from pipeline.report.records import Links, PlanRunFacts, ReportedArm
+from pipeline.report.statistics import Estimate
 from pipeline.tracking import names
 
 MAX_REASON = 240  # characters of a failure; the run has all of it
@@ -59,16 +60,9 @@ class QuestionContext:
     def pair(
         self, arm: ReportedArm, quantity: Quantity, reference: ReportedArm | None = None, *, for_ratio: bool = False
     ) -> Pairing | None:
-        """Pair an arm with a reference by seed, and note the seeds that are left out.
+        """Pair an arm with a reference, by default the question's; notes the seeds that are left out.
 
-        Args:
-            arm: With its runs.
-            quantity: To compare.
-            reference: Other than the question's.
-            for_ratio: Leave out values that are not positive.
-
-        Returns:
-            None without a shared seed.
+        With `for_ratio`, values that are not positive are left out. Returns None without a shared seed.
         """
         reference = reference or self.reference_arm
         values, others = quantity.values(arm), quantity.values(reference)
@@ -112,16 +106,14 @@ class QuestionContext:
     def difference_columns(self, quantity: Quantity, heading: str) -> tuple[Column, Column]:
         """Return two columns: the paired difference from the reference, and its p value."""
 
-        def pairing(arm: ReportedArm) -> Pairing | None:
-            return None if arm is self.reference else self.pair(arm, quantity)
+        def column(text: Callable[[Estimate], str]) -> Callable[[ReportedArm], str]:
+            def cell_text(arm: ReportedArm) -> str:
+                pairing = None if arm is self.reference else self.pair(arm, quantity)
+                return text(pairing.difference) if pairing else NO_VALUE
 
-        def difference(arm: ReportedArm) -> str:
-            return quantity.difference_text(found.difference) if (found := pairing(arm)) else NO_VALUE
+            return cell_text
 
-        def p_value(arm: ReportedArm) -> str:
-            return p_text(found.difference.p_value) if (found := pairing(arm)) else NO_VALUE
-
-        return (heading, difference), ("p", p_value)
+        return (heading, column(quantity.difference_text)), ("p", column(lambda difference: difference.p_text))
 
     def chart_text(self, name: str, title: str, alt: str, *, xlabel: str = "epoch", ylabel: str = "") -> ChartText:
         """Return the texts of a chart, with a file name that is unique in the report."""
@@ -149,15 +141,9 @@ class QuestionContext:
         self, quantity: Quantity, name: str, title: str, *, hollow: Quantity | None = None, legend: str = "",
         connected: bool = False,
     ) -> list[Chart]:  # fmt: skip
-        """Draw a quantity as one marker per arm; an empty list without values.
+        """Draw a quantity as one filled marker per arm, and optionally a second one as a hollow marker.
 
-        Args:
-            quantity: Filled markers with intervals.
-            name: Of the chart.
-            title: Of the chart.
-            hollow: Second quantity, as hollow markers.
-            legend: Says what filled and hollow markers are.
-            connected: Connect the two markers of an arm.
+        `legend` explains the two markers, `connected` joins them by a line. Returns an empty list without values.
         """
         rows = self.rows(quantity, hollow)
         what = f" ({legend})" if legend else ""
@@ -170,14 +156,10 @@ class QuestionContext:
     def series(
         self, name: str, *, scale: float = 1.0, label: str = "", faint: bool = False, by_time: bool = False
     ) -> list[Series]:
-        """Return the learning curves of a metric for each arm whose runs all have it.
+        """Return the learning curves of a metric, for each arm whose runs all have it.
 
-        Args:
-            name: Of the metric.
-            scale: Drawn value per logged value.
-            label: Appended to the arm's label.
-            faint: Draw as the less important of two curves per arm.
-            by_time: x is the training time, averaged over seeds, rather than the epoch.
+        Values are multiplied by `scale`; `label` is appended to the arm's. With `by_time`, x is the training time,
+        averaged over seeds, instead of the epoch.
         """
         series = []
         for arm in self.arms:
@@ -192,7 +174,7 @@ class QuestionContext:
         return series
 
 
-def context_of(facts: PlanRunFacts, question: Question, links: Links) -> QuestionContext:
+def context_of(facts: PlanRunFacts, question: Question) -> QuestionContext:
     """Collect the arms of a question; arms and seeds without a finished run become notes."""
     wanted = arm_names(question)
     reference = facts.arms.get(question.reference)
@@ -201,7 +183,7 @@ def context_of(facts: PlanRunFacts, question: Question, links: Links) -> Questio
         question=question,
         arms=tuple(facts.arms[name] for name in wanted if name in facts.arms and facts.arms[name].members),
         reference=reference if reference and reference.members else None,
-        links=links,
+        links=facts.links,
         position=facts.questions.index(question) + 1,
         styles={name: style_of(number) for number, name in enumerate(wanted, first)},
     )
@@ -232,10 +214,3 @@ def missing_runs(facts: PlanRunFacts, arms: Iterable[str]) -> list[str]:
 
 def _shortened(reason: str) -> str:
     return textwrap.shorten(reason, MAX_REASON, placeholder=" ...").removesuffix(".")
-
-
-def p_text(p: float) -> str:
-    """Return a p value, such as `0.032` or `< 0.001`; NO_VALUE for NaN."""
-    if p != p:
-        return NO_VALUE
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

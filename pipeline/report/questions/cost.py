@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
 
 import numpy as np
 
@@ -20,10 +19,10 @@ from pipeline.report.questions.quantities import (
     MACS,
     SAVED_PER_EPOCH,
     TEST_ACCURACY,
+    TIME_WITH_FEATURES,
     TRAINED_SHARE,
     TRAINING_TIME,
     Quantity,
-    Values,
     pair,
     positive,
     seconds_per_epoch,
@@ -48,7 +47,6 @@ def caching(context: QuestionContext) -> Answer:
         context.question,
         f"{'; '.join(verdicts)}." if verdicts else "Times are not compared.",
         tuple(sentences),
-        (),
         context.table(*(quantity.column for quantity in columns)),
         (*context.bars(EPOCH_TIME, "epoch_seconds", "Time per epoch"), *_elapsed_chart(context)) if comparable else (),
     )
@@ -79,24 +77,13 @@ def shared_epochs(arm: ReportedArm, reference: ReportedArm) -> dict[int, int]:
 
 def _total_times(context: QuestionContext, arm: ReportedArm) -> str:
     """Return how whole training runs compare, without and with the time for feature extraction."""
-    reference = context.reference_arm
-    times, features, others = (
-        quantity.values(one)
-        for quantity, one in ((TRAINING_TIME, arm), (FEATURES_TIME, arm), (TRAINING_TIME, reference))
-    )
-    with_features = {seed: times[seed] + features[seed] for seed in times.keys() & features.keys()}
-    runs = f"Training time, {arm.label}"
     parts = []
-    for what, values in ((runs, times), ("including feature extraction", with_features)):
-        if pairing := pair(positive(values), positive(others)):
-            against = f", {reference.label} {_mean_seconds(others)}" if values is times else ""
+    for quantity in (TRAINING_TIME, TIME_WITH_FEATURES):
+        if pairing := context.pair(arm, quantity, for_ratio=True):
+            times = [quantity.text(one, unit=True) for one in (arm, context.reference_arm)]
             verdict = ratio_verdict(pairing.ratio, above="slower", below="faster")
-            parts.append(f"{what} {_mean_seconds(values)}{against}: {verdict}")
-    return f"{'; '.join(parts)}." if parts else ""
-
-
-def _mean_seconds(values: Values) -> str:
-    return TRAINING_TIME.number(fmean(values.values()))
+            parts.append(f"{quantity.name} {times[0]} vs. {times[1]}, {verdict}")
+    return f"{arm.label} vs. {context.reference_arm.label}: {'; '.join(parts)}." if parts else ""
 
 
 def _break_even(arm: ReportedArm) -> str:
@@ -149,16 +136,21 @@ def time(context: QuestionContext) -> Answer:
             verdict = ratio_verdict(pairing.ratio, above="slower", below="faster")
             verdicts.append(f"{arm.label} vs. {reference.label}: {verdict}")
         sentences += _explanation(context, arm, (EPOCHS, EPOCH_TIME, MACS) if comparable else (EPOCHS, MACS))
+    charts = [
+        *context.bars(TRAINING_TIME, "seconds", "Training time"),
+        *context.bars(EPOCHS, "epochs", "Epochs trained"),
+        *context.bars(EPOCH_TIME, "epoch_seconds", "Time per epoch"),
+        *loss_chart(context, by_time=True),
+    ]
     return Answer(
         context.question,
         f"Training time: {'; '.join(verdicts)}." if verdicts else "Times are not compared.",
         tuple(sentences),
-        (),
         context.table(
             TRAINING_TIME.column, EPOCHS.column, EPOCH_TIME.column, (MACS.heading, MACS.mean_text),
             (TRAINED_SHARE.heading, TRAINED_SHARE.mean_text),
         ),
-        _time_charts(context) if comparable else (),
+        tuple(charts) if comparable else (),
     )  # fmt: skip
 
 
@@ -181,12 +173,3 @@ def _explanation(context: QuestionContext, arm: ReportedArm, factors: Sequence[Q
     if NO_VALUE not in shares:
         sentences.append(f"{arm.label} trains {shares[0]} % of its parameters, {reference.label} {shares[1]} %.")
     return sentences
-
-
-def _time_charts(context: QuestionContext) -> tuple[Chart, ...]:
-    return (
-        *context.bars(TRAINING_TIME, "seconds", "Training time"),
-        *context.bars(EPOCHS, "epochs", "Epochs trained"),
-        *context.bars(EPOCH_TIME, "epoch_seconds", "Time per epoch"),
-        *loss_chart(context, by_time=True),
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.plan.records import Question
-from pipeline.report.elements import CACHED_MARK, Answer, Links, capitalized
+from pipeline.report.elements import CACHED_MARK, Answer, capitalized
 from pipeline.report.questions.accuracy import compare, score
 from pipeline.report.questions.arm_differences import base_arms, differing_params
 from pipeline.report.questions.context import QuestionContext, context_of
@@ -38,7 +38,7 @@ def answer(facts: PlanRunFacts, question: Question) -> Answer:
     """
     if question.kind not in ANSWERERS:
         raise ValueError(f"question {question.key}: kind must be one of {', '.join(KINDS)}, got {question.kind!r}")
-    context = context_of(facts, question, Links(facts.server, facts.experiment_id))
+    context = context_of(facts, question)
     if not context.arms:
         return Answer(question, "Not answered: none of its arms finished.", notes=tuple(context.notes))
     complete = context.reference and context.others

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pipeline.report.charts import Row, point_chart, rows_text, style_of
 from pipeline.report.elements import Answer, Cell, Chart, Link, Table, seed_cell, text_cell
 from pipeline.report.questions.arm_differences import parameter
-from pipeline.report.questions.context import QuestionContext, p_text
+from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.quantities import TEST_ACCURACY, Pairing, Values, pair
 from pipeline.report.records import ReportedArm
 
@@ -43,7 +43,6 @@ def labels(context: QuestionContext) -> Answer:
         context.question,
         "; ".join(f"{title}: {verdict}" for title, verdict in zip(titles, verdicts, strict=True)) + ".",
         ("" if several or len(points) < 2 else _dependence(points[0], points[-1]),),
-        (),
         _table(context, points),
         _charts(context, points, titles),
     )
@@ -93,7 +92,7 @@ def _table(context: QuestionContext, points: list[LabelPoint]) -> Table:
         cells = [text_cell(point.labels), seed_cell(members, context.links)]
         for arm, style in ((point.arm, ARM_STYLE), (point.reference, REFERENCE_STYLE)):
             cells += [Cell((Link(arm.label),), style.color), context.number(arm, TEST_ACCURACY.text(arm))]
-        for text in (TEST_ACCURACY.difference_text(difference), p_text(difference.p_value)):
+        for text in (TEST_ACCURACY.difference_text(difference), difference.p_text):
             cells.append(context.number(point.arm, text))
         rows.append(tuple(cells))
     accuracy = TEST_ACCURACY.heading

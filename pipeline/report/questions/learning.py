@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.report.charts import line_chart
-from pipeline.report.elements import Answer, Chart, Table
+from pipeline.report.elements import Answer, Chart
 from pipeline.report.questions.accuracy import loss_chart
 from pipeline.report.questions.context import Column, QuestionContext
 from pipeline.report.questions.quantities import GAP, TEST_ACCURACY, TRAIN_ACCURACY, Quantity, epochs_to, time_to
@@ -22,14 +22,14 @@ def convergence(context: QuestionContext) -> Answer:
     for arm in context.arms:
         if missed := len(arm.members) - len(epochs.values(arm)):
             context.note(f"{arm.label}: {missed} of {len(arm.members)} runs never reached {goal}.")
+    columns = [_epochs_column(epochs_to(level)) for level in names.VAL_THRESHOLDS]
     by_epochs = context.comparison(epochs, f"Epochs to {goal}")
     by_time = context.comparison(time_to(threshold), f"Training time to {goal}") if context.times_comparable() else ""
     return Answer(
         context.question,
         by_epochs or f"Not compared: {goal} was not reached on a shared seed.",
         (by_time, context.comparison(TEST_ACCURACY, "Test accuracy")),
-        (),
-        _convergence_table(context, threshold),
+        context.table(*columns, time_to(threshold).column, TEST_ACCURACY.column),
         _convergence_charts(context, threshold),
     )
 
@@ -41,11 +41,6 @@ def common_threshold(arms: tuple[ReportedArm, ...]) -> float:
         return all(len(epochs_to(threshold).values(arm)) == len(arm.members) for arm in arms)
 
     return LOWEST_THRESHOLD if reached(LOWEST_THRESHOLD) and not reached(THRESHOLD) else THRESHOLD
-
-
-def _convergence_table(context: QuestionContext, threshold: float) -> Table:
-    columns = [_epochs_column(epochs_to(level)) for level in names.VAL_THRESHOLDS]
-    return context.table(*columns, time_to(threshold).column, TEST_ACCURACY.column)
 
 
 def _epochs_column(quantity: Quantity) -> Column:
@@ -87,22 +82,14 @@ def overfitting(context: QuestionContext) -> Answer:
         sentences = context.comparison(GAP, "Gap"), context.comparison(TEST_ACCURACY, "Test accuracy")
         columns += context.difference_columns(GAP, "\u0394 gap (pp)")
         columns += context.difference_columns(TEST_ACCURACY, "\u0394 test acc. (pp)")
+    accuracies = context.points(
+        TEST_ACCURACY, "train_and_test", "Training and test accuracy", hollow=TRAIN_ACCURACY,
+        legend="filled: test; hollow: training", connected=True,
+    )  # fmt: skip
     return Answer(
         context.question,
         "Training - test accuracy: " + "; ".join(f"{label} {GAP.signed_verdict(gap)}" for label, gap in gaps) + ".",
         sentences,
-        (),
         context.table(*columns),
-        _gap_charts(context),
+        (*loss_chart(context), *accuracies, *context.points(GAP, "gap", "Gap: training - test accuracy")),
     )
-
-
-def _gap_charts(context: QuestionContext) -> tuple[Chart, ...]:
-    return (
-        *loss_chart(context),
-        *context.points(
-            TEST_ACCURACY, "train_and_test", "Training and test accuracy", hollow=TRAIN_ACCURACY,
-            legend="filled: test; hollow: training", connected=True,
-        ),
-        *context.points(GAP, "gap", "Gap: training - test accuracy"),
-    )  # fmt: skip

@@ -9,19 +9,12 @@ from functools import partial
 
 from pipeline.report.elements import NO_VALUE
 from pipeline.report.records import ReportedArm
-from pipeline.report.statistics import (
-    NO_VERDICT,
-    NOT_SIGNIFICANT,
-    Estimate,
-    Ratio,
-    estimate,
-    paired_difference,
-    paired_ratio,
-    seeds_text,
-)
+from pipeline.report.statistics import Estimate, Ratio, estimate, paired_difference, paired_ratio, seeds_text
 from pipeline.tracking import names
 
 Values = Mapping[int, float]  # by seed
+NO_VERDICT = "no verdict (1 seed)"
+NOT_SIGNIFICANT = "not significant (95 % CI includes 0)"
 
 
 @dataclass(frozen=True)
@@ -131,11 +124,7 @@ class Quantity:
         return f"{value.mean:+.{self.decimals(value.mean)}f} {self.unit} ({seeds_text(value.count)})"
 
     def grouped_verdicts(self, differences: Mapping[str, Estimate]) -> str:
-        """Return what the differences of several arms show, arms with the same verdict together.
-
-        Args:
-            differences: From the reference, by the arm's label.
-        """
+        """Return what differences, by the arm's label, show; arms with the same verdict are grouped."""
         groups: dict[str, list[str]] = {self.above: [], self.below: [], NOT_SIGNIFICANT: [], NO_VERDICT: []}
         for label, difference in differences.items():
             seeds = seeds_text(difference.count)
@@ -155,12 +144,7 @@ def metric(arm: ReportedArm, name: str) -> Values:
 
 
 def seconds_per_epoch(arm: ReportedArm, epochs: Mapping[int, int] | None = None) -> Values:
-    """Return the mean seconds per epoch by seed.
-
-    Args:
-        arm: Whose runs.
-        epochs: Number of first epochs to average, by seed; None for all.
-    """
+    """Return the mean seconds per epoch by seed, over all epochs or over the first `epochs[seed]`."""
     curves = {member.seed: member.run.curves.get(names.EPOCH_SECONDS, []) for member in arm.members}
     if epochs is not None:
         curves = {seed: curve[: epochs.get(seed)] for seed, curve in curves.items()}
@@ -171,6 +155,12 @@ def train_test_gap(arm: ReportedArm) -> Values:
     """Return training accuracy - test accuracy by seed."""
     train, test = metric(arm, names.TRAIN_FINAL_ACCURACY), metric(arm, names.TEST_ACCURACY)
     return {seed: train[seed] - test[seed] for seed in train.keys() & test.keys()}
+
+
+def time_with_features(arm: ReportedArm) -> Values:
+    """Return training time + the time for feature extraction, if there was any, by seed."""
+    features = metric(arm, names.FEATURES_SECONDS)
+    return {seed: seconds + features.get(seed, 0.0) for seed, seconds in metric(arm, names.FIT_SECONDS).items()}
 
 
 def _fraction(name: str, heading: str, metric_name: str) -> Quantity:
@@ -199,6 +189,7 @@ TRAINED_SHARE = replace(_fraction("share trained", "params trained", names.TRAIN
 TRAINING_TIME = _seconds("training time", "training", names.FIT_SECONDS)
 SEARCH_TIME = _seconds("search time", "search", "time/study_seconds")
 FEATURES_TIME = _seconds("feature extraction", "feature extraction", names.FEATURES_SECONDS)
+TIME_WITH_FEATURES = Quantity("including feature extraction", "training + feature extraction (s)", time_with_features)
 SAVED_PER_EPOCH = _seconds("saved per epoch", "saved per epoch", names.FEATURES_SAVED_SECONDS)
 EPOCH_TIME = Quantity("time per epoch", "time per epoch (ms)", seconds_per_epoch, 1000, "ms", difference_unit="ms")
 

@@ -103,7 +103,6 @@ def surface(context: QuestionContext) -> Answer:
         context.question,
         "; ".join(f"{one.labels}: {one.cheapest.setting}" for one in recommended) + ".",
         tuple(map(_explanation, recommended)),
-        (),
         _table(context, recommended),
         (*_heat_maps(context, recommended), *fronts),
     )
@@ -157,12 +156,12 @@ def _explanation(one: Recommendation) -> str:
 def _table(context: QuestionContext, recommended: Sequence[Recommendation]) -> Table:
     rows = []
     for one in recommended:
-        for point in (point for point in one.points if point in (one.cheapest, one.best, one.scratch)):
+        roles = {"recommended": one.cheapest, "best validation": one.best, "scratch": one.scratch}
+        for point in (point for point in one.points if point in roles.values()):
             against_scratch = point.difference_from(one.scratch)
-            roles = (("recommended", one.cheapest), ("best validation", one.best), ("scratch", one.scratch))
             texts = (
                 point.labels,
-                ", ".join(role for role, arm in roles if point is arm),
+                ", ".join(role for role, chosen in roles.items() if point is chosen),
                 VAL_ACCURACY.text(point.arm),
                 TEST_ACCURACY.text(point.arm),
                 TEST_ACCURACY.difference_text(against_scratch.difference) if against_scratch else NO_VALUE,

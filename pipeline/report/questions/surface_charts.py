@@ -14,13 +14,7 @@ Point = tuple[float, float, str]  # seconds, accuracy, name
 
 
 def heat_map(text: ChartText, cells: Mapping[tuple[int, int], tuple[float, str]], limit: float) -> Chart:
-    """Draw values over two integers, with a color scale from -limit to limit.
-
-    Args:
-        text: Of the chart.
-        cells: Value and text by (column, row).
-        limit: End of the color scale.
-    """
+    """Draw (value, text) by (column, row), with a color scale from -limit to limit."""
     columns, rows = (sorted({cell[axis] for cell in cells}) for axis in (0, 1))
     grid = np.full((len(rows), len(columns)), np.nan)
     body = max(0.9, 0.3 * len(rows))
@@ -37,14 +31,7 @@ def heat_map(text: ChartText, cells: Mapping[tuple[int, int], tuple[float, str]]
 
 
 def front_chart(text: ChartText, points: Sequence[Point], front: Sequence[Point], *, style: SeriesStyle) -> Chart:
-    """Draw points, and their Pareto front as steps.
-
-    Args:
-        text: Of the chart.
-        points: All points.
-        front: The Pareto front, fastest first; labeled.
-        style: Of the front.
-    """
+    """Draw points, and their Pareto front, fastest first, as labeled steps."""
     figure, axes = new_chart(text, TOP + FRONT_HEIGHT + BOTTOM, FRONT_HEIGHT)
     axes.plot([point[0] for point in points], [point[1] for point in points], "o", color="#999999", markersize=3)
     axes.step(
