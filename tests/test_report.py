@@ -29,7 +29,7 @@ def test_an_interval_equals_scipys() -> None:
     found = estimate(values)
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
     assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
-    assert (found.low, found.high, found.count) == (0.91, 0.95, 5)
+    assert found.count == 5
 
 
 def test_one_seed_has_no_interval_and_no_verdict() -> None:

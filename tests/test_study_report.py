@@ -108,7 +108,7 @@ def test_a_score_gives_accuracy_with_interval_and_count() -> None:
 def test_precision_is_told_where_it_is_asked_for() -> None:
     asked = question("score", "net", text="What precision does it reach?")
     found = answered(asked, scored("net", SCRATCH, precision=0.88))
-    assert found.headline == "Net: test accuracy 91.00 +- 2.48 % (3 seeds), macro precision 88.00 +- 0.00 % (3 seeds)."
+    assert found.headline == "Net: test accuracy 91.00 +- 2.48 %, macro precision 88.00 +- 0.00 % (3 seeds)."
     assert found.charts[1].alt == (
         "Accuracy (%), mean with 95 % CI, seeds as ticks (filled: test accuracy; hollow: macro precision): net 91.00 +- "
         "2.48 (hollow: 88.00)."

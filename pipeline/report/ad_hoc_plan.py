@@ -12,6 +12,7 @@ from pipeline.tracking.queries import Arm
 
 NAME = "comparison"
 HEADING = "Runs side by side"
+TASK_TAGS = (names.DATASET, names.CLASSES)
 
 
 def ad_hoc_record(runs: Sequence[Arm]) -> PlanRecord:
@@ -43,7 +44,7 @@ def _questions(runs: Sequence[Arm], reference_label: str) -> tuple[Question, ...
     """Return questions on accuracy and training time, and a comparison with runs on the same data and classes."""
     *others, reference = runs
     questions = [("Test accuracy and learning curves", "score", runs)]
-    same_task = [run for run in others if _task(run) == _task(reference)]
+    same_task = [run for run in others if all(run.tags.get(tag) == reference.tags.get(tag) for tag in TASK_TAGS)]
     if same_task:
         questions.append((f"Test accuracy vs. {reference_label}", "compare", same_task))
     if others:
@@ -53,7 +54,3 @@ def _questions(runs: Sequence[Arm], reference_label: str) -> tuple[Question, ...
                  "" if kind == "score" else reference.run_id)
         for number, (text, kind, arms) in enumerate(questions, 1)
     )  # fmt: skip
-
-
-def _task(run: Arm) -> tuple[str | None, str | None]:
-    return run.tags.get(names.DATASET), run.tags.get(names.CLASSES)

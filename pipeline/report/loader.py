@@ -21,14 +21,7 @@ from pipeline.tracking.queries import Store, read_step
 
 
 def write_plan_report(store: Store, record: PlanRecord, run_id: str, folder: Path) -> list[Path]:
-    """Write the record and the report of a plan run to a folder, creating it if needed, and return the files.
-
-    Args:
-        store: Where the runs are.
-        record: Of the plan run.
-        run_id: The plan run; empty without one.
-        folder: Existing files with the same names are replaced.
-    """
+    """Write the record and the report of a plan run to a folder and return the files; `run_id` may be empty."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / names.PLAN_RECORD
     path.write_text(record.to_json(), encoding="utf-8")

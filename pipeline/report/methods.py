@@ -28,7 +28,6 @@ from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
 
 BUDGET = ("epochs", "patience", "batch_size", "learning_rate", "weight_decay")
-EMPTY = Table((), ())
 PACKAGES = ("torch", "mlflow", "optuna", "numpy", "scipy", "matplotlib")
 STATISTICS = (
     "Numbers are means over seeds +- the half width of a 95 % confidence interval (Student's t). Differences (\u0394) "
@@ -41,6 +40,7 @@ STATISTICS = (
     "training labels. Bands in charts are the range over seeds, up to the last epoch that all seeds reached; ticks are "
     "single seeds.",
 )
+EMPTY = Table((), ())
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,19 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.report.elements import Answer, Cell, Chart, Link, Table
+from pipeline.report.elements import Answer, Chart, Link, Table
 from pipeline.report.methods import methods_sections
 from pipeline.report.questions.context import arm_names, missing_runs
 from pipeline.report.records import PlanRunFacts
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-MAX_UNWRAPPED = 30  # characters of a table cell
 LOW_CHART = 1.9  # inches; lower charts are stacked beside higher ones
-PIXELS_PER_INCH = 100
 
 
 def render_html(facts: PlanRunFacts, answers: Sequence[Answer], date: str) -> str:
     """Return the page; everything it needs is embedded."""
     environment = _environment(autoescape=True)
-    environment.filters |= {"typeset": typeset, "data_uri": data_uri, "stacked": stacked, "pixels": pixels}
-    environment.tests["long"] = is_long
+    environment.filters |= {"typeset": typeset, "data_uri": data_uri, "stacked": stacked}
     return environment.get_template("study.html.j2").render(**_variables(facts, answers, date))
 
 
@@ -46,20 +43,15 @@ def _variables(facts: PlanRunFacts, answers: Sequence[Answer], date: str) -> dic
     chapters: dict[str, list[Answer]] = defaultdict(list)  # by heading
     for answer in answers:
         chapters[answer.question.study].append(answer)
+    arms = dict.fromkeys([*facts.arms, *(name for question in facts.questions for name in arm_names(question))])
     return {
         "facts": facts,
         "chapters": chapters,
         "sections": methods_sections(facts),
-        "missing": all_missing(facts),
+        "missing": missing_runs(facts, arms),
         "run_link": facts.links.run(facts.run_id),
         "date": date,
     }
-
-
-def all_missing(facts: PlanRunFacts) -> list[str]:
-    """Return one sentence for everything that is missing in the plan run."""
-    arms = dict.fromkeys([*facts.arms, *(name for question in facts.questions for name in arm_names(question))])
-    return missing_runs(facts, arms)
 
 
 def typeset(text: str) -> str:
@@ -80,16 +72,6 @@ def stacked(charts: Sequence[Chart]) -> list[list[Chart]]:
     if len(low) == len(charts):
         return [[chart] for chart in charts]
     return [*([chart] for chart in charts if chart not in low), *([low] if low else [])]
-
-
-def is_long(cell: Cell) -> bool:
-    """Whether a cell's text has to wrap."""
-    return sum(len(part.text) for part in cell.parts) > MAX_UNWRAPPED
-
-
-def pixels(inches: float) -> int:
-    """Return a length in CSS pixels."""
-    return round(PIXELS_PER_INCH * inches)
 
 
 def markdown_images(charts: Sequence[Chart]) -> str:

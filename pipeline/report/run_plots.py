@@ -7,6 +7,7 @@ inches, because a layout engine would take half of the time spent on figures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -85,10 +86,9 @@ def confusion_matrix(evaluation: Evaluation, class_names: Sequence[str], title: 
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(f"{title}\nshade: fraction of the true class (dark = 1)", fontsize=10, y=1.0)
     if len(class_names) <= MAX_CLASSES_WITH_COUNTS:
-        for row in classes:
-            for column in classes:
-                color = "white" if fractions[row, column] > 0.5 else "black"
-                axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=color)
+        for row, column in product(classes, classes):
+            color = "white" if fractions[row, column] > 0.5 else "black"
+            axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=color)
     return figure
 
 

@@ -22,8 +22,6 @@ class Estimate:
     half_width: float  # the interval is mean +- half_width; NaN for one seed
     p_value: float  # of the two-sided t test of mean = 0; NaN for one seed
     count: int  # number of seeds
-    low: float  # smallest value
-    high: float  # largest value
 
     @property
     def significant(self) -> bool:
@@ -59,10 +57,6 @@ class Ratio:
         """Whether the interval excludes one; False for one seed."""
         return self.lower > 1 or self.upper < 1
 
-    def inverse(self) -> Ratio:
-        """Return the ratio of reference to value."""
-        return Ratio(1 / self.mean, 1 / self.upper, 1 / self.lower, self.count)
-
     def text(self) -> str:
         """Return `0.83 (0.79 to 0.88)`."""
         if math.isnan(self.lower):
@@ -80,7 +74,7 @@ def estimate(values: Sequence[float]) -> Estimate:
         error = statistics.stdev(values) / math.sqrt(count)
         half_width = float(stdtrit(count - 1, 0.5 + CONFIDENCE / 2)) * error
         p_value = 2 * float(stdtr(count - 1, -abs(mean) / error)) if error else float(mean == 0)
-    return Estimate(mean, half_width, p_value, count, min(values), max(values))
+    return Estimate(mean, half_width, p_value, count)
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Estimate:
@@ -106,7 +100,8 @@ def ratio_verdict(ratio: Ratio, *, above: str, below: str) -> str:
     A ratio below one is inverted and described by `below`, any other by `above`. `: open` marks an interval that
     includes one, and a single seed.
     """
-    word, shown = (above, ratio) if ratio.mean >= 1 else (below, ratio.inverse())
+    inverse = Ratio(1 / ratio.mean, 1 / ratio.upper, 1 / ratio.lower, ratio.count)
+    word, shown = (above, ratio) if ratio.mean >= 1 else (below, inverse)
     interval = f"95 % CI {shown.lower:.2f} to {shown.upper:.2f}, " if ratio.count > 1 else ""
     verdict = "" if ratio.significant else ": open"
     return f"{shown.mean:.2f}x {word} ({interval}{seeds_text(ratio.count)}){verdict}"

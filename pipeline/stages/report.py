@@ -25,10 +25,7 @@ from pipeline.tracking.store import Client, open_store
 
 
 def report(params: ReportParams) -> StageResult:
-    """Write a report to `folder` and log it to a new run.
-
-    Returns:
-        The id of that run; no model, no metrics.
+    """Write a report to `folder`, log it to a new run, and return that run without a model or metrics.
 
     Raises:
         UserInputError: A run does not exist or is not finished; no run was created.

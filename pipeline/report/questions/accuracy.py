@@ -85,8 +85,10 @@ def _mean(quantity: Quantity, arm: ReportedArm) -> str:
 
 
 def _accuracy(arm: ReportedArm, precision: bool) -> str:
-    also = f", macro precision {_mean(TEST_PRECISION, arm)}" if precision and TEST_PRECISION.mean(arm) else ""
-    return f"{arm.label}: test accuracy {_mean(TEST_ACCURACY, arm)}{also}"
+    if not precision or not TEST_PRECISION.values(arm):
+        return f"{arm.label}: test accuracy {_mean(TEST_ACCURACY, arm)}"
+    accuracy = TEST_ACCURACY.text(arm, unit=True)
+    return f"{arm.label}: test accuracy {accuracy}, macro precision {_mean(TEST_PRECISION, arm)}"
 
 
 def _range(arms: list[ReportedArm], precision: bool) -> str:

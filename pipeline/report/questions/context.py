@@ -92,12 +92,12 @@ class QuestionContext:
 
     def table(self, *columns: Column) -> Table:
         """Return a table with one row per arm: label, seeds, then linked numbers."""
-        rows = [(*self.row_heading(arm), *(self.number(arm, text(arm)) for _, text in columns)) for arm in self.arms]
+        rows = []
+        for arm in self.arms:
+            label = Cell((Link(arm.label),), self.styles[arm.name].color)
+            numbers = (self.number(arm, text(arm)) for _, text in columns)
+            rows.append((label, seed_cell(arm.members, self.links), *numbers))
         return Table(("arm", "seeds", *(heading for heading, _ in columns)), tuple(rows))
-
-    def row_heading(self, arm: ReportedArm) -> tuple[Cell, Cell]:
-        """Return the first cells of an arm's row: its label, and its seeds linked to the runs."""
-        return Cell((Link(arm.label),), self.styles[arm.name].color), seed_cell(arm.members, self.links)
 
     def number(self, arm: ReportedArm, text: str) -> Cell:
         """Return a cell that links to the arm's runs."""

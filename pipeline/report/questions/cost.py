@@ -103,7 +103,7 @@ def _accuracy_change(context: QuestionContext, arm: ReportedArm) -> str:
     if pairing is None:
         return ""
     both = f"{arm.label} and {context.reference_arm.label}"
-    largest = max(abs(pairing.difference.low), abs(pairing.difference.high))
+    largest = max(abs(pairing.values[seed] - pairing.reference[seed]) for seed in pairing.seeds)
     if largest == 0:
         return f"{both} have identical test accuracy for every seed."
     return f"Test accuracies of {both} differ by at most {largest:.2f} pp per seed."

@@ -62,18 +62,13 @@ def _annotated(context: QuestionContext, answered: Answer) -> Answer:
     for arm, base in base_arms(context.arms):
         context.note(f"{arm.label} starts from {base.label}; its time does not include {base.label}'s.")
     if context.question.kind not in ("labels", "surface"):
-        context.note(_differences(context))
+        stages = dict.fromkeys(arm.entry_point for arm in context.arms)
+        stage = [f"stage ({', '.join(stages)})"] if len(stages) > 1 else []
+        if differing := [*differing_params(context.arms), *stage]:
+            context.note(f"The arms differ in {', '.join(differing)}.")
     return replace(
         answered,
         headline=capitalized(answered.headline),
         sentences=tuple(capitalized(sentence) for sentence in answered.sentences if sentence),
         notes=tuple(map(capitalized, context.notes)),
     )
-
-
-def _differences(context: QuestionContext) -> str:
-    stages = dict.fromkeys(arm.entry_point for arm in context.arms)
-    differing = list(differing_params(context.arms))
-    if len(stages) > 1:
-        differing.append(f"stage ({', '.join(stages)})")
-    return f"The arms differ in {', '.join(differing)}." if differing else ""

@@ -74,11 +74,6 @@ class Recommendation:
         return labels_text(self.best.labels)
 
     @property
-    def seeds(self) -> int:
-        """Number of seeds of the recommended arm."""
-        return len(VAL_ACCURACY.values(self.cheapest.arm))
-
-    @property
     def scratch(self) -> SurfacePoint | None:
         """The arm that is trained from scratch."""
         return next((point for point in self.points if point.reuse == 0), None)
@@ -92,7 +87,7 @@ def surface(context: QuestionContext) -> Answer:
     comparable = context.times_comparable()
     groups = sorted({point.labels for point in points}, key=label_count)
     recommended = [recommend([point for point in points if point.labels == labels], comparable) for labels in groups]
-    if any(one.seeds < MIN_SEEDS for one in recommended):
+    if any(len(VAL_ACCURACY.values(one.cheapest.arm)) < MIN_SEEDS for one in recommended):
         context.note(f"With fewer than {MIN_SEEDS} seeds the arm with the best mean is recommended.")
     context.note(
         "Recommendations are based on validation accuracy: the cheapest arm that is not significantly worse than the "
@@ -149,7 +144,7 @@ def _explanation(one: Recommendation) -> str:
     return (
         f"{one.labels}: {chosen.setting} {reason}. Validation {VAL_ACCURACY.text(chosen.arm, unit=True)}, test "
         f"{TEST_ACCURACY.text(chosen.arm, unit=True)}, training time {TRAINING_TIME.text(chosen.arm, unit=True)} "
-        f"({seeds_text(one.seeds)}){verdict}."
+        f"({seeds_text(len(VAL_ACCURACY.values(chosen.arm)))}){verdict}."
     )
 
 
