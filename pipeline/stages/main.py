@@ -22,7 +22,7 @@ from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import load_plan
 from pipeline.plan.outcome import PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan, walk
-from pipeline.report.loader import write_study
+from pipeline.report.loader import write_plan_report
 from pipeline.report.records import KINDS
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
@@ -128,7 +128,7 @@ def reuse_plan_run(client: Client, run_id: str, record: PlanRecord, *, folder: P
     path = folder / names.PLAN_RECORD
     is_current = path.is_file() and path.read_text("utf-8") == record.to_json()
     if not is_current or not (folder / "study.html").is_file():
-        write_study(Store(client, active_experiment_id()), record, run_id, folder)
+        write_plan_report(Store(client, active_experiment_id()), record, run_id, folder)
     echo(f"report: {folder / 'study.html'} (also an artifact of the plan run)")
     return StageResult(run_id, "", {}, reused=True)
 
@@ -139,7 +139,7 @@ def finish_plan(run: StageRun, record: PlanRecord, folder: Path) -> StageResult:
     Raises:
         PlanIncompleteError: Some steps failed.
     """
-    for file in write_study(Store(run.client, run.experiment_id), record, run.run_id, folder):
+    for file in write_plan_report(Store(run.client, run.experiment_id), record, run.run_id, folder):
         run.log_file(file, names.REPORT)
     reused = [outcome for outcome in record.outcomes if outcome.reused]
     failed = [outcome for outcome in record.outcomes if outcome.failure]

@@ -302,9 +302,9 @@ def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_pa
         assert done.returncode == 0, done.stderr
     assert "blocks: 1 copied and frozen, 1 copied and trained, 1 fresh; head: fresh" in tuned.stdout
     assert len(runs_in(tmp_path)) == 4
-    text = (tmp_path / "reports" / "comparison.md").read_text()
-    assert text.count("\n| ") == 3 and "Multiply-adds an epoch" in text
-    assert (tmp_path / "reports" / "comparison.png").stat().st_size > 20_000
+    text = (tmp_path / "reports" / "comparison" / "study.md").read_text()
+    assert text.count("![") == 10 and "MACs per epoch" in text
+    assert (tmp_path / "reports" / "comparison" / "study.html").stat().st_size > 50_000
 
 
 @pytest.mark.slow
