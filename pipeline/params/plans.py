@@ -46,8 +46,7 @@ class ReportParams(StageParams):
 
     runs: Annotated[str, Field(pattern=rf"^(auto|{RUN_ID}(,{RUN_ID})*)$")] = setting(
         "auto",
-        "A plan run, or the runs to compare. auto: the newest plan run, or else the newest fine-tuned CNN, its base "
-        "and its scratch arm.",
+        "A plan run, or runs to compare. auto: newest plan run, else newest fine-tuned CNN, its base and scratch arm.",
         allowed="auto, or run ids separated by commas",
     )
     folder: Text = setting("reports", "Output folder.", allowed="a folder", changes_result=False)

@@ -18,7 +18,7 @@ from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.stages import TargetStageParams
 from pipeline.params.target import ReuseParams
 from pipeline.runtime import Runtime, generator, resolve_runtime
-from pipeline.stages.base_selection import ReuseRule, TargetSetup, prepare_target
+from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target
 from pipeline.stages.training_run import (
     describe_split,
     finish,
@@ -72,7 +72,7 @@ def train_on_target(
         params,
         name=f"{params.entry_point} {params.classes}, {describe_reuse(setup)}, seed {params.seed}",
         note=describe_run(setup),
-        tags={**key.tags(), **base_tags(setup)},
+        tags={**key.tags(), **setup_tags(setup)},
         parent_run_id=parent_run_of(plan_context),
         resumed_run_id=resumed_run_id,
     ) as run:
@@ -145,15 +145,9 @@ def describe_run(setup: TargetSetup) -> str:
     return f"Network for {describe_split(setup.data.split)}. Reuse: {setup.reuse}.{base}"
 
 
-def base_tags(setup: TargetSetup) -> dict[str, object]:
+def setup_tags(setup: TargetSetup) -> dict[str, object]:
     """Return the tags about the base and the label sample."""
-    tags: dict[str, object] = {}
-    if setup.base is not None:
-        tags |= {
-            names.BASE_MODEL_URI: setup.base.model_uri,
-            names.BASE_RUN_ID: setup.base.run_id,
-            names.ANCESTRY: setup.base.ancestry,
-        }
+    tags = base_tags(setup.base) if setup.base else {}
     if setup.overlap:
         tags[names.CLASS_OVERLAP] = ",".join(map(str, setup.overlap))
     if setup.data.inherited:

@@ -14,14 +14,11 @@ import time
 from pipeline.data.sources import load_dataset
 from pipeline.data.splits import Split, check_batch, split_for_base
 from pipeline.errors import Fault, UserInputError
-from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
-from pipeline.runtime import generator, resolve_runtime
+from pipeline.runtime import resolve_runtime
 from pipeline.stages.training_run import (
     describe_split,
-    finish,
-    fit_and_evaluate,
-    fit_settings,
+    fit_base,
     print_dry_run,
     requested_architecture,
     resolve_machine,
@@ -62,9 +59,7 @@ def train_base(
         resumed_run_id=resumed_run_id,
     ) as run:
         run.log_split(split)
-        network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
-        trained = fit_and_evaluate(run, network, split, settings=fit_settings(params, runtime))
-        return finish(run, trained, params, data_seconds=data_seconds)
+        return fit_base(run, split, params, runtime=runtime, data_seconds=data_seconds)
 
 
 def with_tuned_params(params: TrainBaseParams) -> TrainBaseParams:

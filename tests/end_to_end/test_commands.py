@@ -85,7 +85,7 @@ BAD = [
     (["--model", "vgg"], "model=vgg"),
     (["--dataset", "mnsit"], "Did you mean mnist"),
     (["--device", "cuda:99"], "device=cuda:99"),
-    (["--frobnicate", "1"], "frobnicate=1: not a parameter here"),
+    (["--frobnicate", "1"], "frobnicate=1: unknown parameter"),
     (["nonsense"], "is not an option"),
     (["--dataset", "mnist", "--data_dir", "mlflow.db/nowhere"], "dataset=digits needs none"),
 ]
@@ -309,7 +309,7 @@ def test_mlflow_run_transfer_trains_its_base_first_and_finds_it_again(project: P
         assert done.returncode == 0, done.stderr
         runs = runs_in(project)
         assert len(runs) == count
-        assert ("training one first, on classes 0-4" in done.stdout) is (count == 2)
+        assert ("training one first, on classes 0-4" in done.stderr) is (count == 2)
     stages = sorted(run.data.tags[names.STAGE] for run in runs)
     assert stages == ["train_base", "transfer", "transfer"] and all(run.info.status == "FINISHED" for run in runs)
     assert all(run.data.params["reuse_layers"] == "4" for run in runs if run.data.tags[names.STAGE] == "transfer")
