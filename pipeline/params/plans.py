@@ -19,7 +19,9 @@ class MainParams(MachineParams, DataParams):
     plan: Text = setting(
         "assignments", "Plan to run: a built-in plan, or a YAML file.", allowed="assignments, surface or a file"
     )
-    profile: Text = setting("quick", "Profile (budget) of the plan.", allowed="quick, full, or another one of the plan")
+    profile: Text = setting(
+        "quick", "Profile (budget) of the plan.", allowed="quick, full, or another profile of the plan"
+    )
     seeds: Annotated[int, Field(ge=1, le=1000)] | Auto = setting(
         "auto", "Number of seeds per arm (default: set by the profile).", unit="seeds"
     )

@@ -48,7 +48,7 @@ def train_on_target(
     plan_context: PlanContext | None = None,
     resumed_run_id: str | None = None,
 ) -> StageResult:
-    """Train a network on target classes as one MLflow run, with the blocks that `rule` says copied from a base."""
+    """Train a network on target classes as one MLflow run; `rule` decides which blocks are copied from a base."""
     runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
     client = open_store()
     setup = prepare_target(params, client, rule)
@@ -77,10 +77,10 @@ def train_on_target(
         resumed_run_id=resumed_run_id,
     ) as run:
         log_inputs(run, setup, report)
-        settings, split = fit_settings(params, runtime), setup.data.split
+        settings, split, copied = fit_settings(params, runtime), setup.data.split, setup.reuse.copied
         features = feature_source(run)
         costs = feature_costs(features, network, setup, batch_size=settings.batch_size)
-        trained = fit_and_evaluate(run, network, split, settings=settings, copied=setup.reuse.copied, features=features)
+        trained = fit_and_evaluate(run, network, split, settings=settings, copied=copied, features=features)
         seconds, seen = setup.data.seconds, seen_indices(setup)
         result = finish(run, trained, params, data_seconds=seconds, extra_metrics=costs, seen_before=seen)
         print_gain(setup, result)

@@ -76,7 +76,7 @@ def test_a_command_trains_and_says_what_it_did(command: Command, tmp_path: Path)
 
 BAD = [
     (["--classes", "9-5"], "classes=9-5"),
-    (["--dataset", "mnist", "--classes", "0-12"], "has the classes 0-9"),
+    (["--dataset", "mnist", "--classes", "0-12"], "has classes 0-9"),
     (["--classes", "3"], "classes=3"),
     (["--learning_rate=-1"], "learning_rate=-1"),
     (["--learning-rate", "nan"], "learning_rate=nan"),
