@@ -94,7 +94,7 @@ def test_every_plan_that_ships_is_a_good_one() -> None:
     [
         ("run: transfer", "run: transfr", r"line 8, run: run=transfr is not an entry point.*Did you mean transfer\?"),
         ("run: transfer\n", "label: x\n", "line 7, target: run=\\(nothing\\) is not an entry point"),
-        ("per_class: 8", "per_clas: 8", r"line 10, per_clas: per_clas=8: not a parameter here.*per_class"),
+        ("per_class: 8", "per_clas: 8", r"line 10, per_clas: per_clas=8: unknown parameter.*per_class"),
         ("per_class: 8", "per_class: -8", "line 10, per_class: per_class=-8: must be"),
         ("base: base", "base: bas", r"line 9, base: bas is not an arm of this plan.*Did you mean base\?"),
         ("    base: base\n", "", "line 7, target: needs base"),
@@ -108,7 +108,7 @@ def test_every_plan_that_ships_is_a_good_one() -> None:
         ("seeds: 2", "seeds: two", "line 4, seeds: must be an integer in \\[1, 1000\\]"),
         ("title: Small", "titel: Small", r"line 2, titel: is not a key of a plan.*Did you mean title\?"),
         ("epochs: 2", "seed: 2", "line 14, seed: seed is not a parameter of an arm"),
-        ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*not a parameter here"),
+        ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*unknown parameter"),
     ],
 )  # fmt: skip
 def test_a_faulty_plan_is_refused_by_line_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:

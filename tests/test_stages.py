@@ -164,7 +164,7 @@ def test_an_exception_ends_the_run_as_failed_with_a_note(
     def diverge(*_: object, **__: object) -> None:
         raise NonFiniteLossError("the loss became nan in epoch 2")
 
-    monkeypatch.setattr("pipeline.stages.train_base.fit_and_evaluate", diverge)
+    monkeypatch.setattr("pipeline.stages.training_run.fit_and_evaluate", diverge)
     with pytest.raises(NonFiniteLossError):
         train_base(TrainBaseParams(**QUICK))
     (run,) = store.search_runs(["0"])

@@ -28,8 +28,9 @@ def table(kind: type[StageParams]) -> str:
     for name, field in kind.model_fields.items():
         info = field_info(field)
         default = spell(field.default) or "(none)"
-        unit = f" ({info['unit']})" if info["unit"] else ""
-        lines.append(f"| `{name}` | `{default}` | {info['allowed']} | {field.description}{unit} |")
+        text = str(field.description)
+        unit = f" ({info['unit']})" if info["unit"] not in text.lower() else ""
+        lines.append(f"| `{name}` | `{default}` | {info['allowed']} | {text}{unit} |")
     return "\n".join(lines) + "\n"
 
 

@@ -27,18 +27,15 @@ Text = Annotated[str, Field(pattern=r"\S")]
 
 
 def setting(
-    default: Any, text: str, *, allowed: str = "", unit: str = "", hint: str = "", changes_result: bool = True
+    default: Any,
+    text: str,  # one line of help
+    *,
+    allowed: str = "",  # the accepted values in words, if not derived from the type
+    unit: str = "",
+    hint: str = "",  # what to do about an invalid value, if not to use the default
+    changes_result: bool = True,  # whether it can affect weights or metrics, and so belongs in the cache key
 ) -> Any:
-    """Declare one parameter.
-
-    Args:
-        default: Its default value.
-        text: One line of help.
-        allowed: The accepted values in words, if not derived from the type.
-        unit: The unit of the value.
-        hint: What to do about an invalid value, if not to use the default.
-        changes_result: Whether the value can affect weights or metrics, and so belongs in the cache key.
-    """
+    """Declare one parameter."""
     extra: dict[str, JsonValue] = {"allowed": allowed, "unit": unit, "hint": hint, "changes_result": changes_result}
     return Field(default, description=text, json_schema_extra=extra, validate_default=True)
 
@@ -75,9 +72,8 @@ def _ranges(annotation: Any, metadata: Sequence[Any] = ()) -> list[str]:
         return [text for member in get_args(annotation) for text in _ranges(member, metadata)]
     if annotation not in (int, float):
         return []
-    bounds: dict[str, float] = {}
-    for item in metadata:
-        bounds |= asdict(item) if isinstance(item, Ge | Gt | Le | Lt) else {}
+    limits = [asdict(item) for item in metadata if isinstance(item, Ge | Gt | Le | Lt)]
+    bounds = {name: value for limit in limits for name, value in limit.items()}
     noun = "an integer" if annotation is int else "a number"
     if not {"le", "lt"} & bounds.keys():
         return [f"{noun} >= {bounds['ge']}"]

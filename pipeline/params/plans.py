@@ -19,7 +19,9 @@ class MainParams(MachineParams, DataParams):
     plan: Text = setting(
         "assignments", "Plan to run: a built-in plan, or a YAML file.", allowed="assignments, surface or a file"
     )
-    profile: Text = setting("quick", "Profile (budget) of the plan.", allowed="quick, full, or another one of the plan")
+    profile: Text = setting(
+        "quick", "Profile (budget) of the plan.", allowed="quick, full, or another profile of the plan"
+    )
     seeds: Annotated[int, Field(ge=1, le=1000)] | Auto = setting(
         "auto", "Number of seeds per arm (default: set by the profile).", unit="seeds"
     )
@@ -46,8 +48,7 @@ class ReportParams(StageParams):
 
     runs: Annotated[str, Field(pattern=rf"^(auto|{RUN_ID}(,{RUN_ID})*)$")] = setting(
         "auto",
-        "A plan run, or the runs to compare. auto: the newest plan run, or else the newest fine-tuned CNN, its base "
-        "and its scratch arm.",
+        "A plan run, or runs to compare. auto: newest plan run, else newest fine-tuned CNN, its base and scratch arm.",
         allowed="auto, or run ids separated by commas",
     )
     folder: Text = setting("reports", "Output folder.", allowed="a folder", changes_result=False)

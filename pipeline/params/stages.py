@@ -81,9 +81,7 @@ class TuneParams(TrainBaseParams):
     sampler: Literal["tpe", "random", "gp"] = setting("tpe", "Optuna sampler.")
     pruner: Literal["median", "none"] = setting("median", "Pruner for unpromising trials.")
     space: str = setting(
-        "default",
-        "Search space: the default of the family, or a YAML file.",
-        allowed="default or a file (docs/tuning.md)",
+        "default", "Search space: the family's default, or a YAML file.", allowed="default or a file (docs/tuning.md)"
     )
     workers: Annotated[int, Field(ge=1, le=256)] | Auto = setting(
         "auto",

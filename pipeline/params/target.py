@@ -56,13 +56,11 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Training labels per class (default: 100 for an MLP, all for a CNN, the base's when its training continues).",
+        "Labels per class (default: 100 for an MLP, all for a CNN, or those of a continued base).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(
-        "auto",
-        "Additional validation images per class (default: 30 for few labels, val_fraction for all).",
-        unit="images",
+        "auto", "Additional validation images per class (default: 30, or val_fraction for all labels).", unit="images"
     )
 
 

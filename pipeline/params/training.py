@@ -49,9 +49,7 @@ class SeedParams(StageParams):
 class TrainingParams(StageParams):
     """Weight averaging, validation, checkpoints, precision and registration of a fit."""
 
-    weight_averaging: Probability = setting(
-        0.998, "EMA decay for the weights that are validated and saved; 0 disables EMA.", unit="fraction"
-    )
+    weight_averaging: Probability = setting(0.998, "EMA decay for the weights; 0 disables EMA.", unit="fraction")
     val_fraction: Annotated[float, Field(gt=0, le=0.9)] = setting(
         0.1, "Fraction of the training images held out for validation, stratified.", unit="fraction"
     )

@@ -22,6 +22,7 @@ from pipeline.params.stages import AnyTargetParams, TargetStageParams
 from pipeline.params.target import DEFAULT_PER_CLASS, TARGET_BUDGETS, ReuseParams
 from pipeline.stages.train_base import train_base
 from pipeline.stages.training_run import requested_architecture
+from pipeline.tracking import names
 from pipeline.tracking.base_model import Base, find_base, load_base
 from pipeline.tracking.feature_artifacts import check_features_exist
 from pipeline.tracking.recovery.orphans import without_run_adoption
@@ -32,55 +33,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReuseRule:
-    """How a stage reuses a base.
+    """How a stage reuses a base."""
 
-    Attributes:
-        min_depth: Min. number of blocks of the base; 0 if none of its weights are used.
-        for_depth: Returns the `Reuse` for a base with that many blocks; raises UserInputError if it has too few.
-    """
-
-    min_depth: int
-    for_depth: Callable[[int], Reuse]
+    min_depth: int  # number of blocks that the base must have; 0 if none of its weights are used
+    for_depth: Callable[[int], Reuse]  # for a base with that many blocks; raises UserInputError if it has too few
 
 
 @dataclass(frozen=True)
 class TargetData:
-    """The data of a target stage.
-
-    Attributes:
-        dataset: In memory.
-        split: Training, validation and test images of the target classes.
-        per_class: Requested labels per class.
-        known_base: The explicit base, if it was trained on these very classes; its label sample is then the default.
-        inherited: Whether the label sample is that of `known_base`.
-        seconds: Wall-clock time of loading and splitting.
-    """
+    """The data of a target stage."""
 
     dataset: Dataset
     split: Split
-    per_class: int | Literal["all"]
-    known_base: Base | None
-    inherited: bool
-    seconds: float
+    per_class: int | Literal["all"]  # as requested
+    known_base: Base | None  # the base, if it was trained on these very classes; its label sample is then the default
+    inherited: bool  # whether the label sample is that of `known_base`
+    seconds: float  # wall-clock time of loading and splitting
 
 
 @dataclass(frozen=True)
 class TargetSetup:
-    """Everything about a target stage that is resolved before its run is created.
-
-    Attributes:
-        data: Dataset and split.
-        base: The base model, if there is one; a stage that trains from scratch needs its architecture only.
-        reuse: Which blocks are copied and which are frozen; with `keeps_head`, the base's training continues.
-        architecture: The network to build.
-        overlap: Classes that the base was trained on and that the new head has to learn.
-    """
+    """Everything about a target stage that is resolved before its run is created."""
 
     data: TargetData
-    base: Base | None
-    reuse: Reuse
+    base: Base | None  # training from scratch needs its architecture only, or none
+    reuse: Reuse  # with `keeps_head`, the base's training continues
     architecture: MLPArchitecture | CNNArchitecture
-    overlap: tuple[int, ...]
+    overlap: tuple[int, ...]  # classes that the base was trained on and that the new head has to learn
 
     def budget(self) -> dict[str, Any]:
         """Return the default budget for the requested number of labels, its batch no larger than the data."""
@@ -201,6 +180,15 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
         raise UserInputError(Fault("features", features, "no block is frozen: nothing to cache.", "Use features=none."))
     if features not in ("none", "auto"):
         check_features_exist(client, features)
+
+
+def base_tags(base: Base) -> dict[str, object]:
+    """Return the tags that identify a run's base."""
+    return {
+        names.BASE_MODEL_URI: base.model_uri,
+        names.BASE_RUN_ID: base.run_id,
+        names.ANCESTRY: base.ancestry,
+    }
 
 
 def newest_base(params: AnyTargetParams, client: Client, dataset: Dataset, *, depth: int) -> Base | None:

@@ -16,7 +16,7 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.params import CacheFeaturesParams
 from pipeline.params.family import FAMILY_DEFAULTS
 from pipeline.runtime import Runtime, resolve_runtime
-from pipeline.stages.base_selection import choose_dataset, newest_base, train_first
+from pipeline.stages.base_selection import base_tags, choose_dataset, newest_base, train_first
 from pipeline.tracking import names
 from pipeline.tracking.base_model import Base
 from pipeline.tracking.cache_key import cache_key
@@ -43,14 +43,7 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     key = cache_key(params, {"data": examples.digest, "base": base.digest}, runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached
-    tags = {
-        **key.tags(),
-        names.DATASET: params.dataset,
-        names.CLASSES: params.classes,
-        names.BASE_MODEL_URI: base.model_uri,
-        names.BASE_RUN_ID: base.run_id,
-        names.ANCESTRY: base.ancestry,
-    }
+    tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
     name = f"features {params.classes}, after block {depth}"
     note = f"Outputs of block {depth} for all training images of classes {params.classes}. Base: {base.ancestry}."
     opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))

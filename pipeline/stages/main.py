@@ -8,10 +8,11 @@ Completed steps are cached. Run the same command again to resume an interrupted 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from pipeline.console import echo
@@ -52,15 +53,15 @@ def main(params: MainParams) -> StageResult:
     close_orphaned_runs(client)
     folder = Path(params.folder) / plan.name
     with ExitStack() as stack:
-        plan_run = PlanRun(stack, params, plan)
+        open_run = functools.cache(lambda: stack.enter_context(plan_run(params, plan)))  # a cached plan needs no run
         if os.environ.get("MLFLOW_RUN_ID"):
-            plan_run.open()  # `mlflow run` created this run for the plan, not for its first step
-        plan_context = PlanContext(lambda: plan_run.open().run_id, rerun=params.rerun)
+            open_run()  # `mlflow run` created this run for the plan, not for its first step
+        plan_context = PlanContext(lambda: open_run().run_id, rerun=params.rerun)
         outcomes = run_plan(walk(plan), plan_context, explain=params.explain)
         record = record_of(plan, outcomes, total_seconds=time.perf_counter() - began, command=repeat_command(params))
-        if not plan_run.is_open and (cached := find_cached_plan(client, record)) is not None:
+        if not open_run.cache_info().currsize and (cached := find_cached_plan(client, record)) is not None:
             return reuse_plan_run(client, *cached, folder=folder)
-        return finish_plan(plan_run.open(), record, folder)
+        return finish_plan(open_run(), record, folder)
 
 
 def plan_overrides(params: MainParams) -> PlanOverrides:
@@ -77,32 +78,10 @@ def plan_overrides(params: MainParams) -> PlanOverrides:
     )
 
 
-class PlanRun:
-    """The plan's run, created on first use: a fully cached plan creates none.
-
-    Args:
-        stack: Ends the run.
-        params: Logged as the run's parameters.
-        plan: Names the run.
-    """
-
-    def __init__(self, stack: ExitStack, params: MainParams, plan: Plan):
-        self._stack, self._params, self._plan = stack, params, plan
-        self._run: StageRun | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the run has been created."""
-        return self._run is not None
-
-    def open(self) -> StageRun:
-        """Return the run, creating it if necessary."""
-        if self._run is None:
-            plan = self._plan
-            note = f"{plan.title}. {plan.description}\n\nIts steps are the child runs; its report is an artifact."
-            name = f"plan {plan.name}, {plan.profile}"
-            self._run = self._stack.enter_context(stage_run(self._params, name=name, note=note, tags={}))
-        return self._run
+def plan_run(params: MainParams, plan: Plan) -> AbstractContextManager[StageRun]:
+    """Return the context of the plan's run, which is the parent of its steps' runs."""
+    note = f"{plan.title}. {plan.description}\n\nIts steps are the child runs; its report is an artifact."
+    return stage_run(params, name=f"plan {plan.name}, {plan.profile}", note=note, tags={})
 
 
 def plan_digest(record: PlanRecord) -> str:

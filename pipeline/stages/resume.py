@@ -7,25 +7,14 @@ Parameters, base and number of threads come from the run; docs/reliability.md ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from pipeline.execution.runner import load_stage
 from pipeline.params import ENTRY_POINTS, ResumeParams, parse_params
-from pipeline.stages.finetune_cnn import finetune_cnn
-from pipeline.stages.scratch_cnn import scratch_cnn
-from pipeline.stages.train_base import train_base
-from pipeline.stages.transfer import transfer
 from pipeline.tracking.recovery.orphans import mark_as_resuming, without_run_adoption
 from pipeline.tracking.recovery.resume import InterruptedRun, find_interrupted
 from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import open_store
-
-STAGES: dict[str, Callable[..., StageResult]] = {
-    "train_base": train_base,
-    "transfer": transfer,
-    "finetune_cnn": finetune_cnn,
-    "scratch_cnn": scratch_cnn,
-}
 
 
 def resume(params: ResumeParams) -> StageResult:
@@ -36,9 +25,10 @@ def resume(params: ResumeParams) -> StageResult:
     """
     run = find_interrupted(open_store(), params.run_id, force=params.force)
     mark_as_resuming(run.run_id)
-    stage_params = parse_params(ENTRY_POINTS[run.stage], resumed_parameters(run, dry_run=params.dry_run))
+    kind = ENTRY_POINTS[run.stage]
+    stage_params = parse_params(kind, resumed_parameters(run, dry_run=params.dry_run))
     with without_run_adoption():
-        return STAGES[run.stage](stage_params, resumed_run_id=run.run_id)
+        return load_stage(kind)(stage_params, resumed_run_id=run.run_id)
 
 
 def resumed_parameters(run: InterruptedRun, *, dry_run: bool) -> dict[str, Any]:

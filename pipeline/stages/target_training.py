@@ -18,7 +18,7 @@ from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.stages import TargetStageParams
 from pipeline.params.target import ReuseParams
 from pipeline.runtime import Runtime, generator
-from pipeline.stages.base_selection import ReuseRule, TargetSetup, prepare_target
+from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target
 from pipeline.stages.training_run import (
     describe_split,
     finish,
@@ -49,7 +49,7 @@ def train_on_target(
     plan_context: PlanContext | None = None,
     resumed_run_id: str | None = None,
 ) -> StageResult:
-    """Train a network on target classes as one MLflow run, with the blocks that `rule` says copied from a base."""
+    """Train a network on target classes as one MLflow run; `rule` decides which blocks are copied from a base."""
     client = open_store()
     setup = prepare_target(params, client, rule)
     runtime = resolve_target_runtime(params, setup)
@@ -86,15 +86,15 @@ def _train(
         params,
         name=f"{params.entry_point} {params.classes}, {describe_reuse(setup)}, seed {params.seed}",
         note=describe_run(setup),
-        tags={**key.tags(), **base_tags(setup)},
+        tags={**key.tags(), **setup_tags(setup)},
         parent_run_id=parent_run_of(plan_context),
         resumed_run_id=resumed,
     ) as run:
         log_inputs(run, setup, report)
-        settings, split = fit_settings(params, runtime), setup.data.split
+        settings, split, copied = fit_settings(params, runtime), setup.data.split, setup.reuse.copied
         features = feature_source(run)
         costs = feature_costs(features, network, setup, batch_size=settings.batch_size)
-        trained = fit_and_evaluate(run, network, split, settings=settings, copied=setup.reuse.copied, features=features)
+        trained = fit_and_evaluate(run, network, split, settings=settings, copied=copied, features=features)
         seconds, seen = setup.data.seconds, seen_indices(setup)
         result = finish(run, trained, params, data_seconds=seconds, extra_metrics=costs, seen_before=seen)
         print_gain(setup, result)
@@ -169,15 +169,9 @@ def describe_run(setup: TargetSetup) -> str:
     return f"Network for {describe_split(setup.data.split)}. Reuse: {setup.reuse}.{base}"
 
 
-def base_tags(setup: TargetSetup) -> dict[str, object]:
+def setup_tags(setup: TargetSetup) -> dict[str, object]:
     """Return the tags about the base and the label sample."""
-    tags: dict[str, object] = {}
-    if setup.base is not None:
-        tags |= {
-            names.BASE_MODEL_URI: setup.base.model_uri,
-            names.BASE_RUN_ID: setup.base.run_id,
-            names.ANCESTRY: setup.base.ancestry,
-        }
+    tags = base_tags(setup.base) if setup.base else {}
     if setup.overlap:
         tags[names.CLASS_OVERLAP] = ",".join(map(str, setup.overlap))
     if setup.data.inherited:

@@ -19,9 +19,7 @@ from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator
 from pipeline.stages.training_run import (
     describe_split,
-    finish,
-    fit_and_evaluate,
-    fit_settings,
+    fit_base,
     print_dry_run,
     requested_architecture,
     resolve_machine,
@@ -55,18 +53,16 @@ def train_base(
     key = cache_key(params, {"data": split.digest}, runtime.description)
     if (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
         return cached
-    opened = stage_run(
+    with stage_run(
         params,
         name=f"base {params.model} {params.classes}, seed {params.seed}",
         note=f"Base network ({params.model}) for {describe_split(split)}.",
         tags=key.tags(),
         parent_run_id=parent_run_of(plan_context),
         resumed_run_id=resumed_run_id,
-    )
-    with runtime.in_effect(), opened as run:
+    ) as run:
         run.log_split(split)
-        trained = fit_and_evaluate(run, network.to(runtime.device), split, settings=fit_settings(params, runtime))
-        return finish(run, trained, params, data_seconds=data_seconds)
+        return fit_base(run, split, params, data_seconds=data_seconds)
 
 
 def with_tuned_params(params: TrainBaseParams) -> TrainBaseParams:

@@ -19,14 +19,15 @@ from pipeline.console import echo, watch
 from pipeline.data.splits import Examples, Split
 from pipeline.errors import CheckpointError, Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
+from pipeline.networks.build import build_network
 from pipeline.networks.from_params import describe_network
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
 from pipeline.networks.macs import trainable_share, training_operations
-from pipeline.params import FamilyParams, StageParams, format_classes
+from pipeline.params import FamilyParams, StageParams, TrainBaseParams, format_classes
 from pipeline.params.stages import FitParams
 from pipeline.params.target import ReuseParams
 from pipeline.report import run_plots
-from pipeline.runtime import Runtime, resolve_runtime
+from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.model_export import ModelFacts, log_model
 from pipeline.tracking.queries import compare_link
@@ -46,17 +47,7 @@ P = TypeVar("P", bound=StageParams)
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its best weights, and its evaluation in eval mode and float32.
-
-    Attributes:
-        network: The network.
-        split: The images that it was trained and evaluated on.
-        fit: History and counters.
-        train: Evaluation on the training images.
-        validation: Evaluation on the validation images.
-        test: Evaluation on the test images, which are read only here.
-        costs: Compute of an epoch, size of the network and evaluation time, by metric name.
-    """
+    """A network with its best weights, and its evaluation (eval mode, float32) on each part of the split."""
 
     network: LayeredNetwork
     split: Split
@@ -64,7 +55,7 @@ class TrainedNetwork:
     train: Evaluation
     validation: Evaluation
     test: Evaluation
-    costs: dict[str, float]
+    costs: dict[str, float]  # compute per epoch, size of the network and evaluation time, by metric name
 
 
 def resolve_machine(params: P, split: Split, runtime: Runtime) -> P:
@@ -88,17 +79,8 @@ def resolve_training_runtime(params: FitParams, network: LayeredNetwork, batch_s
 
 def fit_settings(params: FitParams, runtime: Runtime) -> FitSettings:
     """Return the settings of the fit that resolved parameters describe."""
-    settings = FitSettings(
-        epochs=int(params.epochs),
-        patience=int(params.patience),
-        batch_size=int(params.batch_size),
-        learning_rate=float(params.learning_rate),
-        weight_decay=float(params.weight_decay),
-        weight_averaging=params.weight_averaging,
-        seed=params.seed,
-        checkpoint_every=params.checkpoint_every,
-        train_dtype=runtime.train_dtype,
-    )
+    shared = {field.name for field in dataclasses.fields(FitSettings)} & type(params).model_fields.keys()
+    settings = FitSettings(**params.model_dump(include=shared), train_dtype=runtime.train_dtype)
     if not isinstance(params, ReuseParams):
         return settings
     return dataclasses.replace(
@@ -106,6 +88,16 @@ def fit_settings(params: FitParams, runtime: Runtime) -> FitSettings:
         copied_learning_rate_factor=params.unfrozen_learning_rate_factor,
         copied_weight_decay=None if params.unfrozen_weight_decay == "auto" else params.unfrozen_weight_decay,
     )
+
+
+def fit_base(run: StageRun, split: Split, params: TrainBaseParams, *, data_seconds: float = 0.0) -> StageResult:
+    """Build a base network, train it, and log the result."""
+    network = build_network(requested_architecture(params, split), generator(params.seed, "weights"))
+    runtime = resolve_training_runtime(params, network, params.batch_size)
+    with runtime.in_effect():
+        settings = fit_settings(params, runtime)
+        trained = fit_and_evaluate(run, network.to(runtime.device), split, settings=settings)
+        return finish(run, trained, params, data_seconds=data_seconds)
 
 
 def fit_and_evaluate(
@@ -117,14 +109,14 @@ def fit_and_evaluate(
     copied: int = 0,
     features: Features | None = None,
 ) -> TrainedNetwork:
-    """Fit a network, logging each epoch, and evaluate it once.
+    """Fit a network, logging each epoch, and evaluate it once; a resumed run continues from its newest checkpoint.
 
     Args:
-        run: The stage's run; if it was resumed, the fit continues from its newest checkpoint.
+        run: The stage's run.
         network: On its device, with its frozen blocks frozen.
         split: Training, validation and test images.
         settings: Budget and optimizer.
-        copied: Number of blocks copied from the base, from the input.
+        copied: Number of blocks copied from the base.
         features: Cached outputs of the frozen blocks, to train on instead of pixels.
     """
     start = features.depth if features else 0
@@ -190,22 +182,16 @@ def finish(
 ) -> StageResult:
     """Log figures, final metrics and checkpoints, upload the model, and print the result.
 
-    Args:
-        run: The stage's run.
-        trained: The fitted and evaluated network.
-        params: The stage's resolved parameters.
-        data_seconds: Wall-clock time of loading and splitting the data.
-        extra_metrics: Metrics of this stage alone.
-        seen_before: int64, indices of the training images that the base, or one of its bases, was trained on.
+    `seen_before` has the indices (int64) of the images that the base, or one of its bases, was trained on.
     """
-    log_figures(run, trained, f"{params.entry_point}: {trained.split.dataset} {', '.join(trained.split.class_names)}")
+    split = trained.split
+    log_figures(run, trained, f"{params.entry_point}: {split.dataset} {', '.join(split.class_names)}")
     seconds = {names.DATA_SECONDS: data_seconds, names.TOTAL_SECONDS: run.elapsed_seconds() + data_seconds}
     if run.run_history:
         seconds[names.LOST_SECONDS] = run.lost_seconds
     run.log_final({**fit_metrics(trained), **seconds, **(extra_metrics or {})})
     run.set_tags({names.CONVERGED: "yes" if trained.fit.converged else STOPPED_BY_CAP})
     run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)
-    split = trained.split
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )

@@ -25,8 +25,7 @@ from pipeline.networks.build import build_network
 from pipeline.params import TuneParams
 from pipeline.runtime import Runtime, generator, process_identity
 from pipeline.stages.training_run import (
-    finish,
-    fit_and_evaluate,
+    fit_base,
     fit_settings,
     print_dry_run,
     requested_architecture,
@@ -34,7 +33,7 @@ from pipeline.stages.training_run import (
     resolve_training_runtime,
 )
 from pipeline.tracking import names
-from pipeline.tracking.cache_key import CacheKey, cache_key, code_digest, key_params
+from pipeline.tracking.cache_key import cache_key, code_digest, key_params
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.result_cache import (
     PlanContext,
@@ -73,34 +72,19 @@ MAX_FAILURES = 5  # failed trials in a row before the study is stopped
 
 @dataclass(frozen=True)
 class TuneSetup:
-    """Everything about a study that is resolved before its run is created.
-
-    Attributes:
-        params: With dataset and machine resolved.
-        runtime: Device, precision and threads.
-        space: The search space.
-        split: The split of the final fit, as in `train_base`.
-        examples: All training images of the classes, which the folds divide.
-        folds: int64, the positions in `examples` of each fold's validation images.
-    """
+    """Everything about a study that is resolved before its run is created."""
 
     params: TuneParams
     runtime: Runtime
     space: Space
-    split: Split
-    examples: Examples
-    folds: list[Tensor]
-
-    def key(self) -> CacheKey:
-        """Return the cache key of the result."""
-        inputs = {"data": self.split.digest, "space": space_json(self.space)}
-        return cache_key(self.params, inputs, self.runtime.description | SEARCHER)
+    split: Split  # of the final fit, as in train_base
+    examples: Examples  # all training images of the classes
+    folds: list[Tensor]  # int64, positions in `examples` of each fold's validation images
 
     def study_spec(self, *, new: bool) -> StudySpec:
         """Return the study's name and facts: everything that a trial's value depends on, code included.
 
-        Args:
-            new: Whether to create a new study even if one with the same facts exists.
+        With `new`, the name is unique, even if a study with the same facts exists.
         """
         facts = {name: value for name, value in key_params(self.params).items() if name not in NOT_IN_DIGEST}
         facts |= {"folds_digest": folds_digest(self.examples, self.folds), "space": space_json(self.space)}
@@ -121,7 +105,8 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
     if params.dry_run:
         searched = f"{len(setup.space)} parameters: {', '.join(setup.space)}"
         return print_dry_run(params, split, f"study: {spec.name}, {searched}")
-    key = setup.key()
+    inputs = {"data": split.digest, "space": spec.facts["space"]}
+    key = cache_key(params, inputs, setup.runtime.description | SEARCHER)
     if (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
         return cached
     study = open_study(open_storage(), spec)
@@ -144,7 +129,9 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
         run_study(run, study, setup, spec=spec)
         if not params.refit:
             return StageResult(run.run_id, "", dict(run.final_metrics))
-        return refit(run, setup, params.with_trial(study.best_trial.params))
+        logger.info("training with the best parameters on train_base's split")
+        best = params.with_trial(study.best_trial.params)
+        return fit_base(run, split, best)
 
 
 def prepare_study(params: TuneParams) -> TuneSetup:
@@ -211,28 +198,16 @@ def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
 
 @dataclass
 class FailureCounts:
-    """Failed trials and dead workers since a trial last finished.
-
-    Attributes:
-        study: The study.
-        max_deaths: Number of dead workers at which the study is stopped.
-        finished: Number of finished trials at the last update.
-        failed: Number of failed trials when a trial last finished.
-        exit_codes: Of the workers that died since.
-    """
+    """Failed trials and dead workers since a trial last finished."""
 
     study: Study
-    max_deaths: int
-    finished: int
-    failed: int
-    exit_codes: list[int] = field(default_factory=list)
+    max_deaths: int  # dead workers at which the study is stopped
+    finished: int  # finished trials at the last update
+    failed: int  # failed trials when a trial last finished
+    exit_codes: list[int] = field(default_factory=list)  # of workers that died since
 
     def update(self, exit_codes: list[int]) -> None:
-        """Add newly dead workers and failed trials.
-
-        Raises:
-            RuntimeError: There are too many.
-        """
+        """Add newly dead workers and failed trials, and raise RuntimeError if there are too many."""
         errors = failures(self.study)
         if (finished := finished_count(self.study)) != self.finished:
             self.finished, self.failed, self.exit_codes = finished, len(errors), []
@@ -313,17 +288,6 @@ def log_study(run: StageRun, study: Study, seconds: float) -> None:
     )
     precision = best.user_attrs.get("cv/precision", float("nan"))
     echo(
-        f"best of {finished_count(study)} trials: {best.number}, mean fold accuracy {100 * (best.value or 0):.2f} %, "
+        f"best of {finished_count(study)} trials: trial {best.number}, mean accuracy {100 * (best.value or 0):.2f} %, "
         f"precision {100 * precision:.2f} %, {seconds:.0f} s; {json.dumps(best.params)}"
     )
-
-
-def refit(run: StageRun, setup: TuneSetup, params: TuneParams) -> StageResult:
-    """Train once with the best parameters, as `train_base` does, in the study's run."""
-    logger.info("training with the best parameters on the images of all folds, with train_base's validation split")
-    network = build_network(requested_architecture(params, setup.split), generator(params.seed, "weights"))
-    runtime = resolve_training_runtime(params, network, params.batch_size)
-    with runtime.in_effect():
-        settings = fit_settings(params, runtime)
-        trained = fit_and_evaluate(run, network.to(runtime.device), setup.split, settings=settings)
-        return finish(run, trained, params, data_seconds=0.0)

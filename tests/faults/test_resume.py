@@ -69,7 +69,7 @@ def test_a_killed_train_base_goes_on_to_the_bit(command: Command, tmp_path: Path
     assert at >= 8
     resumed = command("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"goes on after epoch {at}" in resumed.stderr
+    assert f"resuming run {run_id} from epoch {at}" in resumed.stderr
     assert "all data uploaded" in resumed.stderr
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -127,7 +127,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over_under_its_id(
     run_id = killed_run(tmp_path, *MLP, "--checkpoint_every", "1000")
     assert not (local_state(tmp_path, run_id) / "checkpoints" / "last.safetensors").exists()
     resumed = command("resume", "--run_id", run_id)
-    assert resumed.returncode == 0 and "starts over: it has no checkpoint" in resumed.stderr, resumed.stderr
+    assert resumed.returncode == 0 and "from the start, because it has no checkpoint" in resumed.stderr, resumed.stderr
     assert result_of(client, run_id)[:2] == reference[:2]
     assert client.get_run(run_id).data.metrics["time/lost_seconds"] > 0
 
@@ -146,8 +146,8 @@ def test_damaged_checkpoints_are_passed_over_and_said(
     resumed = command("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
     assert "last.safetensors: was altered" in resumed.stderr
-    assert ("the one before it is taken" in resumed.stderr) is (len(damaged) == 1)
-    assert ("no checkpoint is whole" in resumed.stderr) is (len(damaged) == 2)
+    assert ("using the previous checkpoint" in resumed.stderr) is (len(damaged) == 1)
+    assert ("no valid checkpoint" in resumed.stderr) is (len(damaged) == 2)
     assert result_of(client, run_id) == reference
 
 
@@ -166,7 +166,7 @@ def test_uploaded_checkpoints_serve_where_the_local_state_is_gone(
     shutil.rmtree(tmp_path / ".pipeline")
     resumed = command("resume", "--run_id", run_id)
     assert resumed.returncode == 0 and "downloaded checkpoints from the run's artifacts" in resumed.stderr
-    assert "goes on after epoch" in resumed.stderr
+    assert f"resuming run {run_id} from epoch" in resumed.stderr
     assert result_of(client, run_id) == reference
 
 
