@@ -64,7 +64,7 @@ def test_a_stage_killed_at_any_moment_comes_to_the_same_result(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 60 * KILLS)
+@pytest.mark.timeout(120 + 100 * KILLS)
 def test_a_first_command_killed_at_any_moment_leaves_a_working_store(tmp_path: Path) -> None:
     """Each in a folder of its own; one moment in every part of the command's life, which is as long as last seen."""
     began = time.monotonic()
