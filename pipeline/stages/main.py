@@ -65,7 +65,7 @@ def main(params: MainParams) -> StageResult:
             run_id, finished = known
             echo(f"nothing to do: all {len(outcomes)} steps are finished, and run {run_id} is this study's")
             if not is_written(finished, folder):
-                write_plan_report(Store(client, active_experiment_id()), finished, run_id, folder)
+                write_plan_report(Store(client, active_experiment_id()), finished, run_id=run_id, folder=folder)
             echo(f"report: {folder / 'study.html'}, and that run's artifacts")
             return StageResult(run_id, "", {}, reused=True)
         return conclude(parent.open(), record, digest, folder)
@@ -159,7 +159,7 @@ def conclude(run: StageRun, record: PlanRecord, digest: str, folder: Path) -> St
     Raises:
         StudyIncompleteError: Some steps failed.
     """
-    for file in write_plan_report(Store(run.client, run.experiment_id), record, run.run_id, folder):
+    for file in write_plan_report(Store(run.client, run.experiment_id), record, run_id=run.run_id, folder=folder):
         run.log_file(file, names.REPORT)
     reused = [outcome for outcome in record.outcomes if outcome.reused]
     failed = [outcome for outcome in record.outcomes if outcome.failure]

@@ -212,7 +212,7 @@ def log_figures(run: StageRun, trained: TrainedNetwork, split: Split, title: str
         run_plots.confusion_matrix(trained.test, split.class_names, test_title), folder / "confusion_matrix.png"
     )
     run_plots.save_figure(
-        run_plots.mistakes(split.test, trained.test, split.class_names, "Mistakes on test images"),
+        run_plots.mistakes(split.test, trained.test, split.class_names, title="Mistakes on test images"),
         folder / "mistakes.png",
     )
     run.log_file(folder, names.FIGURES)
