@@ -26,16 +26,16 @@ from tests.made_up_study import arm_of, member
 
 def test_an_interval_equals_scipys() -> None:
     values = [0.91, 0.93, 0.94, 0.92, 0.95]
-    found = estimate(values)
+    result = estimate(values)
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
-    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
-    assert found.count == 5
+    assert (result.mean - result.half_width, result.mean + result.half_width) == pytest.approx((low, high))
+    assert result.count == 5
 
 
 def test_one_seed_has_no_interval_and_no_verdict() -> None:
-    found = estimate([0.9])
-    assert math.isnan(found.half_width) and not found.significant and found.text(2) == "0.90 (1 seed)"
-    assert TEST_ACCURACY.verdict(found) == "no verdict (1 seed)"
+    result = estimate([0.9])
+    assert math.isnan(result.half_width) and not result.significant and result.text(2) == "0.90 (1 seed)"
+    assert TEST_ACCURACY.verdict(result) == "no verdict (1 seed)"
     with pytest.raises(ValueError, match="at least one"):
         estimate([])
 

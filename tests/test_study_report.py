@@ -36,8 +36,8 @@ AHEAD = (0.92, 0.94, 0.93)
 UNCLEAR = (0.93, 0.90, 0.92)
 
 
-def answered(asked: Question, *arms: ReportedArm, **more: object) -> Answer:
-    return answer(study(arms, asked, **more), asked)
+def answered(query: Question, *arms: ReportedArm, **more: object) -> Answer:
+    return answer(study(arms, query, **more), query)
 
 
 def texts(table: Table | None) -> list[list[str]]:
@@ -77,11 +77,11 @@ ACCURACY = st.floats(0.3, 1.0).map(lambda value: round(value, 4))
 @given(st.lists(st.tuples(ACCURACY, ACCURACY), min_size=1, max_size=6))
 def test_no_difference_is_claimed_where_the_interval_includes_zero(pairs: list[tuple[float, float]]) -> None:
     mine, theirs = zip(*pairs, strict=True)
-    asked = question("compare", "mine", "again", reference="theirs")
+    query = question("compare", "mine", "again", reference="theirs")
     arms = [scored("mine", mine), scored("theirs", theirs)]
-    single = context_of(study(arms, asked), asked).comparison(TEST_ACCURACY, "Test accuracy")
+    single = context_of(study(arms, query), query).comparison(TEST_ACCURACY, "Test accuracy")
     arms.append(scored("again", mine))
-    grouped = context_of(study(arms, asked), asked).comparison(TEST_ACCURACY, "Test accuracy")
+    grouped = context_of(study(arms, query), query).comparison(TEST_ACCURACY, "Test accuracy")
     differences = [one - other for one, other in pairs]
     half = stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(differences) if len(pairs) > 1 else math.inf
     claimed = "pp higher" in single or "pp lower" in single
@@ -96,20 +96,20 @@ def test_no_difference_is_claimed_where_the_interval_includes_zero(pairs: list[t
 
 
 def test_a_score_gives_accuracy_with_interval_and_count() -> None:
-    found = answered(question("score", "net"), scored("net", SCRATCH, train=0.999, seconds=2.5))
-    assert found.headline == "Net: test accuracy 91.00 +- 2.48 % (3 seeds)."
-    assert found.sentences == (
+    result = answered(question("score", "net"), scored("net", SCRATCH, train=0.999, seconds=2.5))
+    assert result.headline == "Net: test accuracy 91.00 +- 2.48 % (3 seeds)."
+    assert result.sentences == (
         "Net: training accuracy 99.90 +- 0.00 %; trained for 4.0 +- 0.0 epochs in 2.50 +- 0.00 s.",
     )
-    assert texts(found.table) == [["net", "0 1 2", "99.90 +- 0.00", "91.00 +- 2.48", "91.00 +- 2.48", "2.50 +- 0.00"]]
-    assert [chart.name for chart in found.charts] == ["01_question_1_1_loss", "01_question_1_1_accuracy"]
+    assert texts(result.table) == [["net", "0 1 2", "99.90 +- 0.00", "91.00 +- 2.48", "91.00 +- 2.48", "2.50 +- 0.00"]]
+    assert [chart.name for chart in result.charts] == ["01_question_1_1_loss", "01_question_1_1_accuracy"]
 
 
 def test_precision_is_told_where_it_is_asked_for() -> None:
-    asked = question("score", "net", text="What precision does it reach?")
-    found = answered(asked, scored("net", SCRATCH, precision=0.88))
-    assert found.headline == "Net: test accuracy 91.00 +- 2.48 %, macro precision 88.00 +- 0.00 % (3 seeds)."
-    assert found.charts[1].alt == (
+    query = question("score", "net", text="What precision does it reach?")
+    result = answered(query, scored("net", SCRATCH, precision=0.88))
+    assert result.headline == "Net: test accuracy 91.00 +- 2.48 %, macro precision 88.00 +- 0.00 % (3 seeds)."
+    assert result.charts[1].alt == (
         "Accuracy (%), mean with 95 % CI, seeds as ticks (filled: test accuracy; hollow: macro precision): net 91.00 +- "
         "2.48 (hollow: 88.00)."
     )
@@ -126,69 +126,69 @@ def test_precision_is_told_where_it_is_asked_for() -> None:
 
 def test_a_tuned_arm_tells_its_cross_validation() -> None:
     more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
-    found = answered(question("score", "net"), scored("net", [0.95], metrics=more))
-    assert found.sentences[0] == (
+    result = answered(question("score", "net"), scored("net", [0.95], metrics=more))
+    assert result.sentences[0] == (
         "Net: the best of 17 complete trials reached 99.41 % (1 seed) accuracy and 99.30 % (1 seed) macro precision in "
         "cross-validation; the search took 212 s (1 seed)."
     )
 
 
 def test_a_comparison_names_difference_interval_p_and_count() -> None:
-    found = answered(question("compare", "a", reference="b"), scored("a", UNCLEAR), scored("b", SCRATCH))
-    assert found.headline == "Test accuracy: a 91.67 %, b 91.00 %: not significant (95 % CI includes 0, 3 seeds)."
+    result = answered(question("compare", "a", reference="b"), scored("a", UNCLEAR), scored("b", SCRATCH))
+    assert result.headline == "Test accuracy: a 91.67 %, b 91.00 %: not significant (95 % CI includes 0, 3 seeds)."
     p = stats.ttest_rel(UNCLEAR, SCRATCH).pvalue
-    assert found.sentences == (
+    assert result.sentences == (
         f"A 91.67 +- 3.79 %, b 91.00 +- 2.48 %: \u0394 +0.67 +- 6.25 pp (paired, p = {p:.3f}, 3 seeds).",
     )
-    assert texts(found.table)[1][3:6] == ["91.67 +- 3.79", "+0.67 +- 6.25", f"{p:.3f}"]
-    assert [chart.name[-8:] for chart in found.charts] == ["1_1_loss", "accuracy", "_seconds"]
+    assert texts(result.table)[1][3:6] == ["91.67 +- 3.79", "+0.67 +- 6.25", f"{p:.3f}"]
+    assert [chart.name[-8:] for chart in result.charts] == ["1_1_loss", "accuracy", "_seconds"]
 
 
 def test_several_arms_are_grouped_by_what_is_shown() -> None:
-    asked = question("compare", "better", "worse", "unclear", "single", reference="scratch")
-    found = answered(
-        asked,
+    query = question("compare", "better", "worse", "unclear", "single", reference="scratch")
+    result = answered(
+        query,
         scored("scratch", SCRATCH),
         scored("better", AHEAD),
         scored("worse", (0.85, 0.871, 0.86)),
         scored("unclear", UNCLEAR),
         scored("single", [0.99], first=2),
     )
-    assert found.headline == (
+    assert result.headline == (
         "Test accuracy vs. scratch: higher: better (2.00 pp, 3 seeds); lower: worse (4.97 pp, 3 seeds); not significant "
         "(95 % CI includes 0): unclear (3 seeds); no verdict (1 seed): single."
     )
-    assert "Single and scratch are paired on their shared seed: 2." in found.notes
+    assert "Single and scratch are paired on their shared seed: 2." in result.notes
 
 
 def test_a_finding_against_transfer_is_told_as_one() -> None:
-    asked = question("compare", "transfer", reference="scratch")
-    found = answered(asked, scored("transfer", SCRATCH), scored("scratch", AHEAD))
-    assert found.headline == "Test accuracy: transfer 91.00 %, scratch 93.00 %: 2.00 pp lower (3 seeds)."
+    query = question("compare", "transfer", reference="scratch")
+    result = answered(query, scored("transfer", SCRATCH), scored("scratch", AHEAD))
+    assert result.headline == "Test accuracy: transfer 91.00 %, scratch 93.00 %: 2.00 pp lower (3 seeds)."
 
 
 def test_convergence_compares_epochs_and_seconds_to_98_percent() -> None:
     slow = [member("slow", seed, 0.99, accuracies=[0.5, 0.9, 0.96, 0.985], seconds=4.0) for seed in range(3)]
     fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985], seconds=12.0) for seed in range(3)]
-    asked = question("convergence", "fast", reference="slow")
-    found = answered(asked, arm_of("slow", slow), arm_of("fast", fast))
+    query = question("convergence", "fast", reference="slow")
+    result = answered(query, arm_of("slow", slow), arm_of("fast", fast))
     assert (
-        found.headline
+        result.headline
         == "Epochs to 98 % validation accuracy: fast 2.0 epochs, slow 4.0 epochs: 2.0 epochs fewer (3 seeds)."
     )
-    assert found.sentences == (
+    assert result.sentences == (
         "Training time to 98 % validation accuracy: fast 6.00 s, slow 4.00 s: 2.00 s slower (3 seeds).",
         "Test accuracy: fast 99.00 %, slow 99.00 %: not significant (95 % CI includes 0, 3 seeds).",
     )
-    assert texts(found.table)[0][2:6] == ["3.0 +- 0.0", "4.0 +- 0.0", "never", "4.00 +- 0.00"]
+    assert texts(result.table)[0][2:6] == ["3.0 +- 0.0", "4.0 +- 0.0", "never", "4.00 +- 0.00"]
 
 
 def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
     slow = [member("slow", seed, 0.96, accuracies=[0.5, 0.9, 0.96, 0.96]) for seed in range(2)]
     fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985]) for seed in range(2)]
-    found = answered(question("convergence", "fast", reference="slow"), arm_of("slow", slow), arm_of("fast", fast))
+    result = answered(question("convergence", "fast", reference="slow"), arm_of("slow", slow), arm_of("fast", fast))
     assert (
-        found.headline
+        result.headline
         == "Epochs to 95 % validation accuracy: fast 1.0 epochs, slow 3.0 epochs: 2.0 epochs fewer (2 seeds)."
     )
 
@@ -196,10 +196,10 @@ def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
 def test_overfitting_is_the_gap_of_training_and_test() -> None:
     plain = [member("plain", seed, value, train=value + 0.02) for seed, value in enumerate(SCRATCH)]
     dropped = [member("dropped", seed, value, train=value + 0.005) for seed, value in enumerate(SCRATCH)]
-    asked = question("overfitting", "dropped", reference="plain")
-    found = answered(asked, arm_of("plain", plain), arm_of("dropped", dropped))
-    assert found.headline == ("Training - test accuracy: plain +2.00 pp (3 seeds); dropped +0.50 pp (3 seeds).")
-    assert found.sentences == (
+    query = question("overfitting", "dropped", reference="plain")
+    result = answered(query, arm_of("plain", plain), arm_of("dropped", dropped))
+    assert result.headline == ("Training - test accuracy: plain +2.00 pp (3 seeds); dropped +0.50 pp (3 seeds).")
+    assert result.sentences == (
         "Gap: dropped 0.50 pp, plain 2.00 pp: 1.50 pp smaller (3 seeds).",
         "Test accuracy: dropped 91.00 %, plain 91.00 %: not significant (95 % CI includes 0, 3 seeds).",
     )
@@ -214,11 +214,11 @@ CACHED = {names.FEATURES_SECONDS: 0.5, names.FEATURES_SAVED_SECONDS: 0.1, names.
 def test_caching_compares_equal_numbers_of_epochs() -> None:
     slow = [member("slow", seed, 0.9, seconds=8.0, epochs=8) for seed in range(3)]
     cached = [member("cached", seed, 0.9, seconds=2.0, epochs=4, metrics=CACHED) for seed in range(3)]
-    found = answered(question("caching", "cached", reference="slow"), arm_of("slow", slow), arm_of("cached", cached))
-    assert found.headline == (
+    result = answered(question("caching", "cached", reference="slow"), arm_of("slow", slow), arm_of("cached", cached))
+    assert result.headline == (
         "Cached vs. slow: 2.00x faster per epoch (95 % CI 2.00 to 2.00, 3 seeds), timed over the first 4 epochs of both."
     )
-    assert found.sentences == (
+    assert result.sentences == (
         "Cached vs. slow: training time 2.00 +- 0.00 s vs. 8.00 +- 0.00 s, 4.00x faster (95 % CI 4.00 to 4.00, 3 seeds); "
         "including feature extraction 2.50 +- 0.00 s vs. 8.00 +- 0.00 s, 3.20x faster (95 % CI 3.20 to 3.20, 3 seeds).",
         "Cached: feature extraction took 0.500 +- 0.000 s and saves 0.100 +- 0.000 s per epoch. Break-even after 5.0 +- "
@@ -237,27 +237,27 @@ def test_times_of_different_hosts_or_devices_are_not_compared(host: str, device:
     note = f"Times are not compared: cached runs come from more than one host or device ({places})."
     kinds = ("caching", "time", "compare", "convergence")
     for kind in kinds:
-        found = answered(question(kind, "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there))
-        told = " ".join((found.headline, *found.sentences))
-        assert note in found.notes and "x faster" not in told and "Training time to" not in told
-        assert not any("time" in chart.alt.lower() for chart in found.charts)
+        result = answered(question(kind, "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there))
+        text = " ".join((result.headline, *result.sentences))
+        assert note in result.notes and "x faster" not in text and "Training time to" not in text
+        assert not any("time" in chart.alt.lower() for chart in result.charts)
     assert "compared" in answered(question("time", "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there)).headline  # fmt: skip
 
 
 def test_reused_runs_are_marked() -> None:
     runs = [member("net", 0, 0.9), member("net", 1, 0.91, reused=True)]
-    found = answered(question("score", "net"), arm_of("net", runs))
-    assert texts(found.table)[0][1] == "0 1\u2020"
-    assert "\u2020 Cached: not run again; its times are those of the original run." in found.notes
+    result = answered(question("score", "net"), arm_of("net", runs))
+    assert texts(result.table)[0][1] == "0 1\u2020"
+    assert "\u2020 Cached: not run again; its times are those of the original run." in result.notes
 
 
 def test_a_difference_in_time_is_taken_apart() -> None:
     long = [member("long", seed, 0.9, seconds=12.0, epochs=6) for seed in range(3)]
     cost = {names.EPOCH_OPERATIONS: 5e8, names.TRAINABLE_SHARE: 0.25}
     short = [member("short", seed, 0.9, seconds=3.0, epochs=2, metrics=cost) for seed in range(3)]
-    found = answered(question("time", "short", reference="long"), arm_of("long", long), arm_of("short", short))
-    assert found.headline == "Training time: short vs. long: 4.00x faster (95 % CI 4.00 to 4.00, 3 seeds)."
-    assert found.sentences == (
+    result = answered(question("time", "short", reference="long"), arm_of("long", long), arm_of("short", short))
+    assert result.headline == "Training time: short vs. long: 4.00x faster (95 % CI 4.00 to 4.00, 3 seeds)."
+    assert result.sentences == (
         "Ratios short / long: epochs 0.33 (0.33 to 0.33); time per epoch 0.75 (0.75 to 0.75); MACs per epoch 0.50 (0.50 "
         "to 0.50).",
         "Takeaway: the number of epochs accounts for more of the difference on average.",
@@ -273,15 +273,15 @@ def test_labels_ask_whether_the_difference_depends_on_their_number() -> None:
         scored("fresh all", (0.99, 0.992, 0.991), params={"per_class": "all"}),
     ]
     pairs = (("tuned all", "fresh all"), ("tuned 20", "fresh 20"), ("tuned 100", "fresh 100"))
-    found = answered(question("labels", labelled=pairs), *arms)
+    result = answered(question("labels", labelled=pairs), *arms)
     assert (
-        found.headline
+        result.headline
         == "20 labels per class: 4.97 pp higher (3 seeds); all labels: not significant (95 % CI includes 0, 3 seeds)."
     )
-    assert found.sentences == (
+    assert result.sentences == (
         "\u0394 with 20 labels per class vs. all labels: 4.97 pp larger (3 seeds); +4.97 +- 0.38 pp.",
     )
-    assert 'Arm "tuned 100" is missing: not run.' in found.notes
+    assert 'Arm "tuned 100" is missing: not run.' in result.notes
 
 
 def surface_arm(name: str, reuse: int, unfreeze: int, values: tuple[float, ...], seconds: float) -> ReportedArm:
@@ -299,24 +299,24 @@ def test_a_recipe_goes_by_validation_then_by_seconds_among_those_not_shown_to_be
         surface_arm("near", 5, 3, (0.955, 0.955, 0.962), 3.0),
         surface_arm("cheap", 5, 0, (0.70, 0.71, 0.72), 1.0),
     ]
-    found = answered(question("surface", *(arm.name for arm in arms)), *arms)
-    assert found.headline == "100 labels per class: reuse_layers=5, unfreeze=3."
-    assert found.sentences == (
+    result = answered(question("surface", *(arm.name for arm in arms)), *arms)
+    assert result.headline == "100 labels per class: reuse_layers=5, unfreeze=3."
+    assert result.sentences == (
         "100 labels per class: reuse_layers=5, unfreeze=3 is the cheapest of 4 arms that is not significantly worse on "
         "validation than the best (reuse_layers=5, unfreeze=5, 96.00 +- 2.48 %). Validation 95.73 +- 1.00 %, test 50.00 "
         "+- 0.00 %, training time 3.00 +- 0.00 s (3 seeds); test vs. scratch: not significant (95 % CI includes 0, 3 "
         "seeds).",
     )
-    assert [row[3] for row in texts(found.table)] == ["scratch", "best validation", "recommended"]
-    assert [chart.name[-9:] for chart in found.charts] == ["1_map_100", "front_100"]
-    assert "5 reused, 3 unfrozen (+0.0)" in found.charts[0].alt
+    assert [row[3] for row in texts(result.table)] == ["scratch", "best validation", "recommended"]
+    assert [chart.name[-9:] for chart in result.charts] == ["1_map_100", "front_100"]
+    assert "5 reused, 3 unfrozen (+0.0)" in result.charts[0].alt
 
 
 def test_with_two_seeds_the_recipe_is_the_best_on_validation() -> None:
     arms = [surface_arm("scratch", 0, 0, (0.90, 0.91), 1.0), surface_arm("best", 5, 5, (0.95, 0.96), 8.0)]
-    found = answered(question("surface", "scratch", "best"), *arms)
-    assert found.headline == "100 labels per class: reuse_layers=5, unfreeze=5."
-    assert "With fewer than 3 seeds the arm with the best mean is recommended." in found.notes
+    result = answered(question("surface", "scratch", "best"), *arms)
+    assert result.headline == "100 labels per class: reuse_layers=5, unfreeze=5."
+    assert "With fewer than 3 seeds the arm with the best mean is recommended." in result.notes
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
@@ -336,7 +336,7 @@ def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
         question("score", "lost", key="1.2"),
         question("compare", "partly", reference="lost", key="1.3"),
     )
-    first, second, third = (answer(facts, asked) for asked in facts.questions)
+    first, second, third = (answer(facts, query) for query in facts.questions)
     assert first.headline == "Test accuracy: partly 93.00 %, scratch 91.00 %: 2.00 pp higher (2 seeds)."
     assert first.notes[:3] == (
         'Arm "partly" is missing seed 2: killed.',
@@ -355,14 +355,14 @@ def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
 def test_every_kind_is_answered_with_one_seed_and_with_nothing(kind: str) -> None:
     params = {"reuse_layers": "5", "unfreeze": "0", "per_class": "100"}
     arms = [scored("a", [0.9], params=params), scored("b", [0.8], params={**params, "reuse_layers": "0"})]
-    asked = question(kind, *(() if kind == "labels" else ("a", "b")), reference="b" if kind != "surface" else "",
+    query = question(kind, *(() if kind == "labels" else ("a", "b")), reference="b" if kind != "surface" else "",
                      labelled=(("a", "b"),) if kind == "labels" else ())  # fmt: skip
-    found = answered(asked, *arms)
-    told = " ".join((found.headline, *found.sentences))
-    assert "1 seed" in told or kind == "surface"
+    result = answered(query, *arms)
+    text = " ".join((result.headline, *result.sentences))
+    assert "1 seed" in text or kind == "surface"
     claim = r"\b(higher|lower|fewer|smaller|larger)\b|(fast|slow)er(?!( per epoch)? \(1 seed\): open)"
-    assert not re.search(claim, told), told
-    empty = answer(study([], asked), asked)
+    assert not re.search(claim, text), text
+    empty = answer(study([], query), query)
     assert empty.headline == "Not answered: none of its arms finished."
 
 
@@ -372,8 +372,8 @@ def test_an_unknown_kind_is_refused() -> None:
 
 
 def test_seeds_are_paired_by_number_not_by_order() -> None:
-    found = pair({2: 0.5, 0: 0.25}, {0: 0.125, 1: 0.9, 2: 0.375})
-    assert found is not None and found.seeds == (0, 2) and found.difference.mean == 0.125
+    result = pair({2: 0.5, 0: 0.25}, {0: 0.125, 1: 0.9, 2: 0.375})
+    assert result is not None and result.seeds == (0, 2) and result.difference.mean == 0.125
     assert pair({0: 1.0}, {1: 1.0}) is None
 
 
@@ -440,6 +440,8 @@ def test_the_protocol_tells_budgets_differences_versions_and_the_ledger(tmp_path
     assert re.search(r"Versions: Python 3\.\d+\.\d+, torch 2\.", text)
     assert "The arms differ in dropout, learning\\_rate, stage (train\\_base, transfer)." in text
     assert "A starts from b; its time does not include b's." in text
+    fresh = scored("a", AHEAD, params={"reuse_layers": "0"}, tags={names.BASE_RUN_ID: run_id_of("b", 0)})
+    assert not any("starts from" in note for note in answered(facts.questions[0], fresh, arms[1]).notes)
 
 
 @pytest.mark.parametrize("facts", [surface_study(), pytest.param(reference_study(), marks=pytest.mark.slow)])
@@ -454,7 +456,7 @@ def test_a_whole_study_is_written_small_and_whole(facts: PlanRunFacts, tmp_path:
 
 def test_markdown_has_the_same_answers() -> None:
     facts = study([scored("a", AHEAD), scored("b", SCRATCH)], question("compare", "a", reference="b"))
-    answers = [answer(facts, asked) for asked in facts.questions]
+    answers = [answer(facts, query) for query in facts.questions]
     text = render_markdown(facts, answers, "today")
     assert "**Test accuracy: a 93.00 %, b 91.00 %: 2.00 pp higher (3 seeds).**" in text
     assert "| b | 0 1 2 | 91.00 +- 2.48 | 91.00 +- 2.48 | - | - | 2.00 +- 0.00 |" in text
@@ -503,17 +505,17 @@ def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: PlanRunFacts, t
     from playwright.sync_api import sync_playwright
 
     written(facts, tmp_path)
-    studies = len({asked.study for asked in facts.questions})
+    studies = len({query.study for query in facts.questions})
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 375, "height": 740})
-        told: list[str] = []
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        messages: list[str] = []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
         page.goto((tmp_path / "study.html").as_uri())
-        assert not told and all(url.startswith(("file:", "data:")) for url in asked) and asked
+        assert not messages and all(url.startswith(("file:", "data:")) for url in urls) and urls
         images = page.evaluate("[...document.images].map(one => [one.alt, one.complete && one.naturalWidth > 0])")
         assert images and all(alt and loaded for alt, loaded in images)
         for width in (320, 375, 768, 1200):

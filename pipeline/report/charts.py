@@ -153,7 +153,7 @@ def point_chart(
     figure, axes = _row_chart(text, rows)
     ends: list[float] = [0.0] if zero else []
     for y, row in enumerate(rows):
-        ends += _draw_point(axes, y, row, connected)
+        ends += _draw_point(axes, y, row, connected=connected)
     low, high = min(ends), max(ends)
     margin = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
     exceeds = bounded and high + margin > 100
@@ -163,7 +163,7 @@ def point_chart(
     return rendered(text, figure)
 
 
-def _draw_point(axes: Axes, y: int, row: Row, connected: bool) -> list[float]:
+def _draw_point(axes: Axes, y: int, row: Row, *, connected: bool) -> list[float]:
     """Draw a row and return the x values that it has to show."""
     mean, style, width = row.mean.mean, row.style, row.half_width
     axes.plot(row.values, [y + 0.16] * len(row.values), "|", color=style.color, alpha=0.7, markersize=3.5)

@@ -20,7 +20,7 @@ from pipeline.tracking import names
 from pipeline.tracking.queries import Store, read_step
 
 
-def write_plan_report(store: Store, record: PlanRecord, run_id: str, folder: Path) -> list[Path]:
+def write_plan_report(store: Store, record: PlanRecord, *, run_id: str, folder: Path) -> list[Path]:
     """Write the record and the report of a plan run to a folder and return the files; `run_id` may be empty."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / names.PLAN_RECORD

@@ -33,7 +33,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _margins(width: float, height: float, left: float, right: float, bottom: float, top: float) -> dict[str, float]:
+def _margins(width: float, height: float, *, left: float, right: float, bottom: float, top: float) -> dict[str, float]:
     """Convert margins in inches to the fractions of the figure that `gridspec_kw` expects."""
     return {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
 
@@ -43,10 +43,10 @@ def learning_curves(history: Sequence[EpochRecord], best_epoch: int, title: str)
     figure = Figure(figsize=(10, 4.2))
     left, right = figure.subplots(1, 2, gridspec_kw=_margins(10, 4.2, left=0.9, right=0.15, bottom=0.55, top=0.8))
     epochs = [record.epoch for record in history]
-    _curve(left, epochs, [r.train_loss for r in history], [r.val_loss for r in history], best_epoch)
-    _curve(
-        right, epochs, [100 * r.train_accuracy for r in history], [100 * r.val_accuracy for r in history], best_epoch
-    )
+    train, validation = [r.train_loss for r in history], [r.val_loss for r in history]
+    _curve(left, train, validation, epochs=epochs, best_epoch=best_epoch)
+    train, validation = [100 * r.train_accuracy for r in history], [100 * r.val_accuracy for r in history]
+    _curve(right, train, validation, epochs=epochs, best_epoch=best_epoch)
     left.set(ylabel="cross-entropy (nats)", yscale="log")
     right.set(ylabel="accuracy (%)")
     for axes, subject in ((left, "Loss"), (right, "Accuracy")):
@@ -57,7 +57,7 @@ def learning_curves(history: Sequence[EpochRecord], best_epoch: int, title: str)
     return figure
 
 
-def _curve(axes: Axes, epochs: list[int], train: list[float], validation: list[float], best_epoch: int) -> None:
+def _curve(axes: Axes, train: list[float], validation: list[float], *, epochs: list[int], best_epoch: int) -> None:
     marker = "." if len(epochs) < 40 else ""
     axes.plot(epochs, train, color=TRAIN_COLOR, marker=marker, label="training (running mean)")
     axes.plot(epochs, validation, color=VAL_COLOR, marker=marker, label="validation")
@@ -92,7 +92,7 @@ def confusion_matrix(evaluation: Evaluation, class_names: Sequence[str], title: 
     return figure
 
 
-def mistakes(examples: Examples, evaluation: Evaluation, class_names: Sequence[str], title: str) -> Figure:
+def mistakes(examples: Examples, evaluation: Evaluation, class_names: Sequence[str], *, title: str) -> Figure:
     """Show the misclassified images with the highest confidence, most confident first."""
     confidence, predicted = evaluation.probabilities_NK.max(1)
     wrong = (predicted != examples.labels).nonzero().flatten()

@@ -107,7 +107,7 @@ def reuse_plan_run(client: Client, run_id: str, record: PlanRecord, *, folder: P
     path = folder / names.PLAN_RECORD
     is_current = path.is_file() and path.read_text("utf-8") == record.to_json()
     if not is_current or not (folder / "study.html").is_file():
-        write_plan_report(Store(client, active_experiment_id()), record, run_id, folder)
+        write_plan_report(Store(client, active_experiment_id()), record, run_id=run_id, folder=folder)
     echo(f"report: {folder / 'study.html'} (also an artifact of the plan run)")
     return StageResult(run_id, "", {}, reused=True)
 
@@ -118,7 +118,7 @@ def finish_plan(run: StageRun, record: PlanRecord, folder: Path) -> StageResult:
     Raises:
         PlanIncompleteError: Some steps failed.
     """
-    for file in write_plan_report(Store(run.client, run.experiment_id), record, run.run_id, folder):
+    for file in write_plan_report(Store(run.client, run.experiment_id), record, run_id=run.run_id, folder=folder):
         run.log_file(file, names.REPORT)
     reused = [outcome for outcome in record.outcomes if outcome.reused]
     failed = [outcome for outcome in record.outcomes if outcome.failure]

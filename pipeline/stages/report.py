@@ -40,7 +40,7 @@ def report(params: ReportParams) -> StageResult:
         return StageResult("", "", {})
     note = f"Report of plan run {run_id} ({record.name})." if run_id else f"Comparison of runs {runs}."
     with stage_run(params, name=f"report {record.name}", note=note, tags={}) as run:
-        for file in write_plan_report(Store(client, run.experiment_id), record, run_id, folder):
+        for file in write_plan_report(Store(client, run.experiment_id), record, run_id=run_id, folder=folder):
             run.log_file(file, names.REPORT)
         echo(f"report: {folder / 'study.html'} (and .md, .csv), logged to run {run.run_id}")
         return StageResult(run.run_id, "", {})

@@ -240,7 +240,7 @@ def log_figures(run: StageRun, trained: TrainedNetwork, title: str) -> None:
     figures = {
         "learning_curves": run_plots.learning_curves(history, best, title),
         "confusion_matrix": run_plots.confusion_matrix(test, split.class_names, test_title),
-        "mistakes": run_plots.mistakes(split.test, test, split.class_names, "Misclassified test images"),
+        "mistakes": run_plots.mistakes(split.test, test, split.class_names, title="Misclassified test images"),
     }
     for name, figure in figures.items():
         run_plots.save_figure(figure, folder / f"{name}.png")

@@ -46,12 +46,16 @@ def base_run_ids(arm: ReportedArm) -> list[str]:
 
 
 def base_arms(arms: Sequence[ReportedArm]) -> list[tuple[ReportedArm, ReportedArm]]:
-    """Return (arm, base arm) for each arm whose base models come from another of the arms."""
+    """Return (arm, base arm) for each arm that reuses weights of another of the arms.
+
+    Arms that are trained from scratch also have a base, whose architecture they take; they are left out.
+    """
     owner = {member.run.run_id: arm.name for arm in arms for member in arm.members}
     by_name = {arm.name: arm for arm in arms}
     return [
         (arm, by_name[name])
         for arm in arms
+        if arm.entry_point != "scratch_cnn" and parameter(arm, "reuse_layers") != "0"
         for name in dict.fromkeys(owner[run_id] for run_id in base_run_ids(arm) if run_id in owner)
     ]
 
