@@ -70,7 +70,7 @@ def test_a_command_trains_and_says_what_it_did(command: Command, tmp_path: Path)
     (run,) = runs_in(tmp_path)
     lines = done.stdout.splitlines()
     assert "digits" in lines[0]
-    assert "epoch 1 of at most 3: train loss" in done.stdout and "\r" not in done.stdout  # no terminal: lines
+    assert "epoch 1/3: train loss" in done.stdout and "\r" not in done.stdout  # no terminal: lines
     assert f"run {run.info.run_id}, model models:/m-" in done.stdout and "test accuracy" in done.stdout
     assert run.info.status == "FINISHED"
     assert "Traceback" not in done.stderr and "WARNING" not in done.stderr, done.stderr
@@ -300,7 +300,7 @@ def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_pa
     report = command("report")
     for done in (base, tuned, scratch, report):
         assert done.returncode == 0, done.stderr
-    assert "blocks: 1 copied and frozen, 1 copied and trained, 1 fresh; head: fresh" in tuned.stdout
+    assert "blocks: 1 copied and frozen, 1 copied and trained, 1 fresh; head: fresh" in tuned.stderr
     assert len(runs_in(tmp_path)) == 4
     text = (tmp_path / "reports" / "comparison" / "study.md").read_text()
     assert text.count("![") == 10 and "MACs per epoch" in text

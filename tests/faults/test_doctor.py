@@ -50,7 +50,7 @@ def test_a_healthy_machine_passes_and_nothing_is_left_behind(command: Command, t
     assert time.monotonic() - began < 60  # three to five seconds on an idle machine
     found = done.stdout.splitlines()
     assert all(line.startswith(("ok    ", "note  ")) for line in found[:-1]), done.stdout
-    assert found[-1].endswith("0 of them would make a stage fail")
+    assert found[-1].endswith("checks, 0 failed")
     for what in ("python", "torch", "torchvision", "device", "tracking store", "runs", "journals", "clock", "disk"):
         assert any(line[6:].startswith(f"{what}: ") for line in found), what
     assert "is writable, experiment Default, schema " in done.stdout
@@ -77,7 +77,7 @@ def test_what_would_fail_is_named_with_its_fix_and_the_exit_code_is_1(command: C
     )
     assert "study storage: /proc/no/optuna.db cannot be made" in failing[1] and "PIPELINE_STORAGE" in failing[1]
     assert "Engine-1843" not in done.stdout + done.stderr and "Traceback" not in done.stderr
-    assert done.stdout.splitlines()[-1].endswith("2 of them would make a stage fail")
+    assert done.stdout.splitlines()[-1].endswith("checks, 2 failed")
 
 
 def test_a_store_whose_folder_cannot_be_written_fails(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:
