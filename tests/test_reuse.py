@@ -208,7 +208,7 @@ def test_a_sample_is_computed_again_before_features_are_used() -> None:
     good = compute_features(network, 2, examples)
     check_sample(good, network, examples)
     wrong = Features(good.values * 1.01, good.indices, 2, good.fingerprint, 0.0)
-    with pytest.raises(ValueError, match="differ from what the network computes"):
+    with pytest.raises(ValueError, match="differ from the network"):
         check_sample(wrong, network, examples)
 
 

@@ -544,7 +544,7 @@ def test_an_arm_stopped_by_its_cap_is_marked(kind: str) -> None:
     found = answered(question(kind, "few", reference="done"), few, scored("done", AHEAD))
     names_shown = {row[0] for row in texts(found.table)}
     assert names_shown == {"done", "few\u2021"}
-    assert any("few\u2021" in picture.alt for picture in found.pictures)
+    assert any("few\u2021" in picture.alt for picture in found.charts)
     assert [note for note in found.notes if note.startswith("\u2021")] == [
         "\u2021 Not converged (runs stopped by the epoch cap): few (3 of 3). With more epochs, their "
         "accuracy and training time may change."
@@ -555,7 +555,7 @@ def test_converged_arms_are_not_marked() -> None:
     done = arm_of("done", [member("done", 0, 0.9, tags={names.CONVERGED: "yes"})])
     found = answered(question("score", "done", "old"), done, scored("old", AHEAD))
     assert [row[0] for row in texts(found.table)] == ["done", "old"]
-    assert not any("\u2021" in text for text in (*found.notes, *(picture.alt for picture in found.pictures)))
+    assert not any("\u2021" in text for text in (*found.notes, *(picture.alt for picture in found.charts)))
 
 
 def test_label_and_surface_tables_mark_capped_arms() -> None:

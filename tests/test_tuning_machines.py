@@ -394,4 +394,4 @@ def test_no_workers_are_started_for_trials_that_are_under_way_elsewhere(
     monkeypatch.setattr(stage.time, "sleep", sleep)
     job = type("Job", (), {"trials": 1})()
     stage.search(study, job, 2)
-    assert len(fills) == 1 and waits == [stage.LOOK_SECONDS] * 5
+    assert len(fills) == 1 and waits == [stage.POLL_SECONDS] * 5

@@ -68,8 +68,7 @@ def test_a_command_trains_and_says_what_it_did(command: Command, tmp_path: Path)
     done = command("train_base", *QUICK)
     assert done.returncode == 0, done.stderr
     (run,) = runs_in(tmp_path)
-    lines = done.stdout.splitlines()
-    assert "digits" in lines[0]
+    assert "digits" in done.stderr.splitlines()[0]
     assert "epoch 1/3: train loss" in done.stdout and "\r" not in done.stdout  # no terminal: lines
     assert f"run {run.info.run_id}, model models:/m-" in done.stdout and "test accuracy" in done.stdout
     assert run.info.status == "FINISHED"

@@ -83,7 +83,7 @@ def test_what_would_fail_is_named_with_its_fix_and_the_exit_code_is_1(command: C
 def test_a_store_whose_folder_cannot_be_written_fails(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:
     mlflow.set_tracking_uri("sqlite:////proc/nowhere/mlflow.db")
     (line,) = lines(examine_store(), "tracking store")
-    assert line.startswith("FAIL  tracking store: /proc/nowhere/mlflow.db cannot be made: /proc: ")
+    assert line.startswith("FAIL  tracking store: /proc/nowhere/mlflow.db cannot be created: /proc: ")
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def test_a_damaged_data_file_fails(tmp_path: Path) -> None:
     (line,) = lines(doctor.examine_data(tmp_path))
     assert line.startswith("note  data: fashion_mnist in ") and "lacks train-images-idx3-ubyte" in line
     (line,) = lines(doctor.examine_data(tmp_path / "nowhere"))
-    assert line.startswith("note  data: no data set under") and "PIPELINE_DATA_DIR" in line
+    assert line.startswith("note  data: none in") and "PIPELINE_DATA_DIR" in line
 
 
 @pytest.mark.mnist
@@ -173,7 +173,7 @@ def test_runs_of_dead_processes_and_unsent_journals_are_named(store: MlflowClien
     assert lines(examine_store(), "runs") == ["ok    runs: 1 RUNNING, none orphaned"]
     dead = store.create_run("0", tags={**own, "process": ended_process()})
     (line,) = lines(examine_store(), "runs")
-    assert line.startswith("note  runs: 1 RUNNING though the process is gone: " + dead.info.run_id)
+    assert line.startswith("note  runs: 1 RUNNING without a process: " + dead.info.run_id)
     for run, status in ((alive, None), (dead, "KILLED")):
         journal = Journal(tmp_path / ".pipeline" / "runs" / run.info.run_id)
         journal.append({"kind": "tags", "tags": {}})
@@ -207,7 +207,7 @@ def test_artifacts_that_cannot_be_kept_fail(store: MlflowClient, monkeypatch: py
     store.create_experiment("elsewhere", artifact_location="/proc/nowhere")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
     (line,) = lines(examine_store(), "artifacts")
-    assert line.startswith("FAIL  artifacts: cannot be written to /proc: ")
+    assert line.startswith("FAIL  artifacts: not writable: /proc: ")
 
 
 @pytest.mark.slow
@@ -271,7 +271,7 @@ def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> No
     assert line.startswith("ok    clock: 20")
     monkeypatch.setattr("pipeline.doctor.time.time", lambda: 3600.0)
     (line,) = lines(doctor.examine_clock())
-    assert line.startswith("FAIL  clock: says 1970-01-01")
+    assert line.startswith("FAIL  clock: reads 1970-01-01")
     ticks = iter([2e9, 1.9e9])
     monkeypatch.setattr("pipeline.doctor.time.time", lambda: next(ticks))
     (line,) = lines(doctor.examine_clock())
@@ -299,7 +299,7 @@ def test_variables_are_shown_without_their_passwords() -> None:
     )
     assert len(shown) == 4 and all(line.startswith("note  ") for line in shown)
     assert "hunter2" not in "".join(shown) and any("OMP_NUM_THREADS: 3" in line for line in shown)
-    assert lines(doctor.examine_variables({})) == ["ok    environment: no variable changes what a stage does"]
+    assert lines(doctor.examine_variables({})) == ["ok    environment: no variable affects a stage"]
 
 
 def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
@@ -311,7 +311,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
 
     monkeypatch.setattr(doctor, "examine_python", broken)
     found = lines(doctor.examine({}))
-    assert found[0].startswith("FAIL  check: ended with KeyError") and len(found) > 6
+    assert found[0].startswith("FAIL  check: failed with KeyError") and len(found) > 6
 
 
 @pytest.mark.slow
@@ -334,7 +334,7 @@ def test_a_run_that_mlflow_run_never_began_is_closed_once_nobody_prepares_it(
         assert line.startswith("ok ") and "none orphaned" in line
         os.killpg(process.pid, signal.SIGKILL)
     (line,) = lines(examine_store(), "runs")
-    assert line.startswith(f"note  runs: 1 RUNNING though the process is gone: {run.info.run_id}")
+    assert line.startswith(f"note  runs: 1 RUNNING without a process: {run.info.run_id}")
     close_orphaned_runs(store)
     run = store.get_run(run.info.run_id)
     assert run.info.status == "KILLED" and "exited before the command started" in run.data.tags["mlflow.note.content"]

@@ -151,7 +151,7 @@ def test_a_damaged_data_file_is_the_only_one_named(fashion: Path, damaged: Damag
     with pytest.raises(DataFileError) as caught:
         load_dataset("fashion_mnist", str(fashion.parent.parent))
     assert [str(fault.value) for fault in caught.value.faults] == [str(fashion / file)]
-    assert "is not trained on" in str(caught.value) and "Remove it and run again" in str(caught.value)
+    assert "Remove it and run again" in str(caught.value)
 
 
 def test_labels_that_do_not_fit_their_images_are_refused(fashion: Path) -> None:
