@@ -1,4 +1,4 @@
-"""Studies that no one ran: arms with hand-made numbers, and a whole one of the reference study's shape and size."""
+"""Synthetic plan runs: arms with hand-made numbers, and one with the shape and size of the bundled plan."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def member(
     host: str = HOST,
     reused: bool = False,
 ) -> Member:
-    """A finished run as if it had been read from a store; its epochs take equal parts of its seconds."""
+    """A finished run as if read from a store; its seconds are divided equally among its epochs."""
     losses = losses or [0.5 / epoch for epoch in range(1, epochs + 1)]
     accuracies = accuracies or [accuracy] * epochs
     reached: dict[str, float] = {}
@@ -41,7 +41,7 @@ def member(
         at = next((number for number, value in enumerate(accuracies, 1) if value >= threshold), None)
         if at is not None:
             reached |= {f"epochs/to_val_{threshold}": at, f"time/to_val_{threshold}": at * seconds / epochs}
-    found = {
+    scalars = {
         names.TEST_ACCURACY: accuracy,
         names.TEST_PRECISION: accuracy if precision is None else precision,
         names.TRAIN_FINAL_ACCURACY: train,
@@ -65,18 +65,24 @@ def member(
     budget = {"epochs": "400", "patience": "100", "batch_size": "20", "learning_rate": "0.001", "weight_decay": "0.005"}
     machine = {"device": "cpu", "dtype": "float32", "threads": "2", "seed": str(seed)}
     run = Arm(
-        run_id_of(arm, seed), f"{arm} seed {seed}", stage, about, {**budget, **machine, **(params or {})}, found, curves
+        run_id_of(arm, seed),
+        f"{arm} seed {seed}",
+        stage,
+        about,
+        {**budget, **machine, **(params or {})},
+        scalars,
+        curves,
     )
     return Member(seed, run, reused)
 
 
 def run_id_of(arm: str, seed: int) -> str:
-    """The made-up id of an arm's run."""
+    """The synthetic id of an arm's run."""
     return f"{arm.replace(' ', '-')}-{seed}"
 
 
 def arm_of(name: str, members: Sequence[Member], *failures: tuple[int, str], label: str = "") -> ReportedArm:
-    """An arm with the members given."""
+    """An arm with the given members."""
     stage = members[0].run.stage if members else "transfer"
     return ReportedArm(name, label or name, stage, tuple(members), failures)
 
@@ -84,13 +90,13 @@ def arm_of(name: str, members: Sequence[Member], *failures: tuple[int, str], lab
 def scored(
     name: str, accuracies: Sequence[float], *failures: tuple[int, str], first: int = 0, **more: object
 ) -> ReportedArm:
-    """An arm with so many test accuracies, one a seed."""
+    """An arm with the given test accuracies, one per seed."""
     runs = [member(name, seed, value, **more) for seed, value in enumerate(accuracies, first)]  # type: ignore[arg-type]
     return arm_of(name, runs, *failures)
 
 
 def study(arms: Sequence[ReportedArm], *questions: Question, **more: object) -> PlanRunFacts:
-    """Facts with some arms and questions."""
+    """Facts of a plan run with the given arms and questions."""
     about = {"title": "A study", "description": "Made up.", "profile": "quick", "seeds": 3, "total_seconds": 12.0}
     return PlanRunFacts(name="made_up", arms={arm.name: arm for arm in arms}, questions=questions, **{**about, **more})  # type: ignore[arg-type]
 
@@ -98,12 +104,12 @@ def study(arms: Sequence[ReportedArm], *questions: Question, **more: object) -> 
 def question(
     kind: str, *arms: str, reference: str = "", text: str = "Which?", key: str = "1.1", **more: object
 ) -> Question:
-    """A question of some kind."""
+    """A question of the given kind."""
     return Question(key, "A: made up", text, kind, arms, reference, **more)  # type: ignore[arg-type]
 
 
 class Noise:
-    """Curves and numbers that look like training, the same each time."""
+    """Seeded curves and numbers that look like real training."""
 
     def __init__(self) -> None:
         self.random = random.Random(7)
@@ -127,7 +133,7 @@ class Noise:
         metrics: dict[str, float] | None = None,
         base: str = "",
     ) -> ReportedArm:
-        """An arm about a mean accuracy; `speed` says how fast its curves approach it."""
+        """An arm with test accuracies around `mean`; `speed` controls how fast its curves approach them."""
         lost = {seed for seed, _ in failures}
         members = []
         for seed in (seed for seed in range(seeds) if seed not in lost):
@@ -163,19 +169,19 @@ class Noise:
 
 
 def on_features(arm: ReportedArm, name: str, label: str, share: float, metrics: dict[str, float]) -> ReportedArm:
-    """The same arm on cached features: the same weights in a share of the time."""
+    """The same arm on cached features: the same weights in a fraction of the time."""
     members = []
     for one in arm.members:
         curves = {**one.run.curves, names.EPOCH_SECONDS: [share * each for each in one.run.curves[names.EPOCH_SECONDS]]}
-        own = {**one.run.metrics, names.FIT_SECONDS: share * one.run.metrics[names.FIT_SECONDS], **metrics}
+        merged = {**one.run.metrics, names.FIT_SECONDS: share * one.run.metrics[names.FIT_SECONDS], **metrics}
         params = {**one.run.params, "features": "auto"}
-        run = replace(one.run, run_id=run_id_of(name, one.seed), params=params, metrics=own, curves=curves)
+        run = replace(one.run, run_id=run_id_of(name, one.seed), params=params, metrics=merged, curves=curves)
         members.append(Member(one.seed, run, False))
     return arm_of(name, members, label=label)
 
 
 def reference_arms(noise: Noise, seeds: int = 5) -> list[ReportedArm]:
-    """Arms like those of the two reference studies."""
+    """Arms like those of the bundled plan."""
     base = {"stage": "train_base", "seeds": seeds}
     few = {"seeds": seeds, "epochs": 180}
     cached = {
@@ -335,7 +341,7 @@ def reference_arms(noise: Noise, seeds: int = 5) -> list[ReportedArm]:
 
 
 def reference_study(seeds: int = 5) -> PlanRunFacts:
-    """A study of the shape and size of the one that ships: two assignments, thirteen questions, some eighty runs."""
+    """A plan run with the shape and size of the bundled plan: two assignments, thirteen questions, about eighty runs."""
     arms = reference_arms(Noise(), seeds)
     first, second = "A: digits 0-4 to 5-9, an MLP with few labels", "B: digits 0-6 to 7-9, a CNN"
     questions = (
@@ -398,7 +404,10 @@ def reference_study(seeds: int = 5) -> PlanRunFacts:
         LedgerLine(
             arm.label,
             len(arm.members),
-            *(sum(m.run.metrics[names.FIT_SECONDS] for m in arm.members if m.reused is kept) for kept in (False, True)),
+            *(
+                sum(m.run.metrics[names.FIT_SECONDS] for m in arm.members if m.reused is cached)
+                for cached in (False, True)
+            ),
         )
         for arm in arms
     )
@@ -421,7 +430,7 @@ def reference_study(seeds: int = 5) -> PlanRunFacts:
 
 
 def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) -> PlanRunFacts:
-    """A study of the transfer surface: layers reused and unfrozen, for several numbers of labels."""
+    """A plan run over the transfer surface: layers reused and unfrozen, for several label counts."""
     noise = Noise()
     arms = []
     for number, per_class in enumerate(labels):
@@ -444,11 +453,11 @@ def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) 
                         params=params,
                     )
                 )
-    asked = Question(
+    surface = Question(
         "1",
         "The transfer surface",
         "How many layers to reuse and to unfreeze, for how many labels?",
         "surface",
         tuple(arm.name for arm in arms),
     )
-    return study(arms, asked, seeds=seeds, title="The transfer surface")
+    return study(arms, surface, seeds=seeds, title="The transfer surface")

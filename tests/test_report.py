@@ -1,4 +1,4 @@
-"""Statistics by hand and against scipy; arms side by side from a real store."""
+"""Statistics checked by hand and against scipy; a comparison of arms from a real store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.tracking.queries import read_arm
 from tests.made_up_study import member
 
 
-def test_an_interval_equals_scipys() -> None:
+def test_confidence_interval_matches_scipy() -> None:
     values = [0.91, 0.93, 0.94, 0.92, 0.95]
     found = estimate(values)
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
@@ -30,7 +30,7 @@ def test_an_interval_equals_scipys() -> None:
     assert (found.low, found.high, found.count) == (0.91, 0.95, 5)
 
 
-def test_one_seed_has_no_interval_and_no_verdict() -> None:
+def test_one_seed_has_no_interval_or_verdict() -> None:
     found = estimate([0.9])
     assert math.isnan(found.half_width) and not found.excludes_zero and "one seed" in found.percent()
     assert verdict(found, "ahead", "behind") == "one seed, no verdict"
@@ -38,7 +38,7 @@ def test_one_seed_has_no_interval_and_no_verdict() -> None:
         estimate([])
 
 
-def test_a_verdict_follows_the_paired_interval() -> None:
+def test_verdict_follows_paired_interval() -> None:
     up = paired_difference([0.92, 0.94, 0.93], [0.90, 0.92, 0.91])
     assert verdict(up, "ahead", "behind") == "ahead by 2.00 points (n = 3)"
     assert verdict(paired_difference([0.9, 0.92, 0.91], [0.92, 0.94, 0.931]), "ahead", "behind").startswith("behind")
@@ -48,7 +48,7 @@ def test_a_verdict_follows_the_paired_interval() -> None:
         paired_difference([1.0], [1.0, 2.0])
 
 
-def test_arms_are_compared_with_what_explains_their_times(store: MlflowClient, tmp_path: Path) -> None:
+def test_comparison_explains_training_time_differences(store: MlflowClient, tmp_path: Path) -> None:
     quick = {"dataset": "digits", "epochs": 2}
     base = train_base(TrainBaseParams(model="cnn", **quick))
     tuned = finetune_cnn(FinetuneCnnParams(**quick))
@@ -66,13 +66,13 @@ def test_arms_are_compared_with_what_explains_their_times(store: MlflowClient, t
     assert comparison_table(arms)["million multiply-adds an epoch"].is_monotonic_increasing
 
 
-def test_seconds_on_different_devices_are_called_incomparable() -> None:
+def test_times_on_different_devices_are_not_compared() -> None:
     here, there = (member("arm", 0, 0.9, params={"device": device}).run for device in ("cpu", "cuda"))
     assert "different hosts or devices" in explain_time(here, there)
     assert "different" not in explain_time(here, here)
 
 
-def test_a_report_of_nothing_is_refused(store: MlflowClient) -> None:
+def test_report_without_runs_is_rejected(store: MlflowClient) -> None:
     with pytest.raises(UserInputError, match="no finished finetune_cnn and scratch_cnn"):
         report(ReportParams())
     with pytest.raises(UserInputError, match="not found"):

@@ -1,4 +1,4 @@
-"""A certificate authority, and certificates of it, made for one test."""
+"""A certificate authority and the certificates it signs, for one test."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates; its own one is the file `ca`.
+    """Signs certificates; the file `ca` is its own certificate.
 
     Args:
-        folder: Where the files are written.
+        folder: Where to write the files.
     """
 
     def __init__(self, folder: Path):
@@ -32,7 +32,7 @@ class Authority:
         )
 
     def certificate(self, name: str) -> Path:
-        """Return a file with a certificate for 127.0.0.1 and its key."""
+        """Return the path of a file with a certificate for 127.0.0.1 and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         signed = _unsigned(_name(name), self._name, key).add_extension(address, critical=False)

@@ -21,7 +21,7 @@ from tests.faults.killing import (
     TINY,
     Points,
     assert_one_ready_model,
-    journalled_epochs,
+    journaled_epochs,
     kill_when,
     local_state,
     result_of,
@@ -39,7 +39,7 @@ MLP = ("train_base", *TINY, "--epochs", "40")
 def killed_run(folder: Path, *words: str, epochs: int = 10) -> str:
     """The id of a run whose process was killed after some epochs."""
     known = {run.info.run_id for run in runs_of(store_of(folder))}
-    kill_when(folder, lambda: journalled_epochs(folder) >= epochs, *words)
+    kill_when(folder, lambda: journaled_epochs(folder) >= epochs, *words)
     (run,) = [run for run in runs_of(store_of(folder)) if run.info.run_id not in known]
     assert run.info.status == "RUNNING"
     return str(run.info.run_id)
@@ -156,7 +156,7 @@ def test_uploaded_checkpoints_serve_where_the_local_state_is_gone(
 ) -> None:
     client = store_of(tmp_path)
     with stage(tmp_path, *MLP) as process:
-        wait_until(lambda: journalled_epochs(tmp_path) >= 10, lambda: process.poll() is None)
+        wait_until(lambda: journaled_epochs(tmp_path) >= 10, lambda: process.poll() is None)
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -175,7 +175,7 @@ def test_a_run_can_be_killed_and_resumed_several_times(command: Command, tmp_pat
     run_id = killed_run(tmp_path, *MLP, epochs=6)
     lost = []
     for epochs in (15, 26):
-        kill_when(tmp_path, lambda least=epochs: journalled_epochs(tmp_path) >= least, "resume", "--run_id", run_id)
+        kill_when(tmp_path, lambda least=epochs: journaled_epochs(tmp_path) >= least, "resume", "--run_id", run_id)
         known = read_run_history(client, client.get_run(run_id), local_state(tmp_path, run_id))
         lost.append(float(known.tags["wasted_seconds"]))
     assert command("resume", "--run_id", run_id).returncode == 0

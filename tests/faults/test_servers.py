@@ -24,7 +24,7 @@ from pipeline.tracking.outbox.journal import JOURNAL, read_part
 from pipeline.tracking.outbox.sync import sync_runs
 from pipeline.training.records import EpochRecord
 from tests.conftest import copy_store, use_stores
-from tests.faults.killing import TINY, assert_one_ready_model, journalled_epochs, points_of, stage, wait_until
+from tests.faults.killing import TINY, assert_one_ready_model, journaled_epochs, points_of, stage, wait_until
 from tests.faults.proxy import Proxy, proxy_to
 from tests.serving import Server
 from tests.test_plan import SMALL
@@ -148,7 +148,7 @@ def test_a_model_that_is_pending_arrives_by_sync(
                    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}  # fmt: skip
     words = ("train_base", *TINY, "--epochs", str(EPOCHS), "--register_as", "late")
     with stage(tmp_path, *words, **environment) as process:
-        wait_until(lambda: journalled_epochs(tmp_path) >= 3, lambda: process.poll() is None)
+        wait_until(lambda: journaled_epochs(tmp_path) >= 3, lambda: process.poll() is None)
         proxy.set("refuse")
         out, _ = process.communicate(timeout=90)
     assert process.returncode == 0, out
@@ -240,9 +240,9 @@ def killed_while_down(proxy: Proxy, folder: Path) -> tuple[str, dict[str, str]]:
     """The id of a run that was killed while nothing of its last epochs could be delivered, and its environment."""
     environment = {"MLFLOW_TRACKING_URI": proxy.url, "MLFLOW_EXPERIMENT_ID": os.environ["MLFLOW_EXPERIMENT_ID"]}
     with stage(folder, "train_base", *TINY, "--epochs", "40", **environment) as process:
-        wait_until(lambda: journalled_epochs(folder) >= 2, lambda: process.poll() is None)
+        wait_until(lambda: journaled_epochs(folder) >= 2, lambda: process.poll() is None)
         proxy.set("refuse")
-        wait_until(lambda: journalled_epochs(folder) >= 20, lambda: process.poll() is None)
+        wait_until(lambda: journaled_epochs(folder) >= 20, lambda: process.poll() is None)
         os.killpg(process.pid, signal.SIGKILL)
     (path,) = (folder / ".pipeline" / "runs").iterdir()
     return path.name, environment
@@ -252,7 +252,7 @@ def test_what_a_killed_stage_had_logged_arrives_by_sync_and_it_can_be_resumed(
     proxy: Proxy, server: Server, tmp_path: Path
 ) -> None:
     run_id, environment = killed_while_down(proxy, tmp_path)
-    logged = journalled_epochs(tmp_path)
+    logged = journaled_epochs(tmp_path)
     proxy.set("pass")
     assert sync_runs()
     client = MlflowClient(server.url)
@@ -310,7 +310,7 @@ def assert_true(value: bool) -> None:
 def test_two_syncs_at_once_deliver_everything_once(proxy: Proxy, server: Server, tmp_path: Path) -> None:
     environment = {"MLFLOW_TRACKING_URI": proxy.url, "MLFLOW_EXPERIMENT_ID": os.environ["MLFLOW_EXPERIMENT_ID"]}
     with stage(tmp_path, "train_base", *TINY, "--epochs", str(EPOCHS), **environment) as process:
-        wait_until(lambda: journalled_epochs(tmp_path) >= 2, lambda: process.poll() is None)
+        wait_until(lambda: journaled_epochs(tmp_path) >= 2, lambda: process.poll() is None)
         proxy.set("refuse")
         process.communicate(timeout=90)
     (path,) = (tmp_path / ".pipeline" / "runs").iterdir()
@@ -329,7 +329,7 @@ def test_two_syncs_at_once_deliver_everything_once(proxy: Proxy, server: Server,
 def test_an_interrupt_is_quick_though_the_server_is_gone(proxy: Proxy, tmp_path: Path, mode: str) -> None:
     environment = {"MLFLOW_TRACKING_URI": proxy.url, "MLFLOW_EXPERIMENT_ID": os.environ["MLFLOW_EXPERIMENT_ID"]}
     with stage(tmp_path, "train_base", *TINY, "--epochs", "100000", **environment) as process:
-        wait_until(lambda: journalled_epochs(tmp_path) >= 5, lambda: process.poll() is None)
+        wait_until(lambda: journaled_epochs(tmp_path) >= 5, lambda: process.poll() is None)
         proxy.set(mode)
         time.sleep(2)
         sent = time.monotonic()
