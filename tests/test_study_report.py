@@ -1,4 +1,4 @@
-"""A study's report from hand-made arms: sentences, numbers and verdicts exactly; then the page in a real browser."""
+"""The report on synthetic arms: exact sentences, numbers and verdicts; then the page in a real browser."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def texts(table: Table | None) -> list[list[str]]:
 # statistics
 
 
-def test_the_paired_p_value_is_scipys() -> None:
+def test_paired_p_value_matches_scipy() -> None:
     p = paired_p_value(paired_difference(UNCLEAR, SCRATCH))
     assert p == pytest.approx(stats.ttest_rel(UNCLEAR, SCRATCH).pvalue)
     assert math.isnan(paired_p_value(paired_difference([0.9], [0.8])))
@@ -57,7 +57,7 @@ def test_the_paired_p_value_is_scipys() -> None:
     assert paired_p_value(paired_difference([0.75, 1.0], [0.5, 0.75])) == 0
 
 
-def test_a_ratio_is_a_geometric_mean_with_the_interval_of_its_logarithms() -> None:
+def test_ratio_is_geometric_mean_with_log_interval() -> None:
     found = paired_ratio([2.0, 8.0], [1.0, 1.0])
     low, high = stats.t.interval(0.95, 1, loc=math.log(4), scale=stats.sem([math.log(2), math.log(8)]))
     assert (found.mean, found.lower, found.upper) == pytest.approx((4, math.exp(low), math.exp(high)))
@@ -70,7 +70,7 @@ ACCURACY = st.floats(0.3, 1.0).map(lambda value: round(value, 4))
 
 
 @given(st.lists(st.tuples(ACCURACY, ACCURACY), min_size=1, max_size=6))
-def test_no_difference_is_claimed_where_the_interval_includes_zero(pairs: list[tuple[float, float]]) -> None:
+def test_no_difference_is_claimed_if_interval_includes_zero(pairs: list[tuple[float, float]]) -> None:
     mine, theirs = zip(*pairs, strict=True)
     asked = question("compare", "mine", "again", reference="theirs")
     arms = [scored("mine", mine), scored("theirs", theirs)]
@@ -88,10 +88,10 @@ def test_no_difference_is_claimed_where_the_interval_includes_zero(pairs: list[t
         assert claimed, said
 
 
-# kinds
+# question kinds
 
 
-def test_a_score_gives_accuracy_with_interval_and_count() -> None:
+def test_score_reports_accuracy_interval_and_seed_count() -> None:
     found = answered(question("score", "net"), scored("net", SCRATCH, train=0.999, seconds=2.5))
     assert found.headline == "Net: test accuracy 91.00 +- 2.48 % (n = 3)."
     assert found.sentences == (
@@ -101,7 +101,7 @@ def test_a_score_gives_accuracy_with_interval_and_count() -> None:
     assert [picture.name for picture in found.pictures] == ["01_question_1_1_loss", "01_question_1_1_accuracy"]
 
 
-def test_precision_is_told_where_it_is_asked_for() -> None:
+def test_precision_is_reported_when_requested() -> None:
     asked = question("score", "net", text="What precision does it reach?")
     found = answered(asked, scored("net", SCRATCH, precision=0.88))
     assert found.headline == "Net: test accuracy 91.00 +- 2.48 %, macro precision 88.00 +- 0.00 % (n = 3)."
@@ -120,7 +120,7 @@ def test_precision_is_told_where_it_is_asked_for() -> None:
     )
 
 
-def test_a_tuned_arm_tells_its_cross_validation() -> None:
+def test_tuned_arm_reports_cross_validation_results() -> None:
     more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
     found = answered(question("score", "net"), scored("net", [0.95], metrics=more))
     assert found.sentences[0] == (
@@ -129,7 +129,7 @@ def test_a_tuned_arm_tells_its_cross_validation() -> None:
     )
 
 
-def test_a_comparison_names_difference_interval_p_and_count() -> None:
+def test_comparison_reports_difference_interval_p_and_seed_count() -> None:
     found = answered(question("compare", "a", reference="b"), scored("a", UNCLEAR), scored("b", SCRATCH))
     assert found.headline == "Test accuracy: a 91.67 %, b 91.00 %: no difference shown (n = 3)."
     p = stats.ttest_rel(UNCLEAR, SCRATCH).pvalue
@@ -140,7 +140,7 @@ def test_a_comparison_names_difference_interval_p_and_count() -> None:
     assert [picture.name[-8:] for picture in found.pictures] == ["1_1_loss", "accuracy", "_seconds"]
 
 
-def test_several_arms_are_grouped_by_what_is_shown() -> None:
+def test_several_arms_are_grouped_by_verdict() -> None:
     asked = question("compare", "better", "worse", "unclear", "single", reference="scratch")
     found = answered(
         asked,
@@ -157,7 +157,7 @@ def test_several_arms_are_grouped_by_what_is_shown() -> None:
     assert "Single and scratch are paired on the seed that both have: 2." in found.notes
 
 
-def test_a_finding_against_transfer_is_told_as_one() -> None:
+def test_result_against_transfer_is_reported() -> None:
     asked = question("compare", "transfer", reference="scratch")
     found = answered(asked, scored("transfer", SCRATCH), scored("scratch", AHEAD))
     assert found.headline == "Test accuracy: transfer 91.00 %, scratch 93.00 %: behind by 2.00 points (n = 3)."
@@ -179,7 +179,7 @@ def test_convergence_compares_epochs_and_seconds_to_98_percent() -> None:
     assert texts(found.table)[0][2:6] == ["3.0 +- 0.0", "4.0 +- 0.0", "never", "4.00 +- 0.00"]
 
 
-def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
+def test_convergence_falls_back_to_95_percent() -> None:
     slow = [member("slow", seed, 0.96, accuracies=[0.5, 0.9, 0.96, 0.96]) for seed in range(2)]
     fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985]) for seed in range(2)]
     found = answered(question("convergence", "fast", reference="slow"), arm_of("slow", slow), arm_of("fast", fast))
@@ -189,7 +189,7 @@ def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
     )
 
 
-def test_overfitting_is_the_gap_of_training_and_test() -> None:
+def test_overfitting_is_the_train_test_gap() -> None:
     plain = [member("plain", seed, value, train=value + 0.02) for seed, value in enumerate(SCRATCH)]
     dropped = [member("dropped", seed, value, train=value + 0.005) for seed, value in enumerate(SCRATCH)]
     asked = question("overfitting", "dropped", reference="plain")
@@ -229,7 +229,7 @@ def test_caching_compares_equal_numbers_of_epochs() -> None:
 @pytest.mark.parametrize(
     ("host", "device", "places"), [("elsewhere", "cpu", "bench, elsewhere"), ("bench", "cuda", "bench, bench (cuda)")]
 )
-def test_times_of_different_hosts_or_devices_are_not_compared(host: str, device: str, places: str) -> None:
+def test_times_across_hosts_or_devices_are_not_compared(host: str, device: str, places: str) -> None:
     here = [member("slow", seed, 0.9, seconds=8.0) for seed in range(2)]
     elsewhere = {"host": host, "params": {"device": device}}
     there = [member("cached", seed, 0.9, seconds=1.0, reused=True, **elsewhere) for seed in range(2)]  # type: ignore[arg-type]
@@ -243,14 +243,14 @@ def test_times_of_different_hosts_or_devices_are_not_compared(host: str, device:
     assert "compared" in answered(question("time", "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there)).headline  # fmt: skip
 
 
-def test_reused_runs_are_marked() -> None:
+def test_cached_runs_are_marked() -> None:
     runs = [member("net", 0, 0.9), member("net", 1, 0.91, reused=True)]
     found = answered(question("score", "net"), arm_of("net", runs))
     assert texts(found.table)[0][1] == "0 1\u2020"
     assert "\u2020 Reused: recognised as finished, not run again; its seconds are those of then." in found.notes
 
 
-def test_a_difference_in_time_is_taken_apart() -> None:
+def test_time_difference_is_broken_down() -> None:
     long = [member("long", seed, 0.9, seconds=12.0, epochs=6) for seed in range(3)]
     cost = {names.EPOCH_OPERATIONS: 5e8, names.TRAINABLE_SHARE: 0.25}
     short = [member("short", seed, 0.9, seconds=3.0, epochs=2, metrics=cost) for seed in range(3)]
@@ -264,7 +264,7 @@ def test_a_difference_in_time_is_taken_apart() -> None:
     )
 
 
-def test_labels_ask_whether_the_difference_depends_on_their_number() -> None:
+def test_labels_question_compares_differences_across_label_counts() -> None:
     arms = [
         scored("tuned 20", (0.95, 0.96, 0.955), params={"per_class": "20"}),
         scored("fresh 20", (0.90, 0.91, 0.906), params={"per_class": "20"}),
@@ -289,7 +289,7 @@ def surface_arm(name: str, reuse: int, unfreeze: int, values: tuple[float, ...],
     return arm_of(name, runs)
 
 
-def test_a_recipe_goes_by_validation_then_by_seconds_among_those_not_shown_to_be_worse() -> None:
+def test_recipe_is_cheapest_arm_not_worse_on_validation() -> None:
     arms = [
         surface_arm("scratch", 0, 0, (0.90, 0.91, 0.92), 9.0),
         surface_arm("best", 5, 5, (0.95, 0.96, 0.97), 8.0),
@@ -308,22 +308,22 @@ def test_a_recipe_goes_by_validation_then_by_seconds_among_those_not_shown_to_be
     assert "5 reused, 3 unfrozen (+0.0)" in found.pictures[0].alt
 
 
-def test_with_two_seeds_the_recipe_is_the_best_on_validation() -> None:
+def test_recipe_with_two_seeds_is_best_on_validation() -> None:
     arms = [surface_arm("scratch", 0, 0, (0.90, 0.91), 1.0), surface_arm("best", 5, 5, (0.95, 0.96), 8.0)]
     found = answered(question("surface", "scratch", "best"), *arms)
     assert found.headline == "100 labels a class: reuse_layers=5, unfreeze=5."
     assert "With fewer than 3 seeds no arm can be told to be worse: the best mean is named." in found.notes
 
 
-def test_the_front_holds_what_nothing_beats() -> None:
+def test_pareto_front_holds_non_dominated_points() -> None:
     points = [(1.0, 70.0, "a"), (2.0, 65.0, "b"), (3.0, 90.0, "c"), (1.0, 60.0, "d"), (4.0, 90.0, "e")]
     assert [name for _, _, name in front_of(points)] == ["a", "c"]
 
 
-# what is missing
+# missing arms and seeds
 
 
-def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
+def test_missing_arms_are_listed_on_top_and_per_question() -> None:
     lost = arm_of("lost", [], (0, "NonFiniteLossError: nan"), (1, "NonFiniteLossError: nan"), label="the lost one")
     partly = scored("partly", (0.92, 0.94), (2, "killed"))
     facts = study(
@@ -349,7 +349,7 @@ def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_answered_with_one_seed_and_with_nothing(kind: str) -> None:
+def test_every_question_kind_handles_one_seed_and_no_runs(kind: str) -> None:
     params = {"reuse_layers": "5", "unfreeze": "0", "per_class": "100"}
     arms = [scored("a", [0.9], params=params), scored("b", [0.8], params={**params, "reuse_layers": "0"})]
     asked = question(kind, *(() if kind == "labels" else ("a", "b")), reference="b" if kind != "surface" else "",
@@ -362,18 +362,18 @@ def test_every_kind_is_answered_with_one_seed_and_with_nothing(kind: str) -> Non
     assert empty.headline == "Not answered: none of its arms finished."
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_unknown_question_kind_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"question 1.1: its kind 'guess' is none of score, compare"):
         answered(question("guess", "a"), scored("a", [0.9]))
 
 
-def test_seeds_are_paired_by_number_not_by_order() -> None:
+def test_seeds_are_paired_by_number_not_order() -> None:
     found = pair({2: 0.5, 0: 0.25}, {0: 0.125, 1: 0.9, 2: 0.375})
     assert found is not None and found.seeds == (0, 2) and found.difference.mean == 0.125
     assert pair({0: 1.0}, {1: 1.0}) is None
 
 
-# the files
+# report files
 
 
 def written(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
@@ -383,7 +383,7 @@ def written(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
     return paths[0].read_text(), paths[1].read_text()
 
 
-def test_numbers_lead_to_their_runs_where_a_server_is_named(tmp_path: Path) -> None:
+def test_numbers_link_to_runs_on_a_tracking_server(tmp_path: Path) -> None:
     arms = [scored("a", AHEAD), scored("b", SCRATCH)]
     facts = study(arms, question("compare", "a", reference="b"), server="http://host:5000/", experiment_id="7")
     page, text = written(facts, tmp_path)
@@ -395,7 +395,7 @@ def test_numbers_lead_to_their_runs_where_a_server_is_named(tmp_path: Path) -> N
     assert "/experiments/" not in unnamed and "sqlite:" not in unnamed
 
 
-def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+def test_arm_names_are_escaped(tmp_path: Path) -> None:
     arm = scored("a", AHEAD)
     evil = ReportedArm("a", "<script>alert(1)</script> | *x*", "transfer", arm.members, ((9, "<img src=x>"),))
     page, text = written(study([evil], question("score", "a", text="<b>Which?")), tmp_path)
@@ -403,7 +403,7 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     assert "\\<script>alert(1)\\</script> \\| \\*x\\*" in text
 
 
-def test_the_csv_has_one_row_a_run_with_every_metric(tmp_path: Path) -> None:
+def test_csv_has_one_row_per_run_with_every_metric(tmp_path: Path) -> None:
     facts = study([scored("a", AHEAD), scored("b", [0.5], metrics={"cv/accuracy": 0.4}, reused=True)])
     written(facts, tmp_path)
     with (tmp_path / "study.csv").open(newline="") as file:
@@ -415,7 +415,7 @@ def test_the_csv_has_one_row_a_run_with_every_metric(tmp_path: Path) -> None:
     assert {name for one in facts.arms["b"].members for name in one.run.metrics} <= rows[0].keys()
 
 
-def test_the_protocol_tells_budgets_differences_versions_and_the_ledger(tmp_path: Path) -> None:
+def test_protocol_lists_budgets_differences_versions_and_ledger(tmp_path: Path) -> None:
     arms = [
         scored("a", AHEAD, params={"dropout": "0.2"}, tags={names.BASE_RUN_ID: run_id_of("b", 0)}),
         scored("b", SCRATCH, params={"dropout": "0.0", "learning_rate": "0.01"}, stage="train_base"),
@@ -439,7 +439,7 @@ def test_the_protocol_tells_budgets_differences_versions_and_the_ledger(tmp_path
 
 
 @pytest.mark.parametrize("facts", [surface_study(), pytest.param(reference_study(), marks=pytest.mark.slow)])
-def test_a_whole_study_is_written_small_and_whole(facts: PlanRunFacts, tmp_path: Path) -> None:
+def test_full_report_is_complete_and_small(facts: PlanRunFacts, tmp_path: Path) -> None:
     page, text = written(facts, tmp_path)
     assert len(page) < 3_000_000
     assert page.count("<article id=") == len(facts.questions)
@@ -448,7 +448,7 @@ def test_a_whole_study_is_written_small_and_whole(facts: PlanRunFacts, tmp_path:
     assert not re.search(r'(src|href)="(?!data:|#|http://127.0.0.1:5000/#/)', page)
 
 
-def test_markdown_has_the_same_answers() -> None:
+def test_markdown_contains_the_same_answers() -> None:
     facts = study([scored("a", AHEAD), scored("b", SCRATCH)], question("compare", "a", reference="b"))
     answers = [answer(facts, asked) for asked in facts.questions]
     text = render_markdown(facts, answers, "today")
@@ -457,7 +457,7 @@ def test_markdown_has_the_same_answers() -> None:
 
 
 @pytest.mark.slow
-def test_a_report_of_real_runs_holds_their_numbers(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
+def test_report_of_real_runs_contains_their_numbers(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
     quick = {"dataset": "digits", "epochs": 3, "threads": 1}
     arms: dict[str, list[Member]] = {"five": [], "cached": [], "scratch": []}
     for seed in (0, 1):
@@ -483,7 +483,7 @@ def test_a_report_of_real_runs_holds_their_numbers(store: MlflowClient, tmp_path
     assert all(m.run.run_id in (tmp_path / "report" / "study.csv").read_text() for ms in arms.values() for m in ms)
 
 
-# the page in a browser
+# the HTML page in a browser
 
 HIDE_ALL_BUT = """number => {
   const sections = [...document.querySelectorAll('section.study')];
@@ -495,7 +495,7 @@ HIDE_ALL_BUT = """number => {
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("facts", [reference_study(), surface_study()], ids=["assignments", "surface"])
-def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
+def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     written(facts, tmp_path)
@@ -526,14 +526,14 @@ def pages_of(pdf: bytes) -> int:
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
 
 
-# fits that their epoch cap stopped
+# arms stopped by the epoch cap
 
 
 CAPPED = {names.CONVERGED: "no: stopped by the epoch cap"}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("labels", "surface")])
-def test_an_arm_stopped_by_its_cap_is_marked(kind: str) -> None:
+def test_arm_stopped_by_epoch_cap_is_marked(kind: str) -> None:
     few = arm_of("few", [member("few", seed, value, tags=CAPPED) for seed, value in enumerate(SCRATCH)])
     found = answered(question(kind, "few", reference="done"), few, scored("done", AHEAD))
     names_shown = {row[0] for row in texts(found.table)}
