@@ -376,7 +376,7 @@ def test_seeds_are_paired_by_number_not_order() -> None:
 # report files
 
 
-def written(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
+def write_files(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
     paths = write_report(facts, folder)
     assert [path.name for path in paths[:3]] == ["study.html", "study.md", "study.csv"]
     assert all(path.stat().st_size for path in paths) and len(paths) == len(set(paths))
@@ -386,26 +386,26 @@ def written(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
 def test_numbers_link_to_runs_on_a_tracking_server(tmp_path: Path) -> None:
     arms = [scored("a", AHEAD), scored("b", SCRATCH)]
     facts = study(arms, question("compare", "a", reference="b"), server="http://host:5000/", experiment_id="7")
-    page, text = written(facts, tmp_path)
+    page, text = write_files(facts, tmp_path)
     for seed in range(3):
         href = f"http://host:5000/#/experiments/7/runs/{run_id_of('a', seed)}"
         assert f'<a href="{href}">{seed}</a>' in page and f"[{seed}]({href})" in text
     assert "http://host:5000/#/compare-runs?runs=" in page
-    unnamed, _ = written(study(arms, *facts.questions, server="sqlite:///mlflow.db"), tmp_path)
+    unnamed, _ = write_files(study(arms, *facts.questions, server="sqlite:///mlflow.db"), tmp_path)
     assert "/experiments/" not in unnamed and "sqlite:" not in unnamed
 
 
 def test_arm_names_are_escaped(tmp_path: Path) -> None:
     arm = scored("a", AHEAD)
     evil = ReportedArm("a", "<script>alert(1)</script> | *x*", "transfer", arm.members, ((9, "<img src=x>"),))
-    page, text = written(study([evil], question("score", "a", text="<b>Which?")), tmp_path)
+    page, text = write_files(study([evil], question("score", "a", text="<b>Which?")), tmp_path)
     assert "<script" not in page and "<img src=x" not in page and "<b>" not in page
     assert "\\<script>alert(1)\\</script> \\| \\*x\\*" in text
 
 
 def test_csv_has_one_row_per_run_with_every_metric(tmp_path: Path) -> None:
     facts = study([scored("a", AHEAD), scored("b", [0.5], metrics={"cv/accuracy": 0.4}, reused=True)])
-    written(facts, tmp_path)
+    write_files(facts, tmp_path)
     with (tmp_path / "study.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["arm"], row["seed"], row["run_id"], row["reused"]) for row in rows] == [
@@ -422,7 +422,7 @@ def test_protocol_lists_budgets_differences_versions_and_ledger(tmp_path: Path) 
     ]
     ledger = (LedgerLine("a", 3, 60.0, 0.0), LedgerLine("b", 3, 0.0, 40.0))
     facts = study(arms, question("compare", "a", reference="b"), ledger=ledger)
-    _, text = written(facts, tmp_path)
+    _, text = write_files(facts, tmp_path)
     for line in (
         "| 1.1 | dropout | b: 0.0; a: 0.2 |",
         "| 1.1 | learning\\_rate | b: 0.01; a: 0.001 |",
@@ -440,7 +440,7 @@ def test_protocol_lists_budgets_differences_versions_and_ledger(tmp_path: Path) 
 
 @pytest.mark.parametrize("facts", [surface_study(), pytest.param(reference_study(), marks=pytest.mark.slow)])
 def test_full_report_is_complete_and_small(facts: PlanRunFacts, tmp_path: Path) -> None:
-    page, text = written(facts, tmp_path)
+    page, text = write_files(facts, tmp_path)
     assert len(page) < 3_000_000
     assert page.count("<article id=") == len(facts.questions)
     assert page.count("data:image/png") == text.count("](figures/") == len(list((tmp_path / "figures").iterdir()))
@@ -474,7 +474,7 @@ def test_report_of_real_runs_contains_their_numbers(store: MlflowClient, tmp_pat
         question("time", "cached", reference="five", key="3"),
         question("surface", "five", "scratch", key="4"),
     )
-    _, text = written(facts, tmp_path / "report")
+    _, text = write_files(facts, tmp_path / "report")
     means = {name: 50 * sum(m.run.metrics[names.TEST_ACCURACY] for m in members) for name, members in arms.items()}
     assert f"Five: test accuracy {means['five']:.2f} +- " in text
     assert "Cached against five:" in text and "so that they pay after" in text
@@ -498,7 +498,7 @@ HIDE_ALL_BUT = """number => {
 def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
-    written(facts, tmp_path)
+    write_files(facts, tmp_path)
     studies = len({asked.study for asked in facts.questions})
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

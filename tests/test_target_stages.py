@@ -433,7 +433,7 @@ def test_finetune_cnn_trains_only_unfrozen_blocks(cnn_base: StageResult, store: 
     ]  # fmt: skip
     fresh = build_network(after.architecture, generator(0, "weights")).state_dict()
     seeds = [torch.equal(value, fresh[name]) for name, value in after.state_dict().items()]
-    assert not any(seeds[-4:])  # the dense block and the head were drawn afresh, and then trained
+    assert not any(seeds[-4:])  # the dense block and the head were initialized randomly, then trained
     assert all(same for name, same in pairs if name.startswith("blocks.0."))
     assert not any(same for name, same in pairs if name.startswith("blocks.1.0.weight"))
     assert len(pairs) > 8
@@ -490,8 +490,8 @@ def test_scratch_cache_hit_depends_only_on_base_architecture(store: MlflowClient
     plan_context = PlanContext(lambda: parent)
     others = train_base(TrainBaseParams(**{**BASE, "seed": 1})), train_base(TrainBaseParams(**BASE, batch_norm=True))
     runs = [
-        transfer(TransferParams(**QUICK, base=found.model_uri, reuse_layers=0), plan_context=plan_context)
-        for found in (base, *others)
+        transfer(TransferParams(**QUICK, base=candidate.model_uri, reuse_layers=0), plan_context=plan_context)
+        for candidate in (base, *others)
     ]
     assert runs[1].reused and runs[1].run_id == runs[0].run_id  # other weights, of which none is used
     assert not runs[2].reused and runs[2].run_id != runs[0].run_id

@@ -117,9 +117,9 @@ def test_interrupted_plan_run_is_marked_killed_and_resumes(folder: Path) -> None
 @pytest.mark.slow
 def test_mlflow_run_executes_plan_and_links_cached_runs(project: Path) -> None:
     (project / "plan.yaml").write_text(PLAN)
-    given = ("-P", "plan=plan.yaml", "-P", "dataset=digits", "-P", "seeds=1")
+    options = ("-P", "plan=plan.yaml", "-P", "dataset=digits", "-P", "seeds=1")
     for number in (1, 2):
-        command, environment = mlflow_run(project, *given)
+        command, environment = mlflow_run(project, *options)
         done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         parents = [run for run in runs_in(project) if run.data.tags.get(names.STAGE) == "main"]

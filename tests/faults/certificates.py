@@ -23,12 +23,12 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("authority of a test")
-        made = _unsigned(self._name, self._name, self._key)
-        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        builder = _unsigned(self._name, self._name, self._key)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(
-            made.add_extension(usage, critical=True).sign(self._key, hashes.SHA256()).public_bytes(_PEM)
+            builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256()).public_bytes(_PEM)
         )
 
     def certificate(self, name: str) -> Path:

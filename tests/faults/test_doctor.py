@@ -166,10 +166,10 @@ def ended_process() -> str:
 
 
 def test_orphaned_runs_and_pending_journals_are_listed(store: MlflowClient, tmp_path: Path) -> None:
-    own = process_identity()
-    alive = store.create_run("0", tags=own)
+    identity = process_identity()
+    alive = store.create_run("0", tags=identity)
     assert lines(examine_store(), "runs") == ["ok    runs: 1 RUNNING, none orphaned"]
-    dead = store.create_run("0", tags={**own, "process": ended_process()})
+    dead = store.create_run("0", tags={**identity, "process": ended_process()})
     (line,) = lines(examine_store(), "runs")
     assert line.startswith("note  runs: 1 RUNNING though the process is gone: " + dead.info.run_id)
     for run, status in ((alive, None), (dead, "KILLED")):

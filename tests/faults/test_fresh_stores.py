@@ -47,9 +47,9 @@ def has_tables(folder: Path, count: int) -> Callable[[], bool]:
 def schema_of(path: Path) -> dict[str, list[str]]:
     """Every table, index and trigger of a store with its sorted parts, and the schema version."""
     with closing(sqlite3.connect(path)) as connection:
-        made = connection.execute("SELECT name, coalesce(sql, '') FROM sqlite_master").fetchall()
+        parts = connection.execute("SELECT name, coalesce(sql, '') FROM sqlite_master").fetchall()
         version = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
-    return {"version": version, **{name: sorted(part.strip() for part in sql.split(",")) for name, sql in made}}
+    return {"version": version, **{name: sorted(part.strip() for part in sql.split(",")) for name, sql in parts}}
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def test_killed_first_command_leaves_a_working_store(tmp_path: Path) -> None:
     began = time.monotonic()
     run_to_completion(new_folder(tmp_path, "undisturbed"), *FIRST)
     seconds = time.monotonic() - began
-    draw, left = random.Random(SEED), Counter[str]()
+    draw, leftovers = random.Random(SEED), Counter[str]()
     for number in range(KILLS):
         folder = new_folder(tmp_path, str(number))
         began = time.monotonic()
@@ -81,12 +81,12 @@ def test_killed_first_command_leaves_a_working_store(tmp_path: Path) -> None:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate(timeout=30)
-        left[describe_leftovers(folder)] += 1
+        leftovers[describe_leftovers(folder)] += 1
         run_to_completion(folder, *FIRST)
         runs = [run for run in runs_of(store_of(folder)) if run.info.status != "KILLED"]
         assert {run.info.status for run in runs} == {"FINISHED"} and len(runs) <= 2, folder
         result_of(store_of(folder), runs[-1].info.run_id)  # asserts that the run is complete
-    print(f"{KILLS} kills of the first command, {seconds:.1f} s long: {dict(left)}")
+    print(f"{KILLS} kills of the first command, {seconds:.1f} s long: {dict(leftovers)}")
 
 
 def new_folder(parent: Path, name: str) -> Path:
@@ -151,10 +151,10 @@ def kill_and_resume(command: Command, folder: Path, moment: KillTime, durations:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=30)
-    made = [run.info.run_id for run in runs_of(client) if run.info.run_id not in known]
-    if not made:
+    new_runs = [run.info.run_id for run in runs_of(client) if run.info.run_id not in known]
+    if not new_runs:
         return "before its run was made"
-    (run_id,) = made
+    (run_id,) = new_runs
     came_to = "finished by then"
     while client.get_run(run_id).info.status != "FINISHED":
         assert came_to != "uploaded by sync", "nothing is left that could be done"

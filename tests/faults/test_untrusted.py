@@ -179,7 +179,7 @@ def test_symlinked_model_file_is_rejected(bases: Bases, tmp_path: Path, file: st
     """Even if the link's target is the original file."""
     path = bases.extra(bases.newer) / file
     outside = Path(shutil.copy(path, tmp_path / file))
-    kept = path.read_bytes()
+    original = path.read_bytes()
     path.unlink()
     path.symlink_to(outside)
     try:
@@ -187,14 +187,14 @@ def test_symlinked_model_file_is_rejected(bases: Bases, tmp_path: Path, file: st
             load_base(bases.client, bases.newer.model_uri)
     finally:
         path.unlink()
-        path.write_bytes(kept)
+        path.write_bytes(original)
     load_base(bases.client, bases.newer.model_uri)
 
 
 def test_symlinked_features_are_rejected(bases: Bases, tmp_path: Path) -> None:
     path = bases.features_path
     wanted = read_features(path).fingerprint
-    outside, kept = Path(shutil.copy(path, tmp_path / "theirs.safetensors")), path.read_bytes()
+    outside, original = Path(shutil.copy(path, tmp_path / "theirs.safetensors")), path.read_bytes()
     path.unlink()
     path.symlink_to(outside)
     try:
@@ -202,7 +202,7 @@ def test_symlinked_features_are_rejected(bases: Bases, tmp_path: Path) -> None:
             load_features(bases.client, bases.features.run_id, wanted)
     finally:
         path.unlink()
-        path.write_bytes(kept)
+        path.write_bytes(original)
     load_features(bases.client, bases.features.run_id, wanted)
 
 
@@ -392,11 +392,11 @@ def forged_model(bases: Bases, tags: dict[str, str], *, drop: str = "") -> str:
     """Upload the newest base's files as a model with other tags; return its URI."""
     mine = bases.client.get_logged_model(bases.newer.model_uri.removeprefix("models:/"))
     theirs = {name: value for name, value in {**mine.tags, **tags}.items() if name != drop and "mlflow" not in name}
-    made = bases.client.create_logged_model("0", name="x", source_run_id=mine.source_run_id, tags=theirs)
-    target = Path(str(made.artifact_location).removeprefix("file://")) / names.EXTRA_FILES
+    model = bases.client.create_logged_model("0", name="x", source_run_id=mine.source_run_id, tags=theirs)
+    target = Path(str(model.artifact_location).removeprefix("file://")) / names.EXTRA_FILES
     shutil.copytree(bases.extra(bases.newer), target)
-    bases.client.finalize_logged_model(made.model_id, "READY")
-    return f"models:/{made.model_id}"
+    bases.client.finalize_logged_model(model.model_id, "READY")
+    return f"models:/{model.model_id}"
 
 
 @pytest.mark.parametrize(
@@ -418,13 +418,13 @@ def test_forged_model_tags_are_rejected(bases: Bases, tags: dict[str, str], drop
 
 @pytest.mark.parametrize("parameters", ["[" * 5000, "[]", "{", '{"per_class": 5}', '{"per_class": "-1"}'])
 def test_forged_run_tags_are_rejected(bases: Bases, parameters: str) -> None:
-    kept = bases.client.get_run(bases.newer.run_id).data.tags[names.PARAMETERS]
+    original = bases.client.get_run(bases.newer.run_id).data.tags[names.PARAMETERS]
     bases.client.set_tag(bases.newer.run_id, names.PARAMETERS, parameters)
     try:
         with pytest.raises(UserInputError, match=f"base={bases.newer.run_id}: p"):
             load_base(bases.client, bases.newer.run_id)
     finally:
-        bases.client.set_tag(bases.newer.run_id, names.PARAMETERS, kept)
+        bases.client.set_tag(bases.newer.run_id, names.PARAMETERS, original)
 
 
 def test_nan_weights_are_rejected(bases: Bases, damaged: Damager) -> None:
