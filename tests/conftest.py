@@ -1,4 +1,4 @@
-"""What tests share: real data found or skipped, a store of their own, and no skip in CI."""
+"""Shared fixtures: real data (or a skip), a tracking store per test, and no skips in CI."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pipeline.data.sources.registry import load_dataset
 from pipeline.tracking.store import open_store
 from tests.postgres import new_database, postgres
 
-__all__ = ["new_database", "postgres"]  # fixtures that live in a room of their own
+__all__ = ["new_database", "postgres"]  # fixtures defined in tests/postgres.py
 
 ROOT = Path(__file__).resolve().parent.parent
-settings.register_profile("any machine", deadline=None)  # a busy one is slow; what hangs meets pytest's own limit
+settings.register_profile("any machine", deadline=None)  # busy machines are slow; pytest's timeout catches hangs
 settings.load_profile("any machine")
 MNIST_DIR = os.environ.get("PIPELINE_DATA_DIR", str(ROOT / "data"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs the real MNIST where it is not on disk."""
+    """Skip tests that need the real MNIST if it is not on disk."""
     if (Path(MNIST_DIR) / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
         return
     for item in items:
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """In CI a skip is a failure: what is not run there is not run anywhere."""
+    """Turn skips into failures in CI: a test skipped there runs nowhere."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
@@ -49,13 +49,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
-    """One thread: tests then give the same figures wherever they run, and do not fight over cores."""
+    """Use one thread: results are the same on every machine, and parallel tests do not compete for cores."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its schema and nothing in it; making one takes seconds, copying it does not."""
+    """An empty store with its schema. Creating one takes seconds, copying it does not."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{path}")
@@ -67,14 +67,14 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_store(empty: Path, folder: Path) -> None:
-    """Put an empty store into a folder, as if it had been made there."""
+    """Copy an empty store into a folder, as if it had been created there."""
     shutil.copyfile(empty, folder / "mlflow.db")
     with sqlite3.connect(folder / "mlflow.db") as connection:
         connection.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
 
 
 def use_stores(tracking: str, registry: str | None = None) -> None:
-    """Have MLflow use these stores; it leaves the registry's in the environment for ever otherwise."""
+    """Point MLflow at these stores, and undo the registry URI that MLflow leaves in the environment."""
     mlflow.set_tracking_uri(tracking)
     mlflow.set_registry_uri(registry)
     if registry is None:
@@ -83,7 +83,7 @@ def use_stores(tracking: str, registry: str | None = None) -> None:
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
-    """A fresh sqlite store in a folder of its own, which is also the working directory."""
+    """An empty sqlite store in a temporary folder, which is also the working directory."""
     monkeypatch.chdir(tmp_path)
     copy_store(empty_store, tmp_path)
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "PIPELINE_DATA_DIR"):
@@ -98,7 +98,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out a stage's figures where they are not what is tested: they take half of a small stage's time."""
+    """Skip a stage's figures if they are not under test: they take half of a small stage's time."""
     monkeypatch.setattr("pipeline.stages.training_run.log_figures", lambda *_: None)
 
 
@@ -118,7 +118,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def command_in(folder: Path) -> Command:
-    """Runs `python -m pipeline ...` in a folder, as a user would, and returns the finished process."""
+    """Return a function that runs `python -m pipeline ...` in a folder and returns the completed process."""
 
     def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -135,22 +135,22 @@ def command_in(folder: Path) -> Command:
 
 @pytest.fixture
 def command(tmp_path: Path, empty_store: Path) -> Command:
-    """Runs `python -m pipeline ...` in a folder of its own, with an empty store."""
+    """Run `python -m pipeline ...` in a temporary folder with an empty store."""
     copy_store(empty_store, tmp_path)
     return command_in(tmp_path)
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """The environment without what would lead a child process to somebody's store or data."""
+    """The environment without variables that would point a child process to the user's store or data."""
     dropped = ("MLFLOW_", "PIPELINE_", "PYTEST_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    own = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-    # an MLflow server starts eight processes for jobs that nothing here uses: 33 s of processor time instead of 10
-    return {**kept, **own, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **more}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    defaults = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    # an MLflow server starts eight job processes that no test uses: 33 s of CPU time instead of 10
+    return {**inherited, **defaults, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **more}
 
 
 def on_another_machine(folder: Path, name: str) -> dict[str, str]:
-    """The variables with which a child process sees another host name and another boot; written into a folder."""
+    """Variables that make a child process see another host name and boot id, through a module in `folder`."""
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(
         f"import socket\nsocket.gethostname = lambda: {name!r}\n"

@@ -1,7 +1,7 @@
-"""The golden losses of the default MLP: made by `python -m tests.golden_losses`, which prints what `GOLDEN` holds.
+"""Golden losses of the default MLP. `python -m tests.golden_losses` prints the values of `GOLDEN`.
 
-Three epochs on the bundled digits 0-4, with the default network, optimizer and weight averaging, on one thread; x86-64, torch
-2.13. Both paths of a step, `auto` (manual backward pass on flat parameters) and `autograd`.
+Three epochs on the bundled digits 0-4 with the default network, optimizer and weight averaging, on one thread, x86-64 and
+torch 2.13; for both backward passes, `auto` (manual, on flat parameters) and `autograd`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Path = Literal["auto", "autograd"]
 
 
 def default_fit(path: Path) -> Fit:
-    """Return the default MLP's fit on the bundled digits, not yet trained."""
+    """Return an untrained `Fit` of the default MLP on the bundled digits."""
     params = TrainBaseParams(dataset="digits", epochs=3, threads=1)
     split = load_split(params)
     network = build_network(requested_architecture(params, split), generator(params.seed, "weights"))
@@ -35,7 +35,7 @@ def default_fit(path: Path) -> Fit:
 
 
 def losses(fit: Fit) -> list[float]:
-    """Train, and return training and validation loss of each epoch."""
+    """Train, and return the training and validation loss of each epoch."""
     return [loss for record in fit for loss in (record.train_loss, record.val_loss)]
 
 

@@ -467,11 +467,11 @@ def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) 
                         params=params,
                     )
                 )
-    asked = Question(
+    surface = Question(
         "1",
         "The transfer surface",
         "How many layers should be reused and unfrozen, by number of labels?",
         "surface",
         tuple(arm.name for arm in arms),
     )
-    return study(arms, asked, seeds=seeds, title="The transfer surface")
+    return study(arms, surface, seeds=seeds, title="The transfer surface")

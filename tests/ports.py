@@ -1,4 +1,4 @@
-"""Free ports of loopback, and waiting until a server answers on one."""
+"""Find a free port on the loopback interface, and wait until a server responds on it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ START_SECONDS = 150
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def until_it_answers(process: subprocess.Popen[Any], address: str, log: Callable[[], str] = str) -> None:
-    """Wait until a server that a process starts answers; fails with its log where it ends, or does not."""
+    """Wait until a server process responds; fail with its log if it exits or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: started from Debian's package in a folder of its own, ended by its own process id."""
+"""A real PostgreSQL server for tests, started from Debian's package in a temporary folder."""
 
 from __future__ import annotations
 
@@ -22,62 +22,62 @@ from tests.ports import free_port
 
 USER, PASSWORD = "pipeline", "not-to-be-seen"
 START_SECONDS = 60
-# nothing here has to survive a loss of power
+# durability does not matter here
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=100")
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """A server that answers on loopback.
+    """A server on the loopback interface.
 
     Attributes:
-        port: Where it listens.
-        pid: Of its first process.
+        port: The port it listens on.
+        pid: The id of its main process.
     """
 
     port: int
     pid: int
 
     def url(self, database: str) -> str:
-        """Return the address of a database, in the spelling without a driver, its password in it."""
+        """Return the URL of a database with the password, without a driver name."""
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def run(self, statement: str) -> None:
-        """Run a statement outside of any transaction."""
+        """Run a statement outside a transaction."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement.encode())
 
 
-def programs() -> Path | None:
-    """Return the folder of the newest PostgreSQL's programs, None where none is installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    return found[-1].parent if found else None
+def binaries_folder() -> Path | None:
+    """Return the folder with the newest PostgreSQL's binaries, None if none is installed."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return installed[-1].parent if installed else None
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A server for all tests of this process."""
-    binaries = programs()
+    """A server for all tests in this process."""
+    binaries = binaries_folder()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # short, for its socket, and not below a folder of root's
-    user = "postgres" if os.geteuid() == 0 else None  # it refuses to be run by root
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # short, for its socket, and not inside root's home
+    user = "postgres" if os.geteuid() == 0 else None  # PostgreSQL does not run as root
     if user:
         os.chown(folder, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
     try:
-        initialise(binaries, folder, user)
+        initialize(binaries, folder, user)
         process, port = start(binaries, folder, user)
         try:
             yield Postgres(port, process.pid)
         finally:
-            process.send_signal(signal.SIGINT)  # ends connections, then itself
+            process.send_signal(signal.SIGINT)  # fast shutdown: closes connections, then exits
             process.wait(30)
     finally:
         shutil.rmtree(folder)
 
 
-def initialise(binaries: Path, folder: Path, user: str | None) -> None:
-    """Make an empty cluster whose one user has a password."""
+def initialize(binaries: Path, folder: Path, user: str | None) -> None:
+    """Create an empty cluster with one user and a password."""
     secret = folder / "password"
     secret.write_text(PASSWORD)
     secret.chmod(0o644)
@@ -88,7 +88,7 @@ def initialise(binaries: Path, folder: Path, user: str | None) -> None:
 
 
 def start(binaries: Path, folder: Path, user: str | None) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the server and wait until it answers; return its process and port."""
+    """Start the server and wait until it accepts connections; return its process and port."""
     port = free_port()
     settings = [*FAST, f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
     words = [binaries / "postgres", "-D", folder / "data", *(word for setting in settings for word in ("-c", setting))]
@@ -107,12 +107,12 @@ def start(binaries: Path, folder: Path, user: str | None) -> tuple[subprocess.Po
 
 
 def end_with_parent() -> None:
-    """Ask the system to end this process when the one that started it is killed."""
+    """Ask the kernel to stop this process when its parent dies."""
     ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
 
 
 def answers(server: Postgres) -> bool:
-    """Whether the server takes connections."""
+    """Whether the server accepts connections."""
     try:
         psycopg.connect(server.url("postgres"), connect_timeout=2).close()
     except psycopg.OperationalError:
@@ -122,14 +122,14 @@ def answers(server: Postgres) -> bool:
 
 @pytest.fixture
 def new_database(postgres: Postgres) -> Iterator[Callable[[], str]]:
-    """Makes empty databases and returns their addresses; they are gone after the test."""
-    made: list[str] = []
+    """Create empty databases and return their URLs; they are dropped after the test."""
+    created: list[str] = []
 
-    def make() -> str:
-        made.append(f"test_{uuid.uuid4().hex}")
-        postgres.run(f"CREATE DATABASE {made[-1]}")
-        return postgres.url(made[-1])
+    def create() -> str:
+        created.append(f"test_{uuid.uuid4().hex}")
+        postgres.run(f"CREATE DATABASE {created[-1]}")
+        return postgres.url(created[-1])
 
-    yield make
-    for name in made:
+    yield create
+    for name in created:
         postgres.run(f"DROP DATABASE {name} WITH (FORCE)")

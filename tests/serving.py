@@ -1,4 +1,4 @@
-"""A real `mlflow server` that can be killed and started again on the same port and store."""
+"""A real `mlflow server` that can be killed and restarted on the same port and store."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Server:
     """`mlflow server` with its own store and artifacts.
 
     Args:
-        folder: Where they are.
-        store: The URI of its store; sqlite in the folder unless another one is named.
+        folder: Where both are stored.
+        store: The URI of its store (default: sqlite in `folder`).
     """
 
     def __init__(self, folder: Path, store: str = ""):
@@ -30,11 +30,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The server's URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server and wait until it responds."""
         words = [str(BIN / "mlflow"), "server", "--backend-store-uri", self.store, "--artifacts-destination",
                  str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]  # fmt: skip
         with open(self.folder / "server.log", "ab") as log:
@@ -45,12 +45,12 @@ class Server:
         until_it_answers(self._process, f"{self.url}/health", self.log)
 
     def kill(self) -> None:
-        """Kill it at once."""
+        """Kill the server with SIGKILL."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(20)
             self._process = None
 
     def log(self) -> str:
-        """What it has printed."""
+        """Return the server's log."""
         return (self.folder / "server.log").read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""What stays on disk of a run once it has ended, and what `clean` lists and removes."""
+"""Local state of finished runs: what `clean` lists, removes and keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.tracking.outbox.local_state import lock_run_state, run_folder, sta
 from pipeline.tracking.outbox.sender import REJECTED
 from pipeline.tracking.outbox.sync import sync_runs
 from tests.conftest import Command
-from tests.faults.killing import TINY, journalled_epochs, kill_when, local_state, runs_of, store_of
+from tests.faults.killing import TINY, journaled_epochs, kill_when, local_state, runs_of, store_of
 
 OPENED: Entry = {"kind": "opened"}
 STAGE: Entry = {"kind": "tags", "tags": {names.STAGE: "train_base"}}
@@ -29,7 +29,7 @@ MakeState = Callable[..., Path]
 
 @pytest.fixture
 def make_state(store: MlflowClient) -> MakeState:
-    """Makes a run of some status and its local state: some checkpoints, and optionally a journal that is uploaded."""
+    """Create a run with a given status and its local state: checkpoints and, optionally, an uploaded journal."""
 
     def make(status: str, *entries: Entry, uploaded: bool = True, key: str = "") -> Path:
         run_id = store.create_run("0", tags={names.CACHE_KEY: key} if key else {}).info.run_id
@@ -52,19 +52,19 @@ def make_state(store: MlflowClient) -> MakeState:
 
 
 def printed_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The line that `clean` prints of a folder, once it has removed what it would."""
+    """Run `clean` and return the line it prints about a folder."""
     clean(dry_run=False)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if str(folder) in line]
     return line
 
 
-def test_a_dry_run_shows_sizes_and_ages_and_removes_nothing(
+def test_dry_run_lists_sizes_and_ages_and_removes_nothing(
     make_state: MakeState, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_state("FINISHED")
     for path in (folder / names.CHECKPOINTS).iterdir():
         os.utime(path, (0, time.time() - 3 * 86_400))
-    for _ in range(2):  # looking at it must not make it look younger
+    for _ in range(2):  # listing must not reset the age
         clean(dry_run=True)
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"would remove: run state {folder}, 1.5 MB, 3 d old: its run is FINISHED",
@@ -78,7 +78,7 @@ def test_a_dry_run_shows_sizes_and_ages_and_removes_nothing(
     [("FINISHED", ()), ("KILLED", (OPENED, STAGE, KILLED, UPLOAD)), ("FAILED", (OPENED, KILLED))],
     ids=["finished", "checkpoints uploaded", "not to be resumed"],
 )
-def test_what_nothing_needs_is_removed(
+def test_unneeded_state_is_removed(
     make_state: MakeState, capsys: pytest.CaptureFixture[str], status: str, entries: tuple[Entry, ...]
 ) -> None:
     folder = make_state(status, *entries)
@@ -86,7 +86,7 @@ def test_what_nothing_needs_is_removed(
     assert not folder.exists()
 
 
-def test_state_of_a_deleted_run_is_removed(
+def test_state_of_deleted_run_is_removed(
     store: MlflowClient, make_state: MakeState, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_state("KILLED")
@@ -94,7 +94,7 @@ def test_state_of_a_deleted_run_is_removed(
     assert "its run was deleted" in printed_about(folder, capsys) and not folder.exists()
 
 
-def test_checkpoints_that_only_resume_needs_stay(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_needed_for_resume_are_kept(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_state("KILLED", key="k")
     assert printed_about(folder, capsys).endswith(f"needed by python -m pipeline resume --run_id {folder.name}")
     other = make_state("FINISHED", key="k")
@@ -102,23 +102,25 @@ def test_checkpoints_that_only_resume_needs_stay(make_state: MakeState, capsys: 
     assert not folder.exists()
 
 
-def test_newer_checkpoints_than_those_uploaded_stay(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_newer_than_uploaded_ones_are_kept(
+    make_state: MakeState, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = make_state("KILLED", OPENED, STAGE, KILLED, UPLOAD, OPENED)
     assert printed_about(folder, capsys).startswith("keep: ") and folder.exists()
 
 
-def test_what_is_not_uploaded_stays(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pending_uploads_are_kept(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_state("KILLED", OPENED, STAGE, KILLED, UPLOAD, uploaded=False)
     assert "not uploaded yet: python -m pipeline sync" in printed_about(folder, capsys) and folder.exists()
 
 
-def test_what_the_store_refused_stays(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejected_entries_are_kept(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_state("FINISHED")
     (folder / REJECTED).write_text("{}\n")
     assert "contains entries that the tracking store rejected" in printed_about(folder, capsys) and folder.exists()
 
 
-def test_state_of_a_live_process_stays(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
+def test_state_of_live_process_is_kept(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_state("FINISHED")
     lock = lock_run_state(folder)
     assert "its process is alive" in printed_about(folder, capsys) and folder.exists()
@@ -127,14 +129,14 @@ def test_state_of_a_live_process_stays(make_state: MakeState, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("name", ["0" * 32, "notes"])
-def test_state_of_an_unknown_run_stays(store: MlflowClient, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_state_of_unknown_run_is_kept(store: MlflowClient, capsys: pytest.CaptureFixture[str], name: str) -> None:
     folder = run_folder(name)
     folder.mkdir(parents=True)
     (folder / "something").write_text("mine")
     assert "its run is not in this tracking store" in printed_about(folder, capsys) and folder.exists()
 
 
-def test_without_state_no_store_is_made(
+def test_clean_without_state_creates_no_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,7 +144,7 @@ def test_without_state_no_store_is_made(
     assert capsys.readouterr().out == "nothing to remove\n" and list(tmp_path.iterdir()) == []
 
 
-def test_sync_leaves_of_a_killed_run_what_resume_needs(
+def test_sync_keeps_checkpoints_of_killed_run(
     store: MlflowClient, make_state: MakeState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_state("KILLED", {**OPENED, "store": store.tracking_uri}, STAGE, uploaded=False)
@@ -153,8 +155,8 @@ def test_sync_leaves_of_a_killed_run_what_resume_needs(
 
 
 @pytest.mark.slow
-def test_clean_spares_a_killed_run_until_it_is_deleted(command: Command, tmp_path: Path) -> None:
-    kill_when(tmp_path, lambda: journalled_epochs(tmp_path) >= 6, "train_base", *TINY, "--epochs", "400")
+def test_clean_keeps_killed_run_until_it_is_deleted(command: Command, tmp_path: Path) -> None:
+    kill_when(tmp_path, lambda: journaled_epochs(tmp_path) >= 6, "train_base", *TINY, "--epochs", "400")
     (run,) = runs_of(store_of(tmp_path))
     assert command("sync").returncode == 0
     refused = command("clean", "--dry_run", "perhaps")
@@ -168,7 +170,7 @@ def test_clean_spares_a_killed_run_until_it_is_deleted(command: Command, tmp_pat
     assert not local_state(tmp_path, run.info.run_id).exists()
 
 
-def test_the_state_folder_can_be_named(
+def test_state_folder_is_configurable(
     make_state: MakeState, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PIPELINE_STATE_DIR", str(tmp_path / "elsewhere"))

@@ -1,4 +1,4 @@
-"""Sources and splits: files are checked, draws are stratified, seeded and remembered."""
+"""Data sources and splits: file checks, stratified and seeded sampling."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def fashion(tmp_path: Path) -> Path:
-    """A small data set in torchvision's layout of Fashion-MNIST."""
+    """A small data set in torchvision's Fashion-MNIST layout."""
     generator = np.random.default_rng(0)
     for part, count in (("train", 60), ("t10k", 30)):
         raw = tmp_path / "FashionMNIST" / "raw"
@@ -45,7 +45,7 @@ def fashion(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_family_member_is_read_in_torchvisions_layout(fashion: Path) -> None:
+def test_mnist_family_loads_from_torchvision_layout(fashion: Path) -> None:
     dataset = load_dataset("fashion_mnist", str(fashion))
     assert dataset.train.pixels.shape == (60, 1, 28, 28) and dataset.train.pixels.dtype == torch.uint8
     assert dataset.test.labels.shape == (30,) and dataset.test.labels.dtype == torch.int64
@@ -62,14 +62,14 @@ def test_a_family_member_is_read_in_torchvisions_layout(fashion: Path) -> None:
         (lambda content: b"PK" + content[2:], "not an IDX file"),
     ],
 )
-def test_a_damaged_file_is_named_and_not_trained_on(fashion: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_file_error_names_the_file(fashion: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
     path = fashion / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataFileError, match=f"train-labels-idx1-ubyte.*{message}"):
         load_dataset("fashion_mnist", str(fashion))
 
 
-def test_a_file_that_differs_from_its_archive_is_refused(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_differs_from_its_archive_is_rejected(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
     path = fashion / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
@@ -86,7 +86,7 @@ def test_a_file_that_differs_from_its_archive_is_refused(fashion: Path, monkeypa
 
 
 @pytest.mark.mnist
-def test_one_flipped_bit_of_mnist_is_noticed(tmp_path: Path) -> None:
+def test_single_flipped_bit_in_mnist_is_detected(tmp_path: Path) -> None:
     shutil.copytree(Path(MNIST_DIR) / "MNIST", tmp_path / "MNIST", copy_function=shutil.copyfile)
     path = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     content = bytearray(path.read_bytes())
@@ -99,13 +99,13 @@ def test_one_flipped_bit_of_mnist_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.mnist
-def test_the_real_mnist_has_its_published_sizes(mnist: Dataset) -> None:
+def test_mnist_has_published_sizes(mnist: Dataset) -> None:
     assert mnist.train.pixels.shape == (60_000, 1, 28, 28) and mnist.test.pixels.shape == (10_000, 1, 28, 28)
     assert torch.bincount(mnist.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_an_idx_file_or_have_a_fault(content: bytes) -> None:
+def test_any_bytes_are_valid_idx_or_report_a_fault(content: bytes) -> None:
     fault = idx_fault(content)
     assert isinstance(fault, str) and (fault or content[:2] == b"\0\0")
 
@@ -114,7 +114,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist_family, "any_reachable", lambda addresses, limit_seconds: False)
 
 
-def test_auto_falls_back_to_the_digits_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_falls_back_to_digits_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_network(monkeypatch)
     dataset = load_dataset("auto", str(tmp_path))
     assert (
@@ -122,7 +122,7 @@ def test_auto_falls_back_to_the_digits_and_says_so(tmp_path: Path, monkeypatch: 
     )
 
 
-def test_mnist_without_files_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_mnist_error_explains_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_network(monkeypatch)
     with pytest.raises(DataFileError, match=r"cannot be reached.*PIPELINE_DATA_DIR.*dataset=digits needs none"):
         load_dataset("mnist", str(tmp_path))
@@ -130,16 +130,16 @@ def test_mnist_without_files_says_how_to_get_it(tmp_path: Path, monkeypatch: pyt
         load_dataset("auto", str(tmp_path / "gone"), data_dir_is_chosen=True)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_unwritable_data_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataFileError, match="not a writable folder"):
         load_dataset("mnist", str(tmp_path / "file" / "data"))
 
 
-def test_a_network_that_hangs_is_given_up_in_time() -> None:
+def test_hanging_connection_times_out() -> None:
     import socket
 
-    with socket.socket() as silent:  # accepts connections and never answers
+    with socket.socket() as silent:  # accepts connections and never responds
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         began = time.monotonic()
@@ -147,7 +147,7 @@ def test_a_network_that_hangs_is_given_up_in_time() -> None:
         assert time.monotonic() - began < 3
 
 
-def test_the_digits_are_enlarged_and_split_once(digits: Dataset) -> None:
+def test_digits_are_upsampled_to_28x28(digits: Dataset) -> None:
     assert digits.train.pixels.shape[1:] == (1, 28, 28) and digits.train.pixels.dtype == torch.uint8
     assert len(digits.train.labels) + len(digits.test.labels) == 1797
     assert 200 < int(digits.train.pixels.max()) <= 255
@@ -155,7 +155,7 @@ def test_the_digits_are_enlarged_and_split_once(digits: Dataset) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of coloured images of several sizes."""
+    """Two classes of color images of various sizes."""
     for number, name in enumerate(("cats", "dogs")):
         (tmp_path / name).mkdir()
         for index in range(10):
@@ -163,40 +163,40 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_of_images_becomes_a_data_set(folder: Path) -> None:
+def test_image_folder_loads_as_dataset(folder: Path) -> None:
     dataset = load_dataset(f"folder:{folder}", "data")
     assert dataset.class_names == ("cats", "dogs") and dataset.train.pixels.shape == (16, 1, 28, 28)
     assert torch.bincount(dataset.test.labels).tolist() == [2, 2]
     assert torch.equal(dataset.test.pixels, load_dataset(f"folder:{folder}", "data").test.pixels)
 
 
-def test_a_broken_image_is_named(folder: Path) -> None:
+def test_broken_image_error_names_the_file(folder: Path) -> None:
     (folder / "cats" / "3.png").write_bytes((folder / "cats" / "3.png").read_bytes()[:40])
     with pytest.raises(DataFileError, match=r"3\.png: cannot be read as an image"):
         load_dataset(f"folder:{folder}", "data")
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+def test_folder_without_images_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match="not a folder"):
         load_dataset(f"folder:{tmp_path}/none", "data")
     with pytest.raises(DataFileError, match="one sub-folder"):
         load_dataset(f"folder:{tmp_path}", "data")
 
 
-def test_classes_are_relabelled_in_order(digits: Dataset) -> None:
+def test_classes_are_relabeled_in_order(digits: Dataset) -> None:
     chosen = choose_classes(digits.train, (5, 7, 9), digits)
     assert torch.equal(torch.tensor([5, 7, 9])[chosen.labels], digits.train.labels[chosen.indices])
     assert torch.equal(chosen.pixels, digits.train.pixels[chosen.indices])
 
 
-def test_a_class_that_does_not_exist_is_refused(digits: Dataset) -> None:
+def test_nonexistent_class_is_rejected(digits: Dataset) -> None:
     with pytest.raises(UserInputError, match="classes=0,12: digits has the classes 0-9"):
         choose_classes(digits.train, (0, 12), digits)
 
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), fraction=st.floats(0.01, 0.9))
-def test_validation_is_stratified_and_disjoint(digits: Dataset, seed: int, fraction: float) -> None:
+def test_validation_split_is_stratified_and_disjoint(digits: Dataset, seed: int, fraction: float) -> None:
     split = split_for_base(digits, (0, 1, 2, 3, 4), val_fraction=fraction, seed=seed)
     train, validation = set(split.train.indices.tolist()), set(split.validation.indices.tolist())
     assert not train & validation
@@ -207,14 +207,14 @@ def test_validation_is_stratified_and_disjoint(digits: Dataset, seed: int, fract
     assert (shares - fraction).abs().max() < 0.01
 
 
-def test_a_seed_decides_the_split(digits: Dataset) -> None:
+def test_seed_determines_the_split(digits: Dataset) -> None:
     first, again, other = (
         split_for_base(digits, (0, 1), val_fraction=0.2, seed=seed).validation.digest for seed in (1, 1, 2)
     )
     assert first == again != other
 
 
-def test_a_cut_that_leaves_nothing_is_refused() -> None:
+def test_empty_split_is_rejected() -> None:
     with pytest.raises(UserInputError, match="val_fraction=0.9"):
         stratified_cut(torch.tensor([0, 0, 0, 1]), 0.9, seed=0, purpose="validation")
 
@@ -231,13 +231,13 @@ def test_folds_are_a_stratified_partition(counts: list[int], folds: int, seed: i
     assert (per_fold.max(0).values - per_fold.min(0).values).max() <= 1
 
 
-def test_more_folds_than_images_of_a_class_are_refused() -> None:
+def test_more_folds_than_images_per_class_are_rejected() -> None:
     with pytest.raises(UserInputError, match="folds=4: .*must be in \\[2, 3\\], the size of the smallest class"):
         cut_folds(torch.tensor([0, 0, 0, 1, 1, 1, 1]), 4, 0)
 
 
-def test_torchvision_imports_beside_another_build_of_torch() -> None:
-    """Where its operators load, nothing is declared; where they do not, the import works all the same."""
+def test_torchvision_imports_despite_mismatched_torch_build() -> None:
+    """Operators are declared only if they fail to load; the import works either way."""
     program = (
         "import pipeline.data.torchvision_import as room\n"
         "loads = room.operators_load()\n"
@@ -249,12 +249,12 @@ def test_torchvision_imports_beside_another_build_of_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_declared_or_loaded_the_operators_are_found_afterwards() -> None:
+def test_torchvision_operators_are_available_after_import() -> None:
     torchvision_datasets()
     assert operators_load()
 
 
-def test_qmnist_labels_are_the_first_of_their_columns(tmp_path: Path) -> None:
+def test_qmnist_labels_come_from_first_column(tmp_path: Path) -> None:
     raw = tmp_path / "QMNIST" / "raw"
     for part, count in (("train", 40), ("test", 20)):
         write_idx(raw / f"qmnist-{part}-images-idx3-ubyte", np.zeros((count, 28, 28)))
@@ -266,5 +266,5 @@ def test_qmnist_labels_are_the_first_of_their_columns(tmp_path: Path) -> None:
     assert dataset.train.labels.tolist() == [n % 10 for n in range(40)] and len(dataset.test.labels) == 20
 
 
-def test_every_member_of_the_family_names_its_files() -> None:
+def test_every_mnist_variant_lists_four_files() -> None:
     assert {len(member.files) for member in FAMILY.values()} == {4}

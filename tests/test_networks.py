@@ -1,4 +1,4 @@
-"""Networks: shape, order, freezing, description."""
+"""Networks: layers, initialization, freezing, architecture JSON."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def cnn(**changes: object) -> LayeredNetwork:
     return build_network(CNNArchitecture.model_validate(values), generator(0, "weights"))
 
 
-def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
+def test_mlp_has_requested_layers() -> None:
     shapes = [tuple(parameter.shape) for parameter in mlp().parameters()]
     assert shapes == [(8, 784), (8,), (8, 8), (8,), (8, 8), (8,), (3, 8), (3,)]
 
 
-def test_xavier_initialisation_has_its_published_range() -> None:
-    """Source: Glorot and Bengio 2010: uniform within sqrt(6 / (in + out))."""
+def test_xavier_initialization_has_published_range() -> None:
+    """Source: Glorot and Bengio 2010: uniform in +-sqrt(6 / (in + out))."""
     weight = mlp(width=100).blocks[0][1].weight.detach()
     limit = (6 / 884) ** 0.5
     assert 0.98 * limit < float(weight.abs().max()) <= limit
 
 
-def test_batch_norm_and_dropout_stand_in_every_block() -> None:
+def test_every_block_has_batch_norm_and_dropout() -> None:
     kinds = [[type(part).__name__ for part in block] for block in mlp(batch_norm=True, dropout=0.5).blocks]
     assert kinds[0] == ["Flatten", "Linear", "BatchNorm1d", "ReLU", "Dropout"]
     assert kinds[1] == kinds[2] == kinds[0][1:]
 
 
 @pytest.mark.parametrize("network", [mlp(batch_norm=True, dropout=0.3), cnn()])
-def test_a_description_survives_json(network: LayeredNetwork) -> None:
+def test_architecture_json_round_trip(network: LayeredNetwork) -> None:
     assert architecture_from_json(network.architecture.model_dump_json()) == network.architecture
 
 
 @given(
     hidden_layers=st.integers(1, 100), width=st.integers(1, 200), batch_norm=st.booleans(), dropout=st.floats(0, 0.99)
 )
-def test_any_mlp_description_survives_json(hidden_layers: int, width: int, batch_norm: bool, dropout: float) -> None:
+def test_any_mlp_architecture_json_round_trip(hidden_layers: int, width: int, batch_norm: bool, dropout: float) -> None:
     architecture = MLPArchitecture(
         image_shape=IMAGE, classes=(3, 7), hidden_layers=hidden_layers, width=width, batch_norm=batch_norm,
         dropout=dropout,
@@ -76,19 +76,19 @@ def test_any_mlp_description_survives_json(hidden_layers: int, width: int, batch
         ('{"family": "cnn", "image_shape": [1, 3, 3], "classes": [0, 1], "convolutions": [{"channels": 1, "kernel": 5}]}', "too small"),
     ],
 )  # fmt: skip
-def test_a_bad_description_is_refused_before_anything_is_allocated(text: str, message: str) -> None:
+def test_invalid_architecture_is_rejected_before_allocation(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         architecture_from_json(text)
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_a_description_or_refused(text: str) -> None:
+def test_random_text_is_rejected_as_architecture(text: str) -> None:
     with pytest.raises(ValueError, match="not a network description"):
         architecture_from_json(text)
 
 
 @pytest.mark.parametrize("network", [mlp(), cnn()])
-def test_running_in_two_parts_equals_running_at_once(network: LayeredNetwork) -> None:
+def test_split_forward_pass_equals_full_forward_pass(network: LayeredNetwork) -> None:
     network.eval()
     pixels = torch.randint(0, 256, (5, *IMAGE), generator=generator(0, "pixels")).to(torch.uint8)
     whole = network(pixels)
@@ -97,7 +97,7 @@ def test_running_in_two_parts_equals_running_at_once(network: LayeredNetwork) ->
         assert torch.allclose(network.logits(values, cut), whole, atol=1e-6)
 
 
-def test_frozen_blocks_stay_in_evaluation_mode_and_keep_no_gradient() -> None:
+def test_frozen_blocks_stay_in_eval_mode_without_gradients() -> None:
     network = mlp(batch_norm=True, dropout=0.5)
     network.freeze(2)
     network.train()
@@ -107,14 +107,14 @@ def test_frozen_blocks_stay_in_evaluation_mode_and_keep_no_gradient() -> None:
     assert all(block.training for block in network.blocks) and all(p.requires_grad for p in network.parameters())
 
 
-def test_what_is_served_are_probabilities_of_unscaled_pixels() -> None:
+def test_served_model_maps_raw_pixels_to_probabilities() -> None:
     network = mlp().eval()
     pixels = torch.full((2, *IMAGE), 255.0)
     expected = torch.softmax(network.logits(torch.ones(2, *IMAGE)), 1)
     assert torch.allclose(Classifier(network)(pixels), expected)
 
 
-def test_the_digest_of_weights_sees_names_types_and_bits() -> None:
+def test_weights_digest_depends_on_names_dtypes_and_bits() -> None:
     weights = mlp().state_dict()
     digests = {weights_digest(weights)}
     digests.add(weights_digest({f"x{name}": value for name, value in weights.items()}))

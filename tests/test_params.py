@@ -1,4 +1,4 @@
-"""Parameters: defaults, ranges, messages, and agreement with MLproject."""
+"""Parameters: defaults, ranges, error messages, and consistency with MLproject."""
 
 import re
 
@@ -12,7 +12,7 @@ from pipeline.params import ENTRY_POINTS, TrainBaseParams, format_classes, parse
 from tests.conftest import ROOT
 from tools.parameters_page import page
 
-REFUSED = [
+REJECTED = [
     ({"classes": "9-5"}, "classes=9-5: .*is reversed; write 5-9"),
     ({"classes": "0-12", "dataset": "mnist"}, "classes=0-12: .*has classes 0-9"),
     ({"classes": "3"}, "classes=3: .*at least two"),
@@ -34,51 +34,51 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("raw", "message"), REFUSED)
-def test_bad_values_are_refused_with_what_is_allowed(raw: dict[str, str], message: str) -> None:
+@pytest.mark.parametrize(("raw", "message"), REJECTED)
+def test_invalid_values_are_rejected_with_the_allowed_range(raw: dict[str, str], message: str) -> None:
     with pytest.raises(UserInputError, match=message):
         parse_params(TrainBaseParams, raw)
 
 
-def test_all_faults_are_reported_together() -> None:
+def test_all_errors_are_reported_together() -> None:
     raw = {"classes": "9-5", "learning_rate": "nan", "batch_size": "0", "model": "vgg", "nonsense": "1"}
     with pytest.raises(UserInputError) as caught:
         parse_params(TrainBaseParams, raw)
     assert {fault.name for fault in caught.value.faults} == set(raw)
 
 
-def test_every_fault_says_what_to_do() -> None:
+def test_error_states_the_default() -> None:
     with pytest.raises(UserInputError) as caught:
         parse_params(TrainBaseParams, {"batch_size": "0"})
     assert "The default is 128." in str(caught.value)
 
 
-def test_a_password_is_refused_and_not_repeated() -> None:
+def test_password_is_rejected_and_not_echoed() -> None:
     with pytest.raises(UserInputError) as caught:
         parse_params(TrainBaseParams, {"data_dir": "s3://someone:hunter2@host/data"})
     assert "password" in str(caught.value) and "hunter2" not in str(caught.value)
 
 
-def test_defaults_follow_the_family() -> None:
+def test_defaults_depend_on_model_family() -> None:
     mlp, cnn = TrainBaseParams(), TrainBaseParams(model="cnn")
     assert (mlp.classes, mlp.hidden_layers, mlp.width, mlp.dropout) == ("0-4", 5, 100, 0.0)
     assert (cnn.classes, cnn.hidden_layers, cnn.width) == ("0-6", None, None)
     assert "hidden_layers" not in cnn.logged()
 
 
-def test_text_and_python_values_make_the_same_record() -> None:
+def test_text_and_python_values_parse_identically() -> None:
     text = parse_params(TrainBaseParams, {"learning-rate": "1e-3", "batch_norm": "true", "classes": "4,3,2,1,0"})
     assert text == TrainBaseParams(learning_rate=0.001, batch_norm=True, classes="0-4")
     assert text.logged()["learning_rate"] == "0.001" and text.logged()["batch_norm"] == "true"
 
 
 @given(st.sets(st.integers(0, 50), min_size=2))
-def test_classes_survive_being_spelled_and_read(classes: set[int]) -> None:
+def test_classes_round_trip(classes: set[int]) -> None:
     assert parse_classes(format_classes(tuple(classes))) == tuple(sorted(classes))
 
 
 @given(st.text(max_size=30))
-def test_any_text_for_classes_is_read_or_refused(text: str) -> None:
+def test_any_classes_text_is_parsed_or_rejected(text: str) -> None:
     try:
         assert len(parse_classes(text)) >= 2
     except ValueError as error:
@@ -101,7 +101,7 @@ def test_mlproject_and_params_agree() -> None:
     assert compared >= 8
 
 
-def test_every_parameter_is_described() -> None:
+def test_every_parameter_is_documented() -> None:
     described = 0
     for kind in ENTRY_POINTS.values():
         for name, field in kind.model_fields.items():
@@ -111,12 +111,12 @@ def test_every_parameter_is_described() -> None:
     assert described >= 20
 
 
-def test_the_page_of_parameters_is_true() -> None:
+def test_parameters_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "parameters.md").read_text() == page(), "run make docs"
 
 
-def test_the_entry_points_are_those_that_users_know() -> None:
-    """A parameter that disappears or changes its default is a break of the contract: say so in the changelog."""
+def test_entry_points_are_stable() -> None:
+    """Removing a parameter or changing its default is a breaking change: add it to the changelog."""
     assert list(ENTRY_POINTS) == [
         "main",
         "train_base",

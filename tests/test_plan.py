@@ -1,4 +1,4 @@
-"""Plans: read whole or refused whole, walked bases first, steps recognised; real small studies on the bundled digits."""
+"""Plans: validation, step order, caching of steps; small real plan runs on the bundled digits."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plan_overrides(**more: object) -> PlanOverrides:
     return PlanOverrides(**{"profile": "quick", "kinds": KINDS, **more})  # type: ignore[arg-type]
 
 
-def test_a_plan_is_walked_bases_first_and_seed_by_seed(plan: str) -> None:
+def test_plan_order_is_by_seed_with_bases_first(plan: str) -> None:
     found = load_plan(plan, plan_overrides())
     assert list(found.arms) == ["base", "target[reuse_layers=0]", "target[reuse_layers=2]"]
     steps = [(step.arm.name, step.seed, step.base) for step in walk(found)]
@@ -70,7 +70,7 @@ def test_a_plan_is_walked_bases_first_and_seed_by_seed(plan: str) -> None:
     assert found.questions[0].arms == ("target[reuse_layers=0]", "target[reuse_layers=2]")
 
 
-def test_the_command_line_wins_over_the_plan(plan: str) -> None:
+def test_command_line_overrides_plan(plan: str) -> None:
     found = load_plan(
         plan, plan_overrides(seeds=3, overrides={"dataset": "digits"}, base_classes="0-3", target_classes="7-9")
     )
@@ -79,7 +79,7 @@ def test_the_command_line_wins_over_the_plan(plan: str) -> None:
     assert {arm.setting["classes"] for arm in found.arms.values()} == {"0-3", "7-9"}
 
 
-def test_every_plan_that_ships_is_a_good_one() -> None:
+def test_bundled_plans_are_valid() -> None:
     checked = 0
     for path in PLANS.glob("*.yaml"):
         for profile in ("quick", "full"):
@@ -111,7 +111,7 @@ def test_every_plan_that_ships_is_a_good_one() -> None:
         ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*unknown parameter"),
     ],
 )  # fmt: skip
-def test_a_faulty_plan_is_refused_by_line_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
+def test_invalid_plan_error_gives_line_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in SMALL
     path = tmp_path / "bad.yaml"
     path.write_text(SMALL.replace(old, new, 1))
@@ -119,7 +119,7 @@ def test_a_faulty_plan_is_refused_by_line_and_key(tmp_path: Path, old: str, new:
         load_plan(str(path), plan_overrides())
 
 
-def test_all_faults_of_a_plan_come_together(tmp_path: Path) -> None:
+def test_all_plan_errors_are_reported_together(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(
         SMALL.replace("per_class: 8", "per_clas: 8").replace("kind: compare", "kind: x").replace("title", "t")
@@ -130,14 +130,14 @@ def test_all_faults_of_a_plan_come_together(tmp_path: Path) -> None:
     assert "Did you mean quick?" in str(caught.value)
 
 
-def test_a_base_with_fewer_seeds_than_what_builds_on_it_is_refused(tmp_path: Path) -> None:
+def test_base_with_fewer_seeds_than_its_dependents_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(SMALL.replace("  base:\n    run", "  base:\n    seeds: 1\n    run"))
     with pytest.raises(UserInputError, match="base has 1 seeds, .* 2: seed s builds on base s"):
         load_plan(str(path), plan_overrides())
 
 
-def test_a_plan_that_is_not_there_names_those_that_are() -> None:
+def test_unknown_plan_error_lists_available_plans() -> None:
     with pytest.raises(UserInputError, match=r"cannot be read.*Did you mean surface\?"):
         load_plan("surfce", plan_overrides())
     with pytest.raises(UserInputError, match="one of assignments, surface"):
@@ -151,7 +151,7 @@ def test_a_plan_that_is_not_there_names_those_that_are() -> None:
 )
 @example(text=SMALL)
 @example(text=SMALL.replace("seeds: 2", "seeds: two"))
-def test_any_text_is_a_plan_that_runs_or_is_refused(tmp_path: Path, text: str) -> None:
+def test_any_text_is_a_runnable_plan_or_rejected(tmp_path: Path, text: str) -> None:
     path = tmp_path / "any.yaml"
     path.write_text(text, encoding="utf-8", errors="replace")
     try:
@@ -175,7 +175,7 @@ def test_any_text_is_a_plan_that_runs_or_is_refused(tmp_path: Path, text: str) -
         ('{"name": "x", "title": "x", "description": "x", "profile": "x", "seeds": "two"}', "seeds: Input should be"),
     ],
 )
-def test_a_damaged_record_of_a_study_is_refused(text: str, message: str) -> None:
+def test_damaged_plan_record_is_rejected(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         record_from_json(text)
 
@@ -188,7 +188,7 @@ def children(store: MlflowClient, run_id: str) -> list[str]:
     return [run.info.run_id for run in store.search_runs(["0"], f"tags.`{names.PARENT_RUN_ID}` = '{run_id}'")]
 
 
-def test_a_study_runs_once_and_is_then_recognised(
+def test_second_plan_run_is_fully_cached(
     store: MlflowClient,
     plan: str,
     no_figures: None,
@@ -207,14 +207,14 @@ def test_a_study_runs_once_and_is_then_recognised(
     assert again.reused and again.run_id == first.run_id and len(store.search_runs(["0"])) == count
     assert "nothing to do: all 3 steps are cached" in capsys.readouterr().out
 
-    more = main(small(plan, seeds=2, explain=True))  # a second seed costs only the second seed
+    more = main(small(plan, seeds=2, explain=True))  # adding a seed runs only that seed
     out = capsys.readouterr().out
     assert more.metrics == {"study/run": 3, "study/reused": 3, "study/failed": 0}
     assert "cache hit: run" in out and "cache miss: seed changed (0 -> 1)" in out
     reused = store.get_run(more.run_id).data.tags["reused_runs"].split()
     assert sorted(reused) == sorted(children(store, first.run_id))
 
-    monkeypatch.setattr(key_module, "_file_digest", _digest_as_if_the_loop_had_changed(key_module._file_digest))
+    monkeypatch.setattr(key_module, "_file_digest", _digest_with_changed_loop(key_module._file_digest))
     key_module.code_parts.cache_clear()
     main(small(plan, seeds=1, explain=True))
     assert "cache miss: training/loop.py changed" in capsys.readouterr().out
@@ -224,10 +224,12 @@ def test_a_study_runs_once_and_is_then_recognised(
     assert store.get_run(rewritten.run_id).info.status == "FINISHED"
 
 
-def test_a_cached_study_writes_the_report_a_folder_lacks(store: MlflowClient, plan: str, no_figures: None) -> None:
+def test_cached_plan_run_writes_missing_report(store: MlflowClient, plan: str, no_figures: None) -> None:
     first = main(small(plan, seeds=1))
     record = (Path("reports/small") / names.PLAN_RECORD).read_text()
-    (Path("reports/small") / names.PLAN_RECORD).write_text("{}")  # as that of another number of seeds
+    (Path("reports/small") / names.PLAN_RECORD).write_text(
+        "{}"
+    )  # like the record of a plan run with another number of seeds
     for folder in ("elsewhere", "reports"):
         assert main(small(plan, seeds=1, folder=folder)).run_id == first.run_id
         assert "A small study." in (Path(folder) / "small" / "study.html").read_text()
@@ -237,12 +239,12 @@ def test_a_cached_study_writes_the_report_a_folder_lacks(store: MlflowClient, pl
     assert (Path("third") / "small" / "study.html").is_file()
 
 
-def _digest_as_if_the_loop_had_changed(good):  # type: ignore[no-untyped-def]
+def _digest_with_changed_loop(good):  # type: ignore[no-untyped-def]
     return lambda path: "changed" if path.name == "loop.py" else good(path)
 
 
 @pytest.mark.slow
-def test_a_step_whose_artifacts_are_gone_or_that_was_deleted_is_run_again(
+def test_step_with_missing_artifacts_or_deleted_run_is_rerun(
     store: MlflowClient, plan: str, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = main(small(plan, seeds=1))
@@ -261,7 +263,7 @@ def test_a_step_whose_artifacts_are_gone_or_that_was_deleted_is_run_again(
 
 
 @pytest.mark.slow
-def test_a_failing_arm_takes_down_only_what_builds_on_it(
+def test_failing_arm_leaves_independent_arms_unaffected(
     store: MlflowClient, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "broken.yaml"
@@ -283,14 +285,14 @@ def test_a_failing_arm_takes_down_only_what_builds_on_it(
     assert sorted(run.data.metrics["study/reused"] for run in parents) == [0, 4]
 
 
-def test_a_missing_base_is_named_as_the_reason(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
+def test_error_names_the_missing_base(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(SMALL.replace("classes: 0-2, epochs: 2", "classes: 0-2, epochs: 2, batch_size: 100000"))
     with pytest.raises(PlanIncompleteError, match="target.* its base base seed 0 is missing"):
         main(small(str(path), seeds=1))
 
 
-def test_a_key_says_what_differs() -> None:
+def test_cache_key_lists_changed_parts() -> None:
     machine = {"device": "cpu", "threads": "1"}
     one = cache_key(TrainBaseParams(), {"data": "a"}, machine)
     other = CacheKey("train_base", {**one.parts, "inputs": {"data": "b"}, "machine": {**machine, "threads": "2"}})
@@ -301,7 +303,7 @@ def test_a_key_says_what_differs() -> None:
     assert changed.changes_since(one.parts) == {"params": ["width changed (100 -> 50)"]}
 
 
-def test_comments_and_docstrings_do_not_change_a_key(tmp_path: Path) -> None:
+def test_comments_and_docstrings_do_not_change_cache_key(tmp_path: Path) -> None:
     source = (key_module.PACKAGE / "training" / "loop.py").read_text()
     digests = []
     for number, text in enumerate(
@@ -344,15 +346,15 @@ print(*a, **{**b, "c": 1})
 SYNTAX_DIGEST = "d6595d1d133e251b"
 
 
-def test_the_code_digest_is_the_same_on_every_python(tmp_path: Path) -> None:
-    """Made by `_file_digest` on 3.11; 3.12 and 3.13 gave the same, though `ast.dump` differs between all three."""
+def test_code_digest_is_identical_across_python_versions(tmp_path: Path) -> None:
+    """Computed by `_file_digest` on 3.11; 3.12 and 3.13 agree, although `ast.dump` differs between all three."""
     path = tmp_path / "syntax.py"
     path.write_text(SYNTAX)
     assert key_module._file_digest(path)[:16] == SYNTAX_DIGEST
 
 
 @pytest.mark.slow
-def test_the_study_adopts_the_run_that_mlflow_made(
+def test_plan_run_adopts_run_created_by_mlflow(
     store: MlflowClient, plan: str, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = main(small(plan, seeds=1))

@@ -24,7 +24,7 @@ from pipeline.tracking.queries import read_arm
 from tests.made_up_study import arm_of, member
 
 
-def test_an_interval_equals_scipys() -> None:
+def test_confidence_interval_matches_scipy() -> None:
     values = [0.91, 0.93, 0.94, 0.92, 0.95]
     result = estimate(values)
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
@@ -51,7 +51,7 @@ def test_a_verdict_follows_the_paired_interval() -> None:
         paired_difference([1.0], [1.0, 2.0])
 
 
-def test_arms_are_compared_with_what_explains_their_times(store: MlflowClient, tmp_path: Path) -> None:
+def test_comparison_explains_training_time_differences(store: MlflowClient, tmp_path: Path) -> None:
     quick = {"dataset": "digits", "epochs": 2}
     base = train_base(TrainBaseParams(model="cnn", **quick))
     tuned = finetune_cnn(FinetuneCnnParams(**quick))

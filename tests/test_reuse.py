@@ -1,4 +1,4 @@
-"""Reuse: what is copied, frozen, fresh; cached features equal the computation they stand for."""
+"""Reuse: copied, frozen and randomly initialized layers; cached features match the computed activations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = FitSettings(
 def base_network(layers: int = 4, **changes: object) -> LayeredNetwork:
     values = {"image_shape": (1, 6, 6), "classes": (0, 1, 2), "hidden_layers": layers, "width": 8, **changes}
     network = build_network(MLPArchitecture.model_validate(values), generator(7, "base"))
-    for block in network.blocks:  # statistics as after some training
+    for block in network.blocks:  # running statistics as after some training
         for part in block:
             if isinstance(part, torch.nn.BatchNorm1d):
                 part.running_mean.uniform_(-1, 1, generator=generator(1, "mean"))  # type: ignore[union-attr]
@@ -55,7 +55,7 @@ def reused(base: LayeredNetwork, reuse: Reuse, classes: tuple[int, ...] = (5, 6,
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_exactly_the_parameters_move_that_should(data: st.DataObject) -> None:
+def test_only_unfrozen_parameters_change(data: st.DataObject) -> None:
     layers = data.draw(st.integers(1, 4))
     copied = data.draw(st.integers(0, layers))
     unfreeze = data.draw(st.integers(0, copied))
@@ -81,7 +81,7 @@ def test_exactly_the_parameters_move_that_should(data: st.DataObject) -> None:
             assert not torch.equal(value, before[name]), f"{name} did not move"
 
 
-def test_the_report_names_every_tensor_once() -> None:
+def test_load_report_lists_every_tensor_once() -> None:
     base = base_network(3)
     network, report = reuse_network(
         target_architecture(base.architecture, (5, 6), 3), base, Reuse(2, 1, 3), generator(0, "w")
@@ -94,13 +94,13 @@ def test_the_report_names_every_tensor_once() -> None:
     assert str(report) == "tensors: 4 matched, 4 fresh, 4 dropped"
 
 
-def test_a_continued_base_keeps_its_head() -> None:
+def test_continued_base_keeps_its_head() -> None:
     base = base_network(3)
     network = reused(base, Reuse(3, 1, 3, keeps_head=True), (0, 1, 2))
     assert weights_digest(network.state_dict()) == weights_digest(base.state_dict())
 
 
-def test_fresh_weights_do_not_depend_on_what_is_copied() -> None:
+def test_random_initialization_does_not_depend_on_copied_layers() -> None:
     base = base_network(3)
     few, many = reused(base, Reuse(1, 0, 3)), reused(base, Reuse(2, 0, 3))
     assert torch.equal(few.blocks[2][0].weight, many.blocks[2][0].weight)
@@ -116,7 +116,7 @@ def test_fresh_weights_do_not_depend_on_what_is_copied() -> None:
         (lambda t: t.update({"head.bias": t["head.bias"].double()}), "head.bias is torch.float64"),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_an_error(change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_mismatched_tensors_are_rejected(change, message: str) -> None:  # type: ignore[no-untyped-def]
     wanted = base_network().state_dict()
     given_ = dict(wanted)
     change(given_)
@@ -131,12 +131,12 @@ def test_a_tensor_that_does_not_fit_is_an_error(change, message: str) -> None:  
         ({"reuse_layers": "all", "unfreeze": 6}, "unfreeze=6: must be between 0 and 5 .only 5 layers are reused"),
     ],
 )
-def test_more_layers_than_the_base_has_are_refused(values: dict[str, object], message: str) -> None:
+def test_reusing_more_layers_than_base_has_is_rejected(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserInputError, match=message):
         layers_to_reuse(TransferParams(**values), 5)
 
 
-def test_three_parts_are_copies_frozen_copies_trained_and_fresh() -> None:
+def test_three_parts_are_frozen_finetuned_and_randomly_initialized() -> None:
     assert three_parts(FinetuneCnnParams(frozen=1, intermediate=1), 3) == Reuse(2, 1, 3)
     with pytest.raises(UserInputError, match=r"frozen \+ intermediate=4: must be at most 3 .the base has 3 blocks"):
         three_parts(FinetuneCnnParams(frozen=2, intermediate=2), 3)
@@ -146,8 +146,8 @@ VARIANTS = [{}, {"batch_norm": True}, {"batch_norm": True, "dropout": 0.3}]
 
 
 def fits(network_of, epochs: int, double: bool):  # type: ignore[no-untyped-def]
-    """Validation losses of the same training, on pixels and on features."""
-    found = []
+    """Validation losses of the same training on pixels and on cached features."""
+    losses = []
     for cached in (False, True):
         network = network_of()
         if double:
@@ -163,19 +163,19 @@ def fits(network_of, epochs: int, double: bool):  # type: ignore[no-untyped-def]
             parts.append(Labelled(values, examples.labels))
         changed = FitSettings(**{**SETTINGS.__dict__, "epochs": epochs, "patience": epochs})
         fit = Fit(network, *parts, changed, start=network.frozen if cached else 0)
-        found.append([record.val_loss for record in fit])
-    return found
+        losses.append([record.val_loss for record in fit])
+    return losses
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_training_the_head_on_cached_features_gives_the_same_losses_to_the_end(changes: dict[str, object]) -> None:
+def test_head_training_on_cached_features_matches_uncached_losses(changes: dict[str, object]) -> None:
     base = base_network(3, **changes)
     plain, cached = fits(lambda: reused(base, Reuse(3, 3, 3)), 40, False)
     assert len(plain) == 40 and cached == pytest.approx(plain, rel=1e-6)
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_with_unfrozen_layers_the_first_epoch_agrees_and_float64_to_the_end(changes: dict[str, object]) -> None:
+def test_cached_training_with_unfrozen_layers_matches_uncached_losses(changes: dict[str, object]) -> None:
     base = base_network(3, **changes)
     plain, cached = fits(lambda: reused(base, Reuse(3, 1, 3)), 1, False)
     assert cached == pytest.approx(plain, rel=1e-6)
@@ -183,7 +183,7 @@ def test_with_unfrozen_layers_the_first_epoch_agrees_and_float64_to_the_end(chan
     assert len(plain) == 20 and cached == pytest.approx(plain, rel=1e-9)
 
 
-def test_features_are_found_by_the_place_of_their_image() -> None:
+def test_features_are_looked_up_by_image_index() -> None:
     network, examples = base_network(), images()
     features = compute_features(network, 2, examples)
     some = examples.take(torch.tensor([4, 9, 50]))
@@ -193,7 +193,7 @@ def test_features_are_found_by_the_place_of_their_image() -> None:
         features.rows(torch.tensor([1]))
 
 
-def test_the_fingerprint_sees_everything_that_features_depend_on() -> None:
+def test_fingerprint_covers_everything_features_depend_on() -> None:
     network, examples = base_network(batch_norm=True), images()
     own = fingerprint(network, 2, examples)
     assert own == fingerprint(reused(network, Reuse(4, 4, 4)), 2, examples)  # the head does not matter
@@ -203,7 +203,7 @@ def test_the_fingerprint_sees_everything_that_features_depend_on() -> None:
     assert differing_parts(own, fingerprint(network, 2, examples)) == ["weights"]
 
 
-def test_a_sample_is_computed_again_before_features_are_used() -> None:
+def test_feature_sample_is_recomputed_before_use() -> None:
     network, examples = base_network(), images()
     good = compute_features(network, 2, examples)
     check_sample(good, network, examples)
@@ -212,7 +212,7 @@ def test_a_sample_is_computed_again_before_features_are_used() -> None:
         check_sample(wrong, network, examples)
 
 
-def test_operations_by_hand() -> None:
+def test_mac_counts_match_hand_computation() -> None:
     network = base_network(2)
     assert block_operations(network) == [36 * 8, 8 * 8, 8 * 3]
     assert training_operations(network) == 3 * (288 + 64 + 24) - 288
@@ -223,7 +223,7 @@ def test_operations_by_hand() -> None:
     assert trainable_share(network) == pytest.approx(27 / (36 * 8 + 8 + 72 + 27))
 
 
-def test_convolutions_are_counted_by_their_output() -> None:
+def test_convolution_macs_match_hand_computation() -> None:
     layers = (ConvolutionLayer(channels=4, kernel=3, stride=1, pool=True),)
     network = build_network(
         CNNArchitecture(image_shape=(2, 8, 8), classes=(0, 1), convolutions=layers, dense_width=5), generator(0, "w")

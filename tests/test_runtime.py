@@ -1,4 +1,4 @@
-"""Threads, precision and random state: chosen by the step's work, and restored after a stage."""
+"""Thread count, precision and random state: chosen by the step's cost, restored after a stage."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def default_threads(model: str, *, frozen: int = 0, start: int = 0, **changes: Any) -> int:
-    """The threads of a default network's step on images of 28x28."""
+    """The thread count for training a default network on 28x28 images."""
     params = TrainBaseParams(model=model, **changes)
     network = build_network(describe_network(params, (1, 28, 28), params.class_numbers), generator(0, "weights"))
     network.freeze(frozen)
     return resolve_training_runtime(params, network, params.batch_size, start=start).threads
 
 
-@pytest.mark.parametrize("found", [1, 2])
-def test_threads_follow_from_the_steps_work_alone(
-    found: int, eight_cores: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("initial_threads", [1, 2])
+def test_thread_count_depends_only_on_step_cost(
+    initial_threads: int, eight_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.set_num_threads(found)
+    torch.set_num_threads(initial_threads)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     chosen = [
         resolve_runtime("cpu", "auto", "auto", operations=count).threads for count in (0, 10**7, 2 * 10**8, 10**12)
@@ -52,25 +52,25 @@ def test_threads_follow_from_the_steps_work_alone(
 
 
 @pytest.mark.parametrize("batch_size", [20, 128])
-def test_default_mlp_steps_take_one_thread(batch_size: int, eight_cores: None) -> None:
+def test_default_mlp_steps_use_one_thread(batch_size: int, eight_cores: None) -> None:
     assert default_threads("mlp", batch_size=batch_size) == 1
 
 
-def test_heads_on_cached_features_take_one_thread(eight_cores: None) -> None:
+def test_heads_on_cached_features_use_one_thread(eight_cores: None) -> None:
     assert default_threads("mlp", frozen=5, start=5, batch_size=4096) == 1
 
 
-def test_large_steps_take_several_threads(eight_cores: None) -> None:
+def test_large_steps_use_several_threads(eight_cores: None) -> None:
     assert default_threads("cnn") > 1 and default_threads("mlp", batch_size=4096) == 8
 
 
-def test_a_stage_restores_the_threads_it_found(store: MlflowClient, no_figures: None) -> None:
+def test_stage_restores_thread_count(store: MlflowClient, no_figures: None) -> None:
     torch.set_num_threads(3)
     train_base(TrainBaseParams(**QUICK, threads=2))
     assert torch.get_num_threads() == 3
 
 
-def test_threads_of_one_stage_do_not_reach_the_next(store: MlflowClient, no_figures: None) -> None:
+def test_thread_count_does_not_leak_into_next_stage(store: MlflowClient, no_figures: None) -> None:
     found = [
         store.get_run(train_base(TrainBaseParams(**QUICK, threads=threads)).run_id).data
         for threads in ("auto", 2, "auto")
@@ -79,7 +79,7 @@ def test_threads_of_one_stage_do_not_reach_the_next(store: MlflowClient, no_figu
     assert found[0].tags["cache_key"] == found[2].tags["cache_key"] != found[1].tags["cache_key"]
 
 
-def test_tf32_is_off_in_effect_and_restored() -> None:
+def test_tf32_is_disabled_and_then_restored() -> None:
     torch.set_float32_matmul_precision("high")
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
     try:
@@ -92,8 +92,8 @@ def test_tf32_is_off_in_effect_and_restored() -> None:
         torch.set_float32_matmul_precision("highest")
 
 
-def test_training_on_a_processor_reads_no_gpu_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading a GPU's random state opens a CUDA context there."""
+def test_cpu_training_reads_no_gpu_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a GPU's random state creates a CUDA context on it."""
     read: list[object] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: read.append(device) or torch.get_rng_state())
@@ -102,8 +102,8 @@ def test_training_on_a_processor_reads_no_gpu_state(monkeypatch: pytest.MonkeyPa
     assert read == []
 
 
-def test_feature_timing_waits_for_the_device(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the device `meta`, which computes nothing."""
+def test_feature_timing_synchronizes_the_device(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the `meta` device, which computes nothing."""
     waited: list[str] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(device.type))
     params = TrainBaseParams(dataset="digits")
@@ -115,7 +115,7 @@ def test_feature_timing_waits_for_the_device(digits: Dataset, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_decides_otherwise(given: dict[str, str], expected: str) -> None:
+def test_omp_wait_policy_defaults_to_passive(given: dict[str, str], expected: str) -> None:
     code = "import pipeline, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     environment = {name: value for name, value in clean_environment().items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Stages, and the tracking they do, read back from a real sqlite store."""
+"""Stages and what they track, read back from a real sqlite store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ QUICK = {"dataset": "digits", "epochs": 4, "hidden_layers": 2, "width": 16, "bat
 
 @pytest.fixture
 def trained(store: MlflowClient) -> tuple[StageResult, Run]:
-    """A finished run of the first stage."""
+    """A finished `train_base` run."""
     result = train_base(TrainBaseParams(**QUICK))
     return result, store.get_run(result.run_id)
 
@@ -52,7 +52,7 @@ def files_of(store: MlflowClient, run_id: str, folder: str | None = None) -> set
     return {item.path for item in store.list_artifacts(run_id, folder)}
 
 
-def test_a_run_holds_everything_the_contract_names(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
+def test_run_logs_everything_in_the_contract(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     result, run = trained
     assert run.info.status == "FINISHED"
     resolved = {"device": "cpu", "dtype": "float32", "threads": "1"}
@@ -73,12 +73,12 @@ def test_a_run_holds_everything_the_contract_names(trained: tuple[StageResult, R
         assert [point.step for point in store.get_metric_history(run.info.run_id, name)] == [1, 2, 3, 4], name
 
 
-def test_a_run_that_patience_ended_is_converged(store: MlflowClient, no_figures: None) -> None:
+def test_run_stopped_by_patience_is_converged(store: MlflowClient, no_figures: None) -> None:
     result = train_base(TrainBaseParams(**{**QUICK, "learning_rate": 0.3, "epochs": 200, "patience": 2}))
     assert store.get_run(result.run_id).data.tags[names.CONVERGED] == "yes"
 
 
-def test_the_data_sets_are_logged_with_their_digests(trained: tuple[StageResult, Run]) -> None:
+def test_datasets_are_logged_with_digests(trained: tuple[StageResult, Run]) -> None:
     inputs = trained[1].inputs.dataset_inputs
     contexts = {tag.value: item.dataset for item in inputs for tag in item.tags}
     assert set(contexts) == {"training", "validation", "testing"}
@@ -86,7 +86,7 @@ def test_the_data_sets_are_logged_with_their_digests(trained: tuple[StageResult,
     assert json.loads(contexts["training"].profile)["num_examples"] > 500
 
 
-def test_artifacts_have_their_fixed_names(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
+def test_artifact_names_are_fixed(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     run_id = trained[0].run_id
     assert files_of(store, run_id) == {"checkpoints", "figures", "history.csv"}
     assert files_of(store, run_id, "checkpoints") == {
@@ -97,7 +97,7 @@ def test_artifacts_have_their_fixed_names(trained: tuple[StageResult, Run], stor
     }
 
 
-def test_the_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
+def test_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     result, run = trained
     model = store.get_logged_model(result.model_uri.removeprefix("models:/"))
     assert str(model.status) == "READY" and model.source_run_id == result.run_id
@@ -111,7 +111,7 @@ def test_the_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult,
     assert not set(draw["train"].tolist()) & set(draw["validation"].tolist())
 
 
-def test_the_served_graph_gives_the_evaluated_probabilities(trained: tuple[StageResult, Run]) -> None:
+def test_exported_model_reproduces_evaluated_probabilities(trained: tuple[StageResult, Run]) -> None:
     model = mlflow.pyfunc.load_model(trained[0].model_uri)
     extra = Path(mlflow.artifacts.download_artifacts(trained[0].model_uri)) / names.EXTRA_FILES
     network = build_network(architecture_from_json((extra / names.ARCHITECTURE_FILE).read_text()), generator(9, "x"))
@@ -128,18 +128,18 @@ def test_the_served_graph_gives_the_evaluated_probabilities(trained: tuple[Stage
             )
 
 
-def test_local_state_is_gone_once_everything_has_arrived(trained: tuple[StageResult, Run], tmp_path: Path) -> None:
+def test_local_state_is_removed_after_upload(trained: tuple[StageResult, Run], tmp_path: Path) -> None:
     assert list((tmp_path / ".pipeline" / "runs").iterdir()) == []
 
 
-def test_the_same_seed_gives_the_same_model_and_cache_key(store: MlflowClient) -> None:
+def test_same_seed_gives_same_model_and_cache_key(store: MlflowClient) -> None:
     tags = [store.get_run(train_base(TrainBaseParams(**QUICK)).run_id).data.tags for _ in range(2)]
     other = store.get_run(train_base(TrainBaseParams(**{**QUICK, "seed": 1})).run_id).data.tags
     assert tags[0][names.WEIGHTS_DIGEST] == tags[1][names.WEIGHTS_DIGEST] != other[names.WEIGHTS_DIGEST]
     assert tags[0][names.CACHE_KEY] == tags[1][names.CACHE_KEY] != other[names.CACHE_KEY]
 
 
-def test_a_run_that_mlflow_made_is_adopted(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_created_by_mlflow_is_adopted(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     made = store.create_run("0", tags={"mlflow.source.name": "a project"})
     store.log_param(made.info.run_id, "learning_rate", "1e-3")  # as `mlflow run -P learning_rate=1e-3` does
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
@@ -152,13 +152,13 @@ def test_a_run_that_mlflow_made_is_adopted(store: MlflowClient, monkeypatch: pyt
     assert train_base(TrainBaseParams(**QUICK)).run_id != made.info.run_id
 
 
-def test_a_nested_run_names_its_parent(store: MlflowClient) -> None:
+def test_nested_run_has_parent_tag(store: MlflowClient) -> None:
     parent = store.create_run("0")
     result = train_base(TrainBaseParams(**QUICK), plan_context=PlanContext(lambda: parent.info.run_id))
     assert store.get_run(result.run_id).data.tags[names.PARENT_RUN_ID] == parent.info.run_id
 
 
-def test_an_exception_ends_the_run_as_failed_with_a_note(
+def test_exception_marks_run_failed_with_a_note(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def diverge(*_: object, **__: object) -> None:
@@ -172,7 +172,7 @@ def test_an_exception_ends_the_run_as_failed_with_a_note(
     assert list((tmp_path / ".pipeline" / "runs").iterdir()) == []
 
 
-def test_an_interrupt_ends_the_run_as_killed_and_keeps_a_checkpoint(
+def test_interrupt_marks_run_killed_and_keeps_checkpoint(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupt(records, epochs):  # type: ignore[no-untyped-def]
@@ -190,26 +190,26 @@ def test_an_interrupt_ends_the_run_as_killed_and_keeps_a_checkpoint(
     assert list((tmp_path / ".pipeline" / "runs").iterdir()) == []  # resume takes what was uploaded
 
 
-def test_a_dry_run_trains_nothing(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_trains_nothing(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_base(TrainBaseParams(**QUICK, dry_run=True)).run_id == ""
     assert store.search_runs(["0"]) == []
     assert '"width": "16"' in capsys.readouterr().out
 
 
-def test_bad_data_makes_no_run(store: MlflowClient, tmp_path: Path) -> None:
+def test_invalid_dataset_creates_no_run(store: MlflowClient, tmp_path: Path) -> None:
     with pytest.raises(UserInputError):
         train_base(TrainBaseParams(dataset=f"folder:{tmp_path}/none"))
     assert store.search_runs(["0"]) == []
 
 
-def test_the_alias_best_follows_validation_accuracy(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_alias_follows_validation_accuracy(store: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
     for epochs, best in ((1, 1), (8, 2), (1, 2)):
         train_base(TrainBaseParams(**{**QUICK, "epochs": epochs}, register_as="digits-base"))
         assert int(store.get_model_version_by_alias("digits-base", "best").version) == best
     assert "alias best stays on version 2" in capsys.readouterr().out
 
 
-def test_two_writers_at_once_leave_the_alias_with_the_better(
+def test_concurrent_writers_leave_alias_on_better_model(
     store: MlflowClient, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse, better = (train_base(TrainBaseParams(**{**QUICK, "epochs": epochs})) for epochs in (1, 8))
@@ -229,14 +229,14 @@ def test_two_writers_at_once_leave_the_alias_with_the_better(
     assert store.get_model_version_by_alias("shared", "best").run_id == better.run_id
 
 
-def test_runs_go_to_the_experiment_that_mlflow_would_take(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_uses_experiment_from_environment(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     result = train_base(TrainBaseParams(**QUICK))
     experiment = store.get_experiment_by_name("mine")
     assert experiment is not None and store.get_run(result.run_id).info.experiment_id == experiment.experiment_id
 
 
-def test_a_stage_runs_outside_the_main_thread(store: MlflowClient) -> None:
+def test_stage_runs_outside_main_thread(store: MlflowClient) -> None:
     results: list[StageResult] = []
     thread = threading.Thread(target=lambda: results.append(train_base(TrainBaseParams(**QUICK))))
     thread.start()
@@ -244,14 +244,14 @@ def test_a_stage_runs_outside_the_main_thread(store: MlflowClient) -> None:
     assert results and store.get_run(results[0].run_id).info.status == "FINISHED"
 
 
-def test_the_store_gets_write_ahead_logging(trained: tuple[StageResult, Run], tmp_path: Path) -> None:
+def test_store_uses_write_ahead_logging(trained: tuple[StageResult, Run], tmp_path: Path) -> None:
     import sqlite3
 
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
 
 
-def test_a_store_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unusable_store_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
     try:
@@ -267,7 +267,7 @@ def no_damage(where: str) -> None:
     raise AssertionError(where)
 
 
-def test_delivery_sends_again_what_the_store_did_not_take(tmp_path: Path) -> None:
+def test_failed_uploads_are_retried(tmp_path: Path) -> None:
     sent: list[int] = []
     failures = iter([True, True, False])
 
@@ -287,26 +287,24 @@ def test_delivery_sends_again_what_the_store_did_not_take(tmp_path: Path) -> Non
     assert [entry["number"] for entry in read_part(tmp_path / JOURNAL).entries] == sent
 
 
-def test_an_end_that_is_looked_at_only_when_the_folder_has_been_removed_has_arrived(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where the delivering thread clears up before the waiting one comes to look again."""
+def test_upload_counts_as_done_after_state_folder_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The uploader thread may clean up before the waiting thread checks again."""
     folder = tmp_path / "run"
     uploader = Uploader(Journal(folder), lambda entries: None, no_damage, pause_seconds=0.01)
 
-    def once_removed(asked: Path) -> int:
+    def once_removed(run_state: Path) -> int:
         if threading.current_thread() is threading.main_thread():
             deadline = time.monotonic() + 10
             while folder.exists() and time.monotonic() < deadline:
-                uploader._changed.wait(0.01)  # which lets the other thread have the lock
-        return uploaded_bytes(asked)
+                uploader._changed.wait(0.01)  # releases the lock to the other thread
+        return uploaded_bytes(run_state)
 
     monkeypatch.setattr("pipeline.tracking.outbox.uploader.uploaded_bytes", once_removed)
     uploader.put({"kind": "last"})
     assert uploader.close(2, lambda: shutil.rmtree(folder))
 
 
-def test_a_drain_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
+def test_upload_continues_where_the_last_one_stopped(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     sent: list[Entry] = []
     for number in range(3):
@@ -316,7 +314,7 @@ def test_a_drain_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert [entry["number"] for entry in sent] == [0, 1, 2]
 
 
-def test_a_torn_last_line_of_a_journal_is_left_out_and_cut_off(tmp_path: Path) -> None:
+def test_truncated_last_journal_line_is_dropped(tmp_path: Path) -> None:
     whole = b'{"kind": "a"}\n{"kind": "b"}\n'
     (tmp_path / JOURNAL).write_bytes(whole + b'{"kind": ')
     assert [entry["kind"] for entry in read_part(tmp_path / JOURNAL).entries] == ["a", "b"]
@@ -325,7 +323,7 @@ def test_a_torn_last_line_of_a_journal_is_left_out_and_cut_off(tmp_path: Path) -
     assert [entry["kind"] for entry in read_part(tmp_path / JOURNAL).entries] == ["a", "b", "c"]
 
 
-def test_a_damaged_line_of_a_journal_is_named_and_the_rest_is_sent(tmp_path: Path) -> None:
+def test_damaged_journal_line_is_reported_and_rest_uploaded(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_bytes(b'{"kind": "a"}\n{"kind" "b"}\n[1]\n{"kind": "c"}\n')
     sent: list[Entry] = []
     damaged: list[str] = []
@@ -338,8 +336,8 @@ def test_a_damaged_line_of_a_journal_is_named_and_the_rest_is_sent(tmp_path: Pat
     assert is_uploaded(tmp_path)
 
 
-def test_the_disk_keeps_what_is_logged_while_the_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within about a second, by a thread that neither the store nor training waits for."""
+def test_journal_is_flushed_to_disk_while_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within about a second, by a thread that blocks neither uploads nor training."""
     kept, release = threading.Event(), threading.Event()
     monkeypatch.setattr("pipeline.tracking.outbox.journal.os.fsync", lambda file: kept.set())
     uploader = Uploader(Journal(tmp_path), lambda entries: release.wait(20) and None, no_damage, pause_seconds=0.01)
@@ -354,8 +352,8 @@ def test_the_disk_keeps_what_is_logged_while_the_store_hangs(tmp_path: Path, mon
     assert uploader.close(5, lambda: None)
 
 
-def test_a_full_disk_does_not_stop_what_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a line is taken back; the rest waits in memory, in order, and is sent from there."""
+def test_full_disk_does_not_stop_logging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partial line is removed from disk; later entries wait in memory and are uploaded in order."""
     sent: list[int] = []
     journal = Journal(tmp_path)
     journal.append({"kind": "numbers", "number": 0})

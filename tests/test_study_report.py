@@ -75,7 +75,7 @@ ACCURACY = st.floats(0.3, 1.0).map(lambda value: round(value, 4))
 
 
 @given(st.lists(st.tuples(ACCURACY, ACCURACY), min_size=1, max_size=6))
-def test_no_difference_is_claimed_where_the_interval_includes_zero(pairs: list[tuple[float, float]]) -> None:
+def test_no_difference_is_claimed_if_interval_includes_zero(pairs: list[tuple[float, float]]) -> None:
     mine, theirs = zip(*pairs, strict=True)
     query = question("compare", "mine", "again", reference="theirs")
     arms = [scored("mine", mine), scored("theirs", theirs)]
@@ -92,7 +92,7 @@ def test_no_difference_is_claimed_where_the_interval_includes_zero(pairs: list[t
         assert claimed, single
 
 
-# kinds
+# question kinds
 
 
 def test_a_score_gives_accuracy_with_interval_and_count() -> None:
@@ -124,7 +124,7 @@ def test_precision_is_told_where_it_is_asked_for() -> None:
     )
 
 
-def test_a_tuned_arm_tells_its_cross_validation() -> None:
+def test_tuned_arm_reports_cross_validation_results() -> None:
     more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
     result = answered(question("score", "net"), scored("net", [0.95], metrics=more))
     assert result.sentences[0] == (
@@ -183,7 +183,7 @@ def test_convergence_compares_epochs_and_seconds_to_98_percent() -> None:
     assert texts(result.table)[0][2:6] == ["3.0 +- 0.0", "4.0 +- 0.0", "never", "4.00 +- 0.00"]
 
 
-def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
+def test_convergence_falls_back_to_95_percent() -> None:
     slow = [member("slow", seed, 0.96, accuracies=[0.5, 0.9, 0.96, 0.96]) for seed in range(2)]
     fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985]) for seed in range(2)]
     result = answered(question("convergence", "fast", reference="slow"), arm_of("slow", slow), arm_of("fast", fast))
@@ -193,7 +193,7 @@ def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
     )
 
 
-def test_overfitting_is_the_gap_of_training_and_test() -> None:
+def test_overfitting_is_the_train_test_gap() -> None:
     plain = [member("plain", seed, value, train=value + 0.02) for seed, value in enumerate(SCRATCH)]
     dropped = [member("dropped", seed, value, train=value + 0.005) for seed, value in enumerate(SCRATCH)]
     query = question("overfitting", "dropped", reference="plain")
@@ -230,7 +230,7 @@ def test_caching_compares_equal_numbers_of_epochs() -> None:
 @pytest.mark.parametrize(
     ("host", "device", "places"), [("elsewhere", "cpu", "bench, elsewhere"), ("bench", "cuda", "bench, bench (cuda)")]
 )
-def test_times_of_different_hosts_or_devices_are_not_compared(host: str, device: str, places: str) -> None:
+def test_times_across_hosts_or_devices_are_not_compared(host: str, device: str, places: str) -> None:
     here = [member("slow", seed, 0.9, seconds=8.0) for seed in range(2)]
     elsewhere = {"host": host, "params": {"device": device}}
     there = [member("cached", seed, 0.9, seconds=1.0, reused=True, **elsewhere) for seed in range(2)]  # type: ignore[arg-type]
@@ -244,14 +244,14 @@ def test_times_of_different_hosts_or_devices_are_not_compared(host: str, device:
     assert "compared" in answered(question("time", "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there)).headline  # fmt: skip
 
 
-def test_reused_runs_are_marked() -> None:
+def test_cached_runs_are_marked() -> None:
     runs = [member("net", 0, 0.9), member("net", 1, 0.91, reused=True)]
     result = answered(question("score", "net"), arm_of("net", runs))
     assert texts(result.table)[0][1] == "0 1\u2020"
     assert "\u2020 Cached: not run again; its times are those of the original run." in result.notes
 
 
-def test_a_difference_in_time_is_taken_apart() -> None:
+def test_time_difference_is_broken_down() -> None:
     long = [member("long", seed, 0.9, seconds=12.0, epochs=6) for seed in range(3)]
     cost = {names.EPOCH_OPERATIONS: 5e8, names.TRAINABLE_SHARE: 0.25}
     short = [member("short", seed, 0.9, seconds=3.0, epochs=2, metrics=cost) for seed in range(3)]
@@ -265,7 +265,7 @@ def test_a_difference_in_time_is_taken_apart() -> None:
     )
 
 
-def test_labels_ask_whether_the_difference_depends_on_their_number() -> None:
+def test_labels_question_compares_differences_across_label_counts() -> None:
     arms = [
         scored("tuned 20", (0.95, 0.96, 0.955), params={"per_class": "20"}),
         scored("fresh 20", (0.90, 0.91, 0.906), params={"per_class": "20"}),
@@ -292,7 +292,7 @@ def surface_arm(name: str, reuse: int, unfreeze: int, values: tuple[float, ...],
     return arm_of(name, runs)
 
 
-def test_a_recipe_goes_by_validation_then_by_seconds_among_those_not_shown_to_be_worse() -> None:
+def test_recipe_is_cheapest_arm_not_worse_on_validation() -> None:
     arms = [
         surface_arm("scratch", 0, 0, (0.90, 0.91, 0.92), 9.0),
         surface_arm("best", 5, 5, (0.95, 0.96, 0.97), 8.0),
@@ -312,22 +312,22 @@ def test_a_recipe_goes_by_validation_then_by_seconds_among_those_not_shown_to_be
     assert "5 reused, 3 unfrozen (+0.0)" in result.charts[0].alt
 
 
-def test_with_two_seeds_the_recipe_is_the_best_on_validation() -> None:
+def test_recipe_with_two_seeds_is_best_on_validation() -> None:
     arms = [surface_arm("scratch", 0, 0, (0.90, 0.91), 1.0), surface_arm("best", 5, 5, (0.95, 0.96), 8.0)]
     result = answered(question("surface", "scratch", "best"), *arms)
     assert result.headline == "100 labels per class: reuse_layers=5, unfreeze=5."
     assert "With fewer than 3 seeds the arm with the best mean is recommended." in result.notes
 
 
-def test_the_front_holds_what_nothing_beats() -> None:
+def test_pareto_front_holds_non_dominated_points() -> None:
     points = [(1.0, 70.0, "a"), (2.0, 65.0, "b"), (3.0, 90.0, "c"), (1.0, 60.0, "d"), (4.0, 90.0, "e")]
     assert [name for _, _, name in pareto_front(points)] == ["a", "c"]
 
 
-# what is missing
+# missing arms and seeds
 
 
-def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
+def test_missing_arms_are_listed_on_top_and_per_question() -> None:
     lost = arm_of("lost", [], (0, "NonFiniteLossError: nan"), (1, "NonFiniteLossError: nan"), label="the lost one")
     partly = scored("partly", (0.92, 0.94), (2, "killed"))
     facts = study(
@@ -352,7 +352,7 @@ def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_answered_with_one_seed_and_with_nothing(kind: str) -> None:
+def test_every_question_kind_handles_one_seed_and_no_runs(kind: str) -> None:
     params = {"reuse_layers": "5", "unfreeze": "0", "per_class": "100"}
     arms = [scored("a", [0.9], params=params), scored("b", [0.8], params={**params, "reuse_layers": "0"})]
     query = question(kind, *(() if kind == "labels" else ("a", "b")), reference="b" if kind != "surface" else "",
@@ -377,17 +377,17 @@ def test_seeds_are_paired_by_number_not_by_order() -> None:
     assert pair({0: 1.0}, {1: 1.0}) is None
 
 
-# the files
+# report files
 
 
-def written(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
+def write_files(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
     paths = write_report(facts, folder)
     assert [path.name for path in paths[:3]] == ["study.html", "study.md", "study.csv"]
     assert all(path.stat().st_size for path in paths) and len(paths) == len(set(paths))
     return paths[0].read_text(), paths[1].read_text()
 
 
-def test_numbers_lead_to_their_runs_where_a_server_is_named(tmp_path: Path) -> None:
+def test_numbers_link_to_runs_on_a_tracking_server(tmp_path: Path) -> None:
     arms = [scored("a", AHEAD), scored("b", SCRATCH)]
     facts = study(arms, question("compare", "a", reference="b"), links=Links("http://host:5000/", "7"))
     page, text = written(facts, tmp_path)
@@ -399,17 +399,17 @@ def test_numbers_lead_to_their_runs_where_a_server_is_named(tmp_path: Path) -> N
     assert "/experiments/" not in unnamed and "sqlite:" not in unnamed
 
 
-def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+def test_arm_names_are_escaped(tmp_path: Path) -> None:
     arm = scored("a", AHEAD)
     evil = ReportedArm("a", "<script>alert(1)</script> | *x*", "transfer", arm.members, ((9, "<img src=x>"),))
-    page, text = written(study([evil], question("score", "a", text="<b>Which?")), tmp_path)
+    page, text = write_files(study([evil], question("score", "a", text="<b>Which?")), tmp_path)
     assert "<script" not in page and "<img src=x" not in page and "<b>" not in page
     assert "\\<script>alert(1)\\</script> \\| \\*x\\*" in text
 
 
-def test_the_csv_has_one_row_a_run_with_every_metric(tmp_path: Path) -> None:
+def test_csv_has_one_row_per_run_with_every_metric(tmp_path: Path) -> None:
     facts = study([scored("a", AHEAD), scored("b", [0.5], metrics={"cv/accuracy": 0.4}, reused=True)])
-    written(facts, tmp_path)
+    write_files(facts, tmp_path)
     with (tmp_path / "study.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["arm"], row["seed"], row["run_id"], row["reused"]) for row in rows] == [
@@ -419,14 +419,14 @@ def test_the_csv_has_one_row_a_run_with_every_metric(tmp_path: Path) -> None:
     assert {name for one in facts.arms["b"].members for name in one.run.metrics} <= rows[0].keys()
 
 
-def test_the_protocol_tells_budgets_differences_versions_and_the_ledger(tmp_path: Path) -> None:
+def test_protocol_lists_budgets_differences_versions_and_ledger(tmp_path: Path) -> None:
     arms = [
         scored("a", AHEAD, params={"dropout": "0.2"}, tags={names.BASE_RUN_ID: run_id_of("b", 0)}),
         scored("b", SCRATCH, params={"dropout": "0.0", "learning_rate": "0.01"}, stage="train_base"),
     ]
     ledger = (LedgerLine("a", 3, 60.0, 0.0), LedgerLine("b", 3, 0.0, 40.0))
     facts = study(arms, question("compare", "a", reference="b"), ledger=ledger)
-    _, text = written(facts, tmp_path)
+    _, text = write_files(facts, tmp_path)
     for line in (
         "| 1.1 | dropout | b: 0.0; a: 0.2 |",
         "| 1.1 | learning\\_rate | b: 0.01; a: 0.001 |",
@@ -445,8 +445,8 @@ def test_the_protocol_tells_budgets_differences_versions_and_the_ledger(tmp_path
 
 
 @pytest.mark.parametrize("facts", [surface_study(), pytest.param(reference_study(), marks=pytest.mark.slow)])
-def test_a_whole_study_is_written_small_and_whole(facts: PlanRunFacts, tmp_path: Path) -> None:
-    page, text = written(facts, tmp_path)
+def test_full_report_is_complete_and_small(facts: PlanRunFacts, tmp_path: Path) -> None:
+    page, text = write_files(facts, tmp_path)
     assert len(page) < 3_000_000
     assert page.count("<article id=") == len(facts.questions)
     assert page.count("data:image/png") == text.count("](figures/") == len(list((tmp_path / "figures").iterdir()))
@@ -454,7 +454,7 @@ def test_a_whole_study_is_written_small_and_whole(facts: PlanRunFacts, tmp_path:
     assert not re.search(r'(src|href)="(?!data:|#|http://127.0.0.1:5000/#/)', page)
 
 
-def test_markdown_has_the_same_answers() -> None:
+def test_markdown_contains_the_same_answers() -> None:
     facts = study([scored("a", AHEAD), scored("b", SCRATCH)], question("compare", "a", reference="b"))
     answers = [answer(facts, query) for query in facts.questions]
     text = render_markdown(facts, answers, "today")
@@ -463,7 +463,7 @@ def test_markdown_has_the_same_answers() -> None:
 
 
 @pytest.mark.slow
-def test_a_report_of_real_runs_holds_their_numbers(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
+def test_report_of_real_runs_contains_their_numbers(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
     quick = {"dataset": "digits", "epochs": 3, "threads": 1}
     arms: dict[str, list[Member]] = {"five": [], "cached": [], "scratch": []}
     for seed in (0, 1):
@@ -480,7 +480,7 @@ def test_a_report_of_real_runs_holds_their_numbers(store: MlflowClient, tmp_path
         question("time", "cached", reference="five", key="3"),
         question("surface", "five", "scratch", key="4"),
     )
-    _, text = written(facts, tmp_path / "report")
+    _, text = write_files(facts, tmp_path / "report")
     means = {name: 50 * sum(m.run.metrics[names.TEST_ACCURACY] for m in members) for name, members in arms.items()}
     assert f"Five: test accuracy {means['five']:.2f} +- " in text
     assert "Cached vs. five:" in text and "Break-even after" in text
@@ -489,7 +489,7 @@ def test_a_report_of_real_runs_holds_their_numbers(store: MlflowClient, tmp_path
     assert all(m.run.run_id in (tmp_path / "report" / "study.csv").read_text() for ms in arms.values() for m in ms)
 
 
-# the page in a browser
+# the HTML page in a browser
 
 HIDE_ALL_BUT = """number => {
   const sections = [...document.querySelectorAll('section.chapter')];
@@ -501,7 +501,7 @@ HIDE_ALL_BUT = """number => {
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("facts", [reference_study(), surface_study()], ids=["assignments", "surface"])
-def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
+def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     written(facts, tmp_path)
@@ -532,14 +532,14 @@ def pages_of(pdf: bytes) -> int:
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
 
 
-# fits that their epoch cap stopped
+# arms stopped by the epoch cap
 
 
 CAPPED = {names.CONVERGED: "no: stopped by the epoch cap"}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("labels", "surface")])
-def test_an_arm_stopped_by_its_cap_is_marked(kind: str) -> None:
+def test_arm_stopped_by_epoch_cap_is_marked(kind: str) -> None:
     few = arm_of("few", [member("few", seed, value, tags=CAPPED) for seed, value in enumerate(SCRATCH)])
     found = answered(question(kind, "few", reference="done"), few, scored("done", AHEAD))
     names_shown = {row[0] for row in texts(found.table)}

@@ -1,4 +1,4 @@
-"""Stages that reuse a base: hand-over, lineage, caching, refusals, read back from a real sqlite store."""
+"""Stages that reuse a base: loading, lineage, caching, validation, read back from a real sqlite store."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def tags_of(store: MlflowClient, result: StageResult) -> dict[str, str]:
     return dict(store.get_run(result.run_id).data.tags)
 
 
-def test_every_way_to_name_a_base_leads_to_the_same_model(base: StageResult, store: MlflowClient) -> None:
+def test_all_base_references_resolve_to_the_same_model(base: StageResult, store: MlflowClient) -> None:
     train_base(TrainBaseParams(**BASE, register_as="digits-base"))
     registered = [load_base(store, name) for name in ("models:/digits-base@best", "models:/digits-base/1")]
     named = [load_base(store, name) for name in (base.model_uri, base.run_id, f"runs:/{base.run_id}/model")]
@@ -69,9 +69,7 @@ def test_every_way_to_name_a_base_leads_to_the_same_model(base: StageResult, sto
     assert len({found.digest for found in (*named, *registered)}) == 1
 
 
-def test_ancestry_can_be_read_from_the_run(
-    base: StageResult, store: MlflowClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_run_records_base_lineage(base: StageResult, store: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
     result = transfer(TransferParams(**QUICK))
     run = store.get_run(result.run_id)
     ancestry = f"base {base.model_uri} of run {base.run_id} (train_base, digits 0-4)"
@@ -85,11 +83,11 @@ def test_ancestry_can_be_read_from_the_run(
     assert len(report["matched"]) == 6 and report["fresh"] == ["head.bias", "head.weight"] == report["dropped"]
 
 
-def test_a_base_is_trained_first_where_there_is_none(
+def test_missing_base_is_trained_first(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
-        "pipeline.stages.base_selection.TrainBaseParams", lambda **own: TrainBaseParams(**{**BASE, **own})
+        "pipeline.stages.base_selection.TrainBaseParams", lambda **more: TrainBaseParams(**{**BASE, **more})
     )
     made = store.create_run("0")
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)  # as under `mlflow run`
@@ -104,7 +102,7 @@ def test_a_base_is_trained_first_where_there_is_none(
     assert len(store.search_runs(["0"])) == 3
 
 
-def test_nothing_is_trained_where_something_else_is_wrong(store: MlflowClient) -> None:
+def test_invalid_parameters_train_no_base(store: MlflowClient) -> None:
     wrongs = (
         ({"per_class": 5000}, "per_class=5000: class 5 of digits has 146 training images"),
         ({"reuse_layers": 9}, "reuse_layers=9: must be between 0 and 5 .the base has 5 hidden layers"),
@@ -122,7 +120,7 @@ def test_nothing_is_trained_where_something_else_is_wrong(store: MlflowClient) -
     assert store.search_runs(["0"]) == []
 
 
-def test_auto_passes_over_bases_that_do_not_fit(base: StageResult, cnn_base: StageResult, store: MlflowClient) -> None:
+def test_auto_skips_incompatible_bases(base: StageResult, cnn_base: StageResult, store: MlflowClient) -> None:
     overlapping = train_base(TrainBaseParams(**{**BASE, "classes": "3-7"}))
     result = transfer(TransferParams(**QUICK))
     assert tags_of(store, result)[names.BASE_RUN_ID] == base.run_id
@@ -131,7 +129,7 @@ def test_auto_passes_over_bases_that_do_not_fit(base: StageResult, cnn_base: Sta
     assert tags_of(store, chosen)[names.BASE_RUN_ID] == overlapping.run_id
 
 
-def test_a_base_with_the_same_classes_is_continued_with_its_head_and_draw(
+def test_base_with_same_classes_keeps_head_and_label_sample(
     base: StageResult, store: MlflowClient, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = transfer(TransferParams(**QUICK, seed=3))
@@ -146,9 +144,7 @@ def test_a_base_with_the_same_classes_is_continued_with_its_head_and_draw(
     assert not torch.equal(runs[0].network.head.weight, runs[1].network.head.weight)
 
 
-def test_part_of_a_base_with_the_same_classes_inherits_its_draw_and_says_so(
-    base: StageResult, store: MlflowClient
-) -> None:
+def test_partial_reuse_with_same_classes_inherits_label_sample(base: StageResult, store: MlflowClient) -> None:
     first = transfer(TransferParams(**QUICK, seed=3))
     part = transfer(TransferParams(dataset="digits", epochs=2, base=first.run_id, reuse_layers=2))
     assert params_of(store, part)["per_class"] == "20" and params_of(store, part)["batch_size"] == "20"
@@ -157,7 +153,7 @@ def test_part_of_a_base_with_the_same_classes_inherits_its_draw_and_says_so(
     assert params_of(store, part)["per_class"] == "all" and params_of(store, part)["batch_size"] == "128"
 
 
-def test_the_command_that_a_stage_prints_next_is_accepted(
+def test_printed_next_command_is_valid(
     base: StageResult, cnn_base: StageResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def next_words() -> list[str]:
@@ -177,7 +173,7 @@ def test_the_command_that_a_stage_prints_next_is_accepted(
     assert dry(next_words()).run_id == ""
 
 
-def test_a_draw_that_would_validate_on_trained_images_is_refused(base: StageResult, store: MlflowClient) -> None:
+def test_validating_on_base_training_images_is_rejected(base: StageResult, store: MlflowClient) -> None:
     first = transfer(TransferParams(**{**QUICK, "per_class": 60}, seed=3))
     with pytest.raises(UserInputError, match="validation images were training images of .* or its bases"):
         transfer(TransferParams(**QUICK, base=first.run_id, seed=4))
@@ -185,7 +181,7 @@ def test_a_draw_that_would_validate_on_trained_images_is_refused(base: StageResu
     assert params_of(store, larger)["per_class"] == "70"
 
 
-def test_overlapping_classes_are_allowed_but_warned_and_tagged(
+def test_overlapping_classes_are_warned_about_and_tagged(
     base: StageResult, store: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = transfer(TransferParams(**QUICK, base=base.run_id, classes="3-7"))
@@ -193,7 +189,7 @@ def test_overlapping_classes_are_allowed_but_warned_and_tagged(
     assert tags_of(store, result)[names.CLASS_OVERLAP] == "3,4"
 
 
-def test_cached_training_equals_uncached_and_logs_its_costs(base: StageResult, store: MlflowClient) -> None:
+def test_cached_training_matches_uncached_and_logs_costs(base: StageResult, store: MlflowClient) -> None:
     plain = transfer(TransferParams(**QUICK))
     computed = transfer(TransferParams(**QUICK, features="auto"))
     found = transfer(TransferParams(**QUICK, features="auto"))
@@ -218,13 +214,13 @@ def test_cached_training_equals_uncached_and_logs_its_costs(base: StageResult, s
     assert cached.metrics["test/loss"] != pytest.approx(plain.metrics["test/loss"], rel=1e-2)
 
 
-def test_features_are_cached_at_the_frozen_cut(base: StageResult) -> None:
+def test_features_are_cached_after_the_frozen_blocks(base: StageResult) -> None:
     plain = transfer(TransferParams(**{**QUICK, "epochs": 1}, unfreeze=1))
     cached = transfer(TransferParams(**{**QUICK, "epochs": 1}, unfreeze=1, features="auto"))
     assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-5)
 
 
-def test_features_of_something_else_are_refused_by_the_part_that_differs(base: StageResult) -> None:
+def test_mismatched_features_error_names_the_difference(base: StageResult) -> None:
     cut = cache_features(CacheFeaturesParams(dataset="digits", depth=2))
     with pytest.raises(UserInputError, match="computed from something else: cut, weights"):
         transfer(TransferParams(**QUICK, features=cut.run_id))
@@ -261,7 +257,7 @@ def model_files(store: MlflowClient, result: StageResult) -> Path:
         (names.INDICES_FILE, lambda p: p.write_bytes(b"nonsense"), "damaged"),
     ],
 )
-def test_damaged_model_files_are_refused(
+def test_damaged_model_files_are_rejected(
     base: StageResult, store: MlflowClient, file: str, damage, message: str
 ) -> None:  # type: ignore[no-untyped-def]
     damage(model_files(store, base) / names.EXTRA_FILES / file)
@@ -270,7 +266,7 @@ def test_damaged_model_files_are_refused(
 
 
 @pytest.mark.parametrize("what", ["classes", "dropout", "draw"])
-def test_an_altered_description_or_draw_is_refused(base: StageResult, store: MlflowClient, what: str) -> None:
+def test_altered_architecture_or_label_sample_is_rejected(base: StageResult, store: MlflowClient, what: str) -> None:
     folder = model_files(store, base) / names.EXTRA_FILES
     if what == "draw":
         draw = safetensors.torch.load_file(folder / names.INDICES_FILE)
@@ -284,7 +280,7 @@ def test_an_altered_description_or_draw_is_refused(base: StageResult, store: Mlf
         transfer(TransferParams(**QUICK, base=base.model_uri))
 
 
-def test_auto_passes_over_a_base_whose_files_are_gone(
+def test_auto_skips_bases_with_missing_files(
     base: StageResult, store: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     newer = train_base(TrainBaseParams(**BASE, seed=1))
@@ -301,7 +297,7 @@ def test_auto_passes_over_a_base_whose_files_are_gone(
     assert [item.path for item in store.list_artifacts(again.run_id, "features")] == ["features/features.safetensors"]
 
 
-def test_a_deep_base_is_found_for_many_layers(base: StageResult, store: MlflowClient) -> None:
+def test_auto_picks_a_base_with_enough_layers(base: StageResult, store: MlflowClient) -> None:
     deep = train_base(TrainBaseParams(**{**BASE, "hidden_layers": 7}))
     train_base(TrainBaseParams(**{**BASE, "hidden_layers": 1}))
     chosen = transfer(TransferParams(**QUICK, reuse_layers=6))
@@ -310,8 +306,8 @@ def test_a_deep_base_is_found_for_many_layers(base: StageResult, store: MlflowCl
     assert tags_of(store, chosen)[names.BASE_RUN_ID] == deep.run_id
 
 
-def test_the_budget_follows_the_labels_asked_for_not_their_balance(cnn_base: StageResult, tmp_path: Path) -> None:
-    """Equal counts are no sign of few labels."""
+def test_budget_depends_on_requested_labels_not_class_balance(cnn_base: StageResult, tmp_path: Path) -> None:
+    """Equal class counts do not mean that labels were limited."""
     from PIL import Image
 
     draw = generator(0, "images")
@@ -325,7 +321,7 @@ def test_the_budget_follows_the_labels_asked_for_not_their_balance(cnn_base: Sta
     assert (logged["per_class"], logged["patience"], logged["weight_decay"]) == ("all", "6", "0.0001")
 
 
-def test_a_draw_is_checked_against_the_whole_chain_of_bases(base: StageResult) -> None:
+def test_label_sample_is_checked_against_all_ancestor_bases(base: StageResult) -> None:
     first = transfer(TransferParams(**{**QUICK, "per_class": 60, "val_per_class": 20}, seed=3))
     second = transfer(TransferParams(dataset="digits", epochs=2, base=first.run_id, unfreeze=1))
     with pytest.raises(UserInputError, match="validation images were training images"):
@@ -333,7 +329,7 @@ def test_a_draw_is_checked_against_the_whole_chain_of_bases(base: StageResult) -
 
 
 @pytest.mark.parametrize("stage", ["transfer", "cache_features", "finetune_cnn", "scratch_cnn"])
-def test_a_dry_run_prints_what_is_resolved_and_makes_no_run(
+def test_dry_run_prints_resolved_configuration_and_creates_no_run(
     base: StageResult, cnn_base: StageResult, store: MlflowClient, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = {
@@ -351,7 +347,7 @@ def test_a_dry_run_prints_what_is_resolved_and_makes_no_run(
         transfer(TransferParams(**QUICK, features="b" * 32, dry_run=True))
 
 
-def test_altered_weights_are_refused_by_their_digest(base: StageResult, store: MlflowClient) -> None:
+def test_altered_weights_are_rejected(base: StageResult, store: MlflowClient) -> None:
     path = model_files(store, base) / names.EXTRA_FILES / names.WEIGHTS_FILE
     tensors = safetensors.torch.load_file(path)
     tensors["head.bias"][0] += 0.5
@@ -361,7 +357,7 @@ def test_altered_weights_are_refused_by_their_digest(base: StageResult, store: M
 
 
 class Malicious:
-    """Leaves a mark when it is unpickled."""
+    """Creates the file `mark` when unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -370,7 +366,7 @@ class Malicious:
         return (eval, (f"open({str(self.mark)!r}, 'w').close()",))
 
 
-def test_a_pickle_in_a_models_folder_executes_nothing(base: StageResult, store: MlflowClient, tmp_path: Path) -> None:
+def test_pickle_in_model_folder_is_not_executed(base: StageResult, store: MlflowClient, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     folder = model_files(store, base)
     bomb = pickle.dumps(Malicious(mark))
@@ -386,7 +382,7 @@ def test_a_pickle_in_a_models_folder_executes_nothing(base: StageResult, store: 
     assert mark.exists()  # the bomb does work
 
 
-def test_bases_that_cannot_serve_are_refused(base: StageResult, cnn_base: StageResult, store: MlflowClient) -> None:
+def test_incompatible_bases_are_rejected(base: StageResult, cnn_base: StageResult, store: MlflowClient) -> None:
     cases = [
         ({"base": "models:/m-" + "0" * 32}, "not found: "),
         ({"base": "models:/nobody@best"}, "not found: "),
@@ -403,14 +399,14 @@ def test_bases_that_cannot_serve_are_refused(base: StageResult, cnn_base: StageR
     assert len(store.search_runs(["0"])) == before
 
 
-def test_a_foreign_model_is_refused(store: MlflowClient, base: StageResult) -> None:
+def test_foreign_model_is_rejected(store: MlflowClient, base: StageResult) -> None:
     foreign = store.create_logged_model("0", name="theirs")
     store.finalize_logged_model(foreign.model_id, "READY")
     with pytest.raises(UserInputError, match="not a model of this project"):
         transfer(TransferParams(**QUICK, base=f"models:/{foreign.model_id}"))
 
 
-def test_images_of_another_shape_are_refused(base: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_different_shape_are_rejected(base: StageResult, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.data.sources import digits
 
     monkeypatch.setattr(digits, "SIDE", 20)
@@ -418,7 +414,7 @@ def test_images_of_another_shape_are_refused(base: StageResult, monkeypatch: pyt
         transfer(TransferParams(**QUICK, base=base.run_id))
 
 
-def test_the_same_seed_gives_every_arm_the_same_images(base: StageResult, store: MlflowClient) -> None:
+def test_same_seed_gives_all_arms_the_same_images(base: StageResult, store: MlflowClient) -> None:
     arms = [transfer(TransferParams(**QUICK, **arm)) for arm in ({}, {"unfreeze": 3}, {"reuse_layers": 0})]
     digests = [sorted(item.dataset.digest for item in store.get_run(arm.run_id).inputs.dataset_inputs) for arm in arms]
     assert digests[0] == digests[1] == digests[2]
@@ -427,7 +423,7 @@ def test_the_same_seed_gives_every_arm_the_same_images(base: StageResult, store:
     assert torch.equal(small.val_indices, large.val_indices)
 
 
-def test_three_part_fine_tuning_moves_what_it_should(cnn_base: StageResult, store: MlflowClient) -> None:
+def test_finetune_cnn_trains_only_unfrozen_blocks(cnn_base: StageResult, store: MlflowClient) -> None:
     result = finetune_cnn(FinetuneCnnParams(dataset="digits", epochs=2, frozen=1, intermediate=1, batch_size=64))
     before, after = load_base(store, cnn_base.run_id).network, load_base(store, result.run_id).network
     assert after.architecture.model_copy(update={"classes": before.architecture.classes}) == before.architecture
@@ -437,21 +433,21 @@ def test_three_part_fine_tuning_moves_what_it_should(cnn_base: StageResult, stor
     ]  # fmt: skip
     fresh = build_network(after.architecture, generator(0, "weights")).state_dict()
     seeds = [torch.equal(value, fresh[name]) for name, value in after.state_dict().items()]
-    assert not any(seeds[-4:])  # the dense block and the head were drawn afresh, and then trained
+    assert not any(seeds[-4:])  # the dense block and the head were initialized randomly, then trained
     assert all(same for name, same in pairs if name.startswith("blocks.0."))
     assert not any(same for name, same in pairs if name.startswith("blocks.1.0.weight"))
     assert len(pairs) > 8
     assert 0 < result.metrics[names.TRAINABLE_SHARE] < 1
 
 
-def test_cached_fine_tuning_of_a_cnn_agrees_in_its_first_epoch(cnn_base: StageResult) -> None:
+def test_cached_cnn_finetuning_matches_in_first_epoch(cnn_base: StageResult) -> None:
     quick = {"dataset": "digits", "epochs": 1, "batch_size": 64, "dtype": "float32"}
     plain = finetune_cnn(FinetuneCnnParams(**quick))
     cached = finetune_cnn(FinetuneCnnParams(**quick, features="auto"))
     assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-4)
 
 
-def test_scratch_takes_only_the_architecture(cnn_base: StageResult, store: MlflowClient) -> None:
+def test_scratch_uses_only_the_base_architecture(cnn_base: StageResult, store: MlflowClient) -> None:
     result = scratch_cnn(ScratchCnnParams(dataset="digits", epochs=2, batch_size=64))
     found = load_base(store, result.run_id).network.architecture
     base = load_base(store, cnn_base.run_id).network.architecture
@@ -460,12 +456,12 @@ def test_scratch_takes_only_the_architecture(cnn_base: StageResult, store: Mlflo
     assert result.metrics[names.TRAINABLE_SHARE] == 1
 
 
-def test_scratch_without_a_base_trains_nothing_extra(store: MlflowClient) -> None:
+def test_scratch_without_base_trains_no_base(store: MlflowClient) -> None:
     scratch_cnn(ScratchCnnParams(dataset="digits", epochs=1))
     assert len(store.search_runs(["0"])) == 1
 
 
-def test_cnn_refusals(base: StageResult, cnn_base: StageResult) -> None:
+def test_invalid_finetune_cnn_parameters_are_rejected(base: StageResult, cnn_base: StageResult) -> None:
     cases = [
         ({"frozen": 2, "intermediate": 2}, "the base has 3 blocks"),
         ({"base": base.run_id}, "its family is mlp"),
@@ -479,8 +475,8 @@ def test_cnn_refusals(base: StageResult, cnn_base: StageResult) -> None:
             finetune_cnn(FinetuneCnnParams(**{"dataset": "digits", "epochs": 1, **wrong}))
 
 
-def test_a_seeded_cnn_run_reproduces_its_golden_losses(store: MlflowClient) -> None:
-    """Made by this very call on x86-64 with torch 2.13; a refactor must not change them."""
+def test_seeded_cnn_run_reproduces_golden_losses(store: MlflowClient) -> None:
+    """Computed by this call on x86-64 with torch 2.13; a refactoring must not change them."""
     result = train_base(TrainBaseParams(**CNN, dtype="float32", threads=1))
     losses = [point.value for point in store.get_metric_history(result.run_id, "train/loss")]
     assert losses == pytest.approx(GOLDEN_CNN_LOSSES, rel=1e-3)
@@ -489,20 +485,20 @@ def test_a_seeded_cnn_run_reproduces_its_golden_losses(store: MlflowClient) -> N
 GOLDEN_CNN_LOSSES = [1.6880273079636592, 1.2652349559719032]
 
 
-def test_training_from_scratch_is_recognised_on_its_architecture_alone(store: MlflowClient, base: StageResult) -> None:
+def test_scratch_cache_hit_depends_only_on_base_architecture(store: MlflowClient, base: StageResult) -> None:
     parent = store.create_run("0").info.run_id
     plan_context = PlanContext(lambda: parent)
     others = train_base(TrainBaseParams(**{**BASE, "seed": 1})), train_base(TrainBaseParams(**BASE, batch_norm=True))
     runs = [
-        transfer(TransferParams(**QUICK, base=found.model_uri, reuse_layers=0), plan_context=plan_context)
-        for found in (base, *others)
+        transfer(TransferParams(**QUICK, base=candidate.model_uri, reuse_layers=0), plan_context=plan_context)
+        for candidate in (base, *others)
     ]
     assert runs[1].reused and runs[1].run_id == runs[0].run_id  # other weights, of which none is used
     assert not runs[2].reused and runs[2].run_id != runs[0].run_id
     assert "architecture changed" in plan_context.why
 
 
-def test_a_cached_step_registers_its_model_once(store: MlflowClient, base: StageResult) -> None:
+def test_cached_step_registers_its_model_once(store: MlflowClient, base: StageResult) -> None:
     plan_context = PlanContext(lambda: store.create_run("0").info.run_id)
     target = transfer(TransferParams(**QUICK))
     for _ in range(2):

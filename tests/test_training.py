@@ -1,4 +1,4 @@
-"""Training: it learns, stops, repeats to the bit, goes on from a checkpoint, and its sums are right."""
+"""Training: convergence, early stopping, reproducibility, resume from checkpoints, metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CLASSES = 3
 
 
 def examples(count: int = 120, seed: int = 0) -> Labelled:
-    """Points around three centres."""
+    """Points around three class centers."""
     draw = generator(seed, "points")
     labels = torch.arange(count) % CLASSES
     centres = 2 * torch.randn(CLASSES, 12, generator=generator(0, "centres"))
@@ -65,16 +65,16 @@ VARIANTS = [{}, {"batch_norm": True}, {"dropout": 0.3}, {"batch_norm": True, "dr
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_a_network_learns(changes: dict[str, object]) -> None:
+def test_validation_loss_decreases(changes: dict[str, object]) -> None:
     fit = fitted(changes)
     assert fit.history[-1].val_loss < 0.7 * fit.history[0].val_loss
     assert fit.best_record.val_accuracy > 0.8
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_the_same_seed_gives_the_same_weights_to_the_bit(changes: dict[str, object]) -> None:
+def test_same_seed_gives_bit_identical_weights(changes: dict[str, object]) -> None:
     first = fitted(changes)
-    torch.rand(7)  # what else the process draws does not matter
+    torch.rand(7)  # the global random state does not matter
     second = fitted(changes)
     assert weights_digest(first.network.state_dict()) == weights_digest(second.network.state_dict())
     assert weights_digest(fitted(changes, seed=4).network.state_dict()) != weights_digest(first.network.state_dict())
@@ -82,9 +82,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(changes: dict[str, obje
 
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("averaging", [0.0, 0.9])
-def test_going_on_from_a_checkpoint_equals_never_having_stopped(
-    changes: dict[str, object], averaging: float, tmp_path: Path
-) -> None:
+def test_resume_from_checkpoint_is_bit_identical(changes: dict[str, object], averaging: float, tmp_path: Path) -> None:
     whole = fitted(changes, weight_averaging=averaging)
     folder = CheckpointFolder(tmp_path)
     interrupted = Fit(
@@ -120,8 +118,8 @@ def convolutional() -> LayeredNetwork:
     return build_network(shape, generator(1, "weights"))
 
 
-def test_convolutions_go_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
-    """Their weights lie channels last in memory, and a checkpoint does not say so."""
+def test_cnn_resume_from_checkpoint_is_bit_identical(tmp_path: Path) -> None:
+    """Their weights are channels-last in memory, which a checkpoint does not record."""
     images = torch.randn(48, 1, 6, 6, generator=generator(0, "images"))
     data = Labelled(images, torch.arange(48) % CLASSES)
     whole = Fit(convolutional(), data, data, SETTINGS)
@@ -140,7 +138,7 @@ def test_convolutions_go_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None
     assert weights_digest(resumed.network.state_dict()) == weights_digest(whole.network.state_dict())
 
 
-def test_the_best_weights_are_put_back() -> None:
+def test_best_weights_are_restored() -> None:
     fit = fitted({}, learning_rate=0.3, epochs=12, patience=12, weight_averaging=0.0)
     losses = [record.val_loss for record in fit.history]
     assert fit.progress.best_epoch == losses.index(min(losses)) + 1 < len(losses)
@@ -148,25 +146,25 @@ def test_the_best_weights_are_put_back() -> None:
     assert evaluate(fit.network, held.values, held.labels).loss == pytest.approx(min(losses), rel=1e-5)
 
 
-def test_training_stops_when_patience_is_used_up() -> None:
+def test_training_stops_when_patience_runs_out() -> None:
     fit = fitted({}, learning_rate=0.3, epochs=200, patience=4, weight_averaging=0.0)
     assert fit.progress.epoch == fit.progress.best_epoch + 4 < 200
     assert fit.converged
 
 
-def test_a_fit_stopped_by_its_cap_is_not_converged() -> None:
+def test_fit_stopped_by_epoch_cap_is_not_converged() -> None:
     fit = fitted({}, epochs=3)
     assert fit.finished and not fit.converged
 
 
 @pytest.mark.parametrize("path", ["auto", "autograd"])
-def test_the_default_mlp_reproduces_its_golden_losses(path: golden_losses.Path) -> None:
+def test_default_mlp_reproduces_golden_losses(path: golden_losses.Path) -> None:
     fit = golden_losses.default_fit(path)
     assert fit.manual_backward == (path == "auto") and fit.flat
     assert golden_losses.losses(fit) == pytest.approx(golden_losses.GOLDEN[path], rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_says_where() -> None:
+def test_non_finite_loss_stops_training() -> None:
     fit = Fit(network(), examples(), examples(60, 1), FitSettings(**{**SETTINGS.__dict__, "learning_rate": 10}))
     fit.train.values[5, 3] = math.inf
     with pytest.raises(NonFiniteLossError, match=r"the loss became nan in epoch 1 .*learning_rate"):
@@ -175,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_says_where() -> None:
 
 @pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("frozen", [1, 2])
-def test_frozen_blocks_do_not_move(changes: dict[str, object], frozen: int) -> None:
+def test_frozen_blocks_stay_bit_identical(changes: dict[str, object], frozen: int) -> None:
     net = network(**changes)
     net.freeze(frozen)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -185,7 +183,7 @@ def test_frozen_blocks_do_not_move(changes: dict[str, object], frozen: int) -> N
     assert not any(name.startswith(tuple(f"blocks.{k}." for k in range(frozen))) for name in moved)
 
 
-def test_copied_blocks_have_a_learning_rate_and_decay_of_their_own() -> None:
+def test_copied_blocks_have_their_own_learning_rate_and_decay() -> None:
     settings = FitSettings(**{**SETTINGS.__dict__, "copied_learning_rate_factor": 0.1, "copied_weight_decay": 0.5})
     fit = Fit(network(), examples(), examples(60, 1), settings, copied=1)
     fresh, copied = fit.optimizer.param_groups
@@ -196,8 +194,8 @@ def test_copied_blocks_have_a_learning_rate_and_decay_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])
-def test_written_out_gradients_equal_autograds(frozen: int) -> None:
-    """In float64, to rounding, for every weight and bias."""
+def test_manual_backward_matches_autograd(frozen: int) -> None:
+    """In float64, up to rounding, for every weight and bias."""
     nets = []
     for _ in range(2):
         net = network(hidden_layers=3)
@@ -218,7 +216,7 @@ def test_written_out_gradients_equal_autograds(frozen: int) -> None:
 
 @pytest.mark.parametrize("changed", [{}, {"dropout": 0.3}, {"batch_norm": True}])
 @pytest.mark.parametrize("frozen", [0, 1])
-def test_flat_weights_train_like_others(
+def test_flat_parameters_train_like_separate_ones(
     changed: dict[str, object], frozen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits = []
@@ -233,7 +231,7 @@ def test_flat_weights_train_like_others(
     assert len(curves[0]) == 6 and curves[0] == pytest.approx(curves[1], rel=1e-3)  # ends of vectors round otherwise
 
 
-def test_the_update_called_directly_is_adams_own() -> None:
+def test_fused_update_equals_adam_step() -> None:
     found = []
     for direct in (True, False):
         torch.manual_seed(0)
@@ -252,7 +250,7 @@ def test_the_update_called_directly_is_adams_own() -> None:
 
 
 @pytest.mark.parametrize("copied", [0, 1])
-def test_both_paths_train_alike(copied: int) -> None:
+def test_manual_and_autograd_training_agree(copied: int) -> None:
     changed = {"copied_learning_rate_factor": 0.5, "copied_weight_decay": 0.01, "epochs": 2}
     fits = []
     for gradients in ("auto", "autograd"):
@@ -265,7 +263,7 @@ def test_both_paths_train_alike(copied: int) -> None:
         assert mine.val_loss == pytest.approx(theirs.val_loss, rel=1e-4)
 
 
-def test_only_plain_blocks_take_the_written_out_path() -> None:
+def test_manual_backward_supports_only_plain_blocks() -> None:
     assert manual_backward.supports(network())
     assert not manual_backward.supports(network(dropout=0.1)) and not manual_backward.supports(network(batch_norm=True))
     above = network(dropout=0.1, batch_norm=True)
@@ -292,7 +290,7 @@ def test_every_example_is_in_exactly_one_batch(count: int, batch_size: int) -> N
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40), seed=st.integers(0, 999)
 )
-def test_scores_equal_those_of_scikit_learn(pairs: list[tuple[int, int]], seed: int) -> None:
+def test_metrics_match_scikit_learn(pairs: list[tuple[int, int]], seed: int) -> None:
     labels = torch.tensor([true for true, _ in pairs])
     logits = torch.randn(len(pairs), 4, generator=generator(seed, "logits"))
     net = network(classes=(0, 1, 2, 3))
@@ -307,8 +305,8 @@ def test_scores_equal_those_of_scikit_learn(pairs: list[tuple[int, int]], seed: 
     )
 
 
-def test_scores_by_hand() -> None:
-    """Two classes: 3 of 4 and 1 of 2 right."""
+def test_metrics_match_hand_computation() -> None:
+    """Two classes: 3 of 4 and 1 of 2 correct."""
     found = Evaluation(0.0, torch.empty(0), torch.tensor([[3, 1], [1, 1]]))
     assert (found.accuracy, found.precision, found.recall) == pytest.approx((4 / 6, (3 / 4 + 1 / 2) / 2, 0.625))
 
@@ -317,14 +315,14 @@ def checkpoint(value: float = 1.0) -> Checkpoint:
     return Checkpoint({"weights/a": torch.full((40,), value)}, {"epoch": 3})
 
 
-def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.safetensors", checkpoint(0.1))
     found = load_checkpoint(tmp_path / "x.safetensors")
     assert torch.equal(found.group("weights")["a"], torch.full((40,), 0.1)) and found.facts == {"epoch": 3}
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "flipped", "missing", "pickle"])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
+def test_damaged_checkpoint_error_names_the_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, checkpoint())
     content = bytearray(path.read_bytes())
@@ -339,7 +337,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
         load_checkpoint(path)
 
 
-def test_the_previous_checkpoint_serves_where_the_last_is_damaged(tmp_path: Path) -> None:
+def test_previous_checkpoint_is_used_if_last_is_damaged(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     assert folder.newest() is None
     folder.save_last(checkpoint(1.0))
@@ -352,7 +350,7 @@ def test_the_previous_checkpoint_serves_where_the_last_is_damaged(tmp_path: Path
         folder.newest()
 
 
-def test_checkpoints_have_fixed_names_and_leave_nothing_beside(tmp_path: Path) -> None:
+def test_checkpoint_folder_holds_only_the_fixed_names(tmp_path: Path) -> None:
     fitted({}, CheckpointFolder(tmp_path), checkpoint_every=2)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.safetensors" for name in (LAST, PREVIOUS, BEST)}
     best = load_checkpoint(tmp_path / f"{BEST}.safetensors")
@@ -360,7 +358,7 @@ def test_checkpoints_have_fixed_names_and_leave_nothing_beside(tmp_path: Path) -
     assert weights_digest(best.group("weights")) == weights_digest(fit.network.state_dict())
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_previous_checkpoint_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, checkpoint(1.0))
 

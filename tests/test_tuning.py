@@ -1,4 +1,4 @@
-"""Tuning: honest folds, studies that resume and survive, spaces that are checked; on the bundled digits."""
+"""Tuning: cross-validation without leakage, resume and fault tolerance, search space validation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def study_of(folder: Path, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/optuna.db")
 
 
-def test_a_study_from_start_to_base(
+def test_study_runs_end_to_end(
     store: MlflowClient, space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = tune(TuneParams(**QUICK, trials=4, space=space, study="first"))
@@ -109,7 +109,7 @@ def test_a_study_from_start_to_base(
 
 
 @pytest.mark.slow
-def test_a_study_about_something_else_is_refused(store: MlflowClient, space: str) -> None:
+def test_study_with_different_settings_is_rejected(store: MlflowClient, space: str) -> None:
     tune(TuneParams(**QUICK, trials=1, space=space, study="mine", refit=False))
     with pytest.raises(UserInputError, match=r"study=mine: exists and differs: folds is 3, not 4.*study=NAME"):
         tune(TuneParams(**{**QUICK, "folds": 4}, trials=1, space=space, study="mine"))
@@ -117,7 +117,7 @@ def test_a_study_about_something_else_is_refused(store: MlflowClient, space: str
         tune(TuneParams(**QUICK, trials=1, study="mine"))
 
 
-def test_more_folds_than_images_are_refused(store: MlflowClient, tmp_path: Path) -> None:
+def test_more_folds_than_images_are_rejected(store: MlflowClient, tmp_path: Path) -> None:
     from PIL import Image
 
     for name in ("a", "b"):
@@ -140,7 +140,7 @@ def test_more_folds_than_images_are_refused(store: MlflowClient, tmp_path: Path)
         ({"study": "a/b"}, "study=a/b"),
     ],
 )
-def test_bad_parameters_are_refused(raw: dict[str, str], message: str) -> None:
+def test_invalid_parameters_are_rejected(raw: dict[str, str], message: str) -> None:
     with pytest.raises(UserInputError, match=message):
         parse_params(TuneParams, raw)
 
@@ -165,15 +165,15 @@ def test_bad_parameters_are_refused(raw: dict[str, str], message: str) -> None:
         ("width: !!python/object/apply:os.system [id]\n", "line 1: could not determine a constructor"),
     ],
 )
-def test_a_faulty_space_is_refused_by_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_search_space_error_gives_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(text)
     with pytest.raises(UserInputError, match=message):
         load_space(str(path), "mlp")
 
 
-def test_a_range_is_searched_in_the_kind_of_number_that_its_parameter_is(tmp_path: Path) -> None:
-    """Whole on a logarithmic scale too, or every trial would be refused; and all that lies between 0 and 1."""
+def test_ranges_are_sampled_with_the_parameter_type(tmp_path: Path) -> None:
+    """Integers stay integers on a log scale; ranges with integer bounds are continuous for float parameters."""
     path = tmp_path / "space.yaml"
     path.write_text("width: {low: 8, high: 64, log: true}\nweight_decay: {low: 0, high: 1}\n")
     space = load_space(str(path), "mlp")
@@ -185,7 +185,7 @@ def test_a_range_is_searched_in_the_kind_of_number_that_its_parameter_is(tmp_pat
         TrainBaseParams(**setting)
 
 
-def test_all_faults_of_a_space_come_together(tmp_path: Path) -> None:
+def test_all_search_space_errors_are_reported_together(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("widht: [1]\ndropout: [2]\nepochs: [3]\n")
     with pytest.raises(UserInputError) as caught:
@@ -193,7 +193,7 @@ def test_all_faults_of_a_space_come_together(tmp_path: Path) -> None:
     assert len(caught.value.faults) == 3
 
 
-def test_every_default_space_is_one_that_a_file_could_hold() -> None:
+def test_default_search_spaces_are_valid() -> None:
     for family, space in DEFAULT_SPACES.items():
         for name, dimension in space.items():
             for value in dimension.choices or (dimension.low, dimension.high):
@@ -201,9 +201,9 @@ def test_every_default_space_is_one_that_a_file_could_hold() -> None:
     assert space_json(DEFAULT_SPACES["mlp"]) == space_json(load_space("default", "mlp"))
 
 
-def test_early_stopping_never_sees_what_a_fold_is_scored_on(digits, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_early_stopping_never_sees_the_held_out_fold(digits, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     examples = choose_classes(digits.train, (0, 1, 2), digits)
-    data = Labelled(torch.arange(len(examples)).float().unsqueeze(1), examples.labels)  # a value is its own place
+    data = Labelled(torch.arange(len(examples)).float().unsqueeze(1), examples.labels)  # each value is its own index
     folds = cut_folds(examples.labels, 4, 0)
     seen: list[tuple[set[int], set[int]]] = []
 
@@ -224,7 +224,7 @@ def test_early_stopping_never_sees_what_a_fold_is_scored_on(digits, monkeypatch:
         assert train | validation | held_out == everything
 
 
-def test_a_trial_does_not_depend_on_what_ran_before_it(digits) -> None:  # type: ignore[no-untyped-def]
+def test_trial_does_not_depend_on_global_random_state(digits) -> None:  # type: ignore[no-untyped-def]
     examples = choose_classes(digits.train, (0, 1, 2), digits)
     data = Labelled(examples.pixels.float() / 255, examples.labels)
     folds = cut_folds(examples.labels, 3, 0)
@@ -247,7 +247,7 @@ def local_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study
     return open_study(open_storage(), StudySpec("s", "tpe", "median", {"folds": "3"}))
 
 
-def test_trials_of_dead_processes_are_queued_again(local_study: optuna.Study) -> None:
+def test_trials_of_dead_processes_are_requeued(local_study: optuna.Study) -> None:
     alive, dead, unmarked = (local_study.ask() for _ in range(3))
     for trial in (alive, dead):
         mark(trial)  # type: ignore[arg-type]
@@ -262,14 +262,14 @@ def test_trials_of_dead_processes_are_queued_again(local_study: optuna.Study) ->
     assert local_study.trials[unmarked.number].state is TrialState.RUNNING  # too young to be given up
 
 
-def test_a_process_id_that_is_used_again_is_another_process(local_study: optuna.Study) -> None:
+def test_trial_with_reused_pid_is_requeued(local_study: optuna.Study) -> None:
     trial = local_study.ask()
     mark(trial)  # type: ignore[arg-type]
     trial.set_user_attr("process", f"{os.getpid()} 1.00")
     assert [found.number for found in reap(local_study)] == [trial.number]
 
 
-def test_storage_that_cannot_be_used_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_storage_error_hides_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_STORAGE", "mysql+nodriver://someone:hunter2@127.0.0.1:1/x")
     began = time.monotonic()
     with pytest.raises(UserInputError, match="PIPELINE_STORAGE=.*cannot be used") as caught:
@@ -283,7 +283,7 @@ def diverge(job, params):  # type: ignore[no-untyped-def]
 
 
 class InProcess:
-    """Runs the worker's loop in this process, where its objective can be replaced."""
+    """Runs the worker loop in this process, where its objective can be patched."""
 
     def __init__(self, job, count):  # type: ignore[no-untyped-def]
         self.job = job
@@ -304,7 +304,7 @@ class InProcess:
     def stop(self) -> None: ...
 
 
-def test_a_setting_that_diverges_is_pruned_and_the_study_goes_on(
+def test_diverging_trial_is_pruned_and_study_continues(
     store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
@@ -319,7 +319,7 @@ def test_a_setting_that_diverges_is_pruned_and_the_study_goes_on(
     assert "the loss became nan" in run.data.tags[names.NOTE]
 
 
-def test_a_study_in_which_nothing_converges_says_so(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_without_converged_trials_raises(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
     monkeypatch.setattr(workers, "folds_of", diverge)
     with pytest.raises(RuntimeError, match="none of the 2 trials"):
@@ -329,10 +329,8 @@ def test_a_study_in_which_nothing_converges_says_so(store: MlflowClient, monkeyp
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_the_resolved_device_reaches_every_trial_and_the_refit(
-    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No GPU is needed: networks are asked to move to one, and stay."""
+def test_trials_and_refit_use_the_resolved_device(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Needs no GPU: moves to the device are recorded instead of executed."""
     placed: list[str] = []
     monkeypatch.setattr("pipeline.runtime.missing_device", lambda name: "")
     monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
@@ -348,14 +346,14 @@ def take(data: Labelled, places: torch.Tensor, _: None) -> Labelled:
     return Labelled(data.values[places], data.labels[places])
 
 
-def test_workers_that_share_a_gpu_are_four_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_four_workers_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     params = TuneParams(**{**QUICK, "workers": "auto"})
     counts = [params.model_copy(update={"device": device}).worker_count() for device in ("cpu", "cuda:1", "mps")]
     assert counts == [16, 4, 4]
 
 
-def test_a_study_of_another_optuna_is_refused(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_of_another_optuna_version_is_rejected(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
     result = tune(TuneParams(**QUICK, trials=1, study="s", refit=False))
     key = store.get_run(result.run_id).data.tags
@@ -378,29 +376,29 @@ folds_of = workers.folds_of
 
 
 def work_until_killed(job, turn):  # type: ignore[no-untyped-def]
-    """The target of worker processes that the kernel kills in every trial."""
+    """Worker target: the process is killed in every trial."""
     workers.folds_of = run_out_of_memory
     workers.work(job, turn)
 
 
 def work_until_narrow(job, turn):  # type: ignore[no-untyped-def]
-    """The target of worker processes that the kernel kills in trials of narrow networks."""
+    """Worker target: the process is killed in trials with a narrow network."""
     workers.folds_of = run_out_of_memory_if_narrow
     workers.work(job, turn)
 
 
 def attempts(study: optuna.Study) -> list[list[optuna.trial.FrozenTrial]]:
-    """Return the trials of each setting that lost its process: the first, then its retries."""
-    found: dict[int, list[optuna.trial.FrozenTrial]] = {}
+    """Return the failed trials of each setting: the first attempt, then its retries."""
+    chains: dict[int, list[optuna.trial.FrozenTrial]] = {}
     for trial in study.trials:
         if trial.state is TrialState.FAIL:
-            chain = found.pop(trial.user_attrs.get(RETRIED, -1), [])
-            found[trial.number] = [*chain, trial]
-    return list(found.values())
+            chain = chains.pop(trial.user_attrs.get(RETRIED, -1), [])
+            chains[trial.number] = [*chain, trial]
+    return list(chains.values())
 
 
 @pytest.mark.slow
-def test_a_study_whose_every_worker_dies_ends_with_an_error(
+def test_study_fails_if_every_worker_dies(
     store: MlflowClient, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "work", work_until_killed)
@@ -412,11 +410,11 @@ def test_a_study_whose_every_worker_dies_ends_with_an_error(
 
 
 @pytest.mark.slow
-def test_a_setting_that_kills_its_worker_is_retried_twice(
+def test_trial_that_kills_its_worker_is_retried_twice(
     store: MlflowClient, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "work", work_until_narrow)
-    one_narrow = {**QUICK, "workers": 1, "sampler": "random", "seed": 5}  # the first of its settings
+    one_narrow = {**QUICK, "workers": 1, "sampler": "random", "seed": 5}  # only the first setting is narrow
     tune(TuneParams(**one_narrow, trials=2, study="s", refit=False, space=space))
     study = study_of(tmp_path, "s")
     assert finished_count(study) == 2
@@ -437,7 +435,7 @@ def test_retries_are_counted_across_commands(local_study: optuna.Study) -> None:
     assert [trial.state for trial in local_study.trials] == [TrialState.FAIL] * 3
 
 
-def test_an_interruption_does_not_count_as_a_retry(local_study: optuna.Study) -> None:
+def test_interruption_does_not_count_as_retry(local_study: optuna.Study) -> None:
     for _ in range(4):
         trial = local_study.ask()
         trial.suggest_float("x", 0, 1)
@@ -482,7 +480,7 @@ def wait_for_trials(folder: Path, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("whom", "count"), [("everyone", 1), ("everyone", 3), ("one worker", 2)])
-def test_a_killed_study_goes_on_and_leaves_nothing_running(tmp_path: Path, whom: str, count: int) -> None:
+def test_killed_study_resumes_and_leaves_nothing_running(tmp_path: Path, whom: str, count: int) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     process = start_tuning(tmp_path, "space.yaml", 5)
     wait_for_trials(tmp_path, count)
@@ -511,7 +509,7 @@ def test_a_killed_study_goes_on_and_leaves_nothing_running(tmp_path: Path, whom:
 
 
 @pytest.mark.slow
-def test_everything_that_a_cnn_space_names_reaches_the_network(store: MlflowClient, tmp_path: Path) -> None:
+def test_cnn_search_space_determines_the_architecture(store: MlflowClient, tmp_path: Path) -> None:
     path = tmp_path / "cnn.yaml"
     path.write_text("channels: ['4', '6,4']\nkernels: ['3']\nstrides: ['2']\npool: [none]\ndense_width: [8]\n")
     params = {"model": "cnn", "dataset": "digits", "classes": "0-2", "folds": 2, "fold_epochs": 1, "workers": 1}
@@ -523,7 +521,7 @@ def test_everything_that_a_cnn_space_names_reaches_the_network(store: MlflowClie
         assert len(json.loads(run.data.tags["architecture"])["convolutions"]) + 1 == blocks
 
 
-def test_a_space_that_contradicts_itself_is_refused(store: MlflowClient, tmp_path: Path) -> None:
+def test_contradictory_search_space_is_rejected(store: MlflowClient, tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("channels: ['4', '6,4,4']\nkernels: ['3,3']\n")
     with pytest.raises(UserInputError, match=r"space=.*contradicts itself \(kernels: .*channels="):
@@ -535,9 +533,7 @@ def test_a_space_that_contradicts_itself_is_refused(store: MlflowClient, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_study_whose_every_trial_raises_ends(
-    store: MlflowClient, space: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_study_stops_if_every_trial_raises(store: MlflowClient, space: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     from pipeline.stages import tune as stage
 
@@ -547,7 +543,7 @@ def test_a_study_whose_every_trial_raises_ends(
 
 
 class _Broken:
-    """Settings that no fit can use."""
+    """Settings that make every fit fail."""
 
     def for_fold(self, epochs: int, patience: int) -> str:
         return "nonsense"

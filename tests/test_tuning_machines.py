@@ -1,7 +1,7 @@
-"""Studies on PostgreSQL: several workers and several commands, some of them killed; on the bundled digits.
+"""Studies shared by several workers and commands, some of them killed, mostly on PostgreSQL.
 
-A command that shall stand for another machine has another host name and another boot, so that it is judged by its
-heartbeats alone.
+A command on a simulated second machine has a different host name and boot id, so only its heartbeats show that it is
+alive.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """A folder in which commands are run as on a machine of its own.
+    """A folder in which commands run as on a separate machine.
 
     Attributes:
         folder: Its working directory.
-        storage: Where studies are kept.
-        tracking: Where runs are kept.
-        host: Its name; empty for that of the real one.
+        storage: URL of the Optuna storage.
+        tracking: URI of the tracking store.
+        host: Simulated host name; empty for the real one.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class Machine:
     host: str = ""
 
     def start(self, trials: int, workers: int, fold_epochs: int) -> subprocess.Popen[str]:
-        """Start a command that tunes, in a process group of its own."""
+        """Start `tune` in its own process group."""
         self.folder.mkdir(exist_ok=True)
         (self.folder / "space.yaml").write_text(SPACE)
         words = [*WORDS, "--trials", str(trials), "--workers", str(workers)]
@@ -84,7 +84,7 @@ class Machine:
         )  # fmt: skip
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the study's trials; none where it does not exist yet, and this must not be who makes its tables."""
+        """Return the study's trials, without creating its tables if they do not exist yet."""
         engine = sqlalchemy.create_engine(self.storage, poolclass=sqlalchemy.NullPool)
         with engine.connect() as connection:
             if not sqlalchemy.inspect(connection).has_table("trials"):
@@ -93,15 +93,15 @@ class Machine:
                 return []
         return optuna.load_study(study_name="s", storage=self.storage).trials
 
-    def under_way(self, host: str = "") -> list[FrozenTrial]:
-        """Return running trials that have a run, optionally those of one host."""
+    def running_trials(self, host: str = "") -> list[FrozenTrial]:
+        """Return the RUNNING trials that have an MLflow run, optionally on one host only."""
         running = [t for t in self.trials() if t.state is TrialState.RUNNING and t.user_attrs.get(RUN_ID)]
         return [t for t in running if not host or t.user_attrs["host"] == host]
 
 
 @contextmanager
-def ended(*processes: subprocess.Popen[str]) -> Iterator[None]:
-    """Leave nothing of some commands behind, whatever happens."""
+def killed_on_exit(*processes: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill the commands' process groups on exit."""
     try:
         yield
     finally:
@@ -118,8 +118,8 @@ def wait_until(condition: Callable[[], object], limit_seconds: float = 90) -> No
         time.sleep(0.02)
 
 
-def assert_sound(machine: Machine, trials: int, at_most: int, out: str) -> list[Run]:
-    """Check that a study has its trials, none lost, doubled or left over, and likewise its runs; return these."""
+def assert_study_is_consistent(machine: Machine, trials: int, at_most: int, out: str) -> list[Run]:
+    """Check that no trial or run is missing, duplicated or still running; return the runs."""
     found = machine.trials()
     finished = [trial for trial in found if trial.state in FINISHED]
     assert trials <= len(finished) <= at_most, out
@@ -140,7 +140,7 @@ def assert_sound(machine: Machine, trials: int, at_most: int, out: str) -> list[
 @pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize(("workers", "tracking"), [(2, "sqlite"), (4, "postgresql")])
-def test_a_worker_killed_in_the_middle_of_a_trial_on_postgresql_costs_nothing_but_time(
+def test_killed_worker_loses_no_trials_on_postgresql(
     tmp_path: Path, empty_store: Path, new_database: Callable[[], str], workers: int, tracking: str
 ) -> None:
     if tracking == "sqlite":
@@ -148,13 +148,13 @@ def test_a_worker_killed_in_the_middle_of_a_trial_on_postgresql_costs_nothing_bu
     store = f"sqlite:///{tmp_path}/mlflow.db" if tracking == "sqlite" else new_database()
     machine = Machine(tmp_path, new_database(), store)
     process = machine.start(trials=6, workers=workers, fold_epochs=50)
-    with ended(process):
-        wait_until(lambda: len(machine.under_way()) >= 2)
-        victim = machine.under_way()[-1]
+    with killed_on_exit(process):
+        wait_until(lambda: len(machine.running_trials()) >= 2)
+        victim = machine.running_trials()[-1]
         os.kill(int(victim.user_attrs["process"].split()[0]), signal.SIGKILL)
         out, _ = process.communicate(timeout=200)
     assert process.returncode == 0 and PASSWORD not in out, out
-    runs = assert_sound(machine, 6, 6 + workers - 1, out)
+    runs = assert_study_is_consistent(machine, 6, 6 + workers - 1, out)
     states = {trial.number: trial.state for trial in machine.trials()}
     assert states[victim.number] is TrialState.FAIL and list(states.values()).count(TrialState.FAIL) == 1
     lost = next(run for run in runs if run.info.run_id == victim.user_attrs[RUN_ID])
@@ -164,7 +164,7 @@ def test_a_worker_killed_in_the_middle_of_a_trial_on_postgresql_costs_nothing_bu
 @pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize("hosts", [("", ""), ("here", "there")], ids=["one machine", "two machines"])
-def test_of_two_commands_that_share_a_study_one_is_killed_and_the_other_finishes_it(
+def test_surviving_command_finishes_a_shared_study(
     tmp_path: Path, new_database: Callable[[], str], hosts: tuple[str, str]
 ) -> None:
     storage, tracking = new_database(), new_database()
@@ -172,12 +172,12 @@ def test_of_two_commands_that_share_a_study_one_is_killed_and_the_other_finishes
         Machine(tmp_path / name, storage, tracking, host) for name, host in zip(("here", "there"), hosts, strict=True)
     )
     survivor, killed = (machine.start(trials=8, workers=2, fold_epochs=60) for machine in (here, there))
-    with ended(survivor, killed):
-        wait_until(lambda: len(here.under_way(there.host)) >= (2 if there.host else 4))
+    with killed_on_exit(survivor, killed):
+        wait_until(lambda: len(here.running_trials(there.host)) >= (2 if there.host else 4))
         os.killpg(killed.pid, signal.SIGKILL)
         out, _ = survivor.communicate(timeout=250)
     assert survivor.returncode == 0 and PASSWORD not in out, out
-    runs = assert_sound(here, 8, 8 + 3, out)
+    runs = assert_study_is_consistent(here, 8, 8 + 3, out)
     assert sum(trial.state is TrialState.FAIL for trial in here.trials()) == 2
     studies = [run for run in runs if names.PARENT_RUN_ID not in run.data.tags]
     assert sorted(run.info.status for run in studies) == ["FINISHED", "KILLED"]
@@ -185,51 +185,49 @@ def test_of_two_commands_that_share_a_study_one_is_killed_and_the_other_finishes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.5])
-def test_workers_killed_in_the_first_second_of_a_trial_leave_nothing_running(
-    tmp_path: Path, empty_store: Path, seconds: float
-) -> None:
+def test_workers_killed_at_trial_start_leave_nothing_running(tmp_path: Path, empty_store: Path, seconds: float) -> None:
     copy_store(empty_store, tmp_path)
     machine = Machine(tmp_path, f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db")
     process = machine.start(trials=4, workers=2, fold_epochs=25)
-    with ended(process):
+    with killed_on_exit(process):
         wait_until(machine.trials)
         time.sleep(seconds)
         for worker in workers_of(process.pid):
             worker.kill()
         out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
-    assert_sound(machine, 4, 5, out)
+    assert_study_is_consistent(machine, 4, 5, out)
     assert any(trial.state is TrialState.FAIL for trial in machine.trials())
 
 
 @pytest.mark.slow
-def test_the_settings_of_an_interrupted_command_are_tried_by_the_next(tmp_path: Path, empty_store: Path) -> None:
+def test_next_command_runs_trials_of_an_interrupted_one(tmp_path: Path, empty_store: Path) -> None:
     copy_store(empty_store, tmp_path)
     machine = Machine(tmp_path, f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db")
     first = machine.start(trials=3, workers=2, fold_epochs=40)
-    with ended(first):
-        wait_until(lambda: len([trial for trial in machine.under_way() if trial.params]) == 2)
+    with killed_on_exit(first):
+        wait_until(lambda: len([trial for trial in machine.running_trials() if trial.params]) == 2)
         first.send_signal(signal.SIGTERM)
         first.communicate(timeout=60)
     assert first.returncode == 130
     waiting = [trial for trial in machine.trials() if trial.state is TrialState.WAITING]
     assert len(waiting) == 2
     second = machine.start(trials=3, workers=2, fold_epochs=40)
-    with ended(second):
+    with killed_on_exit(second):
         out, _ = second.communicate(timeout=200)
     assert second.returncode == 0, out
-    assert_sound(machine, 3, 3, out)
+    assert_study_is_consistent(machine, 3, 3, out)
 
 
 def workers_of(owner: int) -> list[psutil.Process]:
-    """Return the worker processes of a command: the children of its fork server."""
+    """Return a command's worker processes, the children of its fork server."""
     found = [child for server in psutil.Process(owner).children() for child in server.children()]
     assert found
     return found
 
 
 @pytest.mark.server
-def test_a_database_is_used_with_or_without_a_driver_or_a_password_in_its_address(
+def test_storage_url_works_without_driver_or_password(
     new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = new_database()
@@ -245,7 +243,7 @@ def test_a_database_is_used_with_or_without_a_driver_or_a_password_in_its_addres
 @pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_commands_that_meet_empty_databases_at_once_set_them_up_once(
+def test_concurrent_commands_initialize_empty_databases_once(
     kind: str, tmp_path: Path, new_database: Callable[[], str]
 ) -> None:
     storage, tracking = f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db"
@@ -261,7 +259,7 @@ def test_commands_that_meet_empty_databases_at_once_set_them_up_once(
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(3)
     ]  # fmt: skip
-    with ended(*processes):
+    with killed_on_exit(*processes):
         for process in processes:
             assert process.stdout is not None and process.stdout.readline() == "ready\n"
         for process in processes:
@@ -280,8 +278,8 @@ OPENERS: list[tuple[str, Callable[[], object]]] = [
 
 
 @pytest.fixture
-def tracking_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let a test choose the tracking store by the environment alone, and forget its choice."""
+def unset_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Unset the tracking URI, so that only the environment decides; restore it after the test."""
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(None)
     yield
@@ -289,7 +287,7 @@ def tracking_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def refused(variable: str, url: str, opener: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the line in which an address is refused, which must come within 10 s and without its password."""
+    """Return the error for an unusable URL, which must come within 10 s and not contain the password."""
     monkeypatch.setenv(variable, url)
     began = time.monotonic()
     with pytest.raises(UserInputError, match=f"{variable}=postgresql://") as caught:
@@ -300,9 +298,9 @@ def refused(variable: str, url: str, opener: Callable[[], object], monkeypatch: 
     return line
 
 
-@pytest.mark.usefixtures("tracking_kept")
+@pytest.mark.usefixtures("unset_tracking_uri")
 @pytest.mark.parametrize(("variable", "opener"), OPENERS)
-def test_a_port_with_nothing_behind_is_refused_at_once(
+def test_closed_port_fails_immediately(
     variable: str, opener: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/x"
@@ -310,9 +308,9 @@ def test_a_port_with_nothing_behind_is_refused_at_once(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("tracking_kept")
+@pytest.mark.usefixtures("unset_tracking_uri")
 @pytest.mark.parametrize(("variable", "opener"), OPENERS)
-def test_a_server_that_never_answers_is_given_up_within_ten_seconds(
+def test_silent_server_times_out_within_ten_seconds(
     variable: str, opener: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as silent:
@@ -322,10 +320,10 @@ def test_a_server_that_never_answers_is_given_up_within_ten_seconds(
         assert "timeout" in refused(variable, url, opener, monkeypatch)
 
 
-@pytest.mark.usefixtures("tracking_kept")
+@pytest.mark.usefixtures("unset_tracking_uri")
 @pytest.mark.parametrize(("variable", "opener"), OPENERS)
 @pytest.mark.parametrize("separator", ["@", ":@"])
-def test_a_password_that_tears_its_address_apart_is_not_shown(
+def test_password_with_at_sign_is_not_shown(
     variable: str, opener: Callable[[], object], separator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"postgresql://someone:x{separator}{PASSWORD}@127.0.0.1:1/x"
@@ -333,8 +331,8 @@ def test_a_password_that_tears_its_address_apart_is_not_shown(
 
 
 @pytest.mark.server
-@pytest.mark.usefixtures("tracking_kept")
-def test_one_database_for_both_mlflow_and_optuna_is_refused(
+@pytest.mark.usefixtures("unset_tracking_uri")
+def test_shared_database_for_mlflow_and_optuna_is_rejected(
     new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for (first, open_first), (second, open_second) in (OPENERS, reversed(OPENERS)):
@@ -344,7 +342,7 @@ def test_one_database_for_both_mlflow_and_optuna_is_refused(
         assert "need separate databases" in refused(second, url, open_second, monkeypatch)
 
 
-def test_a_trial_that_never_named_its_process_is_given_up_after_a_while(
+def test_trial_without_process_is_requeued_after_grace_period(
     store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
@@ -357,9 +355,7 @@ def test_a_trial_that_never_named_its_process_is_given_up_after_a_while(
     assert study.trials[young.number].state is TrialState.RUNNING
 
 
-def test_no_workers_are_started_for_trials_that_are_under_way_elsewhere(
-    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_workers_start_for_trials_running_elsewhere(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
     study = open_study(open_storage(), StudySpec("s", "tpe", "median", {}))
     elsewhere = study.ask()
@@ -367,7 +363,7 @@ def test_no_workers_are_started_for_trials_that_are_under_way_elsewhere(
     waits: list[float] = []
 
     class Idle:
-        """Workers that found nothing to do and ended."""
+        """Workers that had nothing to do and exited."""
 
         def __init__(self, job: object, count: int): ...
 

@@ -1,4 +1,4 @@
-"""What workers share: tensors in an unnamed file, in shared memory or, where that is too small, on disk."""
+"""Tensors that workers share: in an unlinked file, in shared memory or, if that is too small, on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TENSORS = [torch.rand(7, 3), torch.arange(5), torch.arange(6, dtype=torch.uint8)
 
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for /dev/shm, with room for everything."""
+    """A stand-in for /dev/shm with enough space."""
     (tmp_path / "memory").mkdir()
     monkeypatch.setattr(shared, "SHARED_MEMORY", tmp_path / "memory")
     monkeypatch.setenv("PIPELINE_STATE_DIR", str(tmp_path / "state"))
@@ -37,13 +37,13 @@ def file_system_of(tensors: SharedTensors) -> int:
 
 
 def add_one(tensors: SharedTensors, pipe: Connection) -> None:
-    """The target of a process that sends what it reads, and changes it."""
+    """Process target: send the tensors' values, then add one to them."""
     pipe.send([tensor.tolist() for tensor in tensors.tensors])
     for tensor in tensors.tensors:
         tensor += 1
 
 
-def test_another_process_reads_and_writes_the_same_tensors(memory: Path) -> None:
+def test_child_process_reads_and_writes_shared_tensors(memory: Path) -> None:
     context = start_forkserver()
     ours, theirs = multiprocessing.Pipe()
     with share_tensors(TENSORS).file as file:
@@ -55,13 +55,13 @@ def test_another_process_reads_and_writes_the_same_tensors(memory: Path) -> None
         assert all(torch.equal(mine, given + 1) for mine, given in zip(tensors.tensors, TENSORS, strict=True))
 
 
-def test_the_file_has_no_name_that_a_kill_could_leave(memory: Path) -> None:
+def test_shared_file_is_unlinked(memory: Path) -> None:
     tensors = share_tensors(TENSORS)
     assert list(memory.iterdir()) == [] and os.fstat(tensors.file.fileno()).st_nlink == 0
 
 
 @needs_mount
-def test_tensors_beyond_shared_memory_go_to_the_state_folder(
+def test_tensors_larger_than_shared_memory_go_to_state_folder(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with small_disk(tmp_path / "small", "16m") as small:
@@ -74,7 +74,7 @@ def test_tensors_beyond_shared_memory_go_to_the_state_folder(
 
 
 @needs_mount
-def test_shared_memory_filled_meanwhile_is_given_up(
+def test_full_shared_memory_falls_back_to_state_folder(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with small_disk(tmp_path / "small", "1m") as small:
@@ -86,7 +86,7 @@ def test_shared_memory_filled_meanwhile_is_given_up(
 
 
 @needs_mount
-def test_a_full_state_folder_is_named(memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_state_folder_is_reported(memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with small_disk(tmp_path / "small", "1m") as small:
         monkeypatch.setattr(shared, "SHARED_MEMORY", small)
         monkeypatch.setenv("PIPELINE_STATE_DIR", str(small))
@@ -97,7 +97,7 @@ def test_a_full_state_folder_is_named(memory: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.slow
 @needs_mount
 def test_tune_runs_with_little_shared_memory(tmp_path: Path, empty_store: Path) -> None:
-    """1 MiB where the images need 1.7: what Docker's 64 MiB are to MNIST."""
+    """1 MiB for 1.7 MiB of images, like Docker's 64 MiB for MNIST."""
     copy_store(empty_store, tmp_path)
     words = ["tune", "--dataset", "digits", "--classes", "0-2", "--folds", "2", "--trials", "2", "--workers", "2",
              "--refit", "false", "--fold_epochs", "1"]  # fmt: skip

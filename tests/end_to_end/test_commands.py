@@ -1,4 +1,4 @@
-"""The real commands in real processes: as a user types them, interrupts them, gets them wrong, serves their result."""
+"""The real commands in real processes: valid and invalid input, interrupts, `mlflow run`, serving."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def runs_in(folder: Path) -> list[Run]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what git tracks, without anybody's store, data or environment."""
+    """A copy of the tracked and untracked source files, without stores, data or environments."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -59,12 +59,12 @@ def project(tmp_path: Path) -> Path:
 
 
 def mlflow_run(project: Path, *words: str) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of `mlflow run . --env-manager local` inside the project's virtual environment."""
+    """Command and environment of `mlflow run . --env-manager local` in the project's virtual environment."""
     environment = clean_environment(PATH=f"{BIN}:{os.environ['PATH']}")
     return [str(BIN / "mlflow"), "run", ".", "--env-manager", "local", *words], environment
 
 
-def test_a_command_trains_and_says_what_it_did(command: Command, tmp_path: Path) -> None:
+def test_command_trains_and_prints_results(command: Command, tmp_path: Path) -> None:
     done = command("train_base", *QUICK)
     assert done.returncode == 0, done.stderr
     (run,) = runs_in(tmp_path)
@@ -93,7 +93,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "message"), BAD)
-def test_bad_input_is_two_lines_and_no_run(command: Command, tmp_path: Path, words: list[str], message: str) -> None:
+def test_invalid_input_prints_two_lines_and_creates_no_run(
+    command: Command, tmp_path: Path, words: list[str], message: str
+) -> None:
     began = time.monotonic()
     done = command("train_base", *words)
     assert done.returncode == 2
@@ -102,7 +104,7 @@ def test_bad_input_is_two_lines_and_no_run(command: Command, tmp_path: Path, wor
     assert time.monotonic() - began < 90
 
 
-def test_several_faults_come_together(command: Command) -> None:
+def test_all_input_errors_are_reported_together(command: Command) -> None:
     done = command("train_base", "--classes", "9-5", "--batch_size", "0", "--frobnicate", "1")
     assert done.returncode == 2 and done.stderr.count("error: ") == 3
 
@@ -111,7 +113,7 @@ ON_WINDOWS = "import runpy, sys; sys.platform = 'win32'; runpy.run_module('pipel
 
 
 @pytest.mark.parametrize("words", [[sys.executable, "-c", ON_WINDOWS], ["make", "help"]], ids=["python", "make"])
-def test_windows_is_rejected_with_the_way_out(words: list[str]) -> None:
+def test_windows_is_rejected_and_error_suggests_wsl(words: list[str]) -> None:
     done = subprocess.run(words, cwd=ROOT, env=clean_environment(OS="Windows_NT"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "only Linux and macOS are supported; on Windows, use WSL" in done.stderr and not done.stdout
@@ -123,7 +125,7 @@ def test_help_lists_every_parameter(command: Command) -> None:
     assert "--learning_rate, --learning-rate" in text and "default: 128 examples" in " ".join(text.split())
 
 
-def test_mlflow_run_trains_in_the_run_it_made(project: Path) -> None:
+def test_mlflow_run_trains_in_its_own_run(project: Path) -> None:
     words, environment = mlflow_run(project, "-e", "train_base", "-P", "classes=0-4", "-P", "dataset=digits",
                                     "-P", "epochs=3", "-P", "learning_rate=1e-3", "-P", "width=16")  # fmt: skip
     done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
@@ -136,7 +138,7 @@ def test_mlflow_run_trains_in_the_run_it_made(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bad_input_under_mlflow_run_ends_its_run_as_failed(project: Path) -> None:
+def test_invalid_input_under_mlflow_run_fails_the_run(project: Path) -> None:
     words, environment = mlflow_run(project, "-e", "train_base", "-P", "classes=9-5")
     done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
@@ -147,7 +149,7 @@ def test_bad_input_under_mlflow_run_ends_its_run_as_failed(project: Path) -> Non
 
 @contextmanager
 def training(words: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A training process that has finished its first epochs."""
+    """A training process that has completed its first epochs."""
     with subprocess.Popen(
         words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -171,7 +173,7 @@ def training(words: list[str], folder: Path, environment: dict[str, str]) -> Ite
         [signal.SIGINT, signal.SIGTERM],
     ],
 )
-def test_an_interrupted_stage_saves_and_exits_130(tmp_path: Path, signals: list[signal.Signals]) -> None:
+def test_interrupted_stage_saves_checkpoint_and_exits_130(tmp_path: Path, signals: list[signal.Signals]) -> None:
     words = [sys.executable, "-m", "pipeline", "train_base", *ENDLESS]
     with training(words, tmp_path, clean_environment()) as process:
         sent = time.monotonic()
@@ -191,13 +193,13 @@ def test_an_interrupted_stage_saves_and_exits_130(tmp_path: Path, signals: list[
 
 
 @pytest.mark.slow
-def test_ctrl_c_under_mlflow_run_saves_and_ends_the_run_as_killed(project: Path) -> None:
+def test_ctrl_c_under_mlflow_run_saves_and_marks_killed(project: Path) -> None:
     options = [
         word for pair in zip(ENDLESS[::2], ENDLESS[1::2], strict=True) for word in ("-P", f"{pair[0][2:]}={pair[1]}")
     ]
     words, environment = mlflow_run(project, "-e", "train_base", *options)
     with training(words, project, environment) as process:
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to every process of the group
+        os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole process group
         process.communicate(timeout=60)
     deadline = time.monotonic() + 20
     while runs_in(project)[0].info.status != "KILLED" and time.monotonic() < deadline:
@@ -210,7 +212,7 @@ def test_ctrl_c_under_mlflow_run_saves_and_ends_the_run_as_killed(project: Path)
 
 @contextmanager
 def server(words: list[str], folder: Path, path: str) -> Iterator[str]:
-    """A server process on a free port; yields its address once it answers."""
+    """A server process on a free port; yields its URL once it responds."""
     port = free_port()
     environment = clean_environment(
         PATH=f"{BIN}:{os.environ['PATH']}", MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"
@@ -238,9 +240,7 @@ def post(address: str, content: object) -> object:
 
 @pytest.mark.slow
 @pytest.mark.server
-def test_a_served_model_answers_with_the_networks_probabilities(
-    store: MlflowClient, no_figures: None, tmp_path: Path
-) -> None:
+def test_served_model_returns_network_probabilities(store: MlflowClient, no_figures: None, tmp_path: Path) -> None:
     uri = train_base(TrainBaseParams(**SMALL)).model_uri
     extra = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "copy"))) / names.EXTRA_FILES
     network = build_network(architecture_from_json((extra / names.ARCHITECTURE_FILE).read_text()), generator(0, "x"))
@@ -258,7 +258,7 @@ def test_a_served_model_answers_with_the_networks_probabilities(
 
 @pytest.mark.server
 @pytest.mark.slow
-def test_a_bare_mlflow_ui_sees_the_run(store: MlflowClient, no_figures: None, tmp_path: Path) -> None:
+def test_plain_mlflow_ui_shows_the_run(store: MlflowClient, no_figures: None, tmp_path: Path) -> None:
     run_id = train_base(TrainBaseParams(**SMALL)).run_id
     with server(["ui"], tmp_path, "/health") as address:
         found = post(f"{address}/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"]})
@@ -267,7 +267,7 @@ def test_a_bare_mlflow_ui_sees_the_run(store: MlflowClient, no_figures: None, tm
 
 
 @pytest.mark.mnist
-def test_two_epochs_on_the_real_mnist_reach_98_percent(command: Command) -> None:
+def test_two_epochs_on_mnist_reach_98_percent(command: Command) -> None:
     done = command("train_base", "--epochs", "2", "--dataset", "mnist", "--data_dir", MNIST_DIR)
     assert done.returncode == 0, done.stderr
     accuracy = float(done.stdout.split("test accuracy ")[1].split(" %")[0])
@@ -275,8 +275,8 @@ def test_two_epochs_on_the_real_mnist_reach_98_percent(command: Command) -> None
 
 
 @pytest.mark.slow
-def test_mlflow_run_transfer_trains_its_base_first_and_finds_it_again(project: Path) -> None:
-    """In an empty store, and again at once."""
+def test_mlflow_run_transfer_trains_missing_base_once(project: Path) -> None:
+    """In an empty store, and again right after."""
     for count in (2, 3):
         words, environment = mlflow_run(project, "-e", "transfer", "-P", "reuse_layers=4", "-P", "dataset=digits",
                                         "-P", "epochs=3", "-P", "threads=1")  # fmt: skip
@@ -291,7 +291,7 @@ def test_mlflow_run_transfer_trains_its_base_first_and_finds_it_again(project: P
 
 
 @pytest.mark.slow
-def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_path: Path) -> None:
+def test_cnn_stages_run_in_sequence_and_are_compared(command: Command, tmp_path: Path) -> None:
     quick = ("--dataset", "digits", "--epochs", "2")
     base = command("train_base", "--model", "cnn", "--classes", "0-6", *quick)
     tuned = command("finetune_cnn", "--classes", "7-9", *quick)
@@ -308,10 +308,8 @@ def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.4, 1.5])
-def test_an_early_interrupt_exits_130_and_leaves_no_run_running(
-    tmp_path: Path, empty_store: Path, delay: float
-) -> None:
-    """While modules are imported or data is loaded, with the pair of signals that `mlflow run` sends."""
+def test_early_interrupt_exits_130_and_closes_the_run(tmp_path: Path, empty_store: Path, delay: float) -> None:
+    """During imports or data loading, with the two signals that `mlflow run` sends."""
     copy_store(empty_store, tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     made = client.create_run("0")

@@ -1,4 +1,4 @@
-"""Whole studies as real processes: killed and started again, interrupted, incomplete, on a terminal, by mlflow run."""
+"""Plan runs in real processes: killed and resumed, interrupted, incomplete, in a terminal, under `mlflow run`."""
 
 from __future__ import annotations
 
@@ -63,19 +63,19 @@ def steps_of(folder: Path) -> list[Run]:
 
 
 def wait_for(folder: Path, count: int) -> None:
-    """Wait until so many steps have been begun."""
+    """Wait until `count` steps have started."""
     deadline = time.monotonic() + 120
-    asked = "SELECT count(*) FROM tags WHERE key = 'stage' AND value IN ('train_base', 'transfer')"
+    query = "SELECT count(*) FROM tags WHERE key = 'stage' AND value IN ('train_base', 'transfer')"
     while time.monotonic() < deadline:
         with closing(sqlite3.connect(folder / "mlflow.db", timeout=20)) as connection:
-            if connection.execute(asked).fetchone()[0] >= count:
+            if connection.execute(query).fetchone()[0] >= count:
                 return
         time.sleep(0.02)
     raise AssertionError("the study did not get so far")
 
 
 @pytest.mark.slow
-def test_a_study_killed_at_several_points_finishes_without_doing_a_step_twice(folder: Path) -> None:
+def test_killed_plan_run_resumes_without_repeating_steps(folder: Path) -> None:
     for begun in (1, 3, 6):
         process = start(folder)
         wait_for(folder, begun)
@@ -97,7 +97,7 @@ def test_a_study_killed_at_several_points_finishes_without_doing_a_step_twice(fo
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_ends_as_killed_and_goes_on(folder: Path) -> None:
+def test_interrupted_plan_run_is_marked_killed_and_resumes(folder: Path) -> None:
     process = start(folder)
     wait_for(folder, 2)
     os.killpg(process.pid, signal.SIGINT)
@@ -115,11 +115,11 @@ def test_an_interrupted_study_ends_as_killed_and_goes_on(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_mlflow_run_carries_out_a_study_and_links_what_it_reused(project: Path) -> None:
+def test_mlflow_run_executes_plan_and_links_cached_runs(project: Path) -> None:
     (project / "plan.yaml").write_text(PLAN)
-    given = ("-P", "plan=plan.yaml", "-P", "dataset=digits", "-P", "seeds=1")
+    options = ("-P", "plan=plan.yaml", "-P", "dataset=digits", "-P", "seeds=1")
     for number in (1, 2):
-        command, environment = mlflow_run(project, *given)
+        command, environment = mlflow_run(project, *options)
         done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         parents = [run for run in runs_in(project) if run.data.tags.get(names.STAGE) == "main"]
@@ -132,7 +132,7 @@ def test_mlflow_run_carries_out_a_study_and_links_what_it_reused(project: Path) 
 
 
 @pytest.mark.slow
-def test_an_incomplete_study_exits_with_1_and_bad_plans_with_2(folder: Path) -> None:
+def test_incomplete_plan_run_exits_1_and_invalid_plan_2(folder: Path) -> None:
     (folder / "plan.yaml").write_text(PLAN.replace("per_class: 20", "per_class: 5000"))
     done = subprocess.run(words("--seeds", "1"), cwd=folder, env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 1 and "2 of 3 steps are missing" in done.stderr and "Traceback" not in done.stderr
@@ -142,7 +142,7 @@ def test_an_incomplete_study_exits_with_1_and_bad_plans_with_2(folder: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_arms_progress_and_time_left(folder: Path) -> None:
+def test_terminal_shows_arms_progress_and_time_left(folder: Path) -> None:
     leader, follower = pty.openpty()
     environment = clean_environment(COLUMNS="110", LINES="40", TERM="xterm")
     process = subprocess.Popen(words("--seeds", "2"), cwd=folder, env=environment, stdout=follower, stderr=follower)
@@ -151,7 +151,7 @@ def test_a_terminal_shows_arms_progress_and_time_left(folder: Path) -> None:
     while True:
         try:
             shown += os.read(leader, 65536)
-        except OSError:  # the other end is closed
+        except OSError:  # the process has exited
             break
     os.close(leader)
     assert process.wait(timeout=200) == 0

@@ -1,4 +1,4 @@
-"""Both UIs as a person sees them: real servers, a real browser, compared with what the stores hold."""
+"""Both UIs in a real browser, compared with the contents of the stores."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ WORDS = (
     "tune", "--dataset", "digits", "--classes", "0-2", "--folds", "3", "--trials", "4", "--fold_epochs", "3",
     "--workers", "2", "--width", "16", "--hidden_layers", "2", "--study", "seen", "--refit", "false",
 )  # fmt: skip
-PATIENCE_MS = 90_000  # the first page of either brings megabytes of scripts along
+PATIENCE_MS = 90_000  # the first page load of either fetches megabytes of scripts
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Debian's browser."""
+    """The path of Debian's Chromium."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
@@ -42,7 +42,7 @@ def chromium() -> str:
 
 @pytest.fixture
 def page(chromium: str) -> Iterator[Page]:
-    """A page of a headless browser, as large as a desk's screen."""
+    """A page in a headless browser at desktop size."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1600, "height": 1800})
@@ -53,7 +53,7 @@ def page(chromium: str) -> Iterator[Page]:
 
 @contextmanager
 def uis(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Start both UIs; yields their addresses, MLflow's first, once both answer."""
+    """Start both UIs; yields their URLs, MLflow's first, once both respond."""
     ports = [free_port(), free_port()]
     words = ["ui", "--mlflow_port", str(ports[0]), "--dashboard_port", str(ports[1])]
     with subprocess.Popen(
@@ -75,7 +75,7 @@ def uis(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def assert_only_on_loopback(number: int, ports: list[int]) -> None:
-    """A command and all of its processes listen on these ports, and on no other address than loopback's."""
+    """Check that a command and its child processes listen on these ports, on the loopback interface only."""
     family = [psutil.Process(number), *psutil.Process(number).children(recursive=True)]
     connections = [connection for member in family for connection in member.net_connections("inet")]
     listening = {connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN}
@@ -84,13 +84,13 @@ def assert_only_on_loopback(number: int, ports: list[int]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_both_uis_show_the_studys_trials_and_its_best_value(
+def test_both_uis_show_trials_and_best_value(
     tmp_path: Path, page: Page, new_database: Callable[[], str], kind: str
 ) -> None:
     storage, tracking = f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db"
     if kind == "postgresql":
         storage, tracking = new_database(), new_database()
-    jobs = "true" if kind == "sqlite" else "false"  # as by default: what listens is looked at with all processes
+    jobs = "true" if kind == "sqlite" else "false"  # true is the default: job processes are checked too
     environment = clean_environment(
         PIPELINE_STORAGE=storage, MLFLOW_TRACKING_URI=tracking, MLFLOW_SERVER_ENABLE_JOB_EXECUTION=jobs
     )
@@ -109,7 +109,7 @@ def test_both_uis_show_the_studys_trials_and_its_best_value(
 
 
 def look_at_dashboard(page: Page, address: str, study: optuna.Study, folder: Path) -> None:
-    """Check the study's first page, its list of trials, and its note."""
+    """Check the study's overview, trial list and note."""
     page.goto(address)
     best = page.locator("body")
     expect(best).to_contain_text(f"Best Trial (number={study.best_trial.number})", timeout=PATIENCE_MS)
@@ -126,7 +126,7 @@ def look_at_dashboard(page: Page, address: str, study: optuna.Study, folder: Pat
 
 
 def look_at_mlflow(page: Page, address: str, metrics: dict[str, float], folder: Path) -> None:
-    """Check the page of the study's run: its description, its figures, and a nested run for every trial."""
+    """Check the run page: description, metrics, and a nested run per trial."""
     page.goto(address)
     expect(page.get_by_text("Study seen: 4 trials of 3 folds on classes 0-2 of digits.")).to_be_visible(
         timeout=PATIENCE_MS

@@ -1,4 +1,4 @@
-"""A certificate authority, and certificates of it, made for one test."""
+"""A certificate authority and the certificates it signs, for one test."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates; its own one is the file `ca`.
+    """Signs certificates; the file `ca` is its own certificate.
 
     Args:
-        folder: Where the files are written.
+        folder: Where to write the files.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("authority of a test")
-        made = _unsigned(self._name, self._name, self._key)
-        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        builder = _unsigned(self._name, self._name, self._key)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(
-            made.add_extension(usage, critical=True).sign(self._key, hashes.SHA256()).public_bytes(_PEM)
+            builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256()).public_bytes(_PEM)
         )
 
     def certificate(self, name: str) -> Path:
-        """Return a file with a certificate for 127.0.0.1 and its key."""
+        """Return the path of a file with a certificate for 127.0.0.1 and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         signed = _unsigned(_name(name), self._name, key).add_extension(address, critical=False)

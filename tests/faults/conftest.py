@@ -1,4 +1,4 @@
-"""What the tests of faults share: a store with two finished bases, made once a module, and ways to damage a file."""
+"""Shared fixtures of the fault tests: a store with two trained bases per module, and ways to damage a file."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ class Bases:
     features: StageResult
 
     def model_folder(self, base: StageResult) -> Path:
-        """Where a base's model files lie."""
+        """The folder of a base's model files."""
         location = self.client.get_logged_model(base.model_uri.removeprefix("models:/")).artifact_location
         return Path(str(location).removeprefix("file://"))
 
     def extra(self, base: StageResult) -> Path:
-        """Where the files lie that later stages read."""
+        """The folder of the files that later stages read."""
         return self.model_folder(base) / names.EXTRA_FILES
 
     @property
     def features_path(self) -> Path:
-        """The cached features."""
+        """The path of the cached features."""
         root = str(self.client.get_run(self.features.run_id).info.artifact_uri).removeprefix("file://")
         return Path(root) / names.FEATURES / names.FEATURES_FILE
 
 
 @pytest.fixture(scope="module")
 def bases(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bases]:
-    """Trained once a module; a test that damages a file has to put it back (`damaged`)."""
+    """Trained once per module; a test that damages a file must restore it (see `damaged`)."""
     folder = tmp_path_factory.mktemp("bases")
     copy_store(empty_store, folder)
     before = mlflow.get_tracking_uri()
@@ -79,16 +79,16 @@ def bases(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def damaged() -> Iterator[Callable[[Path, Damage], None]]:
-    """Damages files, and puts them back after the test."""
-    kept: dict[Path, bytes] = {}
+    """Damage files, and restore them after the test."""
+    originals: dict[Path, bytes] = {}
 
     def damage(path: Path, how: Damage) -> None:
-        kept.setdefault(path, path.read_bytes())
-        changed = how(kept[path])
-        assert changed != kept[path], "the damage must change the file"
+        originals.setdefault(path, path.read_bytes())
+        changed = how(originals[path])
+        assert changed != originals[path], "the damage must change the file"
         path.write_bytes(changed)
 
     yield damage
-    for path, content in kept.items():
+    for path, content in originals.items():
         path.unlink(missing_ok=True)
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Real stages in real processes that are killed, and what their store holds afterwards."""
+"""Run stages in real processes, kill them, and inspect the store afterwards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from pipeline.tracking.outbox.journal import JOURNAL, read_part
 from tests.conftest import clean_environment
 
-# some seconds of work, in epochs short enough to be killed between and within them
+# a few seconds of work, in epochs short enough to be killed between and within them
 TINY = ("--dataset", "digits", "--width", "16", "--hidden_layers", "2", "--batch_size", "32", "--threads", "1",
         "--checkpoint_every", "4", "--patience", "1000")  # fmt: skip
 
@@ -26,7 +26,7 @@ Points = dict[str, list[tuple[int, float]]]
 
 @contextmanager
 def stage(folder: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A running `python -m pipeline ...`; killed at the end where it still runs."""
+    """A running `python -m pipeline ...`, killed on exit if it is still running."""
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline", *words], cwd=folder, env=clean_environment(**environment), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -39,7 +39,7 @@ def stage(folder: Path, *words: str, **environment: str) -> Iterator[subprocess.
 
 
 def kill_when(folder: Path, ready: Callable[[], bool], *words: str, **environment: str) -> str:
-    """Run a stage, SIGKILL it as soon as something is so, and return what it had printed."""
+    """Run a stage, SIGKILL it as soon as `ready()` is true, and return its output."""
     with stage(folder, *words, **environment) as process:
         wait_until(ready, lambda: process.poll() is None)
         os.killpg(process.pid, signal.SIGKILL)
@@ -47,66 +47,66 @@ def kill_when(folder: Path, ready: Callable[[], bool], *words: str, **environmen
     return str(out)
 
 
-def wait_until(ready: Callable[[], bool], going_on: Callable[[], bool] = lambda: True, seconds: float = 90) -> None:
-    """Wait until something is so.
+def wait_until(ready: Callable[[], bool], alive: Callable[[], bool] = lambda: True, seconds: float = 90) -> None:
+    """Wait until `ready()` is true.
 
     Raises:
-        AssertionError: It takes too long, or what should bring it about has ended.
+        AssertionError: On timeout, or if `alive()` becomes false first.
     """
     deadline = time.monotonic() + seconds
     while not ready():
-        assert going_on() and time.monotonic() < deadline, "it did not come to that"
+        assert alive() and time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.002)
 
 
 def store_of(folder: Path) -> MlflowClient:
-    """A client of the default store in a folder."""
+    """A client for the default store in a folder."""
     return MlflowClient(f"sqlite:///{folder}/mlflow.db")
 
 
 def runs_of(client: MlflowClient) -> list[Run]:
-    """Every run of a store, the oldest first."""
+    """All runs in a store, oldest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
 
 
-def journalled_epochs(folder: Path) -> int:
-    """How many epochs the newest journal in a folder has."""
+def journaled_epochs(folder: Path) -> int:
+    """The number of epochs in a folder's newest journal."""
     journals = sorted(folder.glob(f".pipeline/runs/*/{JOURNAL}"), key=lambda path: path.stat().st_mtime)
     entries = read_part(journals[-1]).entries if journals else []
     return max([point[3] for entry in entries for point in entry.get("metrics", [])], default=0)
 
 
 def local_state(folder: Path, run_id: str) -> Path:
-    """Where a run keeps its state."""
+    """The folder of a run's local state."""
     return folder / ".pipeline" / "runs" / run_id
 
 
 def points_of(client: MlflowClient, run_id: str) -> Points:
-    """Every point of every metric of a run but `time/*`, as (step, value) in the order of the steps.
+    """Every point of every metric of a run except `time/*`, as (step, value) sorted by step.
 
     Raises:
-        AssertionError: A step has no point of some metric of that kind, or several.
+        AssertionError: If a step is missing or duplicated in any metric.
     """
-    found: Points = {}
+    points: Points = {}
     for name in client.get_run(run_id).data.metrics:
         history = sorted((int(point.step), float(point.value)) for point in client.get_metric_history(run_id, name))
         steps = [step for step, _ in history]
         assert steps == ([0] if steps == [0] else list(range(1, len(steps) + 1))), (name, steps)
         if not name.startswith("time/"):
-            found[name] = history
-    assert len({len(history) for history in found.values() if len(history) > 1}) <= 1
-    return found
+            points[name] = history
+    assert len({len(history) for history in points.values() if len(history) > 1}) <= 1
+    return points
 
 
 def result_of(client: MlflowClient, run_id: str) -> tuple[str, Points, dict[str, str]]:
-    """What must be the same of two runs: weights, logged values, parameters."""
+    """What must be identical in two runs: weights, logged metrics, parameters."""
     run = client.get_run(run_id)
     return run.data.tags["weights_digest"], points_of(client, run_id), dict(run.data.params)
 
 
 def assert_one_ready_model(client: MlflowClient, run_id: str) -> None:
-    """The run has one model, which is ready, holds its final metrics, and is the run's only output."""
+    """Check that the run has one READY model, with its final metrics, as its only output."""
     run = client.get_run(run_id)
     models = list(client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"))
     assert [str(model.status) for model in models] == ["READY"]

@@ -1,4 +1,4 @@
-"""A small HTTP proxy in front of a real server that can be told, while it runs, to go wrong in a certain way."""
+"""A small HTTP proxy in front of a real server that can be switched between failure modes while running."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ WRITES = ("log-batch", "log-inputs", "set-tag", "update", "create", "logged-mode
 
 
 class Proxy:
-    """Forwards to a server, or does not.
+    """Forwards requests to a server, or fails in a given way.
 
-    Modes: `pass`; `refuse` (nobody listens); `hang` (no answer until the mode changes); `500`; `429` (with an hour to
-    wait); `drop` (the server does what it is asked to, the answer breaks off in the middle); `slow`; `full` (the
-    server reads, but cannot write); `gateway` (an HTML page with 404 from somebody else on the way).
+    Modes: `pass`; `refuse` (connection refused); `hang` (no response until the mode changes); `500`; `429` (retry after
+    an hour); `drop` (the request is executed, the response is truncated); `slow`; `full` (reads work, writes fail);
+    `gateway` (an HTML 404 page from another gateway).
 
     Args:
-        upstream: The server's address.
-        tls: What it shows and wants of certificates; without it, it speaks plain HTTP.
+        upstream: The server's URL.
+        tls: The proxy's certificate and what it requires of clients (default: plain HTTP).
     """
 
     def __init__(self, upstream: str, tls: ssl.SSLContext | None = None):
@@ -45,11 +45,11 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Its own address."""
+        """The proxy's URL."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def set(self, mode: str) -> None:
-        """Go wrong in another way from now on."""
+        """Switch to another mode."""
         assert mode in MODES, mode
         with self.changed:
             self.mode = mode
@@ -60,11 +60,11 @@ class Proxy:
             self._listen()
 
     def seen(self) -> set[str]:
-        """The modes in which something was asked of it."""
+        """The modes in which the proxy received requests."""
         return {mode for mode, *_ in self.requests}
 
     def once_after(self, fragment: str, action: Callable[[], None]) -> None:
-        """Call something once, after the server has done a request whose path ends so, before it is answered."""
+        """Call `action` once, after the server handled a request whose path ends in `fragment`, before the response."""
         self.after[fragment] = action
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Proxy:
             request_queue_size = 64
 
             def handle_error(self, *_: object) -> None:
-                return  # clients that give up are what is tested
+                return  # clients that give up are part of the test
 
         self._server = Server(("127.0.0.1", self.port), Handler)
         if self.tls is not None:
@@ -102,14 +102,14 @@ class Proxy:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
-        """Answer one request as the mode says."""
+        """Handle one request according to the mode."""
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         mode = self.mode
         self.requests.append((mode, request.command, request.path))
         if mode == "hang":
             with self.changed:
                 self.changed.wait_for(lambda: self.mode != "hang", 120)
-            request.close_connection = True  # who asked has given up, or asks again
+            request.close_connection = True  # the client has given up or will retry
             return
         if mode == "refuse":
             request.close_connection = True
@@ -168,7 +168,7 @@ def _failure(mode: str) -> tuple[int, dict[str, str], bytes]:
 
 @contextmanager
 def proxy_to(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
-    """A proxy that passes everything on until it is told otherwise."""
+    """A proxy in mode `pass`, closed on exit."""
     proxy = Proxy(upstream, tls)
     try:
         yield proxy

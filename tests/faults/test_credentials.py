@@ -1,4 +1,4 @@
-"""A tracking server that asks for a password: with one a stage works, without one it says so, and it shows nowhere."""
+"""A tracking server with basic auth: stages work with credentials, fail clearly without, and never leak them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, path: str, content: object, user: str, password: str) -> object:
-        """Post JSON as somebody and return the answer."""
+        """Post JSON as a user and return the response."""
         import base64
 
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -52,7 +52,7 @@ class Server:
 
 @contextmanager
 def running(folder: Path, port: int) -> Iterator[None]:
-    """MLflow's server with its basic-auth app, until the block ends."""
+    """Run MLflow's server with its basic-auth app until the block ends."""
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = EDIT\ndatabase_uri = sqlite:///{folder}/auth.db\nadmin_username = admin\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
@@ -81,12 +81,12 @@ def running(folder: Path, port: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with one user besides its administrator."""
+    """A server with an administrator and one user."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     with running(folder, port):
-        found = Server(port, folder)
-        found.ask("users/create", {"username": USER, "password": PASSWORD}, "admin", ADMIN_PASSWORD)
-        yield found
+        server = Server(port, folder)
+        server.ask("users/create", {"username": USER, "password": PASSWORD}, "admin", ADMIN_PASSWORD)
+        yield server
 
 
 def stage(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -96,14 +96,14 @@ def stage(folder: Path, *words: str, **environment: str) -> subprocess.Completed
     )  # fmt: skip
 
 
-def everything_left(folder: Path) -> bytes:
-    """The content of every file under a folder, and the files' names."""
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return b"\n".join([str(found).encode(), *(path.read_bytes() for path in found)])
+def contents_of(folder: Path) -> bytes:
+    """The names and contents of all files under a folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return b"\n".join([str(paths).encode(), *(path.read_bytes() for path in paths)])
 
 
 @pytest.mark.parametrize("how", ["variables", "in the address"])
-def test_a_stage_works_with_credentials_and_shows_them_nowhere(server: Server, tmp_path: Path, how: str) -> None:
+def test_stage_works_with_credentials_without_leaking_them(server: Server, tmp_path: Path, how: str) -> None:
     if how == "variables":
         login = {
             "MLFLOW_TRACKING_URI": server.address,
@@ -121,17 +121,17 @@ def test_a_stage_works_with_credentials_and_shows_them_nowhere(server: Server, t
     models = server.ask("logged-models/search", {"experiment_ids": ["0"]}, USER, PASSWORD)
     stored = json.dumps([runs, models])
     assert "run " in base.stdout and f"{server.address}/#/" in tuned.stdout and "train_base" in stored
-    kept = everything_left(tmp_path) + everything_left(server.folder / "files")
+    kept = contents_of(tmp_path) + contents_of(server.folder / "files")
     assert PASSWORD not in printed and PASSWORD not in stored and PASSWORD.encode() not in kept
     assert (server.folder / "files").is_dir() and len(kept) > 100_000
 
 
-def test_the_password_of_a_study_storage_shows_nowhere(tmp_path: Path) -> None:
+def test_study_storage_password_is_never_shown(tmp_path: Path) -> None:
     storage = f"postgresql://me:{STORAGE_PASSWORD}@127.0.0.1:1/studies"  # nobody listens on port 1
     refused = stage(tmp_path, "tune", "--dataset", "digits", "--trials", "1", PIPELINE_STORAGE=storage)
     assert refused.returncode == 2 and "PIPELINE_STORAGE=postgresql://***@127.0.0.1:1" in refused.stderr, refused.stderr
     assert STORAGE_PASSWORD not in refused.stdout + refused.stderr
-    assert STORAGE_PASSWORD.encode() not in everything_left(tmp_path)
+    assert STORAGE_PASSWORD.encode() not in contents_of(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,9 @@ def test_the_password_of_a_study_storage_shows_nowhere(tmp_path: Path) -> None:
     [{}, {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": "guessed-wrongly"}],
     ids=["without credentials", "with a wrong password"],
 )
-def test_a_stage_is_refused_in_one_line_and_quickly(server: Server, tmp_path: Path, login: dict[str, str]) -> None:
+def test_missing_or_wrong_credentials_fail_fast_with_one_line(
+    server: Server, tmp_path: Path, login: dict[str, str]
+) -> None:
     began = time.monotonic()
     done = stage(tmp_path, "train_base", *QUICK, MLFLOW_TRACKING_URI=server.address, **login)
     seconds = time.monotonic() - began
@@ -151,8 +153,8 @@ def test_a_stage_is_refused_in_one_line_and_quickly(server: Server, tmp_path: Pa
     assert not (tmp_path / ".pipeline").exists()
 
 
-def test_a_password_does_not_show_when_the_server_dies_under_a_stage(server: Server, tmp_path: Path) -> None:
-    """The client's own errors name the server's address, which held the password."""
+def test_password_is_not_shown_when_server_dies_during_stage(server: Server, tmp_path: Path) -> None:
+    """The client's errors contain the server's URL, which includes the password."""
     port = free_port()
     folder = tmp_path / "server"
     folder.mkdir()
@@ -174,4 +176,4 @@ def test_a_password_does_not_show_when_the_server_dies_under_a_stage(server: Ser
     assert process.returncode == 130
     printed = "".join(lines) + out + err
     assert ADMIN_PASSWORD not in printed and "it is saved in" in printed
-    assert ADMIN_PASSWORD.encode() not in everything_left(tmp_path / ".pipeline")
+    assert ADMIN_PASSWORD.encode() not in contents_of(tmp_path / ".pipeline")

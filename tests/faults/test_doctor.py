@@ -1,4 +1,4 @@
-"""`python -m pipeline doctor`: everything well, and each line that it can fail with, produced for real."""
+"""`python -m pipeline doctor`: a healthy environment, and each failure it can report, triggered for real."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from tests.test_data import write_idx
 __all__ = ["project"]  # a fixture
 
 
-def lines(findings: Iterator[CheckResult], what: str = "") -> list[str]:
-    """The findings as printed, of one kind or all."""
-    return [str(finding) for finding in findings if not what or finding.what == what]
+def lines(results: Iterator[CheckResult], what: str = "") -> list[str]:
+    """The check results as printed, all or of one kind."""
+    return [str(result) for result in results if not what or result.what == what]
 
 
-def test_a_healthy_machine_passes_and_nothing_is_left_behind(command: Command, tmp_path: Path) -> None:
+def test_doctor_passes_and_leaves_nothing_behind(command: Command, tmp_path: Path) -> None:
     before = {path.name for path in tmp_path.iterdir()}
     began = time.monotonic()
     done = command("doctor")
@@ -62,7 +62,7 @@ def test_a_healthy_machine_passes_and_nothing_is_left_behind(command: Command, t
 
 
 @pytest.mark.slow
-def test_what_would_fail_is_named_with_its_fix_and_the_exit_code_is_1(command: Command) -> None:
+def test_failed_checks_print_a_fix_and_exit_with_1(command: Command) -> None:
     done = command(
         "doctor",
         MLFLOW_TRACKING_URI="http://ada:Engine-1843@127.0.0.1:1",
@@ -80,7 +80,7 @@ def test_what_would_fail_is_named_with_its_fix_and_the_exit_code_is_1(command: C
     assert done.stdout.splitlines()[-1].endswith("checks, 2 failed")
 
 
-def test_a_store_whose_folder_cannot_be_written_fails(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:
+def test_tracking_store_in_unwritable_folder_fails(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:
     mlflow.set_tracking_uri("sqlite:////proc/nowhere/mlflow.db")
     (line,) = lines(examine_store(), "tracking store")
     assert line.startswith("FAIL  tracking store: /proc/nowhere/mlflow.db cannot be created: /proc: ")
@@ -88,7 +88,7 @@ def test_a_store_whose_folder_cannot_be_written_fails(monkeypatch: pytest.Monkey
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """A folder that nobody can write to; not even root, who passes over permissions."""
+    """Make a folder read-only; for root, who bypasses permissions, with a bind mount."""
     if os.geteuid() == 0:
         subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
@@ -106,9 +106,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not may_mount(), reason="nothing is read-only to root without a mount")
-def test_stores_that_can_only_be_read_fail(
-    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_only_stores_fail(store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kept").mkdir()
     for name in ("mlflow.db", "optuna.db"):
         with sqlite3.connect(tmp_path / "mlflow.db") as source, sqlite3.connect(tmp_path / "kept" / name) as copy:
@@ -125,7 +123,7 @@ def test_stores_that_can_only_be_read_fail(
 
 
 @needs_mount
-def test_a_disk_that_is_nearly_full_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearly_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with small_disk(tmp_path / "disk", "5m") as disk:
         monkeypatch.setenv("PIPELINE_STATE_DIR", str(disk / "state"))
         found = lines(doctor.examine_disks())
@@ -133,7 +131,7 @@ def test_a_disk_that_is_nearly_full_fails(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(found) >= 2 and all(str(disk) not in line for line in found[1:])
 
 
-def test_a_damaged_data_file_fails(tmp_path: Path) -> None:
+def test_damaged_data_file_fails(tmp_path: Path) -> None:
     raw = tmp_path / "FashionMNIST" / "raw"
     for part, count in (("train", 30), ("t10k", 20)):
         write_idx(raw / f"{part}-images-idx3-ubyte", np.zeros((count, 28, 28)))
@@ -152,7 +150,7 @@ def test_a_damaged_data_file_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.mnist
-def test_the_real_mnist_is_held_against_its_digests() -> None:
+def test_mnist_digests_are_verified() -> None:
     from tests.conftest import MNIST_DIR
 
     assert any(
@@ -161,17 +159,17 @@ def test_the_real_mnist_is_held_against_its_digests() -> None:
 
 
 def ended_process() -> str:
-    """The identity of a process that is gone."""
+    """The identity of a process that has exited."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         number = process.pid
     return f"{number} {time.time() - 100:.2f}"
 
 
-def test_runs_of_dead_processes_and_unsent_journals_are_named(store: MlflowClient, tmp_path: Path) -> None:
-    own = process_identity()
-    alive = store.create_run("0", tags=own)
+def test_orphaned_runs_and_pending_journals_are_listed(store: MlflowClient, tmp_path: Path) -> None:
+    identity = process_identity()
+    alive = store.create_run("0", tags=identity)
     assert lines(examine_store(), "runs") == ["ok    runs: 1 RUNNING, none orphaned"]
-    dead = store.create_run("0", tags={**own, "process": ended_process()})
+    dead = store.create_run("0", tags={**identity, "process": ended_process()})
     (line,) = lines(examine_store(), "runs")
     assert line.startswith("note  runs: 1 RUNNING without a process: " + dead.info.run_id)
     for run, status in ((alive, None), (dead, "KILLED")):
@@ -191,7 +189,7 @@ def test_runs_of_dead_processes_and_unsent_journals_are_named(store: MlflowClien
     assert line.startswith("FAIL  journal: ") and str(path.relative_to(tmp_path)) in line
 
 
-def test_an_experiment_that_is_deleted_fails_and_one_to_come_is_not_made(
+def test_deleted_experiment_fails_and_missing_one_is_not_created(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "later")
@@ -203,7 +201,7 @@ def test_an_experiment_that_is_deleted_fails_and_one_to_come_is_not_made(
     assert line.startswith("FAIL  tracking store: experiment later is deleted")
 
 
-def test_artifacts_that_cannot_be_kept_fail(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_artifact_location_fails(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create_experiment("elsewhere", artifact_location="/proc/nowhere")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
     (line,) = lines(examine_store(), "artifacts")
@@ -211,7 +209,7 @@ def test_artifacts_that_cannot_be_kept_fail(store: MlflowClient, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_an_outdated_schema_fails(command: Command, tmp_path: Path) -> None:
+def test_outdated_schema_fails(command: Command, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     done = command("doctor")
@@ -220,9 +218,7 @@ def test_an_outdated_schema_fails(command: Command, tmp_path: Path) -> None:
     assert line.startswith("FAIL  tracking store: ") and "schema" in line, line
 
 
-def test_the_storage_of_studies_is_written_to_and_left_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_study_storage_check_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
     (line,) = lines(examine_storage())
@@ -237,8 +233,8 @@ def test_the_storage_of_studies_is_written_to_and_left_as_it_was(
 
 
 @contextmanager
-def server_saying(date: str) -> Iterator[str]:
-    """A server that answers with a date of its own."""
+def server_with_date(date: str) -> Iterator[str]:
+    """A server that responds with the given Date header."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -255,18 +251,18 @@ def server_saying(date: str) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_clock_that_disagrees_with_the_servers_is_noted(store: MlflowClient) -> None:
-    with server_saying("Tue, 02 Jan 2024 00:00:00 GMT") as address:
+def test_clock_skew_against_server_is_noted(store: MlflowClient) -> None:
+    with server_with_date("Tue, 02 Jan 2024 00:00:00 GMT") as address:
         mlflow.set_tracking_uri(address)
         (line,) = lines(examine_server_clock())
     assert line.startswith("note  clock: ") and "ahead of the tracking server's" in line
     now = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
-    with server_saying(now) as address:
+    with server_with_date(now) as address:
         mlflow.set_tracking_uri(address)
         assert lines(examine_server_clock()) == ["ok    clock: within a minute of the tracking server's"]
 
 
-def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unset_or_backwards_clock_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = lines(doctor.examine_clock())
     assert line.startswith("ok    clock: 20")
     monkeypatch.setattr("pipeline.doctor.time.time", lambda: 3600.0)
@@ -278,14 +274,14 @@ def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> No
     assert line.startswith("FAIL  clock: runs backwards")
 
 
-def test_builds_that_do_not_match_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mismatched_torch_builds_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line[:4] for line in lines(doctor.examine_torch())] in (["ok  ", "ok  "], ["ok  ", "note"])
     monkeypatch.setattr(doctor, "requires", lambda name: ["numpy", "torch==1.0.0"])
     found = lines(doctor.examine_torch())
     assert found[1].startswith("FAIL  torchvision: ") and "needs torch 1.0.0" in found[1]
 
 
-def test_variables_are_shown_without_their_passwords() -> None:
+def test_environment_variables_are_printed_without_passwords() -> None:
     shown = lines(
         doctor.examine_variables(
             {
@@ -302,9 +298,7 @@ def test_variables_are_shown_without_their_passwords() -> None:
     assert lines(doctor.examine_variables({})) == ["ok    environment: no variable affects a stage"]
 
 
-def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
-    monkeypatch: pytest.MonkeyPatch, store: MlflowClient
-) -> None:
+def test_crashed_check_is_reported_and_others_still_run(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:
     def broken() -> Iterator[CheckResult]:
         raise KeyError("something unforeseen")
         yield
@@ -315,12 +309,12 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
 
 
 @pytest.mark.slow
-def test_a_run_that_mlflow_run_never_began_is_closed_once_nobody_prepares_it(
+def test_unstarted_mlflow_run_is_closed_after_its_launcher_dies(
     project: Path, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conda = project / "bin" / "conda"
     conda.parent.mkdir()
-    conda.write_text("#!/bin/sh\nexec sleep 600\n")  # an environment that takes ten minutes
+    conda.write_text("#!/bin/sh\nexec sleep 600\n")  # creating the environment takes ten minutes
     conda.chmod(0o755)
     words, environment = mlflow_run(project, "-e", "train_base")
     words = [word for word in words if word not in ("--env-manager", "local")]
@@ -343,5 +337,5 @@ def test_a_run_that_mlflow_run_never_began_is_closed_once_nobody_prepares_it(
 
 
 def tags_of_all(client: MlflowClient) -> set[str]:
-    """The names of all tags of all runs."""
+    """The names of all tags in all runs."""
     return {name for run in client.search_runs(["0"]) for name in run.data.tags}

@@ -1,4 +1,4 @@
-"""Files that are truncated, altered, empty or do not fit on their disk: named, refused, and the older good one used."""
+"""Truncated, altered or empty files and full disks: errors name the file, and the last intact version is used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def two_checkpoints(tmp_path: Path) -> CheckpointFolder:
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+def test_damaged_checkpoint_is_reported_and_previous_one_used(
     two_checkpoints: CheckpointFolder, damaged: Damager, how: str
 ) -> None:
     damaged(two_checkpoints.path(LAST), DAMAGES[how])
@@ -58,7 +58,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_where_no_checkpoint_is_whole_all_are_named(
+def test_error_names_all_checkpoints_if_none_is_intact(
     two_checkpoints: CheckpointFolder, damaged: Damager, how: str
 ) -> None:
     for name in (LAST, PREVIOUS):
@@ -67,12 +67,12 @@ def test_where_no_checkpoint_is_whole_all_are_named(
         two_checkpoints.newest()
 
 
-def test_a_save_after_a_damaged_one_leaves_a_whole_one_at_every_moment(
+def test_save_after_damage_always_keeps_an_intact_checkpoint(
     two_checkpoints: CheckpointFolder, damaged: Damager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The damaged one is only moved over the good one before it once a new good one lies ready."""
+    """The damaged checkpoint replaces the previous one only after the new one is written."""
     damaged(two_checkpoints.path(LAST), DAMAGES["truncated"])
-    monkeypatch.setattr(Path, "write_bytes", stop)
+    monkeypatch.setattr(Path, "write_bytes", fail_write)
     with pytest.raises(RuntimeError, match="stopped"):
         two_checkpoints.save_last(a_checkpoint(3.0))
     monkeypatch.undo()
@@ -80,36 +80,36 @@ def test_a_save_after_a_damaged_one_leaves_a_whole_one_at_every_moment(
     assert newest is not None and newest.facts == {"epoch": 1}
 
 
-def stop(path: Path, content: bytes) -> int:
+def fail_write(path: Path, content: bytes) -> int:
     raise RuntimeError("stopped while writing")
 
 
-def newest_fitting(bases: Bases) -> str:
-    """Return the URI of the base that `base=auto` takes for digits 5-9."""
-    found = find_base(
+def newest_compatible_base(bases: Bases) -> str:
+    """Return the URI of the base that `base=auto` selects for digits 5-9."""
+    base = find_base(
         bases.client, family="mlp", dataset="digits", image_shape=(1, 28, 28), classes=(5, 6, 7, 8, 9), depth=2,
     )  # fmt: skip
-    assert found is not None
-    return found.model_uri
+    assert base is not None
+    return base.model_uri
 
 
 @pytest.mark.parametrize("file", MODEL_FILES)
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_model_is_refused_and_the_older_one_used(
+def test_damaged_model_is_rejected_and_older_one_used(
     bases: Bases, damaged: Damager, caplog: pytest.LogCaptureFixture, file: str, how: str
 ) -> None:
-    assert newest_fitting(bases) == bases.newer.model_uri
+    assert newest_compatible_base(bases) == bases.newer.model_uri
     damaged(bases.extra(bases.newer) / file, DAMAGES[how])
     with pytest.raises(UserInputError, match=f"base={bases.newer.model_uri}: (damaged file {file}|altered: )"):
         load_base(bases.client, bases.newer.model_uri)
     caplog.clear()
-    assert newest_fitting(bases) == bases.older.model_uri
+    assert newest_compatible_base(bases) == bases.older.model_uri
     (line,) = caplog.messages
     assert bases.newer.model_uri in line and ("damaged file" in line or "altered: " in line)
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_damaged_features_are_refused_and_passed_over(
+def test_damaged_features_are_rejected_and_skipped(
     bases: Bases, damaged: Damager, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     wanted = read_features(bases.features_path).fingerprint
@@ -126,7 +126,7 @@ def test_damaged_features_are_refused_and_passed_over(
 
 @pytest.fixture
 def fashion(tmp_path: Path) -> Path:
-    """A small data set in torchvision's layout of Fashion-MNIST; returns the folder of its files."""
+    """A small data set in torchvision's Fashion-MNIST layout; returns the folder of its files."""
     draw = np.random.default_rng(0)
     raw = tmp_path / "FashionMNIST" / "raw"
     for part, count in (("train", 60), ("t10k", 30)):
@@ -136,7 +136,9 @@ def fashion(tmp_path: Path) -> Path:
 
 
 IDX_DAMAGES: dict[str, Damage] = {
-    **{how: damage for how, damage in DAMAGES.items() if how != "one bit flipped"},  # seen by digest only: MNIST
+    **{
+        how: damage for how, damage in DAMAGES.items() if how != "one bit flipped"
+    },  # detected by digests only, which only MNIST has
     "a bit of its type flipped": lambda content: content[:2] + bytes([content[2] ^ 1]) + content[3:],
     "a bit of its size flipped": lambda content: content[:6] + bytes([content[6] ^ 1]) + content[7:],
     "numbers in another shape": lambda content: content[:3] + bytes([2]) + (30).to_bytes(4, "big") * 2 + bytes(900),
@@ -146,7 +148,7 @@ IDX_DAMAGES: dict[str, Damage] = {
 
 @pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
 @pytest.mark.parametrize("how", IDX_DAMAGES)
-def test_a_damaged_data_file_is_the_only_one_named(fashion: Path, damaged: Damager, file: str, how: str) -> None:
+def test_error_names_only_the_damaged_data_file(fashion: Path, damaged: Damager, file: str, how: str) -> None:
     damaged(fashion / file, IDX_DAMAGES[how])
     with pytest.raises(DataFileError) as caught:
         load_dataset("fashion_mnist", str(fashion.parent.parent))
@@ -154,7 +156,7 @@ def test_a_damaged_data_file_is_the_only_one_named(fashion: Path, damaged: Damag
     assert "Remove it and run again" in str(caught.value)
 
 
-def test_labels_that_do_not_fit_their_images_are_refused(fashion: Path) -> None:
+def test_mismatched_labels_are_rejected(fashion: Path) -> None:
     write_idx(fashion / "t10k-labels-idx1-ubyte", np.arange(29) % 10)
     with pytest.raises(DataFileError, match="the test files of fashion_mnist do not match"):
         load_dataset("fashion_mnist", str(fashion.parent.parent))
@@ -174,7 +176,7 @@ SPACE_DAMAGES: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("how", SPACE_DAMAGES)
-def test_a_damaged_search_space_is_named(tmp_path: Path, how: str) -> None:
+def test_damaged_search_space_error_names_the_file(tmp_path: Path, how: str) -> None:
     path = tmp_path / "space.yaml"
     path.write_bytes(SPACE)
     assert set(load_space(str(path), "mlp")) == {"learning_rate", "width"}
@@ -191,7 +193,7 @@ def a_journal(folder: Path) -> Path:
     return journal.path
 
 
-def test_a_torn_journal_keeps_every_entry_before_the_tear(tmp_path: Path) -> None:
+def test_truncated_journal_keeps_all_complete_entries(tmp_path: Path) -> None:
     path = a_journal(tmp_path)
     content, whole = path.read_bytes(), read_part(path).entries
     lengths = set()
@@ -203,7 +205,7 @@ def test_a_torn_journal_keeps_every_entry_before_the_tear(tmp_path: Path) -> Non
     assert lengths == {0, 1, 2, 3, 4}
 
 
-def test_a_journal_damaged_before_its_end_is_named(tmp_path: Path) -> None:
+def test_damaged_line_inside_journal_is_reported(tmp_path: Path) -> None:
     path = a_journal(tmp_path)
     lines = path.read_bytes().split(b"\n")
     lines[2] = lines[2][:10]
@@ -214,7 +216,7 @@ def test_a_journal_damaged_before_its_end_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncated", "zeroes in place of its start"])
-def test_a_damaged_tracking_store_is_named(store: MlflowClient, tmp_path: Path, how: str) -> None:
+def test_damaged_tracking_store_error_names_the_file(store: MlflowClient, tmp_path: Path, how: str) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(DAMAGES[how](path.read_bytes()))
     for name in ("-wal", "-shm"):
@@ -224,7 +226,7 @@ def test_a_damaged_tracking_store_is_named(store: MlflowClient, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("how", ["truncated", "zeroes in place of its start"])
-def test_a_damaged_study_storage_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_damaged_study_storage_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     path = tmp_path / "optuna.db"
     monkeypatch.setenv("PIPELINE_STORAGE", f"sqlite:///{path}")
     optuna.create_study(storage=open_storage())
@@ -237,7 +239,7 @@ def test_a_damaged_study_storage_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         open_storage()
 
 
-SAVE_BIGGER = """
+SAVE_LARGER_CHECKPOINT = """
 import resource, sys, torch
 from pathlib import Path
 from pipeline.errors import DiskFullError
@@ -256,7 +258,7 @@ except DiskFullError as error:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of a given size."""
+    """Mount a file system of a given size."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
     try:
@@ -274,9 +276,9 @@ def may_mount() -> bool:
 needs_mount = pytest.mark.skipif(not may_mount(), reason="only root with the right to mount can make a full disk")
 
 
-def check_bigger(folder: Path, limit: int) -> None:
+def assert_failed_save_keeps_checkpoints(folder: Path, limit: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SAVE_BIGGER, str(folder), str(limit)],
+        [sys.executable, "-c", SAVE_LARGER_CHECKPOINT, str(folder), str(limit)],
         cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -286,20 +288,20 @@ def check_bigger(folder: Path, limit: int) -> None:
     assert {path.name for path in folder.iterdir()} == {f"{LAST}.safetensors", f"{PREVIOUS}.safetensors"}
 
 
-def test_a_checkpoint_beyond_the_size_limit_leaves_the_earlier_ones_whole(tmp_path: Path) -> None:
-    check_bigger(tmp_path / "checkpoints", 100_000)
+def test_file_size_limit_leaves_earlier_checkpoints_intact(tmp_path: Path) -> None:
+    assert_failed_save_keeps_checkpoints(tmp_path / "checkpoints", 100_000)
 
 
 @needs_mount
-def test_a_checkpoint_on_a_full_disk_leaves_the_earlier_ones_whole(tmp_path: Path) -> None:
+def test_full_disk_leaves_earlier_checkpoints_intact(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
-        check_bigger(disk / "checkpoints", 0)
+        assert_failed_save_keeps_checkpoints(disk / "checkpoints", 0)
 
 
 @needs_mount
 @pytest.mark.slow
-def test_a_stage_on_a_full_disk_fails_in_words_and_keeps_its_checkpoints(tmp_path: Path, empty_store: Path) -> None:
-    """Room for two checkpoints of five copies of the weights and for the best weights, and not for a third."""
+def test_stage_on_full_disk_fails_cleanly_and_keeps_checkpoints(tmp_path: Path, empty_store: Path) -> None:
+    """Space for two checkpoints (five copies of the weights each) and the best weights, but not for a third."""
     copy_store(empty_store, tmp_path)
     words = ["train_base", "--dataset", "digits", "--epochs", "20", "--patience", "20", "--checkpoint_every", "1",
              "--width", "200", "--hidden_layers", "2"]  # fmt: skip
@@ -320,19 +322,19 @@ def test_a_stage_on_a_full_disk_fails_in_words_and_keeps_its_checkpoints(tmp_pat
 
 @needs_mount
 @pytest.mark.slow
-def test_a_full_disk_under_the_tracking_store_is_said_in_words(tmp_path: Path, empty_store: Path) -> None:
+def test_full_disk_under_tracking_store_gives_clear_error(tmp_path: Path, empty_store: Path) -> None:
     with small_disk(tmp_path / "disk", "4m") as disk:
         copy_store(empty_store, disk)
         fill(disk / "filler")
         done = stage(disk, ["train_base", "--dataset", "digits", "--epochs", "1"])
         assert done.returncode in (1, 2), done.stderr  # 2: the store's last free pages did not do to open it
-        line = done.stderr.strip().splitlines()[-1]  # above it stands what MLflow logs of its own
+        line = done.stderr.strip().splitlines()[-1]  # MLflow's own log lines come first
         assert line.startswith("error: ") and "disk is full" in line and str(disk) in line, done.stderr
         assert "Free some" in line, done.stderr
 
 
 def fill(path: Path) -> None:
-    """Write until the disk is full."""
+    """Write until no space is left."""
     with open(path, "wb", buffering=0) as file:
         try:
             while True:
@@ -342,14 +344,14 @@ def fill(path: Path) -> None:
 
 
 def stage(folder: Path, words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a stage in a process of its own."""
+    """Run a stage in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline", *words], cwd=folder, env=clean_environment(**environment),
         capture_output=True, text=True, timeout=200,
     )  # fmt: skip
 
 
-def test_many_different_faults_are_injected() -> None:
+def test_injected_faults_are_all_distinct() -> None:
     kinds = [
         *(("checkpoint", how) for how in DAMAGES),
         *((file, how) for file in MODEL_FILES for how in DAMAGES),

@@ -1,6 +1,6 @@
-"""Every parser of foreign input against thousands of inputs: only the project's own exceptions, no hang, no flood.
+"""Fuzz every parser of untrusted input: only the project's own exceptions, bounded time and memory.
 
-A hundred inputs a parser by default; PIPELINE_EXAMPLES=20000 tries that many. In CI the inputs are always the same.
+A hundred inputs per parser by default, PIPELINE_EXAMPLES=20000 for more. In CI the inputs are always the same.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from pipeline.tuning.search_space import SEARCHABLE, load_space
 from tests.test_data import write_idx
 
 EXAMPLES = int(os.environ.get("PIPELINE_EXAMPLES", "100"))
-MEMORY_LIMIT_KB = 300_000  # above what the process held at a parser's first input
+MEMORY_LIMIT_KB = 300_000  # above the process's memory at a parser's first input
 
 tried: dict[str, int] = {}
 held_before: dict[str, int] = {}
 
 
 def many(function: Callable[..., None]) -> Callable[..., None]:
-    """Try many inputs, each within ten seconds (a loaded machine is slow; a hang is not over in minutes)."""
+    """Run a test on many inputs, each with a deadline of ten seconds (generous, for busy machines)."""
     return settings(
         max_examples=EXAMPLES,
         deadline=10_000,
@@ -55,7 +55,7 @@ def many(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def count(what: str) -> None:
-    """Note an input, and that memory has not grown beyond its limit."""
+    """Count an input, and check that memory has not grown beyond its limit."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tried[what] = tried.get(what, 0) + 1
     grown = most - held_before.setdefault(what, most)
@@ -75,7 +75,7 @@ likely = st.sampled_from(
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_parameters_are_read_or_refused(name: str) -> None:
+def test_parameters_are_parsed_or_rejected(name: str) -> None:
     kind: type[StageParams] = ENTRY_POINTS[name]
     names = st.sampled_from(list(kind.model_fields)) | words
 
@@ -89,7 +89,7 @@ def test_parameters_are_read_or_refused(name: str) -> None:
             assert str(error)
         else:
             assert all(isinstance(value, str) for value in found.logged().values())
-            assert parse_params(kind, found.logged()).logged() == found.logged()  # what is logged can be given again
+            assert parse_params(kind, found.logged()).logged() == found.logged()  # logged values parse again
 
     read()
 
@@ -100,7 +100,7 @@ def test_parameters_are_read_or_refused(name: str) -> None:
     | st.lists(st.integers(-3, 20_000).map(str), max_size=9).map("-".join)
     | st.from_regex(r"(\d{1,6}(-\d{1,6})?,?){1,8}")
 )
-def test_classes_are_read_or_refused(text: str) -> None:
+def test_classes_are_parsed_or_rejected(text: str) -> None:
     count("classes")
     try:
         found = parse_classes(text)
@@ -115,7 +115,7 @@ def idx(type_code: int, sizes: list[int], body: bytes) -> bytes:
 
 
 def sized(sizes: list[int], type_code: int) -> bytes:
-    """A file that holds as much as it says, where that is not much."""
+    """A file whose length matches its header, up to 5000 bytes."""
     length = 1
     for size in sizes:
         length *= size
@@ -131,14 +131,14 @@ idx_files = (
 
 @many
 @given(idx_files)
-def test_any_bytes_are_an_idx_file_or_have_a_fault(content: bytes) -> None:
+def test_any_bytes_are_valid_idx_or_report_a_fault(content: bytes) -> None:
     count("idx structure")
     fault = idx_fault(content)
     assert isinstance(fault, str) and (fault or content[:2] == b"\0\0")
 
 
 def altered(good: bytes) -> st.SearchStrategy[bytes]:
-    """A good file with some bytes changed, cut short, or made longer; or altogether other bytes."""
+    """A valid file with bytes changed, truncated or appended; or random bytes."""
     places = st.lists(st.tuples(st.integers(0, len(good) - 1) | st.integers(0, 40), st.integers(0, 255)), max_size=6)
 
     def change(changes: list[tuple[int, int]], end: int, more: bytes) -> bytes:
@@ -151,7 +151,7 @@ def altered(good: bytes) -> st.SearchStrategy[bytes]:
     return st.builds(change, places, ends, st.just(b"") | st.binary(max_size=20)) | st.binary(max_size=200)
 
 
-def test_whole_data_sets_are_loaded_or_refused(tmp_path: Path) -> None:
+def test_datasets_are_loaded_or_rejected(tmp_path: Path) -> None:
     raw = tmp_path / "KMNIST" / "raw"
     good: dict[str, bytes] = {}
     for part, size in (("train", 20), ("t10k", 10)):
@@ -177,7 +177,7 @@ def test_whole_data_sets_are_loaded_or_refused(tmp_path: Path) -> None:
     load()
 
 
-def test_image_files_are_read_or_refused(tmp_path: Path) -> None:
+def test_images_are_decoded_or_rejected(tmp_path: Path) -> None:
     picture = Image.effect_noise((31, 17), 60)
     formats = {"PNG": {}, "JPEG": {}, "BMP": {}, "PPM": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {}, "GIF": {}}
     good = {}
@@ -223,7 +223,7 @@ descriptions = st.fixed_dictionaries(
 
 @many
 @given(st.text(max_size=200) | values.map(json.dumps) | descriptions.map(json.dumps))
-def test_descriptions_are_read_or_refused(text: str) -> None:
+def test_architectures_are_parsed_or_rejected(text: str) -> None:
     count("descriptions")
     try:
         found = architecture_from_json(text)
@@ -248,7 +248,7 @@ yaml_texts = (
 )  # fmt: skip
 
 
-def test_search_spaces_are_read_or_refused(tmp_path: Path) -> None:
+def test_search_spaces_are_parsed_or_rejected(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
 
     @many
@@ -265,7 +265,7 @@ def test_search_spaces_are_read_or_refused(tmp_path: Path) -> None:
 
 
 def tensor_files(good: bytes) -> st.SearchStrategy[bytes]:
-    """Altered safetensors files, and ones whose header says anything at all."""
+    """Altered safetensors files, and files with arbitrary headers."""
     entry = st.fixed_dictionaries(
         {
             "dtype": st.sampled_from(["F32", "I64", "BOOL", "F8_E4M3", "F4", "BF16", "U64", "C64", "nonsense"]),
@@ -284,7 +284,7 @@ def tensor_files(good: bytes) -> st.SearchStrategy[bytes]:
     return altered(good) | st.builds(build, headers, st.binary(max_size=40), st.none() | st.integers(0, 2**64 - 1))
 
 
-def test_checkpoints_are_read_or_refused(tmp_path: Path) -> None:
+def test_checkpoints_are_loaded_or_rejected(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     save_checkpoint(path, Checkpoint({"weights/a": torch.arange(6.0)}, {"epoch": 1}))
     good = path.read_bytes()
@@ -302,8 +302,8 @@ def test_checkpoints_are_read_or_refused(tmp_path: Path) -> None:
     load()
 
 
-def test_checkpoints_whose_digest_is_right_are_read_or_refused(tmp_path: Path) -> None:
-    """Whoever makes a file can make its digest, too."""
+def test_checkpoints_with_valid_digest_are_loaded_or_rejected(tmp_path: Path) -> None:
+    """Whoever writes a file can also compute its digest."""
     path = tmp_path / "last.safetensors"
 
     @many
@@ -319,7 +319,7 @@ def test_checkpoints_whose_digest_is_right_are_read_or_refused(tmp_path: Path) -
     load()
 
 
-def test_feature_files_are_read_or_refused(tmp_path: Path) -> None:
+def test_feature_files_are_loaded_or_rejected(tmp_path: Path) -> None:
     from pipeline.networks.build import weights_digest
 
     path = tmp_path / "features.safetensors"
@@ -332,8 +332,8 @@ def test_feature_files_are_read_or_refused(tmp_path: Path) -> None:
     )  # fmt: skip
 
     def build(one: torch.Tensor, two: torch.Tensor, header: dict[str, str]) -> bytes:
-        found = {"values": one.clone(), "indices": two.clone()}
-        return safetensors.torch.save(found, {**good_header, "content": weights_digest(found), **header})
+        tensors = {"values": one.clone(), "indices": two.clone()}
+        return safetensors.torch.save(tensors, {**good_header, "content": weights_digest(tensors), **header})
 
     headers = st.dictionaries(st.sampled_from(sorted(good_header)), likely | words | values.map(json.dumps))
 
@@ -352,7 +352,7 @@ def test_feature_files_are_read_or_refused(tmp_path: Path) -> None:
     read()
 
 
-def test_journals_are_read_or_refused(tmp_path: Path) -> None:
+def test_journal_lines_are_parsed_or_reported_as_damaged(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(tmp_path)
     for number in range(3):
@@ -374,8 +374,8 @@ def test_journals_are_read_or_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [100, 5_000, 200_000])
 @pytest.mark.parametrize("bracket", ["[", '{"a":', "- ", "!!seq [", "&a [", "'"])
-def test_deep_nesting_is_refused_at_once(tmp_path: Path, depth: int, bracket: str) -> None:
-    """Too deep for hypothesis to build, and deep enough to overflow the stack of a parser that recurses."""
+def test_deep_nesting_is_rejected(tmp_path: Path, depth: int, bracket: str) -> None:
+    """Too deep for hypothesis to generate, and deep enough to overflow the stack of a recursive parser."""
     text = bracket * depth
     with pytest.raises(ValueError):
         architecture_from_json(text)
@@ -392,8 +392,8 @@ def test_deep_nesting_is_refused_at_once(tmp_path: Path, depth: int, bracket: st
         parse_params(ENTRY_POINTS["tune"], {"classes": text, "space": text, "seed": text, "study": text})
 
 
-def test_no_parser_got_away_untried() -> None:
-    """Runs last in this file; in another process, where the others were not, it has nothing to say."""
+def test_every_parser_got_enough_inputs() -> None:
+    """Runs last in this file; passes in a process that ran no other test of it."""
     if tried:
         print({what: number for what, number in sorted(tried.items())}, "inputs,", sum(tried.values()), "in all")
         assert all(number >= min(EXAMPLES, 50) for number in tried.values())

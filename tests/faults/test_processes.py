@@ -1,4 +1,4 @@
-"""Which processes are taken to live, to be gone, or to be out of sight; with real processes."""
+"""Process liveness: alive, dead or not visible from here; with real processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.tracking.outbox.local_state import lock_run_state, run_folder
 from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from tests.conftest import ROOT
 
-NAME_ITSELF = """import sys
+PRINT_IDENTITY = """import sys
 from pipeline.runtime import process_identity
 print(process_identity()["process"], flush=True)
 sys.stdin.read()
@@ -31,9 +31,9 @@ ELSEWHERE = "17 4.20 another-boot/pid:[4026531836]"
 
 @pytest.fixture
 def other() -> Iterator[subprocess.Popen[str]]:
-    """A process that prints its identity, and lives until its input ends."""
+    """A process that prints its identity and runs until its stdin is closed."""
     with subprocess.Popen(
-        [sys.executable, "-c", NAME_ITSELF], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", PRINT_IDENTITY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         yield process
 
@@ -43,28 +43,28 @@ def identity_of(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def step_the_clock(patch: pytest.MonkeyPatch, seconds: float) -> None:
-    """What psutil sees after a step: the kernel states the boot's time by the wall clock."""
+def step_clock(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Simulate a clock step as psutil sees it: the kernel reports the boot time in wall-clock time."""
     real = psutil.boot_time()
     module = sys.modules[type(psutil.Process()._proc).__module__]  # type: ignore[attr-defined]
     patch.setattr(module, "boot_time", lambda: real + seconds)
 
 
-def test_a_clock_step_does_not_make_a_process_look_dead(
+def test_clock_step_does_not_change_process_liveness(
     other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identity, own = identity_of(other), process_identity()["process"]
-    step_the_clock(monkeypatch, 5)
+    step_clock(monkeypatch, 5)
     assert process_lives(identity) and process_lives(own) and process_identity()["process"] == own
     other.communicate()
     assert process_lives(identity) is False
 
 
-def test_a_clock_step_leaves_live_runs_running(
+def test_clock_step_leaves_live_runs_running(
     store: MlflowClient, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = store.create_run("0", tags={**process_identity(), "process": identity_of(other)}).info.run_id
-    step_the_clock(monkeypatch, -3600)
+    step_clock(monkeypatch, -3600)
     close_orphaned_runs(store)
     assert store.get_run(run_id).info.status == "RUNNING"
     other.communicate()
@@ -72,7 +72,7 @@ def test_a_clock_step_leaves_live_runs_running(
     assert store.get_run(run_id).info.status == "KILLED"
 
 
-def test_a_zombie_is_gone(other: subprocess.Popen[str]) -> None:
+def test_zombie_counts_as_dead(other: subprocess.Popen[str]) -> None:
     identity = identity_of(other)
     other.kill()
     while psutil.Process(other.pid).status() != psutil.STATUS_ZOMBIE:
@@ -80,12 +80,12 @@ def test_a_zombie_is_gone(other: subprocess.Popen[str]) -> None:
     assert process_lives(identity) is False
 
 
-def test_a_reused_process_id_is_another_process() -> None:
+def test_reused_pid_is_a_different_process() -> None:
     number, _, scope = process_identity()["process"].split()
     assert process_lives(f"{number} 0.01 {scope}") is False
 
 
-def test_another_boot_or_container_cannot_be_judged() -> None:
+def test_liveness_is_unknown_across_boots_and_containers() -> None:
     own = process_identity()["process"]
     boot, namespace = runtime.process_scope().split("/")
     assert process_lives(own.replace(boot, "another-boot")) is None
@@ -93,11 +93,11 @@ def test_another_boot_or_container_cannot_be_judged() -> None:
 
 
 @pytest.mark.parametrize("host", [socket.gethostname(), "renamed"])
-def test_a_changed_host_name_hides_no_process(host: str) -> None:
+def test_liveness_ignores_host_name_changes(host: str) -> None:
     assert process_lives(process_identity()["process"], host) is True
 
 
-def test_identities_of_earlier_releases_are_judged_by_host() -> None:
+def test_legacy_identities_are_checked_by_host() -> None:
     own = f"{os.getpid()} {psutil.Process().create_time():.2f}"
     assert process_lives(own, socket.gethostname()) is True
     assert process_lives(f"{os.getpid()} 1.00", socket.gethostname()) is False
@@ -105,11 +105,11 @@ def test_identities_of_earlier_releases_are_judged_by_host() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1 0.1", f"{10**30} 1.0", "1 x", "1"])
-def test_what_is_no_identity_does_not_live(text: str) -> None:
+def test_malformed_identity_is_not_alive(text: str) -> None:
     assert not process_lives(text)
 
 
-def test_a_run_out_of_sight_is_closed_only_where_its_state_lies_unheld(store: MlflowClient, tmp_path: Path) -> None:
+def test_invisible_run_is_closed_only_if_its_state_is_unlocked(store: MlflowClient, tmp_path: Path) -> None:
     tags = {"host": socket.gethostname(), "process": ELSEWHERE}
     unheld, held, remote = (store.create_run("0", tags=tags).info.run_id for _ in range(3))
     for run_id in (unheld, held):
@@ -122,7 +122,7 @@ def test_a_run_out_of_sight_is_closed_only_where_its_state_lies_unheld(store: Ml
     assert states == ["KILLED", "RUNNING", "RUNNING"]
 
 
-def test_runs_that_name_no_process_are_left_alone(store: MlflowClient) -> None:
+def test_runs_without_process_tag_are_left_alone(store: MlflowClient) -> None:
     run_id = store.create_run("0").info.run_id
     close_orphaned_runs(store)
     assert store.get_run(run_id).info.status == "RUNNING"

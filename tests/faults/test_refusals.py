@@ -1,4 +1,4 @@
-"""What cannot be resumed is refused, with what to do instead; what differs from when a run began is said."""
+"""Runs that cannot be resumed are rejected with a suggestion; changes since the run started are logged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = {"dataset": "digits", "epochs": 6, "hidden_layers": 2, "width": 16, "bat
 
 @pytest.fixture
 def interrupted(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Interrupts a stage in its fourth epoch, as Ctrl-C does, and returns the run's id."""
+    """Interrupt a stage in its fourth epoch, like Ctrl-C, and return the run id."""
 
     def run(stage: Callable[..., object] = train_base, params: object = None) -> str:
         def watched(records, epochs):  # type: ignore[no-untyped-def]
@@ -40,8 +40,8 @@ def interrupted(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Callabl
             patched.setattr(training_run, "watch", watched)
             with pytest.raises(KeyboardInterrupt):
                 stage(params or TrainBaseParams(**QUICK))
-        found = store.search_runs(["0"], "attributes.status = 'KILLED'", order_by=["attributes.start_time DESC"])
-        return str(found[0].info.run_id)
+        runs = store.search_runs(["0"], "attributes.status = 'KILLED'", order_by=["attributes.start_time DESC"])
+        return str(runs[0].info.run_id)
 
     return run
 
@@ -51,7 +51,7 @@ def refused(run_id: str, why: str) -> None:
         resume(ResumeParams(run_id=run_id))
 
 
-def test_a_resumed_run_is_finished_and_not_resumed_again(store: MlflowClient, interrupted: Callable[..., str]) -> None:
+def test_resumed_run_finishes_and_cannot_be_resumed_again(store: MlflowClient, interrupted: Callable[..., str]) -> None:
     run_id = interrupted()
     result = resume(ResumeParams(run_id=run_id))
     run = store.get_run(run_id)
@@ -61,7 +61,7 @@ def test_a_resumed_run_is_finished_and_not_resumed_again(store: MlflowClient, in
     refused(run_id, f"already FINISHED, with model {result.model_uri}. Use that")
 
 
-def test_an_unknown_run_is_refused(store: MlflowClient) -> None:
+def test_unknown_run_is_rejected(store: MlflowClient) -> None:
     refused("0" * 32, "not in this tracking store. Check MLFLOW_TRACKING_URI")
     with pytest.raises(
         UserInputError, match=r"run_id=x: must be a run id \(32 hexadecimal digits\). The interrupted stage printed it"
@@ -71,7 +71,7 @@ def test_an_unknown_run_is_refused(store: MlflowClient) -> None:
         parse_params(ResumeParams, {})
 
 
-def test_a_run_without_local_state_is_refused(store: MlflowClient, interrupted: Callable[..., str]) -> None:
+def test_run_without_local_state_is_rejected(store: MlflowClient, interrupted: Callable[..., str]) -> None:
     run_id = interrupted()
     artifacts = Path(store.get_run(run_id).info.artifact_uri.removeprefix("file://"))
     shutil.rmtree(artifacts / "checkpoints")
@@ -80,12 +80,12 @@ def test_a_run_without_local_state_is_refused(store: MlflowClient, interrupted: 
     )
 
 
-def test_a_run_that_is_under_way_is_refused(
+def test_run_in_progress_is_rejected(
     store: MlflowClient, interrupted: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = interrupted()
     store.update_run(run_id, status="RUNNING")
-    refused(run_id, "still in progress: process [0-9]+ is alive. Wait, or stop it")  # which is this one
+    refused(run_id, "still in progress: process [0-9]+ is alive. Wait, or stop it")  # this process
     store.set_tag(run_id, "process", "1 0.00")
     lock = lock_run_state(run_folder(run_id))
     assert lock is not None
@@ -99,7 +99,7 @@ def test_a_run_that_is_under_way_is_refused(
     assert store.get_run(run_id).info.status == "FINISHED"
 
 
-def test_stages_that_go_on_by_themselves_say_so(store: MlflowClient) -> None:
+def test_self_resuming_stage_error_prints_the_command_to_rerun(store: MlflowClient) -> None:
     train_base(TrainBaseParams(**QUICK))
     result = cache_features(CacheFeaturesParams(dataset="digits", depth=1))
     store.set_terminated(result.run_id, "KILLED")
@@ -108,7 +108,7 @@ def test_stages_that_go_on_by_themselves_say_so(store: MlflowClient) -> None:
     )
 
 
-def test_a_run_whose_data_have_changed_is_refused(
+def test_run_with_changed_data_is_rejected(
     store: MlflowClient, interrupted: Callable[..., str], tmp_path: Path
 ) -> None:
     draw = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def test_a_run_whose_data_have_changed_is_refused(
     lock.release()
 
 
-def test_a_run_whose_base_was_altered_is_refused(store: MlflowClient, interrupted: Callable[..., str]) -> None:
+def test_run_with_altered_base_is_rejected(store: MlflowClient, interrupted: Callable[..., str]) -> None:
     base = train_base(TrainBaseParams(**QUICK))
     run_id = interrupted(transfer, TransferParams(dataset="digits", per_class=20, val_per_class=10, epochs=9))
     model = store.get_logged_model(base.model_uri.removeprefix("models:/"))
@@ -141,7 +141,7 @@ def test_a_run_whose_base_was_altered_is_refused(store: MlflowClient, interrupte
     assert resume(ResumeParams(run_id=run_id)).run_id == run_id
 
 
-def test_other_code_is_said_and_the_run_no_longer_passes_for_either(
+def test_changed_code_is_logged_and_clears_cache_key(
     store: MlflowClient, interrupted: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = interrupted()
@@ -152,7 +152,7 @@ def test_other_code_is_said_and_the_run_no_longer_passes_for_either(
     assert tags[names.CACHE_KEY] == "" and '"code"' in tags[names.RESUMED_WITH]
 
 
-def test_a_dry_run_shows_what_would_go_on_and_leaves_it_alone(
+def test_dry_run_prints_configuration_and_leaves_run_alone(
     store: MlflowClient, interrupted: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id = interrupted()
@@ -161,10 +161,8 @@ def test_a_dry_run_shows_what_would_go_on_and_leaves_it_alone(
     assert store.get_run(run_id).info.status == "KILLED"
 
 
-def test_every_epoch_is_there_once_however_often_it_was_trained(
-    store: MlflowClient, interrupted: Callable[..., str]
-) -> None:
-    """Interrupted in epoch 4 with a checkpoint of epoch 2 alone: epochs 3 and 4 are trained twice."""
+def test_retrained_epochs_are_logged_once(store: MlflowClient, interrupted: Callable[..., str]) -> None:
+    """Interrupted in epoch 4 with a checkpoint only of epoch 2: epochs 3 and 4 are trained twice."""
     run_id = interrupted()
     checkpoints = Path(store.get_run(run_id).info.artifact_uri.removeprefix("file://")) / names.CHECKPOINTS
     (checkpoints / "previous.safetensors").replace(checkpoints / "last.safetensors")

@@ -1,4 +1,4 @@
-"""Killed stages go on, under their own run id, to the very result that an uninterrupted one has."""
+"""Killed stages resume under their run id, with a result bit-identical to an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.faults.killing import (
     TINY,
     Points,
     assert_one_ready_model,
-    journalled_epochs,
+    journaled_epochs,
     kill_when,
     local_state,
     result_of,
@@ -37,9 +37,9 @@ MLP = ("train_base", *TINY, "--epochs", "40")
 
 
 def killed_run(folder: Path, *words: str, epochs: int = 10) -> str:
-    """The id of a run whose process was killed after some epochs."""
+    """Kill a stage after some epochs and return its run id."""
     known = {run.info.run_id for run in runs_of(store_of(folder))}
-    kill_when(folder, lambda: journalled_epochs(folder) >= epochs, *words)
+    kill_when(folder, lambda: journaled_epochs(folder) >= epochs, *words)
     (run,) = [run for run in runs_of(store_of(folder)) if run.info.run_id not in known]
     assert run.info.status == "RUNNING"
     return str(run.info.run_id)
@@ -47,7 +47,7 @@ def killed_run(folder: Path, *words: str, epochs: int = 10) -> str:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Result:
-    """What the command has to come to: from a run that nothing has disturbed."""
+    """The expected result, from an uninterrupted run."""
     folder = tmp_path_factory.mktemp("reference")
     copy_store(empty_store, folder)
     with stage(folder, *MLP) as process:
@@ -57,12 +57,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Re
 
 
 def uninterrupted(entry_point: str, *words: str) -> str:
-    """The id of a run of the same stage that nothing has disturbed, in this process."""
+    """Run the same stage uninterrupted in this process and return its run id."""
     raw = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     return str(load_stage(entry_point)(parse_params(ENTRY_POINTS[entry_point], raw)).run_id)
 
 
-def test_a_killed_train_base_goes_on_to_the_bit(command: Command, tmp_path: Path, reference: Result) -> None:
+def test_resumed_train_base_is_bit_identical(command: Command, tmp_path: Path, reference: Result) -> None:
     client = store_of(tmp_path)
     run_id = killed_run(tmp_path, *MLP)
     at = load_checkpoint(local_state(tmp_path, run_id) / "checkpoints" / "last.safetensors").facts["progress"]["epoch"]
@@ -99,7 +99,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_every_stage_that_trains_goes_on_to_the_bit(
+def test_every_resumed_training_stage_is_bit_identical(
     store: MlflowClient, no_figures: None, tmp_path: Path, name: str
 ) -> None:
     first, words = CHAINS[name]
@@ -112,7 +112,7 @@ def test_every_stage_that_trains_goes_on_to_the_bit(
     assert resumed.returncode == 0, resumed.stderr
     other = uninterrupted(*words)
     mine, theirs = result_of(client, run_id), result_of(client, other)
-    for result in (mine, theirs):  # seconds saved by cached features, spelled as a number of epochs
+    for result in (mine, theirs):  # depends on timings
         result[1].pop("features/break_even_epochs", None)
     assert mine == theirs
     tags = client.get_run(run_id).data.tags
@@ -120,7 +120,7 @@ def test_every_stage_that_trains_goes_on_to_the_bit(
     assert_one_ready_model(client, run_id)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_over_under_its_id(
+def test_run_killed_before_first_checkpoint_restarts_under_same_id(
     command: Command, tmp_path: Path, reference: Result
 ) -> None:
     client = store_of(tmp_path)
@@ -133,7 +133,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over_under_its_id(
 
 
 @pytest.mark.parametrize("damaged", [("last",), ("last", "previous")])
-def test_damaged_checkpoints_are_passed_over_and_said(
+def test_damaged_checkpoints_are_reported_and_skipped(
     command: Command, tmp_path: Path, reference: Result, damaged: tuple[str, ...]
 ) -> None:
     client = store_of(tmp_path)
@@ -151,12 +151,12 @@ def test_damaged_checkpoints_are_passed_over_and_said(
     assert result_of(client, run_id) == reference
 
 
-def test_uploaded_checkpoints_serve_where_the_local_state_is_gone(
+def test_resume_downloads_checkpoints_if_local_state_is_missing(
     command: Command, tmp_path: Path, reference: Result
 ) -> None:
     client = store_of(tmp_path)
     with stage(tmp_path, *MLP) as process:
-        wait_until(lambda: journalled_epochs(tmp_path) >= 10, lambda: process.poll() is None)
+        wait_until(lambda: journaled_epochs(tmp_path) >= 10, lambda: process.poll() is None)
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -170,12 +170,12 @@ def test_uploaded_checkpoints_serve_where_the_local_state_is_gone(
     assert result_of(client, run_id) == reference
 
 
-def test_a_run_can_be_killed_and_resumed_several_times(command: Command, tmp_path: Path, reference: Result) -> None:
+def test_run_can_be_killed_and_resumed_repeatedly(command: Command, tmp_path: Path, reference: Result) -> None:
     client = store_of(tmp_path)
     run_id = killed_run(tmp_path, *MLP, epochs=6)
     lost = []
     for epochs in (15, 26):
-        kill_when(tmp_path, lambda least=epochs: journalled_epochs(tmp_path) >= least, "resume", "--run_id", run_id)
+        kill_when(tmp_path, lambda least=epochs: journaled_epochs(tmp_path) >= least, "resume", "--run_id", run_id)
         known = read_run_history(client, client.get_run(run_id), local_state(tmp_path, run_id))
         lost.append(float(known.tags["wasted_seconds"]))
     assert command("resume", "--run_id", run_id).returncode == 0
@@ -184,7 +184,7 @@ def test_a_run_can_be_killed_and_resumed_several_times(command: Command, tmp_pat
     assert 0 < lost[0] <= lost[1] <= metrics["time/lost_seconds"] < 60
 
 
-def test_the_stage_run_again_offers_to_resume(command: Command, tmp_path: Path) -> None:
+def test_rerunning_a_killed_stage_suggests_resume(command: Command, tmp_path: Path) -> None:
     run_id = killed_run(tmp_path, *MLP)
     again = command(*MLP)
     assert again.returncode == 0
@@ -195,7 +195,7 @@ def test_the_stage_run_again_offers_to_resume(command: Command, tmp_path: Path) 
     assert store_of(tmp_path).get_run(run_id).info.status == "KILLED"
 
 
-def test_a_run_is_resumed_where_the_host_name_has_changed(command: Command, tmp_path: Path, reference: Result) -> None:
+def test_run_resumes_after_host_name_change(command: Command, tmp_path: Path, reference: Result) -> None:
     run_id = killed_run(tmp_path, *MLP)
     resumed = command("resume", "--run_id", run_id, **on_another_machine(tmp_path, "renamed"))
     assert resumed.returncode == 0, resumed.stderr
@@ -203,9 +203,7 @@ def test_a_run_is_resumed_where_the_host_name_has_changed(command: Command, tmp_
     assert result_of(store_of(tmp_path), run_id) == reference
 
 
-def test_mlflow_run_resumes_in_the_killed_run_and_says_so_on_its_own(
-    command: Command, tmp_path: Path, reference: Result
-) -> None:
+def test_mlflow_run_resumes_killed_run_and_links_to_it(command: Command, tmp_path: Path, reference: Result) -> None:
     client = store_of(tmp_path)
     run_id = killed_run(tmp_path, *MLP)
     for name in ("MLproject", "conda.yaml", "requirements.txt"):

@@ -1,4 +1,4 @@
-"""A tracking server behind a certificate of its own, reached by MLflow's settings for such a one, and only by them."""
+"""A tracking server with a private certificate, reachable only with MLflow's TLS settings."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.usefixtures("no_
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
-    """A real server, which itself speaks plain HTTP."""
+    """A real server that speaks plain HTTP."""
     folder = tmp_path_factory.mktemp("server")
     copy_store(empty_store, folder)
-    found = Server(folder)
-    yield found
-    found.kill()
+    server = Server(folder)
+    yield server
+    server.kill()
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """Who has signed the server's certificate."""
+    """The authority that signed the server's certificate."""
     return Authority(tmp_path)
 
 
 @pytest.fixture
 def context(authority: Authority) -> ssl.SSLContext:
-    """What the server shows; a test may have it want a certificate too."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(authority.certificate("server"))
-    return made
+    """The server's TLS context; a test can make it require client certificates."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.certificate("server"))
+    return context
 
 
 @pytest.fixture
 def url(server: Server, context: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The server's address with TLS; no setting says yet what to make of its certificate."""
+    """The server's https URL, with no TLS settings yet."""
     monkeypatch.chdir(tmp_path)
     for name in ("SERVER_CERT_PATH", "CLIENT_CERT_PATH", "INSECURE_TLS"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
@@ -60,7 +60,7 @@ def url(server: Server, context: ssl.SSLContext, tmp_path: Path, monkeypatch: py
     use_stores(before)
 
 
-def test_a_run_reaches_a_server_with_a_private_authority(
+def test_stage_connects_to_server_with_private_ca(
     url: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(authority.ca))
@@ -69,17 +69,17 @@ def test_a_run_reaches_a_server_with_a_private_authority(
     assert open_store().get_run(result.run_id).info.status == "FINISHED"
 
 
-def test_an_unknown_authority_is_refused_with_the_setting_to_make(url: str) -> None:
+def test_unknown_ca_error_names_the_setting(url: str) -> None:
     with pytest.raises(UserInputError, match="CERTIFICATE_VERIFY_FAILED.* Set MLFLOW_TRACKING_SERVER_CERT_PATH"):
         open_store()
 
 
-def test_insecure_tls_reaches_a_server_of_an_unknown_authority(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insecure_tls_accepts_unknown_ca(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
     assert open_store().tracking_uri == url
 
 
-def test_a_client_certificate_is_shown_to_a_server_that_wants_one(
+def test_client_certificate_is_sent_when_required(
     url: str, authority: Authority, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context.load_verify_locations(authority.ca)

@@ -1,4 +1,4 @@
-"""Models, features, checkpoints and data that come from anyone: nothing is executed, nothing leads outside, sizes are bounded."""
+"""Untrusted models, features, checkpoints and data: no code execution, no path traversal, bounded sizes."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 
 
-def dangers(source: str) -> list[str]:
-    """Return what a module imports or calls that can execute what it reads."""
-    found = []
+def unsafe_constructs(source: str) -> list[str]:
+    """Return a module's imports and calls that can execute the data they read."""
+    unsafe = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES]
+            unsafe += [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
-            found.append(str(node.module))
+            unsafe.append(str(node.module))
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            found += [name] if name in FORBIDDEN_CALLS else []
-            found += [f"{name}(shell=True)" for word in node.keywords if word.arg == "shell"]
-    return found
+            unsafe += [name] if name in FORBIDDEN_CALLS else []
+            unsafe += [f"{name}(shell=True)" for word in node.keywords if word.arg == "shell"]
+    return unsafe
 
 
-def test_no_module_can_unpickle_or_start_a_shell() -> None:
+def test_no_module_unpickles_or_starts_a_shell() -> None:
     looked_at = 0
     for path in sorted((ROOT / "pipeline").rglob("*.py")):
-        assert dangers(path.read_text()) == [], path
+        assert unsafe_constructs(path.read_text()) == [], path
         looked_at += 1
     assert looked_at >= 60
 
@@ -77,12 +77,12 @@ def test_no_module_can_unpickle_or_start_a_shell() -> None:
     ["import pickle", "from cloudpickle import loads", "torch.load(p)", "np.load(p, allow_pickle=True)", "eval(x)",
      "subprocess.run(x, shell=True)", "yaml.load(x, Loader=yaml.Loader)"],
 )  # fmt: skip
-def test_a_dangerous_line_would_be_found(line: str) -> None:
-    assert len(dangers(f"def f():\n    {line}\n")) == 1
+def test_unsafe_line_is_detected(line: str) -> None:
+    assert len(unsafe_constructs(f"def f():\n    {line}\n")) == 1
 
 
 class Malicious:
-    """Leaves a mark when it is unpickled."""
+    """Creates the file `mark` when unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -93,7 +93,7 @@ class Malicious:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A file that appears if the bomb goes off; it does so when unpickled on purpose."""
+    """A path that the malicious pickle creates if it is loaded; checks first that loading it works."""
     trial = tmp_path / "trial"
     pickle.loads(pickle.dumps(Malicious(trial)))
     assert trial.exists()
@@ -101,7 +101,7 @@ def mark(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("allowed", ["", "true", "false"])
-def test_pickles_in_a_models_folder_are_left_alone(
+def test_pickles_in_model_folder_are_never_loaded(
     bases: Bases, mark: Path, monkeypatch: pytest.MonkeyPatch, allowed: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", allowed)
@@ -119,16 +119,14 @@ def test_pickles_in_a_models_folder_are_left_alone(
     assert result.model_uri and not mark.exists()
 
 
-def test_training_a_base_needs_no_pickle_either(bases: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_base_works_without_pickle(bases: Bases, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     assert train_base(TrainBaseParams(**SMALL, seed=3)).metrics["test/accuracy"] > 0.3
 
 
 @pytest.mark.parametrize("file", [names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.INDICES_FILE])
 @pytest.mark.parametrize("saved_with", ["pickle", "torch"])
-def test_a_pickle_in_place_of_a_model_file_is_refused(
-    bases: Bases, damaged: Damager, mark: Path, file: str, saved_with: str
-) -> None:
+def test_pickled_model_file_is_rejected(bases: Bases, damaged: Damager, mark: Path, file: str, saved_with: str) -> None:
     damaged(bases.extra(bases.newer) / file, lambda _: bomb(mark, saved_with))
     with pytest.raises(UserInputError, match=f"damaged file {file}"):
         load_base(bases.client, bases.newer.model_uri)
@@ -144,7 +142,7 @@ def bomb(mark: Path, saved_with: str) -> bytes:
 
 
 @pytest.mark.parametrize("saved_with", ["pickle", "torch"])
-def test_a_pickle_in_place_of_features_is_refused(bases: Bases, damaged: Damager, mark: Path, saved_with: str) -> None:
+def test_pickled_features_are_rejected(bases: Bases, damaged: Damager, mark: Path, saved_with: str) -> None:
     damaged(bases.features_path, lambda _: bomb(mark, saved_with))
     with pytest.raises(UserInputError, match=r"damaged file features\.safetensors"):
         load_features(bases.client, bases.features.run_id, {})
@@ -152,7 +150,7 @@ def test_a_pickle_in_place_of_features_is_refused(bases: Bases, damaged: Damager
 
 
 @pytest.mark.parametrize("saved_with", ["pickle", "torch"])
-def test_a_pickle_in_place_of_a_checkpoint_is_refused(tmp_path: Path, mark: Path, saved_with: str) -> None:
+def test_pickled_checkpoint_is_rejected(tmp_path: Path, mark: Path, saved_with: str) -> None:
     folder = CheckpointFolder(tmp_path)
     for name in ("last.safetensors", "last.pt", "last.pkl"):
         (tmp_path / name).write_bytes(bomb(mark, saved_with))
@@ -161,8 +159,8 @@ def test_a_pickle_in_place_of_a_checkpoint_is_refused(tmp_path: Path, mark: Path
     assert not mark.exists()
 
 
-def test_what_lies_beside_the_data_files_is_not_read_in_their_place(tmp_path: Path, mark: Path) -> None:
-    """torchvision would take `processed/*.pt` instead of the files that were checked."""
+def test_processed_torchvision_files_are_ignored(tmp_path: Path, mark: Path) -> None:
+    """torchvision would load `processed/*.pt` instead of the verified files."""
     raw, processed = tmp_path / "FashionMNIST" / "raw", tmp_path / "FashionMNIST" / "processed"
     processed.mkdir(parents=True)
     for part, count, cached in (("train", 60, "training.pt"), ("t10k", 30, "test.pt")):
@@ -177,11 +175,11 @@ def test_what_lies_beside_the_data_files_is_not_read_in_their_place(tmp_path: Pa
 
 
 @pytest.mark.parametrize("file", [names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.INDICES_FILE])
-def test_a_model_file_that_leads_outside_its_folder_is_refused(bases: Bases, tmp_path: Path, file: str) -> None:
-    """Even where what it leads to is exactly the file that belongs there."""
+def test_symlinked_model_file_is_rejected(bases: Bases, tmp_path: Path, file: str) -> None:
+    """Even if the link's target is the original file."""
     path = bases.extra(bases.newer) / file
     outside = Path(shutil.copy(path, tmp_path / file))
-    kept = path.read_bytes()
+    original = path.read_bytes()
     path.unlink()
     path.symlink_to(outside)
     try:
@@ -189,14 +187,14 @@ def test_a_model_file_that_leads_outside_its_folder_is_refused(bases: Bases, tmp
             load_base(bases.client, bases.newer.model_uri)
     finally:
         path.unlink()
-        path.write_bytes(kept)
+        path.write_bytes(original)
     load_base(bases.client, bases.newer.model_uri)
 
 
-def test_features_that_lead_outside_their_folder_are_refused(bases: Bases, tmp_path: Path) -> None:
+def test_symlinked_features_are_rejected(bases: Bases, tmp_path: Path) -> None:
     path = bases.features_path
     wanted = read_features(path).fingerprint
-    outside, kept = Path(shutil.copy(path, tmp_path / "theirs.safetensors")), path.read_bytes()
+    outside, original = Path(shutil.copy(path, tmp_path / "theirs.safetensors")), path.read_bytes()
     path.unlink()
     path.symlink_to(outside)
     try:
@@ -204,7 +202,7 @@ def test_features_that_lead_outside_their_folder_are_refused(bases: Bases, tmp_p
             load_features(bases.client, bases.features.run_id, wanted)
     finally:
         path.unlink()
-        path.write_bytes(kept)
+        path.write_bytes(original)
     load_features(bases.client, bases.features.run_id, wanted)
 
 
@@ -212,10 +210,10 @@ def test_features_that_lead_outside_their_folder_are_refused(bases: Bases, tmp_p
     "listed",
     ["../../../../etc", "/etc", "extra_files/../../..", "C:\\windows"],
 )
-def test_names_in_a_listing_decide_nothing(
+def test_listed_artifact_names_are_ignored(
     bases: Bases, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: str
 ) -> None:
-    """A server may list what it likes: only the three fixed names are looked for, and fetched by these names."""
+    """Whatever the server lists, only the three fixed names are downloaded."""
     found = [FileInfo(f"{listed}/{name}", False, 10) for name in ("passwd", "weights.safetensors.exe")]
     monkeypatch.setattr(bases.client, "list_logged_model_artifacts", lambda *_: found)
     with pytest.raises(UserInputError, match="incomplete: no weights.safetensors, architecture.json"):
@@ -234,7 +232,7 @@ def test_names_in_a_listing_decide_nothing(
         ("features", "../features"),
     ],
 )
-def test_references_that_are_paths_are_refused(name: str, value: str) -> None:
+def test_path_references_are_rejected(name: str, value: str) -> None:
     with pytest.raises(UserInputError, match=f"{name}="):
         parse_params(TransferParams, {name: value})
 
@@ -266,7 +264,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_what_a_tensor_file_claims_is_not_believed(tmp_path: Path, kind: str) -> None:
+def test_forged_tensor_file_header_is_rejected(tmp_path: Path, kind: str) -> None:
     content, message = HEADERS[kind]
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
@@ -276,11 +274,11 @@ def test_what_a_tensor_file_claims_is_not_believed(tmp_path: Path, kind: str) ->
         load_checkpoint(path)
 
 
-def test_a_tensor_file_larger_than_its_limit_is_not_opened(tmp_path: Path) -> None:
+def test_oversized_tensor_file_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     with path.open("wb") as file:
         file.write(header())
-        file.truncate(1 << 40)  # takes no room on the disk, and would take a terabyte of memory
+        file.truncate(1 << 40)  # sparse on disk, but a terabyte in memory
     with pytest.raises(ValueError, match="holds 1099511627776 bytes, more than the 1048576"):
         read_tensor_file(path, 1 << 20)
     with path.open("wb") as file:
@@ -290,7 +288,7 @@ def test_a_tensor_file_larger_than_its_limit_is_not_opened(tmp_path: Path) -> No
         read_tensor_file(path, 1 << 30)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_named_pipe_does_not_block(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "pipe")
@@ -304,14 +302,14 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         load_space(str(tmp_path / "pipe"), "mlp")
 
 
-def test_a_huge_description_is_refused_before_it_is_parsed(bases: Bases, damaged: Damager) -> None:
+def test_oversized_architecture_is_rejected_before_parsing(bases: Bases, damaged: Damager) -> None:
     damaged(bases.extra(bases.newer) / names.ARCHITECTURE_FILE, lambda _: b"[" * (2 << 20))
     with pytest.raises(UserInputError, match="files exceed the size limit: architecture.json"):
         load_base(bases.client, bases.newer.model_uri)
 
 
 def png(width: int, height: int) -> bytes:
-    """A well-formed PNG of one colour, one bit a pixel: a thousand times smaller than what it unpacks to."""
+    """A valid single-color PNG with one bit per pixel, a thousand times smaller than its decoded size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -321,7 +319,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_an_image_that_unpacks_to_gigabytes_is_refused_unopened(tmp_path: Path) -> None:
+def test_decompression_bomb_image_is_rejected(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         for index in range(5):
@@ -337,8 +335,8 @@ def test_an_image_that_unpacks_to_gigabytes_is_refused_unopened(tmp_path: Path) 
     assert len(load_dataset(f"folder:{tmp_path}", "data").train.pixels) > 5
 
 
-def test_a_picture_that_is_a_program_is_not_run(tmp_path: Path) -> None:
-    """Pillow would hand a PostScript file to Ghostscript, whatever its name."""
+def test_postscript_image_is_not_executed(tmp_path: Path) -> None:
+    """Pillow would pass a PostScript file to Ghostscript, whatever its file name."""
     path = tmp_path / "x.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\nshowpage\n")
     assert Image.open(path).format == "EPS"
@@ -378,27 +376,27 @@ DESCRIPTIONS = {
 
 
 @pytest.mark.parametrize("what", DESCRIPTIONS)
-def test_a_description_outside_the_schema_is_refused(what: str) -> None:
+def test_architecture_outside_schema_is_rejected(what: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match="not a network description"):
         architecture_from_json(DESCRIPTIONS[what])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
-def test_the_descriptions_that_are_refused_differ_from_good_ones() -> None:
+def test_invalid_architectures_differ_from_valid_ones() -> None:
     assert architecture_from_json(json.dumps(GOOD)).depth == 2 and architecture_from_json(json.dumps(CNN)).depth == 2
     assert len(set(DESCRIPTIONS.values())) == len(DESCRIPTIONS) == 25
 
 
-def relogged(bases: Bases, tags: dict[str, str], *, drop: str = "") -> str:
-    """A model made by somebody else: the newest base's own files, under tags of their choice; returns its URI."""
+def forged_model(bases: Bases, tags: dict[str, str], *, drop: str = "") -> str:
+    """Upload the newest base's files as a model with other tags; return its URI."""
     mine = bases.client.get_logged_model(bases.newer.model_uri.removeprefix("models:/"))
     theirs = {name: value for name, value in {**mine.tags, **tags}.items() if name != drop and "mlflow" not in name}
-    made = bases.client.create_logged_model("0", name="x", source_run_id=mine.source_run_id, tags=theirs)
-    target = Path(str(made.artifact_location).removeprefix("file://")) / names.EXTRA_FILES
+    model = bases.client.create_logged_model("0", name="x", source_run_id=mine.source_run_id, tags=theirs)
+    target = Path(str(model.artifact_location).removeprefix("file://")) / names.EXTRA_FILES
     shutil.copytree(bases.extra(bases.newer), target)
-    bases.client.finalize_logged_model(made.model_id, "READY")
-    return f"models:/{made.model_id}"
+    bases.client.finalize_logged_model(model.model_id, "READY")
+    return f"models:/{model.model_id}"
 
 
 @pytest.mark.parametrize(
@@ -412,24 +410,24 @@ def relogged(bases: Bases, tags: dict[str, str], *, drop: str = "") -> str:
         ({}, names.MODEL_DIGEST, "no handover_digest tag"),
     ],
 )
-def test_a_models_tags_are_not_believed(bases: Bases, tags: dict[str, str], drop: str, message: str) -> None:
-    load_base(bases.client, relogged(bases, {}))
+def test_forged_model_tags_are_rejected(bases: Bases, tags: dict[str, str], drop: str, message: str) -> None:
+    load_base(bases.client, forged_model(bases, {}))
     with pytest.raises(UserInputError, match=message):
-        load_base(bases.client, relogged(bases, tags, drop=drop))
+        load_base(bases.client, forged_model(bases, tags, drop=drop))
 
 
 @pytest.mark.parametrize("parameters", ["[" * 5000, "[]", "{", '{"per_class": 5}', '{"per_class": "-1"}'])
-def test_a_runs_tags_are_not_believed(bases: Bases, parameters: str) -> None:
-    kept = bases.client.get_run(bases.newer.run_id).data.tags[names.PARAMETERS]
+def test_forged_run_tags_are_rejected(bases: Bases, parameters: str) -> None:
+    original = bases.client.get_run(bases.newer.run_id).data.tags[names.PARAMETERS]
     bases.client.set_tag(bases.newer.run_id, names.PARAMETERS, parameters)
     try:
         with pytest.raises(UserInputError, match=f"base={bases.newer.run_id}: (the parameters of its run are unreadable|p)"):
             load_base(bases.client, bases.newer.run_id)
     finally:
-        bases.client.set_tag(bases.newer.run_id, names.PARAMETERS, kept)
+        bases.client.set_tag(bases.newer.run_id, names.PARAMETERS, original)
 
 
-def test_weights_that_are_not_numbers_are_refused_whatever_their_digest(bases: Bases, damaged: Damager) -> None:
+def test_nan_weights_are_rejected(bases: Bases, damaged: Damager) -> None:
     def poison(content: bytes) -> bytes:
         tensors = safetensors.torch.load(content)
         tensors["head.bias"][0] = float("nan")
@@ -443,7 +441,7 @@ def test_weights_that_are_not_numbers_are_refused_whatever_their_digest(bases: B
 @pytest.mark.parametrize(
     "setting", ['{"data_dir": "/etc"}', '{"register_as": "x"}', '{"dropout": 7}', "[" * 5000, "[]"]
 )
-def test_a_foreign_best_setting_sets_only_what_is_searched(bases: Bases, tmp_path: Path, setting: str) -> None:
+def test_best_setting_with_invalid_content_is_rejected(bases: Bases, tmp_path: Path, setting: str) -> None:
     run = bases.client.create_run("0")
     path = tmp_path / names.BEST_SETTING
     path.write_text(setting)
@@ -466,7 +464,7 @@ URLS = [
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_password_is_refused_in_every_parameter_and_never_repeated(url: str) -> None:
+def test_password_is_rejected_in_every_parameter_and_never_echoed(url: str) -> None:
     tried = 0
     for kind in ENTRY_POINTS.values():
         for name in [*kind.model_fields, "no_such_parameter", "storage"]:
@@ -478,7 +476,7 @@ def test_a_password_is_refused_in_every_parameter_and_never_repeated(url: str) -
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_password_as_a_stray_word_is_not_repeated(url: str) -> None:
+def test_password_in_stray_argument_is_not_echoed(url: str) -> None:
     for words in ([url], ["--dataset", url], ["--storage", url], [f"--x={url}"]):
         done = subprocess.run(
             [sys.executable, "-c", "from pipeline.cli import cli; cli()", "report", *words],
@@ -486,10 +484,10 @@ def test_a_password_as_a_stray_word_is_not_repeated(url: str) -> None:
         )  # fmt: skip
         assert done.returncode == 2 and SECRET not in done.stdout + done.stderr
         if url != URLS[0]:
-            break  # starting a process takes a second: all spellings for one URL, one for the others
+            break  # processes take a second to start: all variants for the first URL, one for the others
 
 
-def test_what_may_be_shown_of_the_environment() -> None:
+def test_environment_secrets_are_redacted() -> None:
     assert shown_variable("MLFLOW_TRACKING_PASSWORD", "x") == shown_variable("AWS_SECRET_ACCESS_KEY", "x")
     assert "x" not in shown_variable("HF_TOKEN", "x").split()
     assert shown_variable("PIPELINE_STORAGE", URLS[0]) == "postgresql://***@host/db"
@@ -509,8 +507,8 @@ INJECTIONS = {
 
 
 @pytest.mark.slow
-def test_mlflow_run_hands_parameters_on_without_a_shell_reading_them(tmp_path: Path) -> None:
-    """One real `mlflow run` with them all: each is refused by name, and no file appears anywhere."""
+def test_mlflow_run_parameters_are_not_interpreted_by_a_shell(tmp_path: Path) -> None:
+    """One real `mlflow run` with all injections: each is rejected by name, and none creates a file."""
     listed = subprocess.run(
         ["git", "ls-files", "MLproject", "pipeline", "conda.yaml"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -531,10 +529,10 @@ def test_mlflow_run_hands_parameters_on_without_a_shell_reading_them(tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_injections_would_work_in_a_shell(tmp_path: Path) -> None:
+def test_injections_work_in_a_real_shell(tmp_path: Path) -> None:
     worked = 0
     for value in INJECTIONS.values():
-        for line in (f"echo {value}", f"echo '{value}'"):  # unquoted, and within quotes that do not look inside
+        for line in (f"echo {value}", f"echo '{value}'"):  # unquoted and single-quoted
             subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True)
         worked += (tmp_path / "pwned").exists()
         (tmp_path / "pwned").unlink(missing_ok=True)

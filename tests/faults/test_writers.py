@@ -1,4 +1,4 @@
-"""Many stages at once on one store: all finish, nothing is lost, and no writer shuts another one out."""
+"""Concurrent stages on one store: all finish, nothing is lost, and no writer locks out another."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ WORDS = ("train_base", "--dataset", "digits", "--epochs", str(EPOCHS), "--width"
          "--threads", "1", "--register_as", "shared")  # fmt: skip
 
 
-def train_at_once(folder: Path, **environment: str) -> str:
-    """Eight stages with different seeds, in one folder; returns everything that they have printed."""
+def train_concurrently(folder: Path, **environment: str) -> str:
+    """Run eight stages with different seeds in one folder; return their output."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "pipeline", *WORDS, "--seed", str(seed)], cwd=folder, text=True,
@@ -31,7 +31,7 @@ def train_at_once(folder: Path, **environment: str) -> str:
     ]  # fmt: skip
     outputs = [process.communicate(timeout=500)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * WRITERS, outputs
-    synced = subprocess.run(  # a machine that eight stages keep busy may be late with the last of them
+    synced = subprocess.run(  # on a busy machine some data may still be pending
         [sys.executable, "-m", "pipeline", "sync"], cwd=folder, text=True, env=clean_environment(**environment),
         capture_output=True, timeout=200,
     )  # fmt: skip
@@ -40,7 +40,7 @@ def train_at_once(folder: Path, **environment: str) -> str:
 
 
 def assert_nothing_is_lost(client: MlflowClient, folder: Path, output: str) -> None:
-    """Eight finished runs with every point, parameter, file and model; one version of the shared model each."""
+    """Check eight finished runs with all points, parameters, files and models, and one model version each."""
     runs = runs_of(client)
     assert sorted(run.data.params["seed"] for run in runs) == [str(seed) for seed in range(WRITERS)]
     for run in runs:
@@ -64,27 +64,27 @@ def assert_nothing_is_lost(client: MlflowClient, folder: Path, output: str) -> N
     assert list((folder / ".pipeline" / "runs").iterdir()) == []
 
 
-def test_eight_stages_at_once_on_a_fresh_sqlite_store(tmp_path: Path) -> None:
-    output = train_at_once(tmp_path)
+def test_eight_concurrent_stages_lose_nothing_on_new_sqlite_store(tmp_path: Path) -> None:
+    output = train_concurrently(tmp_path)
     assert_nothing_is_lost(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), tmp_path, output)
 
 
-def test_eight_stages_at_once_on_a_fresh_postgresql_store(
+def test_eight_concurrent_stages_lose_nothing_on_new_postgresql_store(
     tmp_path: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = new_database()
-    output = train_at_once(tmp_path, MLFLOW_TRACKING_URI=uri)
-    monkeypatch.chdir(tmp_path)  # artifacts lie beside the stages
+    output = train_concurrently(tmp_path, MLFLOW_TRACKING_URI=uri)
+    monkeypatch.chdir(tmp_path)  # artifacts are stored relative to the working directory
     assert_nothing_is_lost(MlflowClient(uri), tmp_path, output)
 
 
 @pytest.mark.server
-def test_eight_stages_at_once_through_a_server(tmp_path: Path) -> None:
+def test_eight_concurrent_stages_lose_nothing_through_a_server(tmp_path: Path) -> None:
     folder = tmp_path / "server"
     folder.mkdir()
     server = Server(folder)
     try:
-        output = train_at_once(tmp_path, MLFLOW_TRACKING_URI=server.url)
+        output = train_concurrently(tmp_path, MLFLOW_TRACKING_URI=server.url)
         assert_nothing_is_lost(MlflowClient(server.url), tmp_path, output)
         assert "locked" not in server.log()
     finally:
