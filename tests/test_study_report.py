@@ -56,7 +56,7 @@ def test_the_paired_p_value_is_scipys() -> None:
     assert paired_difference([0.75, 1.0], [0.5, 0.75]).p_value == 0
 
 
-def test_a_ratio_is_a_geometric_mean_with_the_interval_of_its_logarithms() -> None:
+def test_ratio_is_a_geometric_mean_with_log_interval() -> None:
     ratio = paired_ratio([2.0, 8.0], [1.0, 1.0])
     low, high = stats.t.interval(0.95, 1, loc=math.log(4), scale=stats.sem([math.log(2), math.log(8)]))
     assert (ratio.mean, ratio.lower, ratio.upper) == pytest.approx((4, math.exp(low), math.exp(high)))
@@ -390,12 +390,12 @@ def write_files(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
 def test_numbers_link_to_runs_on_a_tracking_server(tmp_path: Path) -> None:
     arms = [scored("a", AHEAD), scored("b", SCRATCH)]
     facts = study(arms, question("compare", "a", reference="b"), links=Links("http://host:5000/", "7"))
-    page, text = written(facts, tmp_path)
+    page, text = write_files(facts, tmp_path)
     for seed in range(3):
         href = f"http://host:5000/#/experiments/7/runs/{run_id_of('a', seed)}"
         assert f'<a href="{href}">{seed}</a>' in page and f"[{seed}]({href})" in text
     assert "http://host:5000/#/compare-runs?runs=" in page
-    unnamed, _ = written(study(arms, *facts.questions, links=Links("sqlite:///mlflow.db", "")), tmp_path)
+    unnamed, _ = write_files(study(arms, *facts.questions, links=Links("sqlite:///mlflow.db", "")), tmp_path)
     assert "/experiments/" not in unnamed and "sqlite:" not in unnamed
 
 
@@ -504,7 +504,7 @@ HIDE_ALL_BUT = """number => {
 def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
-    written(facts, tmp_path)
+    write_files(facts, tmp_path)
     studies = len({query.study for query in facts.questions})
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

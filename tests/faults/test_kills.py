@@ -65,7 +65,7 @@ def test_kill_and_resume_is_bit_identical(
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 100 * KILLS)
-def test_a_first_command_killed_at_any_moment_leaves_a_working_store(tmp_path: Path) -> None:
+def test_killed_first_command_leaves_a_working_store(tmp_path: Path) -> None:
     """Each in a folder of its own; one moment in every part of the command's life, which is as long as last seen."""
     began = time.monotonic()
     run_to_completion(new_folder(tmp_path, "undisturbed"), *FIRST)

@@ -257,7 +257,7 @@ def test_killed_stage_can_be_synced_and_then_resumed(proxy: Proxy, server: Serve
     with stage(tmp_path, "resume", "--run_id", run_id, **environment) as process:
         out, _ = process.communicate(timeout=90)
     assert process.returncode == 0 and "from epoch" in out, out
-    assert_all_is_there(server, run_id, epochs=40)
+    assert_run_is_complete(server, run_id, epochs=40)
 
 
 def test_damaged_journal_line_is_reported_and_rest_uploaded(

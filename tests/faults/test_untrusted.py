@@ -421,7 +421,9 @@ def test_forged_run_tags_are_rejected(bases: Bases, parameters: str) -> None:
     original = bases.client.get_run(bases.newer.run_id).data.tags[names.PARAMETERS]
     bases.client.set_tag(bases.newer.run_id, names.PARAMETERS, parameters)
     try:
-        with pytest.raises(UserInputError, match=f"base={bases.newer.run_id}: (the parameters of its run are unreadable|p)"):
+        with pytest.raises(
+            UserInputError, match=f"base={bases.newer.run_id}: (the parameters of its run are unreadable|p)"
+        ):
             load_base(bases.client, bases.newer.run_id)
     finally:
         bases.client.set_tag(bases.newer.run_id, names.PARAMETERS, original)
