@@ -86,7 +86,7 @@ def train_on_target(
         choice.architecture,
         choice.base.network if choice.base else None,
         choice.reuse,
-        generator(params.seed, "weights"),
+        generator=generator(params.seed, "weights"),
     )
     network.to(runtime.device)
     logger.info(str(report))

@@ -19,9 +19,9 @@ from pipeline.console import echo, watch
 from pipeline.data.splits import Split
 from pipeline.errors import CheckpointError, Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
-from pipeline.networks.from_params import describe_network
+from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
-from pipeline.networks.macs import trainable_share, training_operations
+from pipeline.networks.macs import trainable_fraction, training_macs
 from pipeline.params import FamilyParams, MachineParams, StageParams, TrainingParams, format_classes
 from pipeline.report import run_plots
 from pipeline.runtime import Runtime
@@ -117,8 +117,8 @@ def fit_and_evaluate(
     if run.run_history is not None:
         restore_fit(run, fit, checkpoints)
     costs = {
-        names.EPOCH_OPERATIONS: float(training_operations(network, start) * len(split.train)),
-        names.TRAINABLE_SHARE: trainable_share(network),
+        names.EPOCH_OPERATIONS: float(training_macs(network, start) * len(split.train)),
+        names.TRAINABLE_SHARE: trainable_fraction(network),
         names.PARAMETERS_COUNT: float(sum(parameter.numel() for parameter in network.parameters())),
     }
     try:
@@ -262,7 +262,7 @@ def requested_architecture(params: FamilyParams, split: Split) -> MLPArchitectur
         UserInputError: It would be too large, or too deep for the images.
     """
     try:
-        return describe_network(params, split.image_shape, split.classes)
+        return architecture_from_params(params, split.image_shape, split.classes)
     except ValidationError as error:
         why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         name = "hidden_layers, width" if params.model == "mlp" else "channels, kernels, strides, pool, dense_width"

@@ -22,7 +22,7 @@ import optuna
 from pydantic import ValidationError
 
 from pipeline.errors import Fault, UserInputError, suggest
-from pipeline.networks.from_params import describe_network
+from pipeline.networks.from_params import architecture_from_params
 from pipeline.params import Family, TrainBaseParams, parse_params
 from pipeline.yaml_lines import LinedMapping, read_yaml
 
@@ -194,7 +194,7 @@ def check_together(space: Space, params: TrainBaseParams, image_shape: tuple[int
         setting = dict(zip(names, values, strict=True))
         try:
             chosen = with_setting(params, setting)
-            describe_network(chosen, image_shape, chosen.class_numbers)
+            architecture_from_params(chosen, image_shape, chosen.class_numbers)
         except ValueError as error:
             fault = Fault("space", json.dumps(setting), f"holds a setting that contradicts itself ({_why(error)}).",
                           "Change the space, or what is not searched.")  # fmt: skip

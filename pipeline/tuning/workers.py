@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import NonFiniteLossError
-from pipeline.networks.from_params import describe_network
+from pipeline.networks.from_params import architecture_from_params
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
@@ -203,7 +203,7 @@ def run_trial(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.L
     trial.study.sampler = trial_sampler(job.spec.sampler, job.study_seed, trial.number)
     setting = suggest_setting(trial, job.space)
     params = with_setting(job.params, setting)
-    architecture = describe_network(params, job.image_shape, job.classes).model_dump_json()
+    architecture = architecture_from_params(params, job.image_shape, job.classes).model_dump_json()
     tags: dict[str, object] = {
         names.STAGE: "trial",
         "architecture": architecture,
@@ -255,7 +255,7 @@ def folds_of(job: Job, params: TrainBaseParams) -> Any:
         weight_decay=params.weight_decay,
         weight_averaging=params.weight_averaging,
     )
-    architecture = describe_network(params, job.image_shape, job.classes)
+    architecture = architecture_from_params(params, job.image_shape, job.classes)
     return score_folds(
         architecture,
         settings,

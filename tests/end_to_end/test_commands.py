@@ -324,7 +324,7 @@ def test_the_cnn_stages_run_as_a_chain_and_are_compared(command: Command, tmp_pa
     report = command("report")
     for done in (base, tuned, scratch, report):
         assert done.returncode == 0, done.stderr
-    assert "blocks: 1 copied and frozen, 1 copied and trained, 1 fresh; head: fresh" in tuned.stdout
+    assert "blocks: 1 frozen, 1 fine-tuned, 1 randomly initialized; head: randomly initialized" in tuned.stderr
     assert len(runs_in(tmp_path)) == 4
     text = (tmp_path / "reports" / "comparison.md").read_text()
     assert text.count("\n| ") == 3 and "Multiply-adds an epoch" in text
