@@ -46,20 +46,20 @@ from pipeline.tracking.result_cache import (
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import open_store, store_environment
 from pipeline.tuning.figures import draw_study
-from pipeline.tuning.search_space import Space, check_together, fit_batches, load_space, space_json
+from pipeline.tuning.search_space import Space, check_combinations, extremes, fit_batches, load_space, space_json
 from pipeline.tuning.shared import share_tensors
 from pipeline.tuning.study import (
     MAX_RETRIES,
     SEARCHER,
     Study,
     StudySpec,
+    fail_stale_trials,
     failures,
     finished_count,
-    loss_note,
     open_storage,
     open_study,
-    pending_count,
-    reap,
+    retry_message,
+    started_count,
 )
 from pipeline.tuning.workers import Job, Workers, start_forkserver
 
@@ -94,7 +94,7 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
     requested_architecture(params, split)  # refuses what makes no network
     if params.space == "default":
         space = fit_batches(space, len(split.train))
-    check_together(space, params, split.image_shape)
+    check_combinations(space, params, split.image_shape)
     check_batch(split, largest_batch(space, params))
     params = resolve_machine(params, split, runtime)
     spec = describe_study(
@@ -192,7 +192,7 @@ def describe_study(params: TuneParams, split: Split, space: Space, folds_digest:
 
 def largest_batch(space: Space, params: TuneParams) -> int:
     """Return the largest batch that a trial may have."""
-    return max(map(int, space["batch_size"].extremes)) if "batch_size" in space else params.batch_size
+    return max(map(int, extremes(space["batch_size"]))) if "batch_size" in space else params.batch_size
 
 
 @dataclass
@@ -254,7 +254,7 @@ def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> 
             else:
                 time.sleep(LOOK_SECONDS)  # the last trials are under way on other machines
             clear_up(study)
-            lacking = pending_count(study) < job.trials
+            lacking = started_count(study) < job.trials
             refill = lacking and (workers.any_died() or not workers.any_alive())
             setbacks.add(workers.fill() if refill else [])
             if time.monotonic() - said > SAY_SECONDS:
@@ -267,8 +267,8 @@ def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> 
 
 def clear_up(study: Study) -> None:
     """Fail the trials of dead workers, retry them where they may be, and close their runs."""
-    for trial in reap(study):
-        logger.info(f"trial {trial.number}: {loss_note(trial)}")
+    for trial in fail_stale_trials(study):
+        logger.info(f"trial {trial.number}: {retry_message(trial)}")
 
 
 def say_progress(study: Study, trials: int) -> None:

@@ -75,7 +75,7 @@ def test_what_would_fail_is_named_with_its_fix_and_the_exit_code_is_1(command: C
         "tracking store: MLFLOW_TRACKING_URI=http://127.0.0.1:1 cannot be used" in failing[0]
         and "start the server" in failing[0]
     )
-    assert "study storage: /proc/no/optuna.db cannot be made" in failing[1] and "PIPELINE_STORAGE" in failing[1]
+    assert "study storage: /proc/no/optuna.db cannot be created" in failing[1] and "PIPELINE_STORAGE" in failing[1]
     assert "Engine-1843" not in done.stdout + done.stderr and "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1].endswith("2 of them would make a stage fail")
 
@@ -226,10 +226,10 @@ def test_the_storage_of_studies_is_written_to_and_left_as_it_was(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
     (line,) = lines(examine_storage())
-    assert line == "note  study storage: optuna.db is not there yet; the first study makes it"
+    assert line == "note  study storage: optuna.db does not exist yet; the first study creates it"
     optuna.create_study(storage=open_storage(), study_name="mine")
     (line,) = lines(examine_storage())
-    assert line == "ok    study storage: sqlite:///optuna.db: a study was made and deleted"
+    assert line == "ok    study storage: sqlite:///optuna.db: created and deleted a test study"
     assert optuna.get_all_study_names(open_storage()) == ["mine"]
     (tmp_path / "optuna.db").write_bytes(b"not a database" * 1000)
     (line,) = lines(examine_storage())
