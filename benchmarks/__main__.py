@@ -22,7 +22,10 @@ import click
 from benchmarks.commands import ROOT, peer_python
 from benchmarks.rows import LOWER, SLACK, Options, PartResult, read_results, write_results
 
-PARTS = ("epoch", "libraries", "cnn_epoch", "feature_cache", "folds", "tracking", "outage", "startup", "stage", "tune")
+PARTS = (
+    "epoch", "libraries", "cnn_epoch", "feature_cache", "folds", "tracking", "outage", "startup", "stage", "tune",
+    "busy",
+)  # fmt: skip
 WITH_PEERS = ("libraries",)
 SHORT = ("epoch", "cnn_epoch", "tracking", "startup")  # what other work on the machine disturbs least: one thread
 

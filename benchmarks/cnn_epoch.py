@@ -2,8 +2,8 @@
 
     python -m benchmarks.cnn_epoch [--rounds 7]
 
-All threads that PyTorch takes by itself (one in a short run), batch 128; then batch 20 on 500 images. The classic
-network is conv 32 3x3, conv 32 3x3, max-pool, dense 128.
+Batch 128, then batch 20 on 500 images; this project with the threads that it takes by itself (one in a short run), the
+plain loops with those that PyTorch does. The classic network is conv 32 3x3, conv 32 3x3, max-pool, dense 128.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from benchmarks.harness import Task, alternate, bare_arm, load_task, project_arm
 from benchmarks.rows import Options, Row
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
-from pipeline.runtime import generator, resolve_runtime
-from pipeline.stages.training_run import fit_settings, requested_architecture
+from pipeline.runtime import generator
+from pipeline.stages.training_run import fit_settings, requested_architecture, resolve_training_runtime
 
 CLASSIC: dict[str, Any] = {
     "channels": "32,32",
@@ -47,7 +47,7 @@ def measure_task(
 ) -> list[Row]:
     """Return the rows of one batch size and number of images."""
     params, count = task.params, len(task.train.labels)
-    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=True)
+    runtime = resolve_training_runtime(params, task.network, params.batch_size)
     arms = {
         PROJECT: project_arm(task.network, task.train, task.test, fit_settings(params, runtime)),
         SAME: bare_arm(task.network, task.train, task.test, params.batch_size),
@@ -57,6 +57,7 @@ def measure_task(
         network = build_network(requested_architecture(changed, task.split), generator(0, "weights"))
         arms[CLASSIC_NAME] = bare_arm(network, task.train, task.test, params.batch_size)
     timed = {name: arm.epoch for name, arm in arms.items()}
+    timed[PROJECT] = runtime.in_effect()(arms[PROJECT].epoch)
     timed[PRODUCTS] = products_floor(task.network, count, params.batch_size, runtime.train_dtype)
     timed[BYTES] = bytes_floor(task.network, task.train.values, params.batch_size)
     found = alternate(timed, rounds, clock=clock)

@@ -30,10 +30,10 @@ from pipeline.data.stratified import cut_folds
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams, TuneParams
-from pipeline.runtime import generator, resolve_runtime
+from pipeline.runtime import Runtime, generator
 from pipeline.stages.training_run import fit_settings
 from pipeline.stages.tune import tune
-from pipeline.training.loop import Labelled
+from pipeline.training.records import Labelled
 from pipeline.tuning.objective import score_folds
 
 FOLDS, WORKERS, EPOCHS, TRIALS, ROUNDS = 5, 2, 3, 6, 2
@@ -58,7 +58,7 @@ class Unit:
 
     def seconds(self, batch_size: int, gradients: Literal["auto", "autograd"] = "autograd") -> tuple[float, float]:
         """Return the wall-clock of one fold with the whole machine, and its accuracy."""
-        runtime = resolve_runtime("cpu", "float32", "auto")
+        runtime = Runtime(torch.device("cpu"), torch.float32, torch.get_num_threads())
         settings = fit_settings(self.params, runtime).for_fold(self.epochs, self.epochs)
         settings = replace(settings, batch_size=batch_size, gradients=gradients)
         began = time.perf_counter()

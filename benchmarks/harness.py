@@ -21,7 +21,8 @@ from pipeline.networks.layered import LayeredNetwork
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 from pipeline.stages.training_run import requested_architecture
-from pipeline.training.loop import Fit, FitSettings, Labelled
+from pipeline.training.loop import Fit
+from pipeline.training.records import FitSettings, Labelled
 
 
 @dataclass(frozen=True)

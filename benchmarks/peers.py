@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.harness import Arm, Task, accuracy_of, plain_layers
 from pipeline.data.torchvision_import import torchvision_datasets
-from pipeline.training.loop import Labelled
+from pipeline.training.records import Labelled
 
 
 class PixelImages(Dataset[Any]):

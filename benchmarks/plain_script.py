@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from benchmarks.harness import load_task, plain_layers
 from benchmarks.peers import Batches, PixelImages, adam
 from benchmarks.rows import Options
-from pipeline.training.loop import Labelled
+from pipeline.training.records import Labelled
 
 BATCH_SIZE = 128
 

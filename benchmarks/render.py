@@ -14,14 +14,15 @@ from benchmarks.rows import PartResult, Row, amount, spread
 TITLES = {
     "epoch": "An epoch of the base MLP, one thread",
     "libraries": "The same epoch in training libraries, one thread",
-    "cnn_epoch": "An epoch of the base CNN, all threads",
-    "feature_cache": "Cached features, all threads",
+    "cnn_epoch": "An epoch of the base CNN",
+    "feature_cache": "Cached features, one thread",
     "folds": "Cross-validation in a study's worker pool",
     "tracking": "Tracking an epoch",
     "outage": "An epoch while the tracking server is gone",
     "startup": "What a stage costs besides training",
     "stage": "A whole stage against a plain script",
     "tune": "Tuning",
+    "busy": "Training beside one endless loop per core",
 }
 COLUMNS = ("what", "ours", "against", "theirs", "ratio", "target", "floor", "times the floor", "test accuracy, both %")
 HEADER = """# The project beside what people use

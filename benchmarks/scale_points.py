@@ -26,7 +26,8 @@ from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.training.loop import EpochRecord, Fit, Labelled
+from pipeline.training.loop import Fit
+from pipeline.training.records import EpochRecord, Labelled
 from pipeline.tuning.study import StudySpec, open_storage, open_study, started_count, trial_sampler
 
 Found = dict[str, float]

@@ -24,7 +24,7 @@ from benchmarks.rows import Options, Row
 from pipeline.params import TrainBaseParams
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.stage_run import StageRun
-from pipeline.training.loop import EpochRecord
+from pipeline.training.records import EpochRecord
 
 EPOCHS = 8  # a round
 EPOCH_SECONDS = 0.25  # the base MLP's, which the background thread has to itself

@@ -13,7 +13,7 @@ gc.set_threshold(100_000, 50, 100)
 from pipeline.interruption import interruptible  # noqa: E402
 
 if __name__ == "__main__":
-    with interruptible(to_the_end=True):
+    with interruptible(until_exit=True):
         try:
             from pipeline.cli import cli
 

@@ -5,13 +5,11 @@ Whatever else may lie on disk for long, such as a cache, is listed once `LISTERS
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 
+from pipeline.console import echo
 from pipeline.leftovers import Leftover
-from pipeline.tracking.run_state import list_run_states
-
-logger = logging.getLogger(__name__)
+from pipeline.tracking.outbox.clean import list_run_states
 
 LISTERS: tuple[Callable[[], Iterable[Leftover]], ...] = (list_run_states,)
 
@@ -32,11 +30,11 @@ def clean(*, dry_run: bool) -> None:
         count, size = count + removed, size + removed * taken
         verb = "keep" if not removed else "would remove" if dry_run else "removed"
         why = leftover.why if removed or not leftover.removable else "it is in use by now"
-        logger.info(f"{verb}: {leftover.kind} {leftover.path}, {_megabytes(taken)}, {_age(aged)} old: {why}")
+        echo(f"{verb}: {leftover.kind} {leftover.path}, {_megabytes(taken)}, {_age(aged)} old: {why}")
     if dry_run and count:
-        logger.info(f"{count} can be removed ({_megabytes(size)}): python -m pipeline clean --dry_run false")
+        echo(f"{count} can be removed ({_megabytes(size)}): python -m pipeline clean --dry_run false")
     else:
-        logger.info(f"{count} removed ({_megabytes(size)})" if count else "nothing to remove")
+        echo(f"{count} removed ({_megabytes(size)})" if count else "nothing to remove")
 
 
 def _megabytes(size: int) -> str:

@@ -68,7 +68,7 @@ def option_for(name: str, kind: type[StageParams]) -> click.Option:
 def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
     """Validate the options, run the stage, and turn errors into messages and exit codes."""
     raw: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    with interruptible(to_the_end=True):  # a second signal must not interrupt the shutdown
+    with interruptible(until_exit=True):  # a second signal must not interrupt the shutdown
         try:
             raw.update(unknown_options(click.get_current_context().args))
             params = parse_params(kind, raw)

@@ -1,4 +1,4 @@
-"""A disk that is full: recognised however it shows, and said with the folder and what to do."""
+"""Detect a full disk, however the error shows it, and report the folder and what to do."""
 
 from __future__ import annotations
 
@@ -10,47 +10,43 @@ from pathlib import Path
 
 from pipeline.errors import DiskFullError
 
-_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full", "file too large")
-REMEDY = "Free some, or have PIPELINE_STATE_DIR and the tracking store name folders on another disk."
+REMEDY = "Free some space, or move PIPELINE_STATE_DIR and the tracking store to another disk."
+_ERROR_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PHRASES = ("no space left on device", "disk quota exceeded", "database or disk is full", "file too large")
 
 
 @contextmanager
 def disk_full_errors(folder: Path) -> Iterator[None]:
-    """Let a full disk name the folder.
-
-    Raises:
-        DiskFullError: In place of the system's own error, whose number it keeps.
-    """
+    """Raise `DiskFullError`, which names `folder`, in place of the OSError of a full disk (same errno)."""
     try:
         yield
     except OSError as error:
         if not is_full(error):
             raise
-        raise DiskFullError(error.errno, f"{error.strerror}: {folder.resolve()} {_free(folder)}. {REMEDY}") from error
+        raise DiskFullError(error.errno, f"{error.strerror}: {_free_space(folder)}. {REMEDY}") from error
 
 
 def is_full(error: OSError) -> bool:
-    """Whether an error of the system says that a disk, or a share of it, is full."""
-    return error.errno in _NUMBERS
+    """Return whether an OSError means that a disk or a quota is full."""
+    return error.errno in _ERROR_NUMBERS
 
 
 def disk_full_message(error: BaseException) -> str:
-    """Return what to say where an exception, or one that led to it, comes from a full disk; else nothing."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, DiskFullError):
-            return str(found.strerror)
-        if (isinstance(found, OSError) and is_full(found)) or any(w in str(found).lower() for w in _WORDS):
-            where = getattr(found, "filename", None) or "."
-            folder = Path(where) if Path(where).is_dir() else Path(where).parent
-            return f"{str(found).splitlines()[0]}: {folder.resolve()} {_free(folder)}. {REMEDY}"
-        found = found.__cause__ or found.__context__
+    """Return a message for the user if `error` or one of its causes comes from a full disk, else an empty string."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DiskFullError):
+            return str(cause.strerror)
+        text = str(cause)
+        if (isinstance(cause, OSError) and is_full(cause)) or any(phrase in text.lower() for phrase in _PHRASES):
+            path = Path(getattr(cause, "filename", None) or ".")
+            return f"{text.splitlines()[0]}: {_free_space(path if path.is_dir() else path.parent)}. {REMEDY}"
+        cause = cause.__cause__ or cause.__context__
     return ""
 
 
-def _free(folder: Path) -> str:
+def _free_space(folder: Path) -> str:
     try:
-        return f"has {shutil.disk_usage(folder).free / 2**20:.1f} MiB free"
+        return f"{folder.resolve()} has {shutil.disk_usage(folder).free / 2**20:.1f} MiB free"
     except OSError:
-        return "cannot be looked at"
+        return f"free space of {folder.resolve()} is unknown"

@@ -41,7 +41,7 @@ MEANINGS = {
     "PIPELINE_STORAGE": "Optuna storage",
     "PIPELINE_DATA_DIR": "folder of the data sets",
     "PIPELINE_STATE_DIR": "local state: journals and checkpoints until they are uploaded",
-    "OMP_NUM_THREADS": "how many threads PyTorch takes where threads=auto",
+    "OMP_WAIT_POLICY": "how idle threads wait; ACTIVE is many times slower on a busy machine",
     "CUDA_VISIBLE_DEVICES": "visible GPUs",
 }
 
@@ -123,7 +123,7 @@ def examine_device() -> Iterator[CheckResult]:
         yield CheckResult("ok", "device", "auto: mps")
         return
     bfloat16 = "with" if has_bfloat16("cpu") else "without"
-    text = f"auto: cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {bfloat16} bfloat16"
+    text = f"auto: cpu, {os.cpu_count()} cores, {bfloat16} bfloat16"
     if Path("/proc/driver/nvidia/version").exists():
         yield CheckResult("note", "device", f"{text}; this torch cannot use the installed NVIDIA driver")
     else:

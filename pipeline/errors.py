@@ -1,7 +1,7 @@
-"""What can go wrong by the user's hand, in words that help.
+"""Errors whose messages are written for users.
 
-A `UserInputError` carries every fault found, each with three facts: what was received, what is allowed,
-what to do next. Only `cli.py` turns it into lines and exit code 2; everything else lets it pass.
+A `UserInputError` reports all faults of an input at once. Each states the name and value received, what is allowed, and
+what to do next. `cli.py` alone turns it into exit code 2.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pipeline.redaction import without_password
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with what the user asked for.
+    """One invalid input.
 
     Attributes:
-        name: The parameter, file or setting at fault.
-        value: What was received, as the user would recognise it.
-        allowed: What would have been accepted.
+        name: The parameter, file or setting.
+        value: What was received; None prints the name alone.
+        allowed: What is wrong, or what would be accepted.
         remedy: What to do next.
     """
 
@@ -30,16 +30,16 @@ class Fault:
     remedy: str = ""
 
     def __str__(self) -> str:
-        """Return the fault as one line that holds no password."""
-        shown = f"{self.name}={self.value}" if self.value is not None else self.name
-        return without_password(f"{shown}: {self.allowed}" + (f" {self.remedy}" if self.remedy else ""))
+        """Return the fault as one line, with passwords redacted."""
+        subject = f"{self.name}={self.value}" if self.value is not None else self.name
+        return without_password(f"{subject}: {self.allowed}" + (f" {self.remedy}" if self.remedy else ""))
 
 
 class UserInputError(ValueError):
-    """Something the user asked for cannot be done; nothing was started.
+    """Invalid user input, raised before any work starts.
 
     Args:
-        faults: Everything that was found wrong, so that it can be mended in one go.
+        faults: All of them, so that they can be fixed at once.
     """
 
     def __init__(self, *faults: Fault) -> None:
@@ -49,7 +49,7 @@ class UserInputError(ValueError):
 
 
 class DataFileError(UserInputError):
-    """A data file is missing, truncated, altered or not readable."""
+    """A data file is missing, truncated, altered or unreadable."""
 
 
 class CheckpointError(RuntimeError):
@@ -61,18 +61,23 @@ class DiskFullError(OSError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """Training produced a loss that is not a number or infinite; the message says in which epoch."""
+    """The training loss became NaN or infinite; the message names the epoch."""
 
 
 class PlanIncompleteError(RuntimeError):
-    """Some steps of a study failed; the others were carried out, and the report says what is missing."""
+    """Some steps of a plan failed; the others ran, and the report lists what is missing."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to stop (Ctrl-C or SIGTERM); work so far has been saved."""
+    """The process received Ctrl-C or SIGTERM; completed work has been saved."""
+
+
+def invalid(name: str, value: object, problem: str, *, remedy: str = "") -> UserInputError:
+    """Return a UserInputError with a single fault."""
+    return UserInputError(Fault(name, value, problem, remedy))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return "did you mean X?" for the nearest known word, or an empty string."""
+    """Return "Did you mean X?" for the closest known word, or an empty string."""
     near: Sequence[str] = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"Did you mean {near[0]}?" if near else ""

@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM: once, and then not again while work is being saved. Imports nothing heavy."""
+"""Ctrl-C and SIGTERM: the first one interrupts, later ones are ignored while work is being saved.
+
+Imported before anything heavy, so it imports nothing heavy itself.
+"""
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,51 +14,49 @@ from typing import Any
 
 from pipeline.errors import Interrupted
 
-logger = logging.getLogger(__name__)
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _State:
-    """Whether handlers are installed, and whether a signal has come since."""
+    """Whether handlers are installed, and the name of the signal received since then."""
 
     active = False
-    asked = ""
+    received = ""
 
 
 @contextmanager
-def interruptible(*, to_the_end: bool = False) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into `Interrupted`, and ignore the next ones while work is being saved.
+def interruptible(*, until_exit: bool = False) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into `Interrupted` and ignore the following ones.
 
-    Ctrl-C under `mlflow run` reaches a process as SIGINT and then SIGTERM: the second must not disturb what
-    the first one started. Outside the main thread, where Python takes no handlers, and inside another
-    `interruptible`, nothing changes.
+    Ctrl-C under `mlflow run` reaches a process as SIGINT and then as SIGTERM; the second must not interrupt the cleanup
+    that the first one started. Does nothing inside another `interruptible`, and outside the main thread, where Python
+    installs no handlers.
 
     Args:
-        to_the_end: Once interrupted, go on ignoring: the process is about to end, and takes its time.
+        until_exit: Once interrupted, keep ignoring signals after the block, because the process is about to exit.
     """
     if threading.current_thread() is not threading.main_thread() or _State.active:
         yield
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if not _State.asked:
-            _State.asked = signal.Signals(number).name
-            raise Interrupted(_State.asked)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not _State.received:
+            _State.received = signal.Signals(number).name
+            raise Interrupted(_State.received)
 
-    before: dict[int, Any] = {number: signal.signal(number, ask) for number in SIGNALS}
-    _State.active, _State.asked = True, ""
+    previous: dict[int, Any] = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    _State.active, _State.received = True, ""
     try:
         yield
     finally:
-        # ignoring outlives the interpreter's own shutdown, a handler of ours would not
-        ignore = to_the_end and _State.asked
-        for number, handler in before.items():
+        # SIG_IGN stays in effect during interpreter shutdown, a Python handler does not
+        ignore = until_exit and _State.received
+        for number, handler in previous.items():
             signal.signal(number, signal.SIG_IGN if ignore else handler)
         _State.active = False
 
 
 def raise_if_interrupted() -> None:
-    """Raise `Interrupted` where a signal has come and its exception was swallowed (by a library's import, say)."""
-    if _State.active and _State.asked:
-        raise Interrupted(_State.asked)
+    """Raise `Interrupted` if a signal was received but its exception was swallowed, such as by a library's import."""
+    if _State.active and _State.received:
+        raise Interrupted(_State.received)

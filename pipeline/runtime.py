@@ -11,11 +11,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import psutil
 import torch
+
+OPERATIONS_PER_THREAD = 50_000_000  # multiply-adds of a step for which a thread pays; docs/defaults.md has the table
 
 
 def missing_device(name: str) -> str:
@@ -61,27 +65,48 @@ class Runtime:
             "numpy": numpy.__version__,
         }
 
+    @contextmanager
+    def in_effect(self) -> Iterator[None]:
+        """Have PyTorch compute with these threads, deterministically and without TF32; then restore what was set."""
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+                yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(precision)
 
-def resolve_runtime(device: str, dtype: str, threads: int | Literal["auto"], *, convolutional: bool = False) -> Runtime:
-    """Choose device, arithmetic and threads, and set PyTorch up for them, deterministically.
+
+def resolve_runtime(
+    device: str, dtype: str, threads: int | Literal["auto"], *, operations: int, convolutional: bool = False
+) -> Runtime:
+    """Choose device, precision and threads; nothing is set until the runtime is `in_effect`.
 
     Args:
         device: `auto` (CUDA, else MPS, else CPU) or a device's name.
         dtype: `auto` takes bfloat16 only for convolutions on processors that compute with it, where it was
             measured to pay; else float32.
-        threads: `auto` keeps PyTorch's own choice.
+        threads: `auto` follows from `operations` and the machine's cores alone, so that a step gets the same
+            number, and thereby the same rounding, in every process.
+        operations: Multiply-adds of one optimizer step, or of one pass of a chunk where nothing is trained.
         convolutional: Whether the network is one of convolutions.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if convolutional and has_bfloat16(device) else "float32"
-    if threads != "auto":
-        torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    return Runtime(torch.device(device), getattr(torch, dtype), torch.get_num_threads())
+    cores: int = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    count = max(1, min(cores, operations // OPERATIONS_PER_THREAD)) if threads == "auto" else threads
+    return Runtime(torch.device(device), getattr(torch, dtype), count)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given, so that a clock read next has it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def has_bfloat16(device: str) -> bool:

@@ -1,4 +1,4 @@
-"""Studies that no one ran: arms with hand-made numbers, and a whole one of the reference study's shape and size."""
+"""Synthetic plan runs: arms with given numbers, and one with the shape and size of the reference studies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pipeline.plan.outcome import PlanRecord
 from pipeline.plan.records import Question
-from pipeline.report.records import LedgerLine, Member, PlanRunFacts, ReportedArm
+from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
 from pipeline.tracking.queries import Arm
 
@@ -33,7 +34,7 @@ def member(
     host: str = HOST,
     reused: bool = False,
 ) -> Member:
-    """A finished run as if it had been read from a store; its epochs take equal parts of its seconds."""
+    """Return a finished run as if read from a store; all epochs take the same time."""
     losses = losses or [0.5 / epoch for epoch in range(1, epochs + 1)]
     accuracies = accuracies or [accuracy] * epochs
     reached: dict[str, float] = {}
@@ -41,7 +42,7 @@ def member(
         at = next((number for number, value in enumerate(accuracies, 1) if value >= threshold), None)
         if at is not None:
             reached |= {f"epochs/to_val_{threshold}": at, f"time/to_val_{threshold}": at * seconds / epochs}
-    found = {
+    final = {
         names.TEST_ACCURACY: accuracy,
         names.TEST_PRECISION: accuracy if precision is None else precision,
         names.TRAIN_FINAL_ACCURACY: train,
@@ -65,18 +66,18 @@ def member(
     budget = {"epochs": "400", "patience": "100", "batch_size": "20", "learning_rate": "0.001", "weight_decay": "0.005"}
     machine = {"device": "cpu", "dtype": "float32", "threads": "2", "seed": str(seed)}
     run = Arm(
-        run_id_of(arm, seed), f"{arm} seed {seed}", stage, about, {**budget, **machine, **(params or {})}, found, curves
+        run_id_of(arm, seed), f"{arm} seed {seed}", stage, about, {**budget, **machine, **(params or {})}, final, curves
     )
     return Member(seed, run, reused)
 
 
 def run_id_of(arm: str, seed: int) -> str:
-    """The made-up id of an arm's run."""
+    """Return the id of an arm's run."""
     return f"{arm.replace(' ', '-')}-{seed}"
 
 
 def arm_of(name: str, members: Sequence[Member], *failures: tuple[int, str], label: str = "") -> ReportedArm:
-    """An arm with the members given."""
+    """Return an arm with its runs."""
     stage = members[0].run.stage if members else "transfer"
     return ReportedArm(name, label or name, stage, tuple(members), failures)
 
@@ -84,26 +85,39 @@ def arm_of(name: str, members: Sequence[Member], *failures: tuple[int, str], lab
 def scored(
     name: str, accuracies: Sequence[float], *failures: tuple[int, str], first: int = 0, **more: object
 ) -> ReportedArm:
-    """An arm with so many test accuracies, one a seed."""
+    """Return an arm with one run per test accuracy, seeds counted from `first`."""
     runs = [member(name, seed, value, **more) for seed, value in enumerate(accuracies, first)]  # type: ignore[arg-type]
     return arm_of(name, runs, *failures)
 
 
-def study(arms: Sequence[ReportedArm], *questions: Question, **more: object) -> PlanRunFacts:
-    """Facts with some arms and questions."""
+def record_of(name: str, *questions: Question, **more: object) -> PlanRecord:
+    """Return the record of a plan run without its outcomes."""
     about = {"title": "A study", "description": "Made up.", "profile": "quick", "seeds": 3, "total_seconds": 12.0}
-    return PlanRunFacts(name="made_up", arms={arm.name: arm for arm in arms}, questions=questions, **{**about, **more})  # type: ignore[arg-type]
+    nothing = {"arms": (), "outcomes": (), "command": ""}
+    return PlanRecord(name=name, questions=questions, **{**about, **nothing, **more})  # type: ignore[arg-type]
+
+
+def study(
+    arms: Sequence[ReportedArm],
+    *questions: Question,
+    ledger: Sequence[LedgerLine] = (),
+    links: Links = Links("", ""),  # noqa: B008
+    **more: object,
+) -> PlanRunFacts:
+    """Return a plan run with some arms and questions."""
+    record = record_of("made_up", *questions, **more)
+    return PlanRunFacts(record, {arm.name: arm for arm in arms}, links, tuple(ledger))
 
 
 def question(
     kind: str, *arms: str, reference: str = "", text: str = "Which?", key: str = "1.1", **more: object
 ) -> Question:
-    """A question of some kind."""
+    """Return a question."""
     return Question(key, "A: made up", text, kind, arms, reference, **more)  # type: ignore[arg-type]
 
 
 class Noise:
-    """Curves and numbers that look like training, the same each time."""
+    """Seeded curves and numbers that look like training."""
 
     def __init__(self) -> None:
         self.random = random.Random(7)
@@ -127,10 +141,10 @@ class Noise:
         metrics: dict[str, float] | None = None,
         base: str = "",
     ) -> ReportedArm:
-        """An arm about a mean accuracy; `speed` says how fast its curves approach it."""
-        lost = {seed for seed, _ in failures}
+        """Return an arm around a mean accuracy, which its curves approach at `speed`."""
+        failed = {seed for seed, _ in failures}
         members = []
-        for seed in (seed for seed in range(seeds) if seed not in lost):
+        for seed in (seed for seed in range(seeds) if seed not in failed):
             final = min(0.9999, self.random.gauss(mean, spread))
             count = max(3, round(epochs * self.random.uniform(0.8, 1.2)))
             climb = [1 - 0.75 * (1 + speed * epoch) ** -2.6 for epoch in range(1, count + 1)]
@@ -163,19 +177,19 @@ class Noise:
 
 
 def on_features(arm: ReportedArm, name: str, label: str, share: float, metrics: dict[str, float]) -> ReportedArm:
-    """The same arm on cached features: the same weights in a share of the time."""
+    """Return the arm on cached features: same weights, a fraction of the time."""
     members = []
     for one in arm.members:
         curves = {**one.run.curves, names.EPOCH_SECONDS: [share * each for each in one.run.curves[names.EPOCH_SECONDS]]}
-        own = {**one.run.metrics, names.FIT_SECONDS: share * one.run.metrics[names.FIT_SECONDS], **metrics}
+        final = {**one.run.metrics, names.FIT_SECONDS: share * one.run.metrics[names.FIT_SECONDS], **metrics}
         params = {**one.run.params, "features": "auto"}
-        run = replace(one.run, run_id=run_id_of(name, one.seed), params=params, metrics=own, curves=curves)
+        run = replace(one.run, run_id=run_id_of(name, one.seed), params=params, metrics=final, curves=curves)
         members.append(Member(one.seed, run, False))
     return arm_of(name, members, label=label)
 
 
 def reference_arms(noise: Noise, seeds: int = 5) -> list[ReportedArm]:
-    """Arms like those of the two reference studies."""
+    """Return arms like those of the two reference studies."""
     base = {"stage": "train_base", "seeds": seeds}
     few = {"seeds": seeds, "epochs": 180}
     cached = {
@@ -335,24 +349,29 @@ def reference_arms(noise: Noise, seeds: int = 5) -> list[ReportedArm]:
 
 
 def reference_study(seeds: int = 5) -> PlanRunFacts:
-    """A study of the shape and size of the one that ships: two assignments, thirteen questions, some eighty runs."""
+    """Return a plan run like the reference studies: two studies, 15 questions, about 80 runs."""
     arms = reference_arms(Noise(), seeds)
     first, second = "A: digits 0-4 to 5-9, an MLP with few labels", "B: digits 0-6 to 7-9, a CNN"
     questions = (
         Question(
             "1.1",
             first,
-            "How well does a network of five hidden layers tell the digits 0 to 4 apart?",
+            "Test accuracy of the base MLP (5 x 100) on digits 0-4",
             "score",
             ("base",),
         ),
         Question(
-            "1.2", first, "What precision does tuning by cross-validation reach?", "compare", ("base_tuned",), "base"
+            "1.2",
+            first,
+            "What precision does hyperparameter tuning by cross-validation reach?",
+            "compare",
+            ("base_tuned",),
+            "base",
         ),
         Question(
             "1.3",
             first,
-            "Does it converge faster with batch norm, and to a better model?",
+            "Does batch norm speed up convergence and improve the model?",
             "convergence",
             ("base_bn",),
             "base",
@@ -363,32 +382,36 @@ def reference_study(seeds: int = 5) -> PlanRunFacts:
         Question(
             "2.1",
             first,
-            "What precision do five frozen layers reach on 100 images a digit, and in what time?",
+            "What precision do five frozen layers reach with 100 images per digit, and how long does it take?",
             "score",
             ("five",),
         ),
         Question("2.2", first, "How much faster is training on cached features?", "caching", ("cached",), "five"),
-        Question("2.3", first, "Is precision higher with four layers than with five?", "compare", ("four",), "five"),
         Question(
-            "2.4", first, "Is it better still to unfreeze the top two and train on?", "compare", ("top_two",), "four"
+            "2.3", first, "Is precision higher with four frozen layers than with five?", "compare", ("four",), "five"
+        ),
+        Question(
+            "2.4", first, "Does unfreezing the top two layers improve it further?", "compare", ("top_two",), "four"
         ),
         Question(
             "2.5",
             first,
-            "Which of all this beats training from scratch?",
+            "Which arms beat training from scratch?",
             "compare",
             ("five", "four", "top_two", "all_tuned", "lost"),
             "scratch",
         ),
-        Question("1", second, "How good is the base network?", "score", ("cnn",)),
-        Question("2", second, "How good is it, fine-tuned on 7 to 9?", "score", ("tuned_all",)),
-        Question("3", second, "How good is a fresh network on 7 to 9?", "score", ("fresh_all",)),
-        Question("4", second, "Is fine-tuning better than a fresh network?", "compare", ("tuned_all",), "fresh_all"),
+        Question("1", second, "Test accuracy of the base CNN on digits 0-6", "score", ("cnn",)),
+        Question("2", second, "Test accuracy after fine-tuning on digits 7-9", "score", ("tuned_all",)),
+        Question("3", second, "Test accuracy on digits 7-9 when trained from scratch", "score", ("fresh_all",)),
+        Question(
+            "4", second, "Is fine-tuning better than training from scratch?", "compare", ("tuned_all",), "fresh_all"
+        ),
         Question("5", second, "Which trains longer, and why?", "time", ("tuned_all",), "fresh_all"),
         Question(
             "6",
             second,
-            "Does that depend on the number of labels?",
+            "Does the difference depend on the number of labels?",
             "labels",
             (),
             labelled=tuple((f"tuned_{labels}", f"fresh_{labels}") for labels in ("all", "100", "20")),
@@ -398,30 +421,30 @@ def reference_study(seeds: int = 5) -> PlanRunFacts:
         LedgerLine(
             arm.label,
             len(arm.members),
-            *(sum(m.run.metrics[names.FIT_SECONDS] for m in arm.members if m.reused is kept) for kept in (False, True)),
+            *(
+                sum(m.run.metrics[names.FIT_SECONDS] for m in arm.members if m.reused is reused)
+                for reused in (False, True)
+            ),
         )
         for arm in arms
     )
-    return PlanRunFacts(
+    record = record_of(
         "assignments",
-        "Two assignments on transfer learning, answered",
-        "Both assignments as experiments: every arm over several seeds, seed s of every arm on seed s of its base and on "
-        "the same images. What is not shown is not claimed.",
-        "full",
-        seeds,
-        {arm.name: arm for arm in arms},
-        questions,
-        (*ledger, LedgerLine("report", 1, 3.1, 0.0)),
-        341.7,
-        "5" * 32,
-        "http://127.0.0.1:5000",
-        "1",
-        "mlflow run . -P plan=assignments -P profile=full",
+        *questions,
+        title="Two reference studies on transfer learning",
+        description="Every arm is run with several seeds; seed s of an arm builds on seed s of its base and sees the same images.",
+        profile="full",
+        seeds=seeds,
+        total_seconds=341.7,
+        command="mlflow run . -P plan=assignments -P profile=full",
     )
+    links = Links("http://127.0.0.1:5000", "1")
+    lines = (*ledger, LedgerLine("report", 1, 3.1, 0.0))
+    return PlanRunFacts(record, {arm.name: arm for arm in arms}, links, lines, "5" * 32)
 
 
 def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) -> PlanRunFacts:
-    """A study of the transfer surface: layers reused and unfrozen, for several numbers of labels."""
+    """Return a plan run over layers reused and unfrozen, for several numbers of labels."""
     noise = Noise()
     arms = []
     for number, per_class in enumerate(labels):
@@ -447,7 +470,7 @@ def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) 
     asked = Question(
         "1",
         "The transfer surface",
-        "How many layers to reuse and to unfreeze, for how many labels?",
+        "How many layers should be reused and unfrozen, by number of labels?",
         "surface",
         tuple(arm.name for arm in arms),
     )

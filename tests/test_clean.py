@@ -14,7 +14,7 @@ from pipeline.clean import clean
 from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import Entry, Journal, send_pending
 from pipeline.tracking.outbox.local_state import lock_run_state, run_folder, state_folder
-from pipeline.tracking.outbox.sender import REFUSED
+from pipeline.tracking.outbox.sender import REJECTED
 from pipeline.tracking.outbox.sync import sync_runs
 from tests.conftest import Command
 from tests.faults.killing import TINY, journalled_epochs, kill_when, local_state, runs_of, store_of
@@ -29,9 +29,9 @@ MakeState = Callable[..., Path]
 
 @pytest.fixture
 def make_state(store: MlflowClient) -> MakeState:
-    """Makes a run of some status and its local state: some checkpoints, and optionally a journal that has arrived."""
+    """Makes a run of some status and its local state: some checkpoints, and optionally a journal that is uploaded."""
 
-    def make(status: str, *entries: Entry, arrived: bool = True, key: str = "") -> Path:
+    def make(status: str, *entries: Entry, uploaded: bool = True, key: str = "") -> Path:
         run_id = store.create_run("0", tags={names.CACHE_KEY: key} if key else {}).info.run_id
         if status != "RUNNING":
             store.set_terminated(run_id, status)
@@ -44,7 +44,7 @@ def make_state(store: MlflowClient) -> MakeState:
             for entry in entries:
                 journal.append(entry)
             journal.close()
-            if arrived:
+            if uploaded:
                 send_pending(folder, lambda entries: None, print)
         return folder
 
@@ -96,9 +96,9 @@ def test_state_of_a_deleted_run_is_removed(
 
 def test_checkpoints_that_only_resume_needs_stay(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_state("KILLED", key="k")
-    assert printed_about(folder, capsys).endswith(f"python -m pipeline resume --run_id {folder.name} needs it")
+    assert printed_about(folder, capsys).endswith(f"needed by python -m pipeline resume --run_id {folder.name}")
     other = make_state("FINISHED", key="k")
-    assert f"run {other.name} has finished with the same" in printed_about(folder, capsys)
+    assert f"run {other.name} finished with the same" in printed_about(folder, capsys)
     assert not folder.exists()
 
 
@@ -108,14 +108,14 @@ def test_newer_checkpoints_than_those_uploaded_stay(make_state: MakeState, capsy
 
 
 def test_what_is_not_uploaded_stays(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make_state("KILLED", OPENED, STAGE, KILLED, UPLOAD, arrived=False)
-    assert "is not uploaded yet: python -m pipeline sync" in printed_about(folder, capsys) and folder.exists()
+    folder = make_state("KILLED", OPENED, STAGE, KILLED, UPLOAD, uploaded=False)
+    assert "not uploaded yet: python -m pipeline sync" in printed_about(folder, capsys) and folder.exists()
 
 
 def test_what_the_store_refused_stays(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_state("FINISHED")
-    (folder / REFUSED).write_text("{}\n")
-    assert "holds what the tracking store refused" in printed_about(folder, capsys) and folder.exists()
+    (folder / REJECTED).write_text("{}\n")
+    assert "contains entries that the tracking store rejected" in printed_about(folder, capsys) and folder.exists()
 
 
 def test_state_of_a_live_process_stays(make_state: MakeState, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +145,7 @@ def test_without_state_no_store_is_made(
 def test_sync_leaves_of_a_killed_run_what_resume_needs(
     store: MlflowClient, make_state: MakeState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = make_state("KILLED", {**OPENED, "store": store.tracking_uri}, STAGE, arrived=False)
+    folder = make_state("KILLED", {**OPENED, "store": store.tracking_uri}, STAGE, uploaded=False)
     (folder / names.FIGURES).mkdir()
     assert sync_runs()
     kept = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}

@@ -117,7 +117,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_falls_back_to_the_digits_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_network(monkeypatch)
     dataset = load_dataset("auto", str(tmp_path))
-    assert dataset.name == "digits" and "not comparable with MNIST" in dataset.note and "cannot be reached" in dataset.note
+    assert (
+        dataset.name == "digits" and "not comparable with MNIST" in dataset.note and "cannot be reached" in dataset.note
+    )
 
 
 def test_mnist_without_files_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

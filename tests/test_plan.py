@@ -94,7 +94,7 @@ def test_every_plan_that_ships_is_a_good_one() -> None:
     [
         ("run: transfer", "run: transfr", r"line 8, run: run=transfr is not an entry point.*Did you mean transfer\?"),
         ("run: transfer\n", "label: x\n", "line 7, target: run=\\(nothing\\) is not an entry point"),
-        ("per_class: 8", "per_clas: 8", r"line 10, per_clas: per_clas=8: not a parameter here.*per_class"),
+        ("per_class: 8", "per_clas: 8", r"line 10, per_clas: per_clas=8: unknown parameter.*per_class"),
         ("per_class: 8", "per_class: -8", "line 10, per_class: per_class=-8: must be"),
         ("base: base", "base: bas", r"line 9, base: bas is not an arm of this plan.*Did you mean base\?"),
         ("    base: base\n", "", "line 7, target: needs base"),
@@ -108,7 +108,7 @@ def test_every_plan_that_ships_is_a_good_one() -> None:
         ("seeds: 2", "seeds: two", "line 4, seeds: must be an integer in \\[1, 1000\\]"),
         ("title: Small", "titel: Small", r"line 2, titel: is not a key of a plan.*Did you mean title\?"),
         ("epochs: 2", "seed: 2", "line 14, seed: seed is not a parameter of an arm"),
-        ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*not a parameter here"),
+        ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*unknown parameter"),
     ],
 )  # fmt: skip
 def test_a_faulty_plan_is_refused_by_line_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -205,19 +205,19 @@ def test_a_study_runs_once_and_is_then_recognised(
 
     again = main(small(plan, seeds=1))
     assert again.reused and again.run_id == first.run_id and len(store.search_runs(["0"])) == count
-    assert "nothing to do: all 3 steps are finished" in capsys.readouterr().out
+    assert "nothing to do: all 3 steps are cached" in capsys.readouterr().out
 
     more = main(small(plan, seeds=2, explain=True))  # a second seed costs only the second seed
     out = capsys.readouterr().out
     assert more.metrics == {"study/run": 3, "study/reused": 3, "study/failed": 0}
-    assert "hit: run" in out and "miss: changed are params: seed 0 -> 1" in out
+    assert "cache hit: run" in out and "cache miss: seed changed (0 -> 1)" in out
     reused = store.get_run(more.run_id).data.tags["reused_runs"].split()
     assert sorted(reused) == sorted(children(store, first.run_id))
 
     monkeypatch.setattr(key_module, "_file_digest", _digest_as_if_the_loop_had_changed(key_module._file_digest))
     key_module.code_parts.cache_clear()
     main(small(plan, seeds=1, explain=True))
-    assert "miss: changed are code: training/loop.py" in capsys.readouterr().out
+    assert "cache miss: training/loop.py changed" in capsys.readouterr().out
     key_module.code_parts.cache_clear()
 
     rewritten = report(ReportParams())
@@ -254,7 +254,7 @@ def test_a_step_whose_artifacts_are_gone_or_that_was_deleted_is_run_again(
     capsys.readouterr()
     second = main(small(plan, seeds=1, explain=True))
     assert second.metrics["study/run"] == 1, "the base came out the same to the bit, so what builds on it stays"
-    assert "has this key, and its model" in capsys.readouterr().out
+    assert "has the same key but its model" in capsys.readouterr().out
     store.delete_run(runs["transfer"])
     third = main(small(plan, seeds=1))
     assert third.metrics["study/run"] == 1
@@ -295,10 +295,10 @@ def test_a_key_says_what_differs() -> None:
     one = cache_key(TrainBaseParams(), {"data": "a"}, machine)
     other = CacheKey("train_base", {**one.parts, "inputs": {"data": "b"}, "machine": {**machine, "threads": "2"}})
     assert one.digest != other.digest
-    assert one.differences(other.parts) == ["inputs: data", "machine: threads 2 -> 1"]
-    assert one.differences(one.parts) == []
+    assert one.changes_since(other.parts) == {"inputs": ["data changed"], "machine": ["threads changed (2 -> 1)"]}
+    assert one.changes_since(one.parts) == {}
     changed = cache_key(TrainBaseParams(width=50), {"data": "a"}, machine)
-    assert changed.differences(one.parts) == ["params: width 100 -> 50"]
+    assert changed.changes_since(one.parts) == {"params": ["width changed (100 -> 50)"]}
 
 
 def test_comments_and_docstrings_do_not_change_a_key(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Statistics by hand and against scipy; arms side by side from a real store."""
+"""Statistics against scipy; the report of finished runs from a real store."""
 
 from __future__ import annotations
 
@@ -12,39 +12,42 @@ from scipy import stats
 
 from pipeline.errors import UserInputError
 from pipeline.params import FinetuneCnnParams, ReportParams, ScratchCnnParams, TrainBaseParams
-from pipeline.report.comparison import comparison_table, explain_time
-from pipeline.report.statistics import estimate, paired_difference, verdict
+from pipeline.report.questions.arm_differences import incomparable_times
+from pipeline.report.questions.quantities import TEST_ACCURACY
+from pipeline.report.statistics import estimate, paired_difference
 from pipeline.stages.finetune_cnn import finetune_cnn
 from pipeline.stages.report import report
 from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
+from pipeline.tracking import names
 from pipeline.tracking.queries import read_arm
-from tests.made_up_study import member
+from tests.made_up_study import arm_of, member
 
 
 def test_an_interval_equals_scipys() -> None:
     values = [0.91, 0.93, 0.94, 0.92, 0.95]
-    found = estimate(values)
+    result = estimate(values)
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
-    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
-    assert (found.low, found.high, found.count) == (0.91, 0.95, 5)
+    assert (result.mean - result.half_width, result.mean + result.half_width) == pytest.approx((low, high))
+    assert result.count == 5
 
 
 def test_one_seed_has_no_interval_and_no_verdict() -> None:
-    found = estimate([0.9])
-    assert math.isnan(found.half_width) and not found.excludes_zero and "one seed" in found.percent()
-    assert verdict(found, "ahead", "behind") == "one seed, no verdict"
-    with pytest.raises(ValueError, match="no values"):
+    result = estimate([0.9])
+    assert math.isnan(result.half_width) and not result.significant and result.text(2) == "0.90 (1 seed)"
+    assert TEST_ACCURACY.verdict(result) == "no verdict (1 seed)"
+    with pytest.raises(ValueError, match="at least one"):
         estimate([])
 
 
 def test_a_verdict_follows_the_paired_interval() -> None:
-    up = paired_difference([0.92, 0.94, 0.93], [0.90, 0.92, 0.91])
-    assert verdict(up, "ahead", "behind") == "ahead by 2.00 points (n = 3)"
-    assert verdict(paired_difference([0.9, 0.92, 0.91], [0.92, 0.94, 0.931]), "ahead", "behind").startswith("behind")
-    unclear = paired_difference([0.90, 0.95], [0.92, 0.92])
-    assert verdict(unclear, "ahead", "behind") == "no difference shown (n = 2)"
-    with pytest.raises(ValueError, match="cannot be paired"):
+    higher = paired_difference([92, 94, 93], [90, 92, 91])
+    assert TEST_ACCURACY.verdict(higher) == "2.00 pp higher (3 seeds)"
+    lower = paired_difference([90, 92, 91], [92, 94, 93.1])
+    assert TEST_ACCURACY.verdict(lower) == "2.03 pp lower (3 seeds)"
+    unclear = paired_difference([90, 95], [92, 92])
+    assert TEST_ACCURACY.verdict(unclear) == "not significant (95 % CI includes 0, 2 seeds)"
+    with pytest.raises(ValueError, match="zip"):
         paired_difference([1.0], [1.0, 2.0])
 
 
@@ -53,28 +56,35 @@ def test_arms_are_compared_with_what_explains_their_times(store: MlflowClient, t
     base = train_base(TrainBaseParams(model="cnn", **quick))
     tuned = finetune_cnn(FinetuneCnnParams(**quick))
     scratch = scratch_cnn(ScratchCnnParams(**quick))
-    report(ReportParams(folder=str(tmp_path / "out")))
-    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
-    assert list(table["run"]) == [base.run_id, tuned.run_id, scratch.run_id]
-    assert table["test accuracy %"].tolist() == pytest.approx(
-        [100 * r.metrics["test/accuracy"] for r in (base, tuned, scratch)]
+    run_id = report(ReportParams(folder=str(tmp_path / "out"))).run_id
+    folder = tmp_path / "out" / "comparison"
+    table = pd.read_csv(folder / "study.csv")
+    assert list(table["run_id"]) == [base.run_id, tuned.run_id, scratch.run_id]
+    assert table[names.TEST_ACCURACY].tolist() == pytest.approx(
+        [run.metrics[names.TEST_ACCURACY] for run in (base, tuned, scratch)]
     )
-    assert table["share of parameters trained %"][1] < table["share of parameters trained %"][2] == 100
-    arms = [read_arm(store, run.run_id) for run in (tuned, scratch)]
-    text = explain_time(*arms)
-    assert "Epochs: 2 against 2 (ratio 1.00)" in text and "Multiply-adds an epoch" in text
-    assert comparison_table(arms)["million multiply-adds an epoch"].is_monotonic_increasing
+    assert table[names.TRAINABLE_SHARE][1] < table[names.TRAINABLE_SHARE][2] == 1
+    assert table[names.EPOCH_OPERATIONS][1] < table[names.EPOCH_OPERATIONS][2]
+    text = (folder / "study.md").read_text()
+    label, reference = (read_arm(store, run.run_id).name.replace("_", "\\_") for run in (tuned, scratch))
+    assert f"Ratios {label} / {reference}: epochs 1.00 (1 seed); time per epoch" in text and "MACs per epoch" in text
+    assert f"Test accuracy: {label} " in text and "no verdict (1 seed)" in text
+    files = {item.path for item in store.list_artifacts(run_id, "report")}
+    assert {"report/study.html", "report/study.md", "report/study.csv"} <= files
+    report(ReportParams(folder=str(tmp_path / "two"), runs=f"{base.run_id},{scratch.run_id}"))
+    text = (tmp_path / "two" / "comparison" / "study.md").read_text()
+    assert "## Methods" in text and "Test accuracy vs." not in text  # different classes
 
 
 def test_seconds_on_different_devices_are_called_incomparable() -> None:
-    here, there = (member("arm", 0, 0.9, params={"device": device}).run for device in ("cpu", "cuda"))
-    assert "different hosts or devices" in explain_time(here, there)
-    assert "different" not in explain_time(here, here)
+    here, there = (arm_of(device, [member(device, 0, 0.9, params={"device": device})]) for device in ("cpu", "cuda"))
+    assert "more than one host or device (bench, bench (cuda))" in incomparable_times([here, there])
+    assert incomparable_times([here, here]) == ""
 
 
 def test_a_report_of_nothing_is_refused(store: MlflowClient) -> None:
-    with pytest.raises(UserInputError, match="no finished finetune_cnn and scratch_cnn"):
+    with pytest.raises(UserInputError, match="no finished finetune_cnn run has a matching scratch_cnn"):
         report(ReportParams())
-    with pytest.raises(UserInputError, match="cannot be found"):
+    with pytest.raises(UserInputError, match="not found"):
         report(ReportParams(runs=",".join(["a" * 32, "b" * 32])))
     assert store.search_runs(["0"]) == []

@@ -18,7 +18,8 @@ from pipeline.runtime import generator
 from pipeline.stages.finetune_cnn import three_parts
 from pipeline.stages.transfer import layers_to_reuse
 from pipeline.training.features import Features, check_sample, compute_features, differing_parts, fingerprint
-from pipeline.training.loop import Fit, FitSettings, Labelled
+from pipeline.training.loop import Fit
+from pipeline.training.records import FitSettings, Labelled
 
 SETTINGS = FitSettings(
     epochs=2, patience=9, batch_size=16, learning_rate=0.01, weight_decay=1e-3, seed=3, weight_averaging=0.9
@@ -132,8 +133,8 @@ def test_a_tensor_that_does_not_fit_is_an_error(change, message: str) -> None:  
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"reuse_layers": 6}, "reuse_layers=6: the base has 5 hidden layers. Choose from 0 to 5"),
-        ({"reuse_layers": "all", "unfreeze": 6}, "unfreeze=6: only 5 layers are reused"),
+        ({"reuse_layers": 6}, "reuse_layers=6: must be between 0 and 5 .the base has 5 hidden layers"),
+        ({"reuse_layers": "all", "unfreeze": 6}, "unfreeze=6: must be between 0 and 5 .only 5 layers are reused"),
     ],
 )
 def test_more_layers_than_the_base_has_are_refused(values: dict[str, object], message: str) -> None:
@@ -143,7 +144,7 @@ def test_more_layers_than_the_base_has_are_refused(values: dict[str, object], me
 
 def test_three_parts_are_copies_frozen_copies_trained_and_fresh() -> None:
     assert three_parts(FinetuneCnnParams(frozen=1, intermediate=1), 3) == Reuse(2, 1, 3)
-    with pytest.raises(UserInputError, match=r"frozen \+ intermediate=4: the base has 3 blocks"):
+    with pytest.raises(UserInputError, match=r"frozen \+ intermediate=4: must be at most 3 .the base has 3 blocks"):
         three_parts(FinetuneCnnParams(frozen=2, intermediate=2), 3)
 
 
@@ -213,7 +214,7 @@ def test_a_sample_is_computed_again_before_features_are_used() -> None:
     good = compute_features(network, 2, examples)
     check_sample(good, network, examples)
     wrong = Features(good.values * 1.01, good.indices, 2, good.fingerprint, 0.0)
-    with pytest.raises(ValueError, match="differ from what the network computes"):
+    with pytest.raises(ValueError, match="differ from the network's"):
         check_sample(wrong, network, examples)
 
 

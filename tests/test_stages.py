@@ -61,6 +61,7 @@ def test_a_run_holds_everything_the_contract_names(trained: tuple[StageResult, R
     for name in (names.STAGE, names.DATASET, names.CACHE_KEY, names.CODE_DIGEST, names.WEIGHTS_DIGEST, "host", "process",
                  names.NOTE, "mlflow.user", "mlflow.source.name", "mlflow.runName"):  # fmt: skip
         assert tags.get(name), name
+    assert tags[names.CONVERGED] == "no: stopped by the epoch cap"
     assert tags[names.STAGE] == "train_base" and tags[names.DATASET] == "digits" and tags[names.CLASSES] == "0-4"
     for name in ("test/loss", "test/accuracy", "test/precision", "test/recall", "test/f1", "train/final_accuracy",
                  "val/final_accuracy", "best_epoch", "epochs_run", "time/fit_seconds", "time/total_seconds",
@@ -70,6 +71,11 @@ def test_a_run_holds_everything_the_contract_names(trained: tuple[StageResult, R
         assert history[0].value == result.metrics[name]
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_seconds"):
         assert [point.step for point in store.get_metric_history(run.info.run_id, name)] == [1, 2, 3, 4], name
+
+
+def test_a_run_that_patience_ended_is_converged(store: MlflowClient, no_figures: None) -> None:
+    result = train_base(TrainBaseParams(**{**QUICK, "learning_rate": 0.3, "epochs": 200, "patience": 2}))
+    assert store.get_run(result.run_id).data.tags[names.CONVERGED] == "yes"
 
 
 def test_the_data_sets_are_logged_with_their_digests(trained: tuple[StageResult, Run]) -> None:
@@ -101,7 +107,7 @@ def test_the_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult,
     network = build_network(architecture_from_json((extra / names.ARCHITECTURE_FILE).read_text()), generator(9, "x"))
     network.load_state_dict(safetensors.torch.load_file(extra / names.WEIGHTS_FILE))
     assert weights_digest(network.state_dict()) == run.data.tags[names.WEIGHTS_DIGEST]
-    draw = safetensors.torch.load_file(extra / names.DRAW_FILE)
+    draw = safetensors.torch.load_file(extra / names.INDICES_FILE)
     assert not set(draw["train"].tolist()) & set(draw["validation"].tolist())
 
 
@@ -158,7 +164,7 @@ def test_an_exception_ends_the_run_as_failed_with_a_note(
     def diverge(*_: object, **__: object) -> None:
         raise NonFiniteLossError("the loss became nan in epoch 2")
 
-    monkeypatch.setattr("pipeline.stages.train_base.train_tracked", diverge)
+    monkeypatch.setattr("pipeline.stages.training_run.fit_and_evaluate", diverge)
     with pytest.raises(NonFiniteLossError):
         train_base(TrainBaseParams(**QUICK))
     (run,) = store.search_runs(["0"])
@@ -200,7 +206,7 @@ def test_the_alias_best_follows_validation_accuracy(store: MlflowClient, capsys:
     for epochs, best in ((1, 1), (8, 2), (1, 2)):
         train_base(TrainBaseParams(**{**QUICK, "epochs": epochs}, register_as="digits-base"))
         assert int(store.get_model_version_by_alias("digits-base", "best").version) == best
-    assert "alias best stays with version 2" in capsys.readouterr().out
+    assert "alias best stays on version 2" in capsys.readouterr().out
 
 
 def test_two_writers_at_once_leave_the_alias_with_the_better(
@@ -209,8 +215,8 @@ def test_two_writers_at_once_leave_the_alias_with_the_better(
     worse, better = (train_base(TrainBaseParams(**{**QUICK, "epochs": epochs})) for epochs in (1, 8))
 
     def register(client: MlflowClient, result: StageResult) -> None:
-        wanted = {"name": "shared", "val_accuracy": result.metrics[names.VAL_FINAL_ACCURACY]}
-        register_model(client, result.run_id, result.model_uri, wanted)
+        val_accuracy = result.metrics[names.VAL_FINAL_ACCURACY]
+        register_model(client, result.run_id, result.model_uri, name="shared", val_accuracy=val_accuracy)
 
     def overtaken(*alias: str) -> None:
         register(store, better)
@@ -276,7 +282,7 @@ def test_delivery_sends_again_what_the_store_did_not_take(tmp_path: Path) -> Non
     while not uploader.flush(5):
         pass
     ends: list[str] = []
-    assert uploader.end(5, lambda: ends.append("here"))
+    assert uploader.close(5, lambda: ends.append("here"))
     assert sent == [0, 1, 2, 3, 4] and ends == ["here"] and is_uploaded(tmp_path)
     assert [entry["number"] for entry in read_part(tmp_path / JOURNAL).entries] == sent
 
@@ -295,9 +301,9 @@ def test_an_end_that_is_looked_at_only_when_the_folder_has_been_removed_has_arri
                 uploader._changed.wait(0.01)  # which lets the other thread have the lock
         return uploaded_bytes(asked)
 
-    monkeypatch.setattr("pipeline.tracking.outbox.uploader.arrived_bytes", once_removed)
+    monkeypatch.setattr("pipeline.tracking.outbox.uploader.uploaded_bytes", once_removed)
     uploader.put({"kind": "last"})
-    assert uploader.end(2, lambda: shutil.rmtree(folder))
+    assert uploader.close(2, lambda: shutil.rmtree(folder))
 
 
 def test_a_drain_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
@@ -345,7 +351,7 @@ def test_the_disk_keeps_what_is_logged_while_the_store_hangs(tmp_path: Path, mon
     assert time.monotonic() - began < 0.1
     assert kept.wait(3)
     release.set()
-    assert uploader.end(5, lambda: None)
+    assert uploader.close(5, lambda: None)
 
 
 def test_a_full_disk_does_not_stop_what_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,4 +370,4 @@ def test_a_full_disk_does_not_stop_what_is_logged(tmp_path: Path, monkeypatch: p
     assert uploader.flush(5) and sent == [0, 1, 2]
     full = False
     uploader.put({"kind": "numbers", "number": 3})
-    assert uploader.end(5, lambda: None) and sent == [0, 1, 2, 3]
+    assert uploader.close(5, lambda: None) and sent == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""A study's report from hand-made arms: sentences, numbers and verdicts exactly; then the page in a real browser."""
+"""The report of synthetic arms: exact sentences, numbers and verdicts; the page in a real browser."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from scipy import stats
 
 from pipeline.params import TrainBaseParams, TransferParams
 from pipeline.plan.records import Question
-from pipeline.report.elements import Answer, Links, Table
-from pipeline.report.questions.accuracy import accuracy_on_test
-from pipeline.report.questions.context import subject_of, verdict_line
+from pipeline.report.elements import Answer, Table
+from pipeline.report.loader import write_report
+from pipeline.report.questions.context import context_of
 from pipeline.report.questions.dispatch import answer
-from pipeline.report.questions.paired_values import pair
-from pipeline.report.questions.surface import front_of
-from pipeline.report.records import KINDS, LedgerLine, Member, PlanRunFacts, ReportedArm
+from pipeline.report.questions.quantities import TEST_ACCURACY, pair
+from pipeline.report.questions.surface import pareto_front
+from pipeline.report.records import KINDS, LedgerLine, Links, Member, PlanRunFacts, ReportedArm
 from pipeline.report.renderer import render_html, render_markdown
-from pipeline.report.statistics import paired_difference, paired_p_value, paired_ratio, ratio_verdict
-from pipeline.report.writer import write_report
+from pipeline.report.statistics import paired_difference, paired_ratio, ratio_verdict
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
@@ -37,8 +36,8 @@ AHEAD = (0.92, 0.94, 0.93)
 UNCLEAR = (0.93, 0.90, 0.92)
 
 
-def answered(asked: Question, *arms: ReportedArm, **more: object) -> Answer:
-    return answer(study(arms, asked, **more), asked)
+def answered(query: Question, *arms: ReportedArm, **more: object) -> Answer:
+    return answer(study(arms, query, **more), query)
 
 
 def texts(table: Table | None) -> list[list[str]]:
@@ -50,20 +49,26 @@ def texts(table: Table | None) -> list[list[str]]:
 
 
 def test_the_paired_p_value_is_scipys() -> None:
-    p = paired_p_value(paired_difference(UNCLEAR, SCRATCH))
+    p = paired_difference(UNCLEAR, SCRATCH).p_value
     assert p == pytest.approx(stats.ttest_rel(UNCLEAR, SCRATCH).pvalue)
-    assert math.isnan(paired_p_value(paired_difference([0.9], [0.8])))
-    assert paired_p_value(paired_difference([0.5, 0.75], [0.5, 0.75])) == 1
-    assert paired_p_value(paired_difference([0.75, 1.0], [0.5, 0.75])) == 0
+    assert math.isnan(paired_difference([0.9], [0.8]).p_value)
+    assert paired_difference([0.5, 0.75], [0.5, 0.75]).p_value == 1
+    assert paired_difference([0.75, 1.0], [0.5, 0.75]).p_value == 0
 
 
 def test_a_ratio_is_a_geometric_mean_with_the_interval_of_its_logarithms() -> None:
-    found = paired_ratio([2.0, 8.0], [1.0, 1.0])
+    ratio = paired_ratio([2.0, 8.0], [1.0, 1.0])
     low, high = stats.t.interval(0.95, 1, loc=math.log(4), scale=stats.sem([math.log(2), math.log(8)]))
-    assert (found.mean, found.lower, found.upper) == pytest.approx((4, math.exp(low), math.exp(high)))
-    assert ratio_verdict(found, "times", "times") == "no difference shown (n = 2)"
-    assert ratio_verdict(paired_ratio([2.0, 2.0], [1.0, 1.0]), "times", "times") == "2.00 times (2.00 to 2.00, n = 2)"
-    assert ratio_verdict(paired_ratio([2.0], [1.0]), "times", "times") == "one seed, no verdict"
+    assert (ratio.mean, ratio.lower, ratio.upper) == pytest.approx((4, math.exp(low), math.exp(high)))
+    words = {"above": "slower", "below": "faster"}
+    assert re.fullmatch(r"4\.00x slower \(95 % CI 0\.00 to \d+\.\d\d, 2 seeds\): open", ratio_verdict(ratio, **words))
+    assert (
+        ratio_verdict(paired_ratio([2.0, 2.0], [1.0, 1.0]), **words) == "2.00x slower (95 % CI 2.00 to 2.00, 2 seeds)"
+    )
+    assert (
+        ratio_verdict(paired_ratio([1.0, 1.0], [2.0, 2.0]), **words) == "2.00x faster (95 % CI 2.00 to 2.00, 2 seeds)"
+    )
+    assert ratio_verdict(paired_ratio([2.0], [1.0]), **words) == "2.00x slower (1 seed): open"
 
 
 ACCURACY = st.floats(0.3, 1.0).map(lambda value: round(value, 4))
@@ -72,42 +77,41 @@ ACCURACY = st.floats(0.3, 1.0).map(lambda value: round(value, 4))
 @given(st.lists(st.tuples(ACCURACY, ACCURACY), min_size=1, max_size=6))
 def test_no_difference_is_claimed_where_the_interval_includes_zero(pairs: list[tuple[float, float]]) -> None:
     mine, theirs = zip(*pairs, strict=True)
-    asked = question("compare", "mine", "again", reference="theirs")
+    query = question("compare", "mine", "again", reference="theirs")
     arms = [scored("mine", mine), scored("theirs", theirs)]
-    more = {"better": "ahead", "worse": "behind", "unit": "points"}
-    said = verdict_line(subject_of(study(arms, asked), asked, Links("", "")), accuracy_on_test, **more)
+    single = context_of(study(arms, query), query).comparison(TEST_ACCURACY, "Test accuracy")
     arms.append(scored("again", mine))
-    grouped = verdict_line(subject_of(study(arms, asked), asked, Links("", "")), accuracy_on_test, **more)
+    grouped = context_of(study(arms, query), query).comparison(TEST_ACCURACY, "Test accuracy")
     differences = [one - other for one, other in pairs]
     half = stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(differences) if len(pairs) > 1 else math.inf
-    claimed = "ahead by" in said or "behind by" in said
-    assert claimed == ("ahead:" in grouped or "behind:" in grouped)
+    claimed = "pp higher" in single or "pp lower" in single
+    assert claimed == ("higher:" in grouped or "lower:" in grouped)
     if abs(sum(differences) / len(pairs)) <= half - 1e-12:
-        assert not claimed, said
+        assert not claimed, single
     elif abs(sum(differences) / len(pairs)) > half + 1e-12:
-        assert claimed, said
+        assert claimed, single
 
 
 # kinds
 
 
 def test_a_score_gives_accuracy_with_interval_and_count() -> None:
-    found = answered(question("score", "net"), scored("net", SCRATCH, train=0.999, seconds=2.5))
-    assert found.headline == "Net: test accuracy 91.00 +- 2.48 % (n = 3)."
-    assert found.sentences == (
-        "Net: training accuracy 99.90 +- 0.00 %; training took 2.50 +- 0.00 s and 4.0 +- 0.0 epochs.",
+    result = answered(question("score", "net"), scored("net", SCRATCH, train=0.999, seconds=2.5))
+    assert result.headline == "Net: test accuracy 91.00 +- 2.48 % (3 seeds)."
+    assert result.sentences == (
+        "Net: training accuracy 99.90 +- 0.00 %; trained for 4.0 +- 0.0 epochs in 2.50 +- 0.00 s.",
     )
-    assert texts(found.table) == [["net", "0 1 2", "99.90 +- 0.00", "91.00 +- 2.48", "91.00 +- 2.48", "2.50 +- 0.00"]]
-    assert [picture.name for picture in found.pictures] == ["01_question_1_1_loss", "01_question_1_1_accuracy"]
+    assert texts(result.table) == [["net", "0 1 2", "99.90 +- 0.00", "91.00 +- 2.48", "91.00 +- 2.48", "2.50 +- 0.00"]]
+    assert [chart.name for chart in result.charts] == ["01_question_1_1_loss", "01_question_1_1_accuracy"]
 
 
 def test_precision_is_told_where_it_is_asked_for() -> None:
-    asked = question("score", "net", text="What precision does it reach?")
-    found = answered(asked, scored("net", SCRATCH, precision=0.88))
-    assert found.headline == "Net: test accuracy 91.00 +- 2.48 %, macro precision 88.00 +- 0.00 % (n = 3)."
-    assert found.pictures[1].alt == (
-        "Test accuracy in percent, mean with 95 % interval, seeds as ticks (filled: test accuracy; hollow: macro "
-        "precision): net 91.00 +- 2.48 (hollow: 88.00)."
+    query = question("score", "net", text="What precision does it reach?")
+    result = answered(query, scored("net", SCRATCH, precision=0.88))
+    assert result.headline == "Net: test accuracy 91.00 +- 2.48 %, macro precision 88.00 +- 0.00 % (3 seeds)."
+    assert result.charts[1].alt == (
+        "Accuracy (%), mean with 95 % CI, seeds as ticks (filled: test accuracy; hollow: macro precision): net 91.00 +- "
+        "2.48 (hollow: 88.00)."
     )
     compared = answered(
         question("compare", "a", reference="b", text="Higher precision?"),
@@ -115,95 +119,92 @@ def test_precision_is_told_where_it_is_asked_for() -> None:
         scored("b", SCRATCH),
     )
     assert compared.headline == (
-        "Test accuracy: a 93.00 %, b 91.00 %: ahead by 2.00 points (n = 3). Macro precision: a 83.00 %, b 91.00 %: behind by 8.00 points "
-        "(n = 3)."
+        "Test accuracy: a 93.00 %, b 91.00 %: 2.00 pp higher (3 seeds). Macro precision: a 83.00 %, b 91.00 %: 8.00 pp "
+        "lower (3 seeds)."
     )
 
 
 def test_a_tuned_arm_tells_its_cross_validation() -> None:
     more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
-    found = answered(question("score", "net"), scored("net", [0.95], metrics=more))
-    assert found.sentences[0] == (
-        "Net: the best setting of 17 complete trials has a mean fold accuracy of 99.41 % (one seed) and a macro "
-        "precision of 99.30 % (one seed) in cross-validation; the search took 212.0 s (one seed)."
+    result = answered(question("score", "net"), scored("net", [0.95], metrics=more))
+    assert result.sentences[0] == (
+        "Net: the best of 17 complete trials reached 99.41 % (1 seed) accuracy and 99.30 % (1 seed) macro precision in "
+        "cross-validation; the search took 212 s (1 seed)."
     )
 
 
 def test_a_comparison_names_difference_interval_p_and_count() -> None:
-    found = answered(question("compare", "a", reference="b"), scored("a", UNCLEAR), scored("b", SCRATCH))
-    assert found.headline == "Test accuracy: a 91.67 %, b 91.00 %: no difference shown (n = 3)."
+    result = answered(question("compare", "a", reference="b"), scored("a", UNCLEAR), scored("b", SCRATCH))
+    assert result.headline == "Test accuracy: a 91.67 %, b 91.00 %: not significant (95 % CI includes 0, 3 seeds)."
     p = stats.ttest_rel(UNCLEAR, SCRATCH).pvalue
-    assert found.sentences == (
-        f"A 91.67 +- 3.79 %, b 91.00 +- 2.48 %: a paired difference of 0.67 +- 6.25 points (p = {p:.3f}, n = 3).",
+    assert result.sentences == (
+        f"A 91.67 +- 3.79 %, b 91.00 +- 2.48 %: \u0394 +0.67 +- 6.25 pp (paired, p = {p:.3f}, 3 seeds).",
     )
-    assert texts(found.table)[1][3:6] == ["91.67 +- 3.79", "0.67 +- 6.25", f"{p:.3f}"]
-    assert [picture.name[-8:] for picture in found.pictures] == ["1_1_loss", "accuracy", "_seconds"]
+    assert texts(result.table)[1][3:6] == ["91.67 +- 3.79", "+0.67 +- 6.25", f"{p:.3f}"]
+    assert [chart.name[-8:] for chart in result.charts] == ["1_1_loss", "accuracy", "_seconds"]
 
 
 def test_several_arms_are_grouped_by_what_is_shown() -> None:
-    asked = question("compare", "better", "worse", "unclear", "single", reference="scratch")
-    found = answered(
-        asked,
+    query = question("compare", "better", "worse", "unclear", "single", reference="scratch")
+    result = answered(
+        query,
         scored("scratch", SCRATCH),
         scored("better", AHEAD),
         scored("worse", (0.85, 0.871, 0.86)),
         scored("unclear", UNCLEAR),
         scored("single", [0.99], first=2),
     )
-    assert found.headline == (
-        "Test accuracy: against scratch: ahead: better by 2.00 points (n = 3); behind: worse by 4.97 points (n = 3); "
-        "no difference shown: unclear (n = 3); one seed, no verdict: single."
+    assert result.headline == (
+        "Test accuracy vs. scratch: higher: better (2.00 pp, 3 seeds); lower: worse (4.97 pp, 3 seeds); not significant "
+        "(95 % CI includes 0): unclear (3 seeds); no verdict (1 seed): single."
     )
-    assert "Single and scratch are paired on the seed that both have: 2." in found.notes
+    assert "Single and scratch are paired on their shared seed: 2." in result.notes
 
 
 def test_a_finding_against_transfer_is_told_as_one() -> None:
-    asked = question("compare", "transfer", reference="scratch")
-    found = answered(asked, scored("transfer", SCRATCH), scored("scratch", AHEAD))
-    assert found.headline == "Test accuracy: transfer 91.00 %, scratch 93.00 %: behind by 2.00 points (n = 3)."
+    query = question("compare", "transfer", reference="scratch")
+    result = answered(query, scored("transfer", SCRATCH), scored("scratch", AHEAD))
+    assert result.headline == "Test accuracy: transfer 91.00 %, scratch 93.00 %: 2.00 pp lower (3 seeds)."
 
 
 def test_convergence_compares_epochs_and_seconds_to_98_percent() -> None:
     slow = [member("slow", seed, 0.99, accuracies=[0.5, 0.9, 0.96, 0.985], seconds=4.0) for seed in range(3)]
     fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985], seconds=12.0) for seed in range(3)]
-    asked = question("convergence", "fast", reference="slow")
-    found = answered(asked, arm_of("slow", slow), arm_of("fast", fast))
+    query = question("convergence", "fast", reference="slow")
+    result = answered(query, arm_of("slow", slow), arm_of("fast", fast))
     assert (
-        found.headline
-        == "Epochs to 98 % of validation accuracy: fast 2.0 epochs, slow 4.0 epochs: sooner by 2.0 epochs (n = 3)."
+        result.headline
+        == "Epochs to 98 % validation accuracy: fast 2.0 epochs, slow 4.0 epochs: 2.0 epochs fewer (3 seeds)."
     )
-    assert found.sentences == (
-        "In seconds of training, fast 6.00 s, slow 4.00 s: later by 2.00 s (n = 3).",
-        "Is the model better? Test accuracy: fast 99.00 %, slow 99.00 %: no difference shown (n = 3).",
+    assert result.sentences == (
+        "Training time to 98 % validation accuracy: fast 6.00 s, slow 4.00 s: 2.00 s slower (3 seeds).",
+        "Test accuracy: fast 99.00 %, slow 99.00 %: not significant (95 % CI includes 0, 3 seeds).",
     )
-    assert texts(found.table)[0][2:6] == ["3.0 +- 0.0", "4.0 +- 0.0", "never", "4.00 +- 0.00"]
+    assert texts(result.table)[0][2:6] == ["3.0 +- 0.0", "4.0 +- 0.0", "never", "4.00 +- 0.00"]
 
 
 def test_convergence_takes_95_percent_where_98_is_not_reached_by_all() -> None:
     slow = [member("slow", seed, 0.96, accuracies=[0.5, 0.9, 0.96, 0.96]) for seed in range(2)]
     fast = [member("fast", seed, 0.99, accuracies=[0.97, 0.985, 0.985, 0.985]) for seed in range(2)]
-    found = answered(question("convergence", "fast", reference="slow"), arm_of("slow", slow), arm_of("fast", fast))
+    result = answered(question("convergence", "fast", reference="slow"), arm_of("slow", slow), arm_of("fast", fast))
     assert (
-        found.headline
-        == "Epochs to 95 % of validation accuracy: fast 1.0 epochs, slow 3.0 epochs: sooner by 2.0 epochs (n = 2)."
+        result.headline
+        == "Epochs to 95 % validation accuracy: fast 1.0 epochs, slow 3.0 epochs: 2.0 epochs fewer (2 seeds)."
     )
 
 
 def test_overfitting_is_the_gap_of_training_and_test() -> None:
     plain = [member("plain", seed, value, train=value + 0.02) for seed, value in enumerate(SCRATCH)]
     dropped = [member("dropped", seed, value, train=value + 0.005) for seed, value in enumerate(SCRATCH)]
-    asked = question("overfitting", "dropped", reference="plain")
-    found = answered(asked, arm_of("plain", plain), arm_of("dropped", dropped))
-    assert found.headline == (
-        "Plain: training is ahead of test by 2.00 points (n = 3); dropped: training is ahead of test by 0.50 points "
-        "(n = 3)."
-    )
-    assert found.sentences == (
-        "The gap, dropped 0.50 points, plain 2.00 points: smaller by 1.50 points (n = 3).",
-        "Does it help? Test accuracy: dropped 91.00 %, plain 91.00 %: no difference shown (n = 3).",
+    query = question("overfitting", "dropped", reference="plain")
+    result = answered(query, arm_of("plain", plain), arm_of("dropped", dropped))
+    assert result.headline == ("Training - test accuracy: plain +2.00 pp (3 seeds); dropped +0.50 pp (3 seeds).")
+    assert result.sentences == (
+        "Gap: dropped 0.50 pp, plain 2.00 pp: 1.50 pp smaller (3 seeds).",
+        "Test accuracy: dropped 91.00 %, plain 91.00 %: not significant (95 % CI includes 0, 3 seeds).",
     )
     alone = answered(question("overfitting", "plain"), arm_of("plain", plain))
-    assert alone.headline == "Plain: training is ahead of test by 2.00 points (n = 3)."
+    assert alone.headline == "Training - test accuracy: plain +2.00 pp (3 seeds)."
     assert alone.table is not None and len(alone.table.columns) == 5
 
 
@@ -213,16 +214,16 @@ CACHED = {names.FEATURES_SECONDS: 0.5, names.FEATURES_SAVED_SECONDS: 0.1, names.
 def test_caching_compares_equal_numbers_of_epochs() -> None:
     slow = [member("slow", seed, 0.9, seconds=8.0, epochs=8) for seed in range(3)]
     cached = [member("cached", seed, 0.9, seconds=2.0, epochs=4, metrics=CACHED) for seed in range(3)]
-    found = answered(question("caching", "cached", reference="slow"), arm_of("slow", slow), arm_of("cached", cached))
-    assert found.headline == (
-        "Cached against slow: an epoch is 2.00 times as fast (2.00 to 2.00, n = 3), over the first 4 epochs of both."
+    result = answered(question("caching", "cached", reference="slow"), arm_of("slow", slow), arm_of("cached", cached))
+    assert result.headline == (
+        "Cached vs. slow: 2.00x faster per epoch (95 % CI 2.00 to 2.00, 3 seeds), timed over the first 4 epochs of both."
     )
-    assert found.sentences == (
-        "In all, cached takes, training alone 2.00 +- 0.00 s against 8.00 +- 0.00 s, a ratio of 4.00 (4.00 to 4.00); "
-        "with the computing of its features 2.50 +- 0.00 s against 8.00 +- 0.00 s, a ratio of 3.20 (3.20 to 3.20).",
-        "Cached: computing the features took 0.500 +- 0.000 s and spares 0.100 +- 0.000 s an epoch, so that they pay "
-        "after 5.0 +- 0.0 epochs; at 4.0 +- 0.0 epochs they have not paid within one run.",
-        "Cached has the same test accuracy as slow in every seed.",
+    assert result.sentences == (
+        "Cached vs. slow: training time 2.00 +- 0.00 s vs. 8.00 +- 0.00 s, 4.00x faster (95 % CI 4.00 to 4.00, 3 seeds); "
+        "including feature extraction 2.50 +- 0.00 s vs. 8.00 +- 0.00 s, 3.20x faster (95 % CI 3.20 to 3.20, 3 seeds).",
+        "Cached: feature extraction took 0.500 +- 0.000 s and saves 0.100 +- 0.000 s per epoch. Break-even after 5.0 +- "
+        "0.0 epochs: not reached within one run (4.0 +- 0.0 epochs).",
+        "Cached and slow have identical test accuracy for every seed.",
     )
 
 
@@ -233,33 +234,33 @@ def test_times_of_different_hosts_or_devices_are_not_compared(host: str, device:
     here = [member("slow", seed, 0.9, seconds=8.0) for seed in range(2)]
     elsewhere = {"host": host, "params": {"device": device}}
     there = [member("cached", seed, 0.9, seconds=1.0, reused=True, **elsewhere) for seed in range(2)]  # type: ignore[arg-type]
-    note = f"Times are not compared: reused runs come from more than one host or device ({places})."
+    note = f"Times are not compared: cached runs come from more than one host or device ({places})."
     kinds = ("caching", "time", "compare", "convergence")
     for kind in kinds:
-        found = answered(question(kind, "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there))
-        told = " ".join((found.headline, *found.sentences))
-        assert note in found.notes and "times as" not in told and "seconds of training" not in told
-        assert not any("time" in picture.alt.lower() for picture in found.pictures)
+        result = answered(question(kind, "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there))
+        text = " ".join((result.headline, *result.sentences))
+        assert note in result.notes and "x faster" not in text and "Training time to" not in text
+        assert not any("time" in chart.alt.lower() for chart in result.charts)
     assert "compared" in answered(question("time", "cached", reference="slow"), arm_of("slow", here), arm_of("cached", there)).headline  # fmt: skip
 
 
 def test_reused_runs_are_marked() -> None:
     runs = [member("net", 0, 0.9), member("net", 1, 0.91, reused=True)]
-    found = answered(question("score", "net"), arm_of("net", runs))
-    assert texts(found.table)[0][1] == "0 1\u2020"
-    assert "\u2020 Reused: recognised as finished, not run again; its seconds are those of then." in found.notes
+    result = answered(question("score", "net"), arm_of("net", runs))
+    assert texts(result.table)[0][1] == "0 1\u2020"
+    assert "\u2020 Cached: not run again; its times are those of the original run." in result.notes
 
 
 def test_a_difference_in_time_is_taken_apart() -> None:
     long = [member("long", seed, 0.9, seconds=12.0, epochs=6) for seed in range(3)]
     cost = {names.EPOCH_OPERATIONS: 5e8, names.TRAINABLE_SHARE: 0.25}
     short = [member("short", seed, 0.9, seconds=3.0, epochs=2, metrics=cost) for seed in range(3)]
-    found = answered(question("time", "short", reference="long"), arm_of("long", long), arm_of("short", short))
-    assert found.headline == "Training time, short against long: 0.25 times as long (0.25 to 0.25, n = 3)."
-    assert found.sentences == (
-        "Short to long, ratios: epochs 0.33 (0.33 to 0.33); seconds an epoch 0.75 (0.75 to 0.75); multiply-adds an "
-        "epoch 0.50 (0.50 to 0.50).",
-        "On average the number of epochs differs more.",
+    result = answered(question("time", "short", reference="long"), arm_of("long", long), arm_of("short", short))
+    assert result.headline == "Training time: short vs. long: 4.00x faster (95 % CI 4.00 to 4.00, 3 seeds)."
+    assert result.sentences == (
+        "Ratios short / long: epochs 0.33 (0.33 to 0.33); time per epoch 0.75 (0.75 to 0.75); MACs per epoch 0.50 (0.50 "
+        "to 0.50).",
+        "Takeaway: the number of epochs accounts for more of the difference on average.",
         "Short trains 25.0 % of its parameters, long 100.0 %.",
     )
 
@@ -272,13 +273,15 @@ def test_labels_ask_whether_the_difference_depends_on_their_number() -> None:
         scored("fresh all", (0.99, 0.992, 0.991), params={"per_class": "all"}),
     ]
     pairs = (("tuned all", "fresh all"), ("tuned 20", "fresh 20"), ("tuned 100", "fresh 100"))
-    found = answered(question("labels", labelled=pairs), *arms)
-    assert found.headline == "20 labels a class: ahead by 4.97 points (n = 3); all labels: no difference shown (n = 3)."
-    assert found.sentences == (
-        "The difference with 20 labels a class against that with all labels: larger by 4.97 points (n = 3) (4.97 +- "
-        "0.38 points).",
+    result = answered(question("labels", labelled=pairs), *arms)
+    assert (
+        result.headline
+        == "20 labels per class: 4.97 pp higher (3 seeds); all labels: not significant (95 % CI includes 0, 3 seeds)."
     )
-    assert 'Arm "tuned 100" is missing: it was not run.' in found.notes
+    assert result.sentences == (
+        "\u0394 with 20 labels per class vs. all labels: 4.97 pp larger (3 seeds); +4.97 +- 0.38 pp.",
+    )
+    assert 'Arm "tuned 100" is missing: not run.' in result.notes
 
 
 def surface_arm(name: str, reuse: int, unfreeze: int, values: tuple[float, ...], seconds: float) -> ReportedArm:
@@ -296,28 +299,29 @@ def test_a_recipe_goes_by_validation_then_by_seconds_among_those_not_shown_to_be
         surface_arm("near", 5, 3, (0.955, 0.955, 0.962), 3.0),
         surface_arm("cheap", 5, 0, (0.70, 0.71, 0.72), 1.0),
     ]
-    found = answered(question("surface", *(arm.name for arm in arms)), *arms)
-    assert found.headline == "100 labels a class: reuse_layers=5, unfreeze=3."
-    assert found.sentences == (
-        "100 labels a class: reuse_layers=5, unfreeze=3 is the cheapest of those not shown to be worse on validation "
-        "than the best (reuse_layers=5, unfreeze=5, 96.00 +- 2.48 %) among 4 arms: validation 95.73 +- 1.00 %, test "
-        "50.00 +- 0.00 %, 3.00 +- 0.00 s of training (n = 3); on test, against scratch: no difference shown (n = 3).",
+    result = answered(question("surface", *(arm.name for arm in arms)), *arms)
+    assert result.headline == "100 labels per class: reuse_layers=5, unfreeze=3."
+    assert result.sentences == (
+        "100 labels per class: reuse_layers=5, unfreeze=3 is the cheapest of 4 arms that is not significantly worse on "
+        "validation than the best (reuse_layers=5, unfreeze=5, 96.00 +- 2.48 %). Validation 95.73 +- 1.00 %, test 50.00 "
+        "+- 0.00 %, training time 3.00 +- 0.00 s (3 seeds); test vs. scratch: not significant (95 % CI includes 0, 3 "
+        "seeds).",
     )
-    assert [row[3] for row in texts(found.table)] == ["scratch", "best validation", "recipe"]
-    assert [picture.name[-9:] for picture in found.pictures] == ["1_map_100", "front_100"]
-    assert "5 reused, 3 unfrozen (+0.0)" in found.pictures[0].alt
+    assert [row[3] for row in texts(result.table)] == ["scratch", "best validation", "recommended"]
+    assert [chart.name[-9:] for chart in result.charts] == ["1_map_100", "front_100"]
+    assert "5 reused, 3 unfrozen (+0.0)" in result.charts[0].alt
 
 
 def test_with_two_seeds_the_recipe_is_the_best_on_validation() -> None:
     arms = [surface_arm("scratch", 0, 0, (0.90, 0.91), 1.0), surface_arm("best", 5, 5, (0.95, 0.96), 8.0)]
-    found = answered(question("surface", "scratch", "best"), *arms)
-    assert found.headline == "100 labels a class: reuse_layers=5, unfreeze=5."
-    assert "With fewer than 3 seeds no arm can be told to be worse: the best mean is named." in found.notes
+    result = answered(question("surface", "scratch", "best"), *arms)
+    assert result.headline == "100 labels per class: reuse_layers=5, unfreeze=5."
+    assert "With fewer than 3 seeds the arm with the best mean is recommended." in result.notes
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
     points = [(1.0, 70.0, "a"), (2.0, 65.0, "b"), (3.0, 90.0, "c"), (1.0, 60.0, "d"), (4.0, 90.0, "e")]
-    assert [name for _, _, name in front_of(points)] == ["a", "c"]
+    assert [name for _, _, name in pareto_front(points)] == ["a", "c"]
 
 
 # what is missing
@@ -331,20 +335,19 @@ def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
         question("compare", "partly", "lost", reference="scratch"),
         question("score", "lost", key="1.2"),
         question("compare", "partly", reference="lost", key="1.3"),
-        missing=("Questions 3 and 4 are left out: no MNIST.",),
     )
-    first, second, third = (answer(facts, asked) for asked in facts.questions)
-    assert first.headline == "Test accuracy: partly 93.00 %, scratch 91.00 %: ahead by 2.00 points (n = 2)."
+    first, second, third = (answer(facts, query) for query in facts.questions)
+    assert first.headline == "Test accuracy: partly 93.00 %, scratch 91.00 %: 2.00 pp higher (2 seeds)."
     assert first.notes[:3] == (
-        'Arm "partly" lacks seed 2: killed.',
+        'Arm "partly" is missing seed 2: killed.',
         'Arm "the lost one" is missing: NonFiniteLossError: nan.',
-        "Partly and scratch are paired on the seeds that both have: 0 and 1.",
+        "Partly and scratch are paired on their shared seeds: 0 and 1.",
     )
     assert second.headline == "Not answered: none of its arms finished." and second.table is None
     assert third.headline.startswith("Not compared: its reference did not finish. partly: test accuracy 93.00")
     page = render_html(facts, [first, second, third], "today")
-    top = page[: page.index("The answers in one line each")]
-    for line in ("lacks seed 2: killed.", "is missing: NonFiniteLossError: nan.", "Questions 3 and 4 are left out"):
+    top = page[: page.index(">Summary<")]
+    for line in ("is missing seed 2: killed.", "is missing: NonFiniteLossError: nan."):
         assert line in top
 
 
@@ -352,24 +355,25 @@ def test_missing_arms_are_told_at_the_top_and_in_their_question() -> None:
 def test_every_kind_is_answered_with_one_seed_and_with_nothing(kind: str) -> None:
     params = {"reuse_layers": "5", "unfreeze": "0", "per_class": "100"}
     arms = [scored("a", [0.9], params=params), scored("b", [0.8], params={**params, "reuse_layers": "0"})]
-    asked = question(kind, *(() if kind == "labels" else ("a", "b")), reference="b" if kind != "surface" else "",
+    query = question(kind, *(() if kind == "labels" else ("a", "b")), reference="b" if kind != "surface" else "",
                      labelled=(("a", "b"),) if kind == "labels" else ())  # fmt: skip
-    found = answered(asked, *arms)
-    told = " ".join((found.headline, *found.sentences))
-    assert "one seed" in told or kind == "surface"
-    assert not re.search("ahead|behind|sooner|later|smaller|larger|times as", told), told
-    empty = answer(study([], asked), asked)
+    result = answered(query, *arms)
+    text = " ".join((result.headline, *result.sentences))
+    assert "1 seed" in text or kind == "surface"
+    claim = r"\b(higher|lower|fewer|smaller|larger)\b|(fast|slow)er(?!( per epoch)? \(1 seed\): open)"
+    assert not re.search(claim, text), text
+    empty = answer(study([], query), query)
     assert empty.headline == "Not answered: none of its arms finished."
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"question 1.1: its kind 'guess' is none of score, compare"):
+    with pytest.raises(ValueError, match=r"question 1.1: kind must be one of score, compare, .* got 'guess'"):
         answered(question("guess", "a"), scored("a", [0.9]))
 
 
 def test_seeds_are_paired_by_number_not_by_order() -> None:
-    found = pair({2: 0.5, 0: 0.25}, {0: 0.125, 1: 0.9, 2: 0.375})
-    assert found is not None and found.seeds == (0, 2) and found.difference.mean == 0.125
+    result = pair({2: 0.5, 0: 0.25}, {0: 0.125, 1: 0.9, 2: 0.375})
+    assert result is not None and result.seeds == (0, 2) and result.difference.mean == 0.125
     assert pair({0: 1.0}, {1: 1.0}) is None
 
 
@@ -385,13 +389,13 @@ def written(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
 
 def test_numbers_lead_to_their_runs_where_a_server_is_named(tmp_path: Path) -> None:
     arms = [scored("a", AHEAD), scored("b", SCRATCH)]
-    facts = study(arms, question("compare", "a", reference="b"), server="http://host:5000/", experiment_id="7")
+    facts = study(arms, question("compare", "a", reference="b"), links=Links("http://host:5000/", "7"))
     page, text = written(facts, tmp_path)
     for seed in range(3):
         href = f"http://host:5000/#/experiments/7/runs/{run_id_of('a', seed)}"
         assert f'<a href="{href}">{seed}</a>' in page and f"[{seed}]({href})" in text
     assert "http://host:5000/#/compare-runs?runs=" in page
-    unnamed, _ = written(study(arms, *facts.questions, server="sqlite:///mlflow.db"), tmp_path)
+    unnamed, _ = written(study(arms, *facts.questions, links=Links("sqlite:///mlflow.db", "")), tmp_path)
     assert "/experiments/" not in unnamed and "sqlite:" not in unnamed
 
 
@@ -435,7 +439,9 @@ def test_the_protocol_tells_budgets_differences_versions_and_the_ledger(tmp_path
         assert line in text, line
     assert re.search(r"Versions: Python 3\.\d+\.\d+, torch 2\.", text)
     assert "The arms differ in dropout, learning\\_rate, stage (train\\_base, transfer)." in text
-    assert "A starts from b: its seconds come on top of those." in text
+    assert "A starts from b; its time does not include b's." in text
+    fresh = scored("a", AHEAD, params={"reuse_layers": "0"}, tags={names.BASE_RUN_ID: run_id_of("b", 0)})
+    assert not any("starts from" in note for note in answered(facts.questions[0], fresh, arms[1]).notes)
 
 
 @pytest.mark.parametrize("facts", [surface_study(), pytest.param(reference_study(), marks=pytest.mark.slow)])
@@ -450,9 +456,9 @@ def test_a_whole_study_is_written_small_and_whole(facts: PlanRunFacts, tmp_path:
 
 def test_markdown_has_the_same_answers() -> None:
     facts = study([scored("a", AHEAD), scored("b", SCRATCH)], question("compare", "a", reference="b"))
-    answers = [answer(facts, asked) for asked in facts.questions]
+    answers = [answer(facts, query) for query in facts.questions]
     text = render_markdown(facts, answers, "today")
-    assert "**Test accuracy: a 93.00 %, b 91.00 %: ahead by 2.00 points (n = 3).**" in text
+    assert "**Test accuracy: a 93.00 %, b 91.00 %: 2.00 pp higher (3 seeds).**" in text
     assert "| b | 0 1 2 | 91.00 +- 2.48 | 91.00 +- 2.48 | - | - | 2.00 +- 0.00 |" in text
 
 
@@ -477,8 +483,8 @@ def test_a_report_of_real_runs_holds_their_numbers(store: MlflowClient, tmp_path
     _, text = written(facts, tmp_path / "report")
     means = {name: 50 * sum(m.run.metrics[names.TEST_ACCURACY] for m in members) for name, members in arms.items()}
     assert f"Five: test accuracy {means['five']:.2f} +- " in text
-    assert "Cached against five:" in text and "so that they pay after" in text
-    assert "Cached has the same test accuracy as five in every seed." in text
+    assert "Cached vs. five:" in text and "Break-even after" in text
+    assert "Cached and five have identical test accuracy for every seed." in text
     assert re.search(r"\| 2\.5 \| reuse\\_layers \| scratch: 0; five: 5 \|", text)
     assert all(m.run.run_id in (tmp_path / "report" / "study.csv").read_text() for ms in arms.values() for m in ms)
 
@@ -486,7 +492,7 @@ def test_a_report_of_real_runs_holds_their_numbers(store: MlflowClient, tmp_path
 # the page in a browser
 
 HIDE_ALL_BUT = """number => {
-  const sections = [...document.querySelectorAll('section.study')];
+  const sections = [...document.querySelectorAll('section.chapter')];
   for (const other of document.querySelectorAll('header, section')) other.style.display = 'none';
   sections[number].style.display = '';
 }"""
@@ -499,17 +505,17 @@ def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: PlanRunFacts, t
     from playwright.sync_api import sync_playwright
 
     written(facts, tmp_path)
-    studies = len({asked.study for asked in facts.questions})
+    studies = len({query.study for query in facts.questions})
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 375, "height": 740})
-        told: list[str] = []
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        messages: list[str] = []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
         page.goto((tmp_path / "study.html").as_uri())
-        assert not told and all(url.startswith(("file:", "data:")) for url in asked) and asked
+        assert not messages and all(url.startswith(("file:", "data:")) for url in urls) and urls
         images = page.evaluate("[...document.images].map(one => [one.alt, one.complete && one.naturalWidth > 0])")
         assert images and all(alt and loaded for alt, loaded in images)
         for width in (320, 375, 768, 1200):
@@ -524,3 +530,39 @@ def test_the_page_opens_from_disk_fits_a_phone_and_prints(facts: PlanRunFacts, t
 
 def pages_of(pdf: bytes) -> int:
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+# fits that their epoch cap stopped
+
+
+CAPPED = {names.CONVERGED: "no: stopped by the epoch cap"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("labels", "surface")])
+def test_an_arm_stopped_by_its_cap_is_marked(kind: str) -> None:
+    few = arm_of("few", [member("few", seed, value, tags=CAPPED) for seed, value in enumerate(SCRATCH)])
+    found = answered(question(kind, "few", reference="done"), few, scored("done", AHEAD))
+    names_shown = {row[0] for row in texts(found.table)}
+    assert names_shown == {"done", "few\u2021"}
+    assert any("few\u2021" in picture.alt for picture in found.pictures)
+    assert [note for note in found.notes if note.startswith("\u2021")] == [
+        "\u2021 Not converged (runs stopped by the epoch cap): few (3 of 3). With more epochs, their "
+        "accuracy and training time may change."
+    ]
+
+
+def test_converged_arms_are_not_marked() -> None:
+    done = arm_of("done", [member("done", 0, 0.9, tags={names.CONVERGED: "yes"})])
+    found = answered(question("score", "done", "old"), done, scored("old", AHEAD))
+    assert [row[0] for row in texts(found.table)] == ["done", "old"]
+    assert not any("\u2021" in text for text in (*found.notes, *(picture.alt for picture in found.pictures)))
+
+
+def test_label_and_surface_tables_mark_capped_arms() -> None:
+    params = {"per_class": "10", "reuse_layers": "2", "unfreeze": "1"}
+    few = arm_of("few", [member("few", seed, value, tags=CAPPED, params=params) for seed, value in enumerate(AHEAD)])
+    fresh = scored("fresh", SCRATCH, params={**params, "reuse_layers": "0", "unfreeze": "0"})
+    by_labels = answered(question("labels", labelled=(("few", "fresh"),)), few, fresh)
+    assert "few\u2021" in texts(by_labels.table)[0]
+    surface = answered(question("surface", "few", "fresh"), few, fresh)
+    assert "few\u2021" in {row[0] for row in texts(surface.table)}

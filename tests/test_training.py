@@ -16,6 +16,7 @@ from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
 from pipeline.runtime import generator
 from pipeline.training import loop, manual_backward
+from pipeline.training.batches import shuffled_batches
 from pipeline.training.checkpoint import (
     BEST,
     LAST,
@@ -27,8 +28,10 @@ from pipeline.training.checkpoint import (
 )
 from pipeline.training.evaluate import Evaluation, evaluate
 from pipeline.training.flat_parameters import flatten_trainable, split_by_origin
-from pipeline.training.loop import Fit, FitSettings, Labelled, shuffled_batches
+from pipeline.training.loop import Fit
+from pipeline.training.records import FitSettings, Labelled
 from pipeline.training.steps import FusedUpdate, build_adam
+from tests import golden_losses
 
 SETTINGS = FitSettings(
     epochs=6, patience=6, batch_size=16, learning_rate=0.01, weight_decay=1e-4, seed=3, weight_averaging=0.9
@@ -70,8 +73,9 @@ def test_a_network_learns(changes: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_the_same_seed_gives_the_same_weights_to_the_bit(changes: dict[str, object]) -> None:
-    first, second = fitted(changes), fitted(changes)
+    first = fitted(changes)
     torch.rand(7)  # what else the process draws does not matter
+    second = fitted(changes)
     assert weights_digest(first.network.state_dict()) == weights_digest(second.network.state_dict())
     assert weights_digest(fitted(changes, seed=4).network.state_dict()) != weights_digest(first.network.state_dict())
 
@@ -147,6 +151,19 @@ def test_the_best_weights_are_put_back() -> None:
 def test_training_stops_when_patience_is_used_up() -> None:
     fit = fitted({}, learning_rate=0.3, epochs=200, patience=4, weight_averaging=0.0)
     assert fit.progress.epoch == fit.progress.best_epoch + 4 < 200
+    assert fit.converged
+
+
+def test_a_fit_stopped_by_its_cap_is_not_converged() -> None:
+    fit = fitted({}, epochs=3)
+    assert fit.finished and not fit.converged
+
+
+@pytest.mark.parametrize("path", ["auto", "autograd"])
+def test_the_default_mlp_reproduces_its_golden_losses(path: golden_losses.Path) -> None:
+    fit = golden_losses.default_fit(path)
+    assert fit.manual_backward == (path == "auto") and fit.flat
+    assert golden_losses.losses(fit) == pytest.approx(golden_losses.GOLDEN[path], rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_says_where() -> None:

@@ -329,7 +329,7 @@ def test_a_password_that_tears_its_address_apart_is_not_shown(
     variable: str, opener: Callable[[], object], separator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"postgresql://someone:x{separator}{PASSWORD}@127.0.0.1:1/x"
-    assert "@ is %40" in refused(variable, url, opener, monkeypatch)
+    assert "@ as %40" in refused(variable, url, opener, monkeypatch)
 
 
 @pytest.mark.server
@@ -341,7 +341,7 @@ def test_one_database_for_both_mlflow_and_optuna_is_refused(
         url = new_database()
         monkeypatch.setenv(first, url)
         open_first()
-        assert "need a database each" in refused(second, url, open_second, monkeypatch)
+        assert "need separate databases" in refused(second, url, open_second, monkeypatch)
 
 
 def test_a_trial_that_never_named_its_process_is_given_up_after_a_while(
@@ -393,5 +393,5 @@ def test_no_workers_are_started_for_trials_that_are_under_way_elsewhere(
     monkeypatch.setattr(stage, "Workers", Idle)
     monkeypatch.setattr(stage.time, "sleep", sleep)
     job = type("Job", (), {"trials": 1})()
-    stage.search(study, job, 2, lambda: None)
-    assert len(fills) == 1 and waits == [stage.LOOK_SECONDS] * 5
+    stage.search(study, job, 2)
+    assert len(fills) == 1 and waits == [stage.POLL_SECONDS] * 5

@@ -5,31 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.params import ENTRY_POINTS, StageParams, spell
+from pipeline.params.base import field_info
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "parameters.md"
 HEAD = """# Parameters
 
-Made by `make docs` from `pipeline/params/`; a test keeps it true. Every parameter is passed as
-`mlflow run . -e ENTRY_POINT -P name=value` or `python -m pipeline ENTRY_POINT --name value`; underscores and hyphens
-are the same. `auto` is replaced by what it comes to, and that is what is logged.
+Generated from `pipeline/params/` by `make docs`. Pass a parameter as `mlflow run . -e ENTRY_POINT -P name=value` or
+`python -m pipeline ENTRY_POINT --name value`; names may be spelled with underscores or hyphens. `auto` is resolved
+when the stage starts, and MLflow shows the resolved value.
 """
 
 
 def table(kind: type[StageParams]) -> str:
-    """Return one entry point's section."""
+    """Return the section of one entry point."""
     summary = (kind.__doc__ or "").strip().splitlines()[0]
     lines = [
         f"\n## `{kind.entry_point}`\n",
         f"{summary}\n",
-        "| parameter | default | allowed | what it is |",
+        "| parameter | default | allowed | description |",
         "|---|---|---|---|",
     ]
     for name, field in kind.model_fields.items():
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict)
+        info = field_info(field)
         default = spell(field.default) or "(none)"
-        unit = f" ({extra['unit']})" if extra["unit"] else ""
-        lines.append(f"| `{name}` | `{default}` | {extra['allowed']} | {field.description}{unit} |")
+        text = str(field.description)
+        unit = f" ({info['unit']})" if info["unit"] not in text.lower() else ""
+        lines.append(f"| `{name}` | `{default}` | {info['allowed']} | {text}{unit} |")
     return "\n".join(lines) + "\n"
 
 

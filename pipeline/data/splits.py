@@ -118,7 +118,7 @@ def split_for_target(
 ) -> Split:
     """Sample training and validation images, a number per class.
 
-    Validation is sampled first: with one seed, a larger training sample contains a smaller one, and validation is the same.
+    Validation is sampled first. With one seed, a larger training sample contains a smaller one; validation is the same.
 
     Args:
         dataset: To sample from.

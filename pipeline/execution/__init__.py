@@ -1,1 +1,1 @@
-"""Runs the steps of a plan. Read `runner`: each step through its stage, in order, with cached results reused."""
+"""Runs the steps of a plan. Read `runner`: it calls each step's stage in order, and cached results are reused."""

@@ -1,4 +1,4 @@
-"""Walking a plan: each step through its stage, failures kept, everything shown on the way."""
+"""Runs the steps of a plan in order. A failed step fails only the steps that build on it."""
 
 from __future__ import annotations
 
@@ -17,55 +17,47 @@ from pipeline.tracking.result_cache import PlanContext
 from pipeline.tracking.stage_run import StageResult
 
 Stage = Callable[..., StageResult]
+Results = dict[tuple[str, int], StageResult]  # by arm and seed
 
 
 def run_plan(steps: list[Step], plan_context: PlanContext, *, explain: bool = False) -> list[Outcome]:
-    """Run every step, or recognise it as finished; one that fails takes down only what builds on it.
+    """Run the steps that are not cached, and return one outcome per step.
 
     Args:
-        steps: Bases before what builds on them.
-        within: The study that they are steps of.
-        explain: Show for each step why it was recognised or not.
-
-    Returns:
-        One outcome a step, in the order given.
+        steps: Each after its base.
+        plan_context: The plan run that they belong to.
+        explain: Show for each step why it was or was not cached.
     """
-    done: dict[tuple[str, int], StageResult] = {}
+    results: Results = {}
     outcomes: list[Outcome] = []
     with PlanDisplay([StepLabel(step.arm.label, step.seed, step.arm.kind.entry_point) for step in steps]) as display:
         for number, step in enumerate(steps):
             display.begin(number)
-            outcome, result = attempt_step(step, done, plan_context, display)
+            with capture_output(display):
+                outcome, result = attempt_step(step, results, plan_context)
             if result is not None:
-                done[step.place] = result
+                results[step.place] = result
             outcomes.append(outcome)
-            why = f" ({plan_context.why})" if explain and result is not None else ""
-            display.end(number, describe(outcome, result) + why, reused=outcome.reused)
+            reason = f" ({plan_context.why})" if explain and result is not None else ""
+            display.end(number, describe(outcome, result) + reason, reused=outcome.reused)
     return outcomes
 
 
-def attempt_step(
-    step: Step, done: dict[tuple[str, int], StageResult], plan_context: PlanContext, display: PlanDisplay
-) -> tuple[Outcome, StageResult | None]:
-    """Return what became of a step, and its result if it has one."""
+def attempt_step(step: Step, results: Results, plan_context: PlanContext) -> tuple[Outcome, StageResult | None]:
+    """Run one step; return its outcome, and its result unless it failed."""
     began = time.perf_counter()
     outcome = Outcome(step.arm.name, step.seed, "", False, 0.0)
     result: StageResult | None = None
-    if step.base is not None and step.base not in done:
+    if step.base is not None and step.base not in results:
         return replace(outcome, failure=f"its base {step.base[0]} seed {step.base[1]} is missing"), None
     try:
-        with capture_output(display):
-            result = run_step(step, done[step.base].model_uri if step.base else "", plan_context)
+        base_uri = results[step.base].model_uri if step.base else ""
+        params = parse_params(step.arm.kind, step.raw_params(base_uri))
+        result = load_stage(step.arm.kind)(params, plan_context=plan_context)
         outcome = replace(outcome, run_id=result.run_id, reused=result.reused)
-    except Exception as error:  # whatever a stage raises is its arm's failure, not the study's
+    except Exception as error:  # any error of a stage fails its own arm; the plan continues
         outcome = replace(outcome, failure=f"{type(error).__name__}: {error}")
     return replace(outcome, seconds=time.perf_counter() - began), result
-
-
-def run_step(step: Step, base_uri: str, plan_context: PlanContext) -> StageResult:
-    """Run one step's stage, or take its finished result."""
-    params = parse_params(step.arm.kind, step.raw_params(base_uri))
-    return load_stage(step.arm.kind)(params, plan_context=plan_context)
 
 
 def load_stage(kind: type[StageParams]) -> Stage:
@@ -76,25 +68,20 @@ def load_stage(kind: type[StageParams]) -> Stage:
 
 
 def describe(outcome: Outcome, result: StageResult | None) -> str:
-    """Return what a step came to in a few words."""
+    """Return a step's outcome in a few words."""
     if result is None:
         return f"FAILED: {outcome.failure}"
-    if outcome.reused:
-        return f"finished before{_accuracy(result)}"
-    return f"{outcome.seconds:.1f} s{_accuracy(result)}"
-
-
-def _accuracy(result: StageResult) -> str:
     accuracy = result.metrics.get(names.TEST_ACCURACY)
-    return f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
+    status = "cached" if outcome.reused else f"{outcome.seconds:.1f} s"
+    return status if accuracy is None else f"{status}, test accuracy {100 * accuracy:.2f} %"
 
 
-def explain_steps(plan: Plan) -> StageResult:
-    """Print the steps that a plan asks for; nothing is run."""
+def print_plan(plan: Plan) -> StageResult:
+    """Print the steps of a plan (the dry run of `main`)."""
     steps = walk(plan)
     echo(f"dry run of {plan.name}, profile {plan.profile}: {len(steps)} steps, {len(plan.arms)} arms")
     for step in steps:
         base = f" on {step.base[0]} seed {step.base[1]}" if step.base else ""
-        setting = " ".join(f"{name}={value}" for name, value in step.arm.setting.items() if name != "data_dir")
-        echo(f"{step.arm.name} seed {step.seed}: {step.arm.kind.entry_point}{base} {setting}")
+        params = " ".join(f"{name}={value}" for name, value in step.arm.setting.items() if name != "data_dir")
+        echo(f"{step.arm.name} seed {step.seed}: {step.arm.kind.entry_point}{base} {params}")
     return StageResult("", "", {})

@@ -1,23 +1,15 @@
-"""The parameters of every entry point: one frozen record each, checked when it is made.
+"""Parameters of every entry point: one frozen, validated record each. Nothing here reads data or starts a run.
 
-`base.py` has what every record has, `training.py` what stages that train share, `family.py` and `target.py` what
-depends on the network and on the labels, `stages.py` and `studies.py` one record an entry
-point, `parse.py` the way from raw text to a record. The command line, `MLproject` and `docs/parameters.md` are
-read from here. Nothing here reads data or starts a run.
+Read `base` (how a parameter is declared), then the groups: `data`, `training` (machine, budget, logging), `family`
+(the network), `target` (base, labels, reuse). `stages` and `plans` compose the groups into one record per entry
+point; `parse` builds a record from raw text. The command line, `MLproject` and `docs/parameters.md` follow them.
 """
 
-from pipeline.params.base import (
-    DATASET_CLASS_COUNTS,
-    FOLDER_PREFIX,
-    DataChoice,
-    StageParams,
-    format_classes,
-    is_dataset,
-    parse_classes,
-    spell,
-)
+from pipeline.params.base import StageParams, spell
+from pipeline.params.data import FOLDER_PREFIX, format_classes, is_dataset, parse_classes
 from pipeline.params.family import Family, FamilyParams
 from pipeline.params.parse import parse_params
+from pipeline.params.plans import MainParams, ReportParams, ResumeParams
 from pipeline.params.stages import (
     ENTRY_POINTS,
     CacheFeaturesParams,
@@ -27,29 +19,22 @@ from pipeline.params.stages import (
     TransferParams,
     TuneParams,
 )
-from pipeline.params.studies import MainParams, ReportParams, ResumeParams
-from pipeline.params.target import TargetChoice, TargetParams
-from pipeline.params.training import MachineParams, TrainingParams
+from pipeline.params.target import TargetParams
 
 __all__ = [
-    "DATASET_CLASS_COUNTS",
     "ENTRY_POINTS",
     "FOLDER_PREFIX",
     "CacheFeaturesParams",
-    "DataChoice",
     "Family",
     "FamilyParams",
     "FinetuneCnnParams",
-    "MachineParams",
     "MainParams",
     "ReportParams",
     "ResumeParams",
     "ScratchCnnParams",
     "StageParams",
-    "TargetChoice",
     "TargetParams",
     "TrainBaseParams",
-    "TrainingParams",
     "TransferParams",
     "TuneParams",
     "format_classes",

@@ -1,98 +1,109 @@
-"""What every parameter record has: fields that describe themselves, the choice of data, the spelling of classes."""
+"""The base of all parameter records: how a parameter is declared, its type's bounds, and their description.
+
+A bound is written once, in the type; `allowed_values` turns it into the text for help and error messages.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-from collections import Counter
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic.fields import FieldInfo
 
-from pipeline.errors import suggest
 from pipeline.redaction import holds_password
 
-# Data sets that are known without reading them, with their number of classes.
-DATASET_CLASS_COUNTS = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "qmnist": 10, "digits": 10}
-DATASETS = ("auto", *DATASET_CLASS_COUNTS)
-FOLDER_PREFIX = "folder:"
-MAX_CLASSES = 10_000
+RUN_ID = "[0-9a-f]{32}"
+
+Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+Decay = Annotated[float, Field(ge=0, le=10)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(pattern=r"\S")]
 
 
-def setting(default: Any, text: str, *, allowed: str, unit: str = "", changes_result: bool = True, **rules: Any) -> Any:
-    """Declare one parameter.
-
-    Args:
-        default: Its default value.
-        text: One line of help.
-        allowed: The accepted values in words, for help and for messages.
-        unit: The unit of the value, where it has one.
-        changes_result: Whether a different value can lead to different weights or metrics.
-        **rules: pydantic's own constraints (`gt`, `ge`, `lt`, `le`).
-    """
-    extra: dict[str, JsonValue] = {"allowed": allowed, "unit": unit, "changes_result": changes_result}
-    return Field(default, description=text, json_schema_extra=extra, validate_default=True, **rules)
-
-
-def is_dataset(name: str) -> bool:
-    """Whether a name is that of a data set, or `folder:` with a path that can be one."""
-    path = name.removeprefix(FOLDER_PREFIX)
-    return name in DATASET_CLASS_COUNTS or (path != name and path != "" and path.isprintable() and len(path) < 4096)
+def setting(
+    default: Any,
+    text: str,  # one line of help
+    *,
+    allowed: str = "",  # the accepted values in words, if not derived from the type
+    unit: str = "",
+    hint: str = "",  # what to do about an invalid value, if not to use the default
+    changes_result: bool = True,  # whether it can affect weights or metrics, and so belongs in the cache key
+) -> Any:
+    """Declare one parameter."""
+    extra: dict[str, JsonValue] = {"allowed": allowed, "unit": unit, "hint": hint, "changes_result": changes_result}
+    return Field(default, description=text, json_schema_extra=extra, validate_default=True)
 
 
-def parse_classes(text: str) -> tuple[int, ...]:
-    """Return the class numbers that `0-4` or `5,7,9` or `0-2,7` name, sorted.
-
-    Raises:
-        ValueError: The text is not of that form, runs backwards, repeats a class, or names fewer than two.
-    """
-    found: list[int] = []
-    for part in str(text).replace(" ", "").split(","):
-        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)
-        if match is None:
-            raise ValueError(f"{part!r} is neither a class number nor a range such as 0-4")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"the range {part} runs backwards; write {last}-{first}")
-        if len(found) + last - first >= MAX_CLASSES:
-            raise ValueError(f"more than {MAX_CLASSES} classes are named")
-        found.extend(range(first, last + 1))
-    repeated = [number for number, times in Counter(found).items() if times > 1]
-    if repeated:
-        raise ValueError(f"class {min(repeated)} is named twice")
-    if len(found) < 2:
-        raise ValueError("one class alone cannot be told from others; name at least two, such as 0-4")
-    return tuple(sorted(found))
+def field_info(field: FieldInfo) -> dict[str, Any]:
+    """Return what `setting` declared: `allowed`, `unit`, `hint`, `changes_result`."""
+    assert isinstance(field.json_schema_extra, dict)
+    return field.json_schema_extra
 
 
-def format_classes(classes: tuple[int, ...]) -> str:
-    """Return the canonical spelling of some class numbers: runs of three or more become ranges.
+def keywords(annotation: Any) -> list[str]:
+    """Return the fixed words that a type accepts, such as `auto`."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if annotation is bool:
+        return ["true", "false"]
+    return [word for member in get_args(annotation) for word in keywords(member)]
 
-    >>> format_classes((0, 1, 2, 3, 4)), format_classes((5, 7, 9)), format_classes((0, 1))
-    ('0-4', '5,7,9', '0,1')
-    """
-    runs: list[list[int]] = []
-    for number in sorted(classes):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+
+def allowed_values(field: FieldInfo) -> str:
+    """Describe the values that a field accepts, such as `auto or an integer in [1, 100000]`."""
+    words = keywords(field.annotation)
+    if field.default == "auto" and "auto" not in words:
+        words = ["auto", *words]
+    alternatives = words + _ranges(field.annotation, field.metadata)
+    return " or ".join(part for part in (", ".join(alternatives[:-1]), alternatives[-1]) if part)
+
+
+def _ranges(annotation: Any, metadata: Sequence[Any] = ()) -> list[str]:
+    if get_origin(annotation) is Annotated:
+        inner, info = get_args(annotation)
+        return _ranges(inner, info.metadata)
+    if get_origin(annotation) in (Union, UnionType):
+        return [text for member in get_args(annotation) for text in _ranges(member, metadata)]
+    if annotation not in (int, float):
+        return []
+    limits = [asdict(item) for item in metadata if isinstance(item, Ge | Gt | Le | Lt)]
+    bounds = {name: value for limit in limits for name, value in limit.items()}
+    noun = "an integer" if annotation is int else "a number"
+    if not {"le", "lt"} & bounds.keys():
+        return [f"{noun} >= {bounds['ge']}"]
+    low = f"[{bounds['ge']}" if "ge" in bounds else f"({bounds['gt']}"
+    return [f"{noun} in {low}, " + (f"{bounds['le']}]" if "le" in bounds else f"{bounds['lt']})")]
 
 
 class StageParams(BaseModel):
-    """What every entry point has."""
+    """The base of every group of parameters.
+
+    An entry point's record lists its groups as bases. pydantic collects their fields from the last base to the
+    first, and a validator sees only the fields before its own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     entry_point: ClassVar[str] = ""
 
-    dry_run: bool = setting(
-        False, "Print what would be done and train nothing.", allowed="true or false", changes_result=False
-    )
+    dry_run: bool = setting(False, "Print the resolved configuration and exit.", changes_result=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Describe the allowed values of each field that does not describe them itself."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for field in cls.model_fields.values():
+            info = field_info(field)
+            info["allowed"] = info["allowed"] or allowed_values(field)
 
     def logged(self) -> dict[str, str]:
-        """Return every parameter that applies, by name, in the one spelling in which it is logged."""
+        """Return every parameter that applies, by name, as the text that is logged."""
         values = self.model_dump(exclude={"dry_run"})
         return {name: spell(value) for name, value in values.items() if value is not None}
 
@@ -100,57 +111,12 @@ class StageParams(BaseModel):
     @classmethod
     def _no_password(cls, value: Any) -> Any:
         if isinstance(value, str) and holds_password(value):
-            raise ValueError("holds a password, and MLflow shows parameters to everyone: use environment variables")
+            raise ValueError(
+                "it contains a password, and MLflow shows parameters to everyone: use environment variables"
+            )
         return value
 
 
 def spell(value: object) -> str:
-    """Return a value as it is logged: `true`, `0.001`, `0-4`."""
+    """Return a value as the text that is logged: `true`, `0.001`, `0-4`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-class DataChoice(StageParams):
-    """Which images, and where they lie."""
-
-    dataset: str = setting(
-        "auto",
-        "The images to use; auto is MNIST where it is on disk or can be downloaded, else scikit-learn's digits.",
-        allowed=f"one of {', '.join(DATASETS)}, or folder:PATH",
-    )
-    data_dir: str = setting(
-        "",
-        "Where data sets lie or are downloaded to; $PIPELINE_DATA_DIR if set, else data.",
-        allowed="a folder",
-        changes_result=False,
-    )
-
-    @field_validator("dataset")
-    @classmethod
-    def _known_dataset(cls, value: str) -> str:
-        if value == "auto" or is_dataset(value):
-            return value
-        raise ValueError(suggest(value, DATASETS))
-
-    @field_validator("data_dir")
-    @classmethod
-    def _default_folder(cls, value: str) -> str:
-        return value or os.environ.get("PIPELINE_DATA_DIR", "") or "data"
-
-    @property
-    def data_dir_is_chosen(self) -> bool:
-        """Whether the user named the folder, by parameter or by environment, rather than left it at `data`."""
-        return self.data_dir != "data"
-
-
-def check_classes(text: str, info: ValidationInfo) -> str:
-    """Return the canonical spelling of some classes that the data set of the same record has.
-
-    Raises:
-        ValueError: They are not classes, or not of that data set.
-    """
-    classes = parse_classes(text)
-    dataset = str(info.data.get("dataset", "auto"))
-    count = DATASET_CLASS_COUNTS.get(dataset, 10)
-    if not dataset.startswith(FOLDER_PREFIX) and classes[-1] >= count:
-        raise ValueError(f"this data set has the classes 0-{count - 1}")
-    return format_classes(classes)

@@ -1,20 +1,18 @@
-"""The two network families: which parameters each has, and what their defaults are."""
+"""The network: its family (MLP or CNN), its shape, and the defaults that depend on the family."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from pipeline.errors import suggest
-from pipeline.params.base import setting
-from pipeline.params.training import LEARNING_RATE, WHOLE, MachineParams, TrainingParams
+from pipeline.params.base import Probability, StageParams, setting
 
 Family = Literal["mlp", "cnn"]
-FAMILIES: tuple[Family, ...] = ("mlp", "cnn")
+Width = Annotated[int, Field(ge=1, le=16_384)]
 
-# Defaults that depend on the network family. A name that a family lacks is not a parameter of it.
+# Defaults that depend on the family. The family does not have the parameters that its entry lacks.
 FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
     "mlp": {
         "classes": "0-4",
@@ -42,141 +40,79 @@ FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
     },
 }
 FAMILY_FIELDS = tuple(dict.fromkeys(name for defaults in FAMILY_DEFAULTS.values() for name in defaults))
+MAX_SIZES = {"channels": 1024, "kernels": 15, "strides": 8}
 
 
-class FamilyChoice(MachineParams):
-    """The network family, which other defaults depend on."""
+class FamilyParams(StageParams):
+    """The family and shape of a network; parameters of the other family are None."""
 
-    model: Family = setting("mlp", "Network family.", allowed="mlp or cnn")
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _known_family(cls, value: Any) -> Any:
-        if value not in FAMILIES:
-            raise ValueError(suggest(str(value), FAMILIES))
-        return value
-
-
-class FamilyParams(TrainingParams, FamilyChoice):
-    """The shape of a network of one of the two families; what belongs to the other family is None."""
-
-    epochs: int = setting(
-        "auto",
-        "The most epochs to train; 100 for an MLP, 30 for a CNN.",
-        allowed=WHOLE,
-        unit="epochs",
-        ge=1,
-        le=100_000,
-    )
-    patience: int = setting(
-        "auto",
-        "Stop when validation loss has not improved for this long; 20 for an MLP, 6 for a CNN.",
-        allowed=WHOLE,
-        unit="epochs",
-        ge=1,
-        le=100_000,
-    )
-    learning_rate: float = setting(
-        "auto", "Adam's learning rate; 0.001 for an MLP, 0.002 for a CNN.", allowed=LEARNING_RATE, gt=0, le=10
-    )
-    hidden_layers: int | None = setting(
-        "auto", "Hidden layers (MLP only; 5).", allowed="a whole number from 1 to 100", ge=1, le=100
-    )
-    width: int | None = setting(
-        "auto",
-        "Neurons in each hidden layer (MLP only; 100).",
-        allowed="a whole number from 1 to 16384",
-        unit="neurons",
-        ge=1,
-        le=16_384,
-    )
-    batch_norm: bool = setting(
-        "auto", "Batch normalization before each ReLU; false for an MLP, true for a CNN.", allowed="true or false"
-    )
-    dropout: float = setting(
-        "auto",
-        "Share of a block's outputs dropped while training; 0 for an MLP, 0.1 of the channels for a CNN.",
-        allowed="a number from 0 to below 1",
-        unit="fraction",
-        ge=0,
-        lt=1,
+    model: Family = setting("mlp", "Network family.")
+    hidden_layers: Annotated[int, Field(ge=1, le=100)] | None = setting("auto", "Hidden layers (MLP only; default: 5).")
+    width: Width | None = setting("auto", "Neurons per hidden layer (MLP only; default: 100).", unit="neurons")
+    batch_norm: bool = setting("auto", "Batch norm before each ReLU (default: false for an MLP, true for a CNN).")
+    dropout: Probability = setting(
+        "auto", "Dropout probability (default: 0 for an MLP, 0.1 per channel for a CNN).", unit="fraction"
     )
     channels: str | None = setting(
-        "auto", "Channels of each convolution (CNN only; 16,32).", allowed="whole numbers from 1 to 1024, such as 16,32"
+        "auto",
+        "Output channels of each convolution (CNN only; default: 16,32).",
+        allowed="integers in [1, 1024], such as 16,32",
     )
     kernels: str | None = setting(
         "auto",
-        "Side of each convolution's kernel, one for all or one each (CNN only; 5,3).",
-        allowed="whole numbers from 1 to 15, one or as many as channels has",
+        "Kernel size of each convolution, or one size for all (CNN only; default: 5,3).",
+        allowed="integers in [1, 15], one or as many as channels has",
         unit="pixels",
     )
     strides: str | None = setting(
         "auto",
-        "Stride of each convolution, one for all or one each (CNN only; 2,1).",
-        allowed="whole numbers from 1 to 8, one or as many as channels has",
+        "Stride of each convolution, or one stride for all (CNN only; default: 2,1).",
+        allowed="integers in [1, 8], one or as many as channels has",
         unit="pixels",
     )
     pool: Literal["last", "each", "none"] | None = setting(
-        "auto", "Which convolutions are followed by 2x2 max-pooling (CNN only; last).", allowed="last, each or none"
+        "auto", "Convolutions followed by 2x2 max pooling (CNN only; default: last)."
     )
-    dense_width: int | None = setting(
-        "auto",
-        "Neurons of the dense block (CNN only; 128).",
-        allowed="a whole number from 1 to 16384",
-        unit="neurons",
-        ge=1,
-        le=16_384,
+    dense_width: Width | None = setting("auto", "Neurons of the dense block (CNN only; default: 128).", unit="neurons")
+    dense_dropout: Probability | None = setting(
+        "auto", "Dropout probability after the dense block (CNN only; default: 0.25).", unit="fraction"
     )
-    dense_dropout: float | None = setting(
-        "auto",
-        "Share of the dense block's outputs dropped while training (CNN only; 0.25).",
-        allowed="a number from 0 to below 1",
-        unit="fraction",
-        ge=0,
-        lt=1,
-    )
-
-    @field_validator(*FAMILY_FIELDS, mode="before", check_fields=False)
-    @classmethod
-    def _family_default(cls, value: Any, info: ValidationInfo) -> Any:
-        """Replace auto by the family's default; refuse what the family does not have."""
-        family: Family = info.data.get("model", "mlp")  # where the family was refused, the MLP's ranges will do
-        defaults = FAMILY_DEFAULTS[family]
-        assert info.field_name is not None
-        if value == "auto" or (value is None and info.field_name not in defaults):
-            return defaults.get(info.field_name)
-        if info.field_name not in defaults:
-            owners = [name for name, own in FAMILY_DEFAULTS.items() if info.field_name in own]
-            raise ValueError(f"a parameter of model={owners[0]}, and model={family} was asked for; leave it out")
-        return value
-
-    @field_validator("batch_norm")
-    @classmethod
-    def _batch_of_several(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("batch_size") == 1:
-            raise ValueError("batch norm needs batches of at least 2 images; raise batch_size")
-        return value
 
     @field_validator("channels", "kernels", "strides")
     @classmethod
-    def _sizes(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _valid_sizes(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
-        assert info.field_name is not None
-        sizes = parse_sizes(value, {"channels": 1024, "kernels": 15, "strides": 8}[info.field_name])
+        sizes = parse_sizes(value, MAX_SIZES[str(info.field_name)])
         channels = info.data.get("channels")
-        if info.field_name != "channels" and channels and len(sizes) not in (1, len(parse_sizes(channels, 1024))):
-            raise ValueError(f"channels={channels} has {len(parse_sizes(channels, 1024))} convolutions")
+        if channels and len(sizes) not in (1, count := len(channels.split(","))):
+            raise ValueError(f"there are {count} convolutions (channels={channels})")
         return ",".join(map(str, sizes))
 
 
-def parse_sizes(text: str, largest: int) -> tuple[int, ...]:
-    """Return the sizes that a text such as `16,32` names.
+def family_default(value: Any, info: ValidationInfo) -> Any:
+    """Replace `auto` with the family's default, or with None for a parameter of the other family.
 
     Raises:
-        ValueError: It is not of that form, or a size is not from 1 to `largest`.
+        ValueError: A value was set for a parameter that the family does not have.
+    """
+    family: Family = info.data.get("model", "mlp")  # missing if model itself was invalid
+    defaults, name = FAMILY_DEFAULTS[family], str(info.field_name)
+    if value == "auto" or (value is None and name not in defaults):
+        return defaults.get(name)
+    if name not in defaults:
+        other = next(other for other, fields in FAMILY_DEFAULTS.items() if name in fields)
+        raise ValueError(f"only valid with model={other}; remove it, or change model")
+    return value
+
+
+def parse_sizes(text: str, largest: int) -> tuple[int, ...]:
+    """Return the integers in a list such as `16,32`.
+
+    Raises:
+        ValueError: Bad syntax, or a size outside [1, `largest`].
     """
     words = str(text).replace(" ", "").split(",")
     if not all(re.fullmatch(r"\d{1,6}", word) and 1 <= int(word) <= largest for word in words) or len(words) > 20:
-        raise ValueError("not whole numbers in that range, separated by commas")
+        raise ValueError(f"give up to 20 integers in [1, {largest}], separated by commas")
     return tuple(map(int, words))

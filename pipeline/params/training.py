@@ -1,140 +1,67 @@
-"""Parameters of stages that train: machine, budget, optimizer."""
+"""Groups that all training stages share: device, seed, and the parts of a fit that do not depend on the labels."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from pipeline.errors import suggest
-from pipeline.params.base import DataChoice, setting
-
-LEARNING_RATE = "a number above 0 and at most 10"
-WHOLE = "a whole number from 1 to 100000"
-AUTO_WHOLE = f"auto or {WHOLE}"
+from pipeline.params.base import Auto, Count, Probability, StageParams, setting
 
 
-class MachineChoice(DataChoice):
+class MachineParams(StageParams):
     """Where to compute."""
 
     device: str = setting(
         "auto",
-        "Where to compute; auto takes CUDA or MPS where there is one.",
-        allowed="auto, cpu, cuda, cuda:N or mps, and present on this machine",
+        "Device. auto: CUDA or MPS if available, otherwise the CPU.",
+        allowed="auto, cpu, cuda, cuda:N or mps, and available on this machine",
         changes_result=False,
     )
-    threads: int | Literal["auto"] = setting(
+    threads: Annotated[int, Field(ge=1, le=1024)] | Auto = setting(
         "auto",
-        "Processor threads; auto leaves it to PyTorch.",
-        allowed="auto or a whole number from 1 to 1024",
+        "CPU threads. auto: one for small steps, more where they pay (docs/defaults.md).",
         unit="threads",
         changes_result=False,
     )
 
     @field_validator("device")
     @classmethod
-    def _present_device(cls, value: str) -> str:
+    def _available_device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
             raise ValueError(suggest(value, ("auto", "cpu", "cuda", "mps")))
         if value not in ("auto", "cpu"):
-            from pipeline.runtime import missing_device  # torch is imported only for whoever asks for a device
+            from pipeline.runtime import missing_device  # imports torch, which the CPU default does not need
 
             if reason := missing_device(value):
                 raise ValueError(reason)
         return value
 
-    @field_validator("threads")
-    @classmethod
-    def _some_threads(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and not 1 <= value <= 1024:
-            raise ValueError("out of range")
-        return value
+
+class SeedParams(StageParams):
+    """The seed of everything random."""
+
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = setting(0, "Seed for splits, initial weights and batch order.")
 
 
-class MachineParams(MachineChoice):
-    """What every single stage that computes has."""
+class TrainingParams(StageParams):
+    """Weight averaging, validation, checkpoints, precision and registration of a fit."""
 
-    seed: int = setting(
-        0,
-        "Seed of splits, initial weights and batch order.",
-        allowed="a whole number from 0 to 4294967295",
-        ge=0,
-        le=2**32 - 1,
+    weight_averaging: Probability = setting(0.998, "EMA decay for the weights; 0 disables EMA.", unit="fraction")
+    val_fraction: Annotated[float, Field(gt=0, le=0.9)] = setting(
+        0.1, "Fraction of the training images held out for validation, stratified.", unit="fraction"
     )
-
-
-class TrainingParams(MachineParams):
-    """How a network is trained."""
-
-    epochs: int = setting(
-        100, "The most epochs to train.", allowed="a whole number from 1 to 100000", unit="epochs", ge=1, le=100_000
-    )
-    patience: int = setting(
-        20,
-        "Stop when validation loss has not improved for this long.",
-        allowed="a whole number from 1 to 100000",
-        unit="epochs",
-        ge=1,
-        le=100_000,
-    )
-    batch_size: int = setting(
-        128,
-        "Examples in one optimizer step.",
-        allowed="a whole number from 1 to 1000000",
-        unit="examples",
-        ge=1,
-        le=1_000_000,
-    )
-    learning_rate: float = setting(0.001, "Adam's learning rate.", allowed=LEARNING_RATE, gt=0, le=10)
-    weight_decay: float = setting(
-        1e-4,
-        "L2 regularization: this times the weights is added to their gradient.",
-        allowed="a number from 0 to 10",
-        ge=0,
-        le=10,
-    )
-    weight_averaging: float = setting(
-        0.998,
-        "What is validated and kept is a moving average of the weights over steps with this decay; 0 switches it off.",
-        allowed="a number from 0 to below 1",
-        unit="fraction",
-        ge=0,
-        lt=1,
-    )
-    val_fraction: float = setting(
-        0.1,
-        "Share of the training images held back for validation, stratified.",
-        allowed="a number above 0 and at most 0.9",
-        unit="fraction",
-        gt=0,
-        le=0.9,
-    )
-    checkpoint_every: int = setting(
-        10,
-        "Save a checkpoint this often (and at the best epoch).",
-        allowed="a whole number from 1 to 100000",
-        unit="epochs",
-        ge=1,
-        le=100_000,
-        changes_result=False,
+    checkpoint_every: Count = setting(
+        10, "Checkpoint interval; the best epoch is always saved.", unit="epochs", changes_result=False
     )
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto",
-        "Arithmetic of training; validation and test always use float32.",
-        allowed="auto, float32 or bfloat16",
-        changes_result=False,
+        "auto", "Training precision; evaluation always uses float32.", changes_result=False
     )
-    register_as: str = setting(
+    register_as: Annotated[str, Field(pattern=r"^([^/:\s]([^/:]*[^/:\s])?)?$")] = setting(
         "",
-        "Register the model under this name and move its alias best where validation accuracy improved.",
-        allowed="a name without / or : or spaces around it",
+        "Register the model under this name; alias best moves to it if validation accuracy improved.",
+        allowed="a registered model name without / or :, and without spaces around it",
         changes_result=False,
     )
-
-    @field_validator("register_as")
-    @classmethod
-    def _registry_name(cls, value: str) -> str:
-        if value != value.strip() or re.search(r"[/:]", value):
-            raise ValueError("not a name the model registry takes")
-        return value

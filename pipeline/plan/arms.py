@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
 from pipeline.errors import UserInputError, suggest
-from pipeline.params import ENTRY_POINTS, StageParams, TargetChoice, parse_params
+from pipeline.params import ENTRY_POINTS, StageParams, TargetParams, parse_params
 from pipeline.plan.records import PlannedArm, Setting
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping
@@ -120,7 +120,7 @@ class ArmReader:
         overrides = self.plan_overrides
         common = self.errors.mapping(self.root, "common")
         by_profile = self.errors.mapping(self.errors.mapping(self.profile, "params"), kind.entry_point)
-        classes = overrides.target_classes if issubclass(kind, TargetChoice) else overrides.base_classes
+        classes = overrides.target_classes if issubclass(kind, TargetParams) else overrides.base_classes
         return {
             **{name: value for name, value in common.items() if name in kind.model_fields},
             **by_profile,
@@ -166,7 +166,7 @@ class ArmReader:
 
     def _check_base(self, arm: PlannedArm, arms: Mapping[str, PlannedArm]) -> None:
         entry = self.entries[arm.grid] if isinstance(self.entries[arm.grid], LinedMapping) else self.entries
-        takes_base = issubclass(arm.kind, TargetChoice)
+        takes_base = issubclass(arm.kind, TargetParams)
         if not arm.base:
             if takes_base and arm.kind.entry_point != "scratch_cnn":
                 self.errors.add(self.entries, arm.grid, "needs base: the arm whose model it builds on.")

@@ -1,1 +1,6 @@
-"""What a person looks at: figures and tables from results."""
+"""Figures of single runs, and the report of a plan run.
+
+Read in this order: `records` (what a report is made from), `loader` (reads it from the tracking store and writes the
+files), `questions/` (computes the answers), `methods` (how the numbers were obtained), `renderer` (HTML and Markdown).
+`elements`, `charts` and `statistics` are what answers are built from. `run_plots` draws the figures of one run.
+"""

@@ -1,19 +1,27 @@
-"""From a study's record and the tracking store to its report."""
+"""Reads the runs of a plan run from the tracking store and writes its report.
+
+Start here: `write_plan_report` writes the plan run's record, then `write_report` answers every question and writes
+HTML, Markdown, CSV and charts. Only this module reads the store.
+"""
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.plan.outcome import Outcome, PlanRecord
-from pipeline.report.records import LedgerLine, Member, PlanRunFacts, ReportedArm
-from pipeline.report.writer import write_report
+from pipeline.report.questions.arm_differences import host_of
+from pipeline.report.questions.dispatch import answer
+from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
+from pipeline.report.renderer import render_html, render_markdown
 from pipeline.tracking import names
-from pipeline.tracking.queries import Arm, Store, read_step
+from pipeline.tracking.queries import Store, read_step
 
 
-def write_study(store: Store, record: PlanRecord, run_id: str, folder: Path) -> list[Path]:
-    """Write a study's record and its report into a folder, made where it is missing, and return the files."""
+def write_plan_report(store: Store, record: PlanRecord, *, run_id: str, folder: Path) -> list[Path]:
+    """Write the record and the report of a plan run to a folder and return the files; `run_id` may be empty."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / names.PLAN_RECORD
     path.write_text(record.to_json(), encoding="utf-8")
@@ -21,56 +29,67 @@ def write_study(store: Store, record: PlanRecord, run_id: str, folder: Path) -> 
 
 
 def load_plan_run(store: Store, record: PlanRecord, run_id: str) -> PlanRunFacts:
-    """Return everything that a report says, read back from the runs.
-
-    Args:
-        store: Where the runs are.
-        record: What was carried out.
-        run_id: The study's own run.
-    """
-    runs = {outcome.run_id: read_step(store.client, outcome.run_id) for outcome in record.outcomes if outcome.run_id}
-    by_arm: dict[str, list[Outcome]] = defaultdict(list)
+    """Read the runs of a plan run and return everything that its report is made from."""
+    outcomes: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in record.outcomes:
-        by_arm[outcome.arm].append(outcome)
+        outcomes[outcome.arm].append(outcome)
     arms = {
         arm.name: ReportedArm(
             name=arm.name,
             label=arm.label,
             entry_point=arm.entry_point,
             members=tuple(
-                Member(outcome.seed, runs[outcome.run_id], outcome.reused)
-                for outcome in by_arm[arm.name]
+                Member(outcome.seed, read_step(store.client, outcome.run_id), outcome.reused)
+                for outcome in outcomes[arm.name]
                 if outcome.run_id
             ),
-            failures=tuple((outcome.seed, outcome.failure) for outcome in by_arm[arm.name] if outcome.failure),
+            failures=tuple((outcome.seed, outcome.failure) for outcome in outcomes[arm.name] if outcome.failure),
         )
         for arm in record.arms
     }
-    return PlanRunFacts(
-        name=record.name,
-        title=record.title,
-        description=record.description,
-        profile=record.profile,
-        seeds=record.seeds,
-        arms=arms,
-        questions=record.questions,
-        ledger=ledger(record, by_arm, runs),
-        total_seconds=record.total_seconds,
-        run_id=run_id,
-        server=store.server,
-        experiment_id=store.experiment_id,
-        command=record.command,
-    )
+    ledger = _ledger(record, outcomes, arms) if record.total_seconds else ()
+    return PlanRunFacts(record, arms, Links(store.server, store.experiment_id), ledger, run_id)
 
 
-def ledger(record: PlanRecord, by_arm: dict[str, list[Outcome]], runs: dict[str, Arm]) -> tuple[LedgerLine, ...]:
-    """Return where the time went, arm by arm, and what recognised runs had taken."""
+def _ledger(
+    record: PlanRecord, outcomes: dict[str, list[Outcome]], arms: dict[str, ReportedArm]
+) -> tuple[LedgerLine, ...]:
+    """Return the time spent on each arm and saved by the cache, and the rest of the plan run's time."""
     lines = []
-    for arm in record.arms:
-        outcomes = by_arm[arm.name]
-        saved = sum(
-            runs[outcome.run_id].metrics.get(names.TOTAL_SECONDS, 0.0) for outcome in outcomes if outcome.reused
-        )
-        lines.append(LedgerLine(arm.label, len(outcomes), sum(outcome.seconds for outcome in outcomes), saved))
+    for arm in arms.values():
+        saved = sum(member.run.metrics.get(names.TOTAL_SECONDS, 0.0) for member in arm.members if member.reused)
+        spent = sum(outcome.seconds for outcome in outcomes[arm.name])
+        lines.append(LedgerLine(arm.label, len(outcomes[arm.name]), spent, saved))
     rest = record.total_seconds - sum(line.seconds for line in lines)
-    return (*lines, LedgerLine("start and reading the plan", 0, rest, 0.0))
+    return (*lines, LedgerLine("startup and loading the plan", 0, rest, 0.0))
+
+
+def write_report(facts: PlanRunFacts, folder: Path) -> list[Path]:
+    """Answer all questions, write the report to a folder and return the files: HTML, Markdown, CSV, then the charts.
+
+    Raises:
+        ValueError: A question has an unknown kind.
+    """
+    answers = [answer(facts, question) for question in facts.questions]
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    figures = folder / names.FIGURES
+    figures.mkdir(parents=True, exist_ok=True)
+    pages = {"study.html": render_html(facts, answers, date), "study.md": render_markdown(facts, answers, date)}
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    _write_runs(facts, folder / "study.csv")
+    charts = {figures / f"{chart.name}.png": chart.png for one in answers for chart in one.charts}
+    for path, png in charts.items():
+        path.write_bytes(png)
+    return [*(folder / name for name in (*pages, "study.csv")), *charts]
+
+
+def _write_runs(facts: PlanRunFacts, path: Path) -> None:
+    """Write one CSV row per run with all its final metrics."""
+    metrics = sorted({name for _, member in facts.runs for name in member.run.metrics})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["arm", "label", "stage", "seed", "run_id", "reused", "host", *metrics])
+        for arm, member in facts.runs:
+            origin = [arm.name, arm.label, arm.entry_point, member.seed, member.run.run_id, member.reused]
+            writer.writerow([*origin, host_of(member), *(member.run.metrics.get(name, "") for name in metrics)])

@@ -1,111 +1,112 @@
-"""What a study's report is made from: arms with their runs, and the questions asked of them.
-
-Whoever carried the study out fills these in; the report only reads them.
-"""
+"""What a report is made from: the arms of a plan run with their finished runs, and the questions about them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass
+from urllib.parse import quote
 
+from pipeline.plan.outcome import PlanRecord
 from pipeline.plan.records import Question
+from pipeline.tracking import names
 from pipeline.tracking.queries import Arm
 
-# how a question is answered; each kind has its own sentence, table and figure in `answers.py`
+CAP_MARK = "\u2021"  # double dagger
+
+# kinds of questions; `questions/` has a function for each
 KINDS = (
-    "score",  # how good are these arms? accuracy and precision with n and spread, learning curves
-    "compare",  # which is better than the reference? paired by seed
-    "convergence",  # which converges faster? epochs and seconds to a validation threshold, against the reference
-    "overfitting",  # how far is training ahead of test? the gap of each arm, against the reference
-    "caching",  # how much faster is it on cached features? seconds an epoch, in all, and the break-even
-    "time",  # why does one train longer than the other? epochs, seconds an epoch, multiply-adds, share trained
-    "labels",  # how does the difference to the reference depend on the number of labels?
-    "surface",  # accuracy and seconds over reuse_layers, unfreeze and per_class, against scratch, and a recipe
+    "score",  # test accuracy and precision, learning curves
+    "compare",  # test accuracy vs. the reference, paired by seed
+    "convergence",  # epochs and seconds to a validation threshold, vs. the reference
+    "overfitting",  # training - test accuracy, optionally vs. the reference
+    "caching",  # time per epoch and in total on cached features, and the break-even
+    "time",  # why training takes longer: epochs, time per epoch, MACs, share of parameters trained
+    "labels",  # difference from the reference by number of labels
+    "surface",  # accuracy and time over reuse_layers, unfreeze and per_class, and recommended settings
 )
 
 
 @dataclass(frozen=True)
 class Member:
-    """One finished run of an arm.
+    """A finished run of an arm."""
 
-    Attributes:
-        seed: What pairs it with the runs of other arms.
-        run: Everything read back from the tracking store.
-        reused: Whether it was recognised as finished rather than run now.
-    """
-
-    seed: int
-    run: Arm
-    reused: bool
+    seed: int  # pairs it with the runs of other arms
+    run: Arm  # as read from the tracking store
+    reused: bool  # whether it was a cache hit
 
 
 @dataclass(frozen=True)
 class ReportedArm:
-    """One arm of a study over its seeds.
+    """An arm with its runs."""
 
-    Attributes:
-        name: Its name in the plan.
-        label: What tables and figures call it.
-        entry_point: The stage that ran it.
-        members: Its finished runs, by seed.
-        failures: Seed and reason of each that did not finish.
-    """
+    name: str  # in the plan
+    label: str  # in tables and charts
+    entry_point: str  # of its runs
+    members: tuple[Member, ...]  # finished runs, by seed
+    failures: tuple[tuple[int, str], ...] = ()  # (seed, reason) of the others
 
-    name: str
-    label: str
-    entry_point: str
-    members: tuple[Member, ...]
-    failures: tuple[tuple[int, str], ...] = ()
+    @property
+    def unconverged(self) -> int:
+        """Number of runs that were stopped by their epoch cap."""
+        return sum(member.run.tags.get(names.CONVERGED, "yes") != "yes" for member in self.members)
+
+    @property
+    def marked_label(self) -> str:
+        """The label, marked if a run was stopped by its epoch cap."""
+        return f"{self.label}{CAP_MARK}" if self.unconverged else self.label
 
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """Where wall-clock went.
+    """Wall-clock time of a part of a plan run."""
 
-    Attributes:
-        what: An arm's label, or a part such as `report`.
-        runs: How many runs.
-        seconds: Spent now, in all of them.
-        saved_seconds: What recognised runs took when they were run, and were not run again now.
-    """
+    what: str  # label of an arm, or another part
+    runs: int  # number of runs
+    seconds: float  # time spent
+    saved_seconds: float  # original time of the cached runs
 
-    what: str
-    runs: int
-    seconds: float
-    saved_seconds: float
+
+@dataclass(frozen=True)
+class Links:
+    """Builds links to runs on a tracking server; every link is empty without one."""
+
+    server: str  # tracking URI; only http(s) URIs are linked
+    experiment_id: str  # MLflow's id
+
+    @property
+    def base(self) -> str:
+        """The address of the UI; empty without a server."""
+        return f"{self.server.rstrip('/')}/#" if self.server.startswith(("http://", "https://")) else ""
+
+    def run(self, run_id: str) -> str:
+        """Return the address of one run."""
+        return f"{self.base}/experiments/{self.experiment_id}/runs/{run_id}" if self.base and run_id else ""
+
+    def runs(self, arm: ReportedArm) -> str:
+        """Return the address of an arm's run, or of the comparison of its runs."""
+        run_ids = [member.run.run_id for member in arm.members]
+        if not self.base or len(run_ids) < 2:
+            return self.run(run_ids[0]) if run_ids else ""
+        runs, experiments = quote(json.dumps(run_ids)), quote(json.dumps([self.experiment_id]))
+        return f"{self.base}/compare-runs?runs={runs}&experiments={experiments}"
 
 
 @dataclass(frozen=True)
 class PlanRunFacts:
-    """A whole study, as its report sees it.
+    """Everything that the report of a plan run is made from."""
 
-    Attributes:
-        name: Of the plan, such as `assignments`.
-        title: The page's heading.
-        description: A paragraph on what was done.
-        profile: `quick`, `full`, or whatever the plan calls it.
-        seeds: How many were asked for.
-        arms: By name, in the plan's order.
-        questions: In the plan's order.
-        ledger: Where the time went.
-        total_seconds: Wall-clock of the study now.
-        run_id: The study's own run; empty where there is none.
-        server: The tracking server's address, where one is named; numbers then link to their runs.
-        experiment_id: MLflow's id, for those links.
-        command: What was typed, or would be typed to repeat it.
-        missing: Sentences on what else is missing, shown at the top beside the arms' failures.
-    """
+    record: PlanRecord
+    arms: dict[str, ReportedArm]  # by name, in the plan's order
+    links: Links
+    ledger: tuple[LedgerLine, ...] = ()  # wall-clock time by arm; empty if the runs were not made by a plan run
+    run_id: str = ""  # the plan run; empty without one
 
-    name: str
-    title: str
-    description: str
-    profile: str
-    seeds: int
-    arms: dict[str, ReportedArm]
-    questions: tuple[Question, ...]
-    ledger: tuple[LedgerLine, ...] = ()
-    total_seconds: float = 0.0
-    run_id: str = ""
-    server: str = ""
-    experiment_id: str = ""
-    command: str = ""
-    missing: tuple[str, ...] = field(default=())
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """All questions, in the plan's order."""
+        return self.record.questions
+
+    @property
+    def runs(self) -> list[tuple[ReportedArm, Member]]:
+        """All finished runs with their arms."""
+        return [(arm, member) for arm in self.arms.values() for member in arm.members]

@@ -1,29 +1,29 @@
-"""`main`: carry out a whole plan as nested runs of one run, then write its report.
+"""`main`: run a whole plan as nested runs of one plan run, then write its report.
 
-    python -m pipeline main --profile quick        both reference studies; the README says how long it takes
-    python -m pipeline main --plan surface         which layers to reuse, at how many labels, at what cost
+    python -m pipeline main --profile quick        both reference studies
+    python -m pipeline main --plan surface         which layers to reuse, with how many labels, at what cost
 
-Finished steps are recognised, so the same command again does nothing, and an interrupted study goes on.
+Completed steps are cached. Run the same command again to resume an interrupted plan.
 """  # fmt: skip
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
-from pipeline.execution.runner import explain_steps, run_plan
+from pipeline.execution.runner import print_plan, run_plan
 from pipeline.params import MainParams
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import load_plan
 from pipeline.plan.outcome import PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan, walk
-from pipeline.report.loader import write_study
+from pipeline.report.loader import write_plan_report
 from pipeline.report.records import KINDS
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
@@ -35,46 +35,39 @@ from pipeline.tracking.store import Client, active_experiment_id, open_store
 
 
 def main(params: MainParams) -> StageResult:
-    """Carry out a plan and write its report.
-
-    Args:
-        params: Which plan, which profile, how many seeds.
+    """Run a plan and write its report.
 
     Returns:
-        The study's run, no model, and how many steps were run, recognised and failed.
+        The plan run's id, and the number of steps that ran, were cached and failed.
 
     Raises:
-        UserInputError: The plan cannot be read or holds faults; nothing was run.
-        StudyIncompleteError: Some steps failed; the report says what is missing.
-        Interrupted: Ctrl-C or SIGTERM; finished steps are kept and recognised next time.
+        UserInputError: The plan is invalid; nothing was run.
+        PlanIncompleteError: Some steps failed; the report lists them.
+        Interrupted: Ctrl-C or SIGTERM; completed steps stay cached.
     """
     began = time.perf_counter()
     plan = load_plan(params.plan, plan_overrides(params))
     client = open_store()
     if params.dry_run:
-        return explain_steps(plan)
+        return print_plan(plan)
     close_orphaned_runs(client)
-    with opened_late(params, plan) as parent:
-        plan_context = PlanContext(parent.run_id, rerun=params.rerun)
+    folder = Path(params.folder) / plan.name
+    with ExitStack() as stack:
+        open_run = functools.cache(lambda: stack.enter_context(plan_run(params, plan)))  # a cached plan needs no run
         if os.environ.get("MLFLOW_RUN_ID"):
-            parent.run_id()  # the run that mlflow made is the study's, not that of its first step
+            open_run()  # `mlflow run` created this run for the plan, not for its first step
+        plan_context = PlanContext(lambda: open_run().run_id, rerun=params.rerun)
         outcomes = run_plan(walk(plan), plan_context, explain=params.explain)
-        record = record_of(plan, outcomes, total_seconds=time.perf_counter() - began, command=command(params))
-        digest, folder = plan_digest(record), Path(params.folder) / plan.name
-        if not parent.opened and (known := finished_before(client, digest)) is not None:
-            run_id, finished = known
-            echo(f"nothing to do: all {len(outcomes)} steps are finished, and run {run_id} is this study's")
-            if not is_written(finished, folder):
-                write_study(Store(client, active_experiment_id()), finished, run_id, folder)
-            echo(f"report: {folder / 'study.html'}, and that run's artifacts")
-            return StageResult(run_id, "", {}, reused=True)
-        return conclude(parent.open(), record, digest, folder)
+        record = record_of(plan, outcomes, total_seconds=time.perf_counter() - began, command=repeat_command(params))
+        if not open_run.cache_info().currsize and (cached := find_cached_plan(client, record)) is not None:
+            return reuse_plan_run(client, *cached, folder=folder)
+        return finish_plan(open_run(), record, folder)
 
 
 def plan_overrides(params: MainParams) -> PlanOverrides:
-    """Return what the parameters ask of a plan."""
-    wanted = {"dataset": params.dataset, "device": params.device, "threads": params.threads}
-    overrides: dict[str, object] = {name: value for name, value in wanted.items() if value != "auto"}
+    """Collect the command-line overrides that apply to every arm."""
+    machine = {"dataset": params.dataset, "device": params.device, "threads": params.threads}
+    overrides: dict[str, object] = {name: value for name, value in machine.items() if value != "auto"}
     return PlanOverrides(
         profile=params.profile,
         seeds=None if params.seeds == "auto" else params.seeds,
@@ -85,61 +78,22 @@ def plan_overrides(params: MainParams) -> PlanOverrides:
     )
 
 
-class Parent:
-    """The study's run, opened when it is first needed: a study in which nothing is run leaves none behind."""
-
-    def __init__(self, params: MainParams, plan: Plan):
-        self._context = stage_run(
-            params,
-            name=f"study {plan.name} {plan.profile}",
-            note=f"{plan.title}. {plan.description}\n\nThe steps are this run's children; the report is its artifact.",
-            tags={},
-        )
-        self._run: StageRun | None = None
-
-    @property
-    def opened(self) -> bool:
-        """Whether the run is open."""
-        return self._run is not None
-
-    def open(self) -> StageRun:
-        """Return the run, opened by now."""
-        if self._run is None:
-            self._run = self._context.__enter__()
-        return self._run
-
-    def run_id(self) -> str:
-        """Return the run's id, the run opened by now."""
-        return self.open().run_id
-
-    def close(self, error: BaseException | None) -> None:
-        """End the run, if it was opened, as what happened demands."""
-        if self._run is not None:
-            self._context.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-
-
-@contextmanager
-def opened_late(params: MainParams, plan: Plan) -> Iterator[Parent]:
-    """Give a study's run that is opened when it is first needed, and ended with the block."""
-    parent = Parent(params, plan)
-    try:
-        yield parent
-    except BaseException as error:
-        parent.close(error)
-        raise
-    parent.close(None)
+def plan_run(params: MainParams, plan: Plan) -> AbstractContextManager[StageRun]:
+    """Return the context of the plan's run, which is the parent of its steps' runs."""
+    note = f"{plan.title}. {plan.description}\n\nIts steps are the child runs; its report is an artifact."
+    return stage_run(params, name=f"plan {plan.name}, {plan.profile}", note=note, tags={})
 
 
 def plan_digest(record: PlanRecord) -> str:
-    """Return a digest of the runs that make a study up and of what is asked of them."""
+    """Return a digest of a plan's text and of the runs of its steps."""
     parts = [f"{outcome.arm} {outcome.seed} {outcome.run_id}" for outcome in record.outcomes]
     parts += [repr(question) for question in record.questions] + [record.title, record.description]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def finished_before(client: Client, digest: str) -> tuple[str, PlanRecord] | None:
-    """Return the newest finished run of a study with a digest, and its record; None without a whole record."""
-    run_id = find_plan_run(client, digest)
+def find_cached_plan(client: Client, record: PlanRecord) -> tuple[str, PlanRecord] | None:
+    """Return the newest finished plan run with the same steps, and its record; None if there is none."""
+    run_id = find_plan_run(client, plan_digest(record))
     try:
         text = read_plan_record(client, run_id) if run_id else None
         return (run_id, record_from_json(text)) if text is not None else None
@@ -147,34 +101,40 @@ def finished_before(client: Client, digest: str) -> tuple[str, PlanRecord] | Non
         return None
 
 
-def is_written(record: PlanRecord, folder: Path) -> bool:
-    """Whether a folder holds the report of this very study, not that of another profile or number of seeds."""
+def reuse_plan_run(client: Client, run_id: str, record: PlanRecord, *, folder: Path) -> StageResult:
+    """Print that the whole plan is cached; write its report if the folder has none, or that of another run."""
+    echo(f"nothing to do: all {len(record.outcomes)} steps are cached (plan run {run_id})")
     path = folder / names.PLAN_RECORD
-    return (folder / "study.html").is_file() and path.is_file() and path.read_text("utf-8") == record.to_json()
+    is_current = path.is_file() and path.read_text("utf-8") == record.to_json()
+    if not is_current or not (folder / "study.html").is_file():
+        write_plan_report(Store(client, active_experiment_id()), record, run_id=run_id, folder=folder)
+    echo(f"report: {folder / 'study.html'} (also an artifact of the plan run)")
+    return StageResult(run_id, "", {}, reused=True)
 
 
-def conclude(run: StageRun, record: PlanRecord, digest: str, folder: Path) -> StageResult:
-    """Write and log the report, and say what was found.
+def finish_plan(run: StageRun, record: PlanRecord, folder: Path) -> StageResult:
+    """Write and log the report, and log how many steps ran, were cached and failed.
 
     Raises:
-        StudyIncompleteError: Some steps failed.
+        PlanIncompleteError: Some steps failed.
     """
-    for file in write_study(Store(run.client, run.experiment_id), record, run.run_id, folder):
+    for file in write_plan_report(Store(run.client, run.experiment_id), record, run_id=run.run_id, folder=folder):
         run.log_file(file, names.REPORT)
     reused = [outcome for outcome in record.outcomes if outcome.reused]
     failed = [outcome for outcome in record.outcomes if outcome.failure]
-    run.set_tags({names.PLAN_DIGEST: "" if failed else digest, "reused_runs": " ".join(o.run_id for o in reused)})
-    ran = len(record.outcomes) - len(reused) - len(failed)
-    run.log_final({"study/run": ran, "study/reused": len(reused), "study/failed": len(failed)})
+    digest = "" if failed else plan_digest(record)
+    run.set_tags({names.PLAN_DIGEST: digest, "reused_runs": " ".join(outcome.run_id for outcome in reused)})
+    completed = len(record.outcomes) - len(reused) - len(failed)
+    run.log_final({"study/run": completed, "study/reused": len(reused), "study/failed": len(failed)})
     echo(f"report: {folder / 'study.html'} (and .md, .csv), run {run.run_id}")
     if failed:
-        listed = "; ".join(f"{outcome.arm} seed {outcome.seed}: {outcome.failure}" for outcome in failed)
-        raise PlanIncompleteError(f"{len(failed)} of {len(record.outcomes)} steps are missing: {listed}")
+        failures = "; ".join(f"{outcome.arm} seed {outcome.seed}: {outcome.failure}" for outcome in failed)
+        raise PlanIncompleteError(f"{len(failed)} of {len(record.outcomes)} steps are missing: {failures}")
     return StageResult(run.run_id, "", dict(run.final_metrics))
 
 
-def command(params: MainParams) -> str:
-    """Return the command that repeats a study."""
-    default = MainParams()
-    given = {name: value for name, value in params.logged().items() if value != default.logged()[name]}
-    return " ".join(["mlflow run .", *(f"-P {name}={value}" for name, value in given.items())])
+def repeat_command(params: MainParams) -> str:
+    """Return the command that repeats a plan run."""
+    defaults = MainParams().logged()
+    changed = [f"-P {name}={value}" for name, value in params.logged().items() if value != defaults[name]]
+    return " ".join(["mlflow run .", *changed])

@@ -1,9 +1,10 @@
-"""`report`: a study's report written again, or arms side by side from finished runs.
+"""`report`: write the report of a plan run again, or compare finished runs.
 
-python -m pipeline report                  the newest study, or else the newest finetune_cnn, its base, its scratch_cnn
-python -m pipeline report --runs ID        the study of that run
-python -m pipeline report --runs ID,ID,ID  any finished runs that trained
-"""  # fmt: skip
+python -m pipeline report                  the newest plan run; without one, the newest finetune_cnn, its base and
+                                           its scratch_cnn
+python -m pipeline report --runs ID        the plan run with that id
+python -m pipeline report --runs ID,ID,ID  any finished runs that trained, each as an arm; the last is the reference
+"""
 
 from __future__ import annotations
 
@@ -14,9 +15,8 @@ from pipeline.console import echo
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import ReportParams
 from pipeline.plan.outcome import PlanRecord, record_from_json
-from pipeline.report.comparison import comparison_figure, comparison_markdown, comparison_table
-from pipeline.report.loader import write_study
-from pipeline.report.run_plots import save_figure
+from pipeline.report.ad_hoc_plan import ad_hoc_record
+from pipeline.report.loader import write_plan_report
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.queries import Arm, Store, newest_arm, newest_plan_run, read_arm, read_plan_record
@@ -25,47 +25,34 @@ from pipeline.tracking.store import Client, open_store
 
 
 def report(params: ReportParams) -> StageResult:
-    """Write one table (Markdown and CSV) and one figure that compare finished runs, and log them.
-
-    Args:
-        params: Which runs, and where the files go.
-
-    Returns:
-        The run's id, no model, no metrics.
+    """Write a report to `folder`, log it to a new run, and return that run without a model or metrics.
 
     Raises:
-        UserInputError: A run cannot be found or is not finished; no run was made.
+        UserInputError: A run does not exist or is not finished; no run was created.
     """
     client = open_store()
-    if (study := chosen_study(client, params)) is not None:
-        return write_again(client, params, *study)
-    arms = chosen_arms(client, params)
+    run_id, record = find_plan_run(client, params.runs) or ("", ad_hoc_record(chosen_runs(client, params.runs)))
+    folder = Path(params.folder) / record.name
+    runs = ", ".join(outcome.run_id for outcome in record.outcomes if outcome.run_id)
     if params.dry_run:
         echo(json.dumps(params.logged(), indent=2))
-        echo("dry run: " + ", ".join(f"{arm.name} ({arm.run_id})" for arm in arms) + " would be compared")
+        echo(f"dry run: would write {folder / 'study.html'} from {f'plan run {run_id}' if run_id else f'runs {runs}'}")
         return StageResult("", "", {})
-    folder = Path(params.folder)
-    note = "Finished runs side by side: " + ", ".join(f"{arm.name} ({arm.run_id})" for arm in arms)
-    with stage_run(params, name="report", note=note, tags={}) as run:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = comparison_markdown(arms)
-        (folder / "comparison.md").write_text(text, encoding="utf-8")
-        comparison_table(arms).to_csv(folder / "comparison.csv")
-        save_figure(comparison_figure(arms), folder / "comparison.png")
-        for name in ("comparison.md", "comparison.csv", "comparison.png"):
-            run.log_file(folder / name, "report")
-        echo(text)
-        echo(f"written to {folder}/comparison.md, .csv and .png, and logged to run {run.run_id}")
+    note = f"Report of plan run {run_id} ({record.name})." if run_id else f"Comparison of runs {runs}."
+    with stage_run(params, name=f"report {record.name}", note=note, tags={}) as run:
+        for file in write_plan_report(Store(client, run.experiment_id), record, run_id=run_id, folder=folder):
+            run.log_file(file, names.REPORT)
+        echo(f"report: {folder / 'study.html'} (and .md, .csv), logged to run {run.run_id}")
         return StageResult(run.run_id, "", {})
 
 
-def chosen_study(client: Client, params: ReportParams) -> tuple[str, PlanRecord] | None:
-    """Return the study that is named, or the newest one, with its run; None where single runs are to be compared.
+def find_plan_run(client: Client, runs: str) -> tuple[str, PlanRecord] | None:
+    """Return the requested or newest plan run with its record; None if single runs are to be compared.
 
     Raises:
-        UserInputError: The run is a study's and its record cannot be read.
+        UserInputError: The plan run's record cannot be read.
     """
-    run_id = newest_plan_run(client) if params.runs == "auto" else params.runs
+    run_id = newest_plan_run(client) if runs == "auto" else runs
     text = read_plan_record(client, run_id) if run_id and "," not in run_id else None
     if text is None:
         return None
@@ -73,43 +60,22 @@ def chosen_study(client: Client, params: ReportParams) -> tuple[str, PlanRecord]
         return run_id, record_from_json(text)
     except ValueError as error:
         raise UserInputError(
-            Fault("runs", run_id, f"has a damaged {names.PLAN_RECORD}: {error}.", "Run main again.")
+            Fault("runs", run_id, f"has a damaged {names.PLAN_RECORD}: {error}.", "Run the plan again.")
         ) from None
 
 
-def write_again(client: Client, params: ReportParams, run_id: str, record: PlanRecord) -> StageResult:
-    """Write a study's report from its runs as they are now, and log it."""
-    if params.dry_run:
-        echo(json.dumps(params.logged(), indent=2))
-        echo(f"dry run: the report of study {record.name} (run {run_id}) would be written again")
-        return StageResult("", "", {})
-    folder = Path(params.folder) / record.name
-    note = f"The report of study {record.name}, run {run_id}, written again."
-    with stage_run(params, name=f"report {record.name}", note=note, tags={}) as run:
-        for file in write_study(Store(client, run.experiment_id), record, run_id, folder):
-            run.log_file(file, names.REPORT)
-        echo(f"written to {folder / 'study.html'} (and .md, .csv), and logged to run {run.run_id}")
-        return StageResult(run.run_id, "", {})
-
-
-def chosen_arms(client: Client, params: ReportParams) -> list[Arm]:
-    """Return the named runs, or the newest fine-tuned CNN with its base before and its scratch arm after it.
+def chosen_runs(client: Client, runs: str) -> list[Arm]:
+    """Return the requested runs, or the newest finetune_cnn run between its base and the matching scratch_cnn run.
 
     Raises:
-        UserInputError: There is nothing to compare.
+        UserInputError: A requested run cannot be used, or there is nothing to compare.
     """
-    if params.runs != "auto":
-        return [read_arm(client, run_id) for run_id in params.runs.split(",")]
+    if runs != "auto":
+        return [read_arm(client, run_id) for run_id in runs.split(",")]
     tuned = newest_arm(client, "finetune_cnn")
     scratch = newest_arm(client, "scratch_cnn", like=tuned) if tuned else None
     if tuned is None or scratch is None:
-        raise UserInputError(
-            Fault(
-                "runs",
-                "auto",
-                "there are no finished finetune_cnn and scratch_cnn runs that match.",
-                "Run both first, or name runs.",
-            )
-        )
-    base = tuned.tags.get(names.BASE_RUN_ID)  # there is none where nothing was copied
+        missing = "no finished finetune_cnn run has a matching scratch_cnn run."
+        raise UserInputError(Fault("runs", "auto", missing, "Run both first, or pass run ids."))
+    base = tuned.tags.get(names.BASE_RUN_ID)
     return [*([read_arm(client, base)] if base else []), tuned, scratch]

@@ -1,8 +1,4 @@
-"""The one body of `transfer`, `finetune_cnn` and `scratch_cnn`.
-
-Settle what is reused of which base, open the run, build the network, cache the frozen part where that is asked
-for, fit, evaluate, hand over.
-"""
+"""The body of `transfer`, `finetune_cnn` and `scratch_cnn`: prepare, build, cache features, fit, evaluate, log."""
 
 from __future__ import annotations
 
@@ -10,255 +6,213 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from pipeline.console import echo
-from pipeline.data.splits import check_batch, choose_classes
+from pipeline.data.splits import choose_classes
 from pipeline.errors import Fault, UserInputError
-from pipeline.networks.build import architecture_digest
+from pipeline.networks.build import architecture_digest, build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
-from pipeline.params import TargetParams
-from pipeline.params.stages import ReusingParams
-from pipeline.params.target import TARGET_BUDGETS
-from pipeline.runtime import Runtime, generator, resolve_runtime
-from pipeline.stages.base_selection import TargetSetup, ToReuse, inherits_draw, labels_asked_for, prepare_target
-from pipeline.stages.training_run import finish, fit_and_evaluate, fit_settings, print_dry_run, resolve_machine
-from pipeline.tracking import names
-from pipeline.tracking.cache_key import cache_key
-from pipeline.tracking.feature_artifacts import (
-    check_features_exist,
-    check_size,
-    find_features,
-    load_features,
-    log_features,
+from pipeline.params.stages import TargetStageParams
+from pipeline.params.target import ReuseParams
+from pipeline.runtime import Runtime, generator
+from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target
+from pipeline.stages.training_run import (
+    describe_split,
+    finish,
+    fit_and_evaluate,
+    fit_settings,
+    print_dry_run,
+    resolve_machine,
+    resolve_training_runtime,
 )
+from pipeline.tracking import names
+from pipeline.tracking.cache_key import CacheKey, cache_key
+from pipeline.tracking.feature_artifacts import check_size, find_features, load_features, log_features
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.features import Features, check_sample, compute_features, fingerprint, prefix_seconds
-from pipeline.training.loop import FitSettings
 
 logger = logging.getLogger(__name__)
 
-Obtain = Callable[[StageRun], Features | None]
+FeatureSource = Callable[[StageRun], Features | None]
 
 
 def train_on_target(
-    params: TargetParams,
-    to_reuse: ToReuse,
+    params: TargetStageParams,
+    rule: ReuseRule,
     *,
-    min_depth: int,
     plan_context: PlanContext | None = None,
     resumed_run_id: str | None = None,
 ) -> StageResult:
-    """Train a network on target classes, some of its blocks copied from a base, as one MLflow run.
-
-    Args:
-        params: Of the stage.
-        translate: What the stage takes of a base with a given number of blocks.
-        least_depth: The blocks that a base must have; 0 where none of its weights are used.
-        plan_context: Of the plan run that this step belongs to; cached results are reused.
-        resumed_run_id: The interrupted run to go on with.
-    """
-    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.family == "cnn")
+    """Train a network on target classes as one MLflow run; `rule` decides which blocks are copied from a base."""
     client = open_store()
-    choice = prepare_target(
-        params, client, to_reuse, lambda found: check_setup(params, client, found), min_depth=min_depth
-    )
-    asked = params
-    params = resolve_auto(params, choice, runtime)
-    log_setup(choice)
-    if choice.base is None and choice.reuse.copied:  # a dry run without a base
-        return print_dry_run(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
-    inputs = {
-        "data": choice.split.digest,
-        "base": choice.base.digest if choice.base and choice.reuse.copied else "",
-        "architecture": architecture_digest(choice.architecture),  # the base's, also where nothing of it is copied
-    }
-    key = cache_key(params, inputs, runtime.description)
-    if not params.dry_run and (done := cached_step_result(plan_context, key, params.register_as)) is not None:
-        return done
-    network, report = reuse_network(
-        choice.architecture,
-        choice.base.network if choice.base else None,
-        choice.reuse,
-        generator=generator(params.seed, "weights"),
-    )
+    setup = prepare_target(params, client, rule)
+    runtime = resolve_target_runtime(params, setup)
+    params = resolve_auto(params, setup, runtime)
+    log_setup(setup)
+    if setup.base is None and setup.reuse.copied:
+        assert params.dry_run, "only a dry run has no base to copy from"
+        return print_dry_run(params, setup.data.split, f"network: {setup.architecture.model_dump_json()}")
+    key = result_key(params, setup, runtime)
+    if not params.dry_run and (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
+        return cached
+    with runtime.in_effect():
+        return _train(params, setup, runtime, key=key, client=client, plan_context=plan_context, resumed=resumed_run_id)
+
+
+def _train(
+    params: TargetStageParams,
+    setup: TargetSetup,
+    runtime: Runtime,
+    *,
+    key: CacheKey,
+    client: Client,
+    plan_context: PlanContext | None,
+    resumed: str | None,
+) -> StageResult:
+    base_network = setup.base.network if setup.base else None
+    rng = generator(params.seed, "weights")
+    network, report = reuse_network(setup.architecture, base_network, setup.reuse, generator=rng)
     network.to(runtime.device)
     logger.info(str(report))
-    obtain = feature_source(params, client, choice, network)
+    feature_source = resolve_features(params, setup, network, client=client)
     if params.dry_run:
-        return print_dry_run(params, choice.split, f"network: {choice.architecture.model_dump_json()}")
-
-    tags = {**key.tags(), **lineage_tags(choice)}
-    if inherits_draw(asked, choice.draw_from):
-        tags[names.INHERITED_DRAW] = "true"
-    name = f"{params.entry_point} {params.classes} {describe(choice)} seed {params.seed}"
-    parent = parent_run_of(plan_context)
+        return print_dry_run(params, setup.data.split, f"network: {setup.architecture.model_dump_json()}")
     with stage_run(
-        params, name=name, note=note(choice), tags=tags, parent_run_id=parent, resumed_run_id=resumed_run_id
+        params,
+        name=f"{params.entry_point} {params.classes}, {describe_reuse(setup)}, seed {params.seed}",
+        note=describe_run(setup),
+        tags={**key.tags(), **setup_tags(setup)},
+        parent_run_id=parent_run_of(plan_context),
+        resumed_run_id=resumed,
     ) as run:
-        log_inputs(run, choice, report)
-        settings = fit_settings(params, runtime, **copied_settings(params))
-        features = obtain(run)
-        costs = feature_costs(features, network, choice, settings)
-        trained = fit_and_evaluate(run, network, choice.split, settings, copied=choice.reuse.copied, features=features)
-        result = finish(
-            run, trained, choice.split, params, data_seconds=choice.data_seconds, more=costs, seen_before=seen(choice)
-        )
-        say_difference(choice, result)
+        log_inputs(run, setup, report)
+        settings, split, copied = fit_settings(params, runtime), setup.data.split, setup.reuse.copied
+        features = feature_source(run)
+        costs = feature_costs(features, network, setup, batch_size=settings.batch_size)
+        trained = fit_and_evaluate(run, network, split, settings=settings, copied=copied, features=features)
+        seconds, seen = setup.data.seconds, seen_indices(setup)
+        result = finish(run, trained, params, data_seconds=seconds, extra_metrics=costs, seen_before=seen)
+        print_gain(setup, result)
         return result
 
 
-def check_setup(params: TargetParams, client: Client, choice: TargetSetup) -> None:
-    """Refuse what does not fit, before a base is trained for it.
-
-    Raises:
-        UserInputError: The batch is larger than the data or too small for batch norm, a CNN's target overlaps its
-            base's classes, or there is nothing to cache or no such features.
-    """
-    batch_size = budget_of(params, choice)["batch_size"] if params.batch_size == "auto" else int(params.batch_size)
-    check_batch(choice.split, batch_size)
-    if batch_size == 1 and choice.architecture.batch_norm and choice.reuse.frozen < choice.reuse.depth:
-        raise UserInputError(
-            Fault("batch_size", 1, "the base has batch norm, which needs at least 2 images.", "Raise it.")
-        )
-    if choice.overlap and params.family == "cnn":
-        shared = ", ".join(map(str, choice.overlap))
-        raise UserInputError(
-            Fault(
-                "classes",
-                params.classes,
-                f"the base has already been trained on {shared}.",
-                "Name other classes, or another base.",
-            )
-        )
-    features = params.features if isinstance(params, ReusingParams) else "none"
-    if features != "none" and choice.reuse.frozen == 0:
-        raise UserInputError(
-            Fault("features", features, "no block is frozen, so there is nothing to cache.", "Use features=none.")
-        )
-    if features not in ("none", "auto"):
-        check_features_exist(client, features)
+def resolve_target_runtime(params: TargetStageParams, setup: TargetSetup) -> Runtime:
+    """Resolve device, precision and threads; with cached features, only the blocks above them count as work."""
+    network = build_network(setup.architecture, generator(params.seed, "weights"))
+    network.freeze(setup.reuse.frozen)
+    cached = isinstance(params, ReuseParams) and params.features != "none"
+    start = setup.reuse.frozen if cached else 0
+    batch_size = int(setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size)
+    return resolve_training_runtime(params, network, batch_size, start=start)
 
 
-def budget_of(params: TargetParams, choice: TargetSetup) -> dict[str, Any]:
-    """Return the budget that goes with the labels that were asked for, with a batch that the data can fill."""
-    budget = TARGET_BUDGETS["all" if labels_asked_for(params, choice.draw_from) == "all" else "few"]
-    return {**budget, "batch_size": min(budget["batch_size"], len(choice.split.train))}
-
-
-def resolve_auto(params: TargetParams, choice: TargetSetup, runtime: Runtime) -> TargetParams:
-    """Return the parameters as they are logged: every auto replaced by what it came to."""
-    found: dict[str, object] = {}
-    if choice.base is not None:
-        found["base"] = choice.base.model_uri
-    found["per_class"] = labels_asked_for(params, choice.draw_from)
-    validation = choice.split.validation.labels.bincount()
+def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime) -> TargetStageParams:
+    """Return the parameters as they are logged: every auto replaced by its value."""
+    resolved: dict[str, object] = {"per_class": setup.data.per_class}
+    if setup.base is not None:
+        resolved["base"] = setup.base.model_uri
+    validation = setup.data.split.validation.labels.bincount()
     if params.val_per_class == "auto" and len(validation.unique()) == 1:
-        found["val_per_class"] = int(validation[0])
-    budget = budget_of(params, choice)
-    found |= {name: value for name, value in budget.items() if getattr(params, name) == "auto"}
-    if hasattr(params, "reuse_layers"):
-        found["reuse_layers"] = choice.reuse.copied
-        found["upper"] = "fresh" if choice.reuse.depth > choice.reuse.copied else "drop"
-    return resolve_machine(params, choice.split, runtime).model_copy(update=found)
+        resolved["val_per_class"] = int(validation[0])
+    resolved |= {name: value for name, value in setup.budget().items() if getattr(params, name) == "auto"}
+    if "reuse_layers" in type(params).model_fields:
+        resolved["reuse_layers"] = setup.reuse.copied
+        resolved["upper"] = "fresh" if setup.reuse.depth > setup.reuse.copied else "drop"
+    return resolve_machine(params, setup.data.split, runtime).model_copy(update=resolved)
 
 
-def seen(choice: TargetSetup) -> Tensor | None:
-    """Return the places of images that the base, or one before it, was trained on, if weights of it are used."""
-    if choice.base is None or not choice.reuse.copied or choice.base.dataset != choice.split.dataset:
+def result_key(params: TargetStageParams, setup: TargetSetup, runtime: Runtime) -> CacheKey:
+    """Return the cache key; training from scratch depends on the base's architecture, but not on its weights."""
+    inputs = {
+        "data": setup.data.split.digest,
+        "base": setup.base.digest if setup.base and setup.reuse.copied else "",
+        "architecture": architecture_digest(setup.architecture),
+    }
+    return cache_key(params, inputs, runtime.description)
+
+
+def seen_indices(setup: TargetSetup) -> Tensor | None:
+    """Return indices of images that the base, or one of its bases, was trained on, if its weights are used."""
+    if setup.base is None or not setup.reuse.copied or setup.base.dataset != setup.data.dataset.name:
         return None
-    return choice.base.seen_indices
+    return setup.base.seen_indices
 
 
-def log_setup(choice: TargetSetup) -> None:
-    """Say which data, which base and why, and what is taken of it."""
-    logger.info(f"data: {choice.split.note}")
-    if choice.base is not None:
-        logger.info(f"{choice.base.ancestry}, {choice.base.why}")
-    logger.info(f"reuse: {choice.reuse}")
-    if choice.continued:
-        logger.info("the base has the target's own classes: it is continued with its head and its draw of labels")
-    if choice.overlap:
-        logger.warning(f"the base has already seen the target classes {', '.join(map(str, choice.overlap))}")
+def log_setup(setup: TargetSetup) -> None:
+    """Log data, base and reuse."""
+    logger.info(f"data: {setup.data.split.note}")
+    if setup.base is not None:
+        logger.info(f"{setup.base.ancestry}, {setup.base.why}")
+    logger.info(f"reuse: {setup.reuse}")
+    if setup.reuse.keeps_head:
+        logger.info("the base has the target classes: its training continues, with its head and its label sample")
+    if setup.overlap:
+        logger.warning(f"the base was already trained on target classes {', '.join(map(str, setup.overlap))}")
 
 
-def describe(choice: TargetSetup) -> str:
-    """Return what is reused in a few words, for the run's name."""
-    reuse = choice.reuse
+def describe_reuse(setup: TargetSetup) -> str:
+    """Return the reuse in a few words, for the run's name."""
+    reuse = setup.reuse
     if not reuse.copied:
         return "from scratch"
-    return f"{'continued ' if choice.continued else ''}{reuse.copied} copied {reuse.frozen} frozen"
+    return f"{'continued, ' if reuse.keeps_head else ''}{reuse.copied} copied, {reuse.frozen} frozen"
 
 
-def note(choice: TargetSetup) -> str:
-    """Return what the run is, in words."""
-    split = choice.split
-    base = f" Its base is {choice.base.ancestry}." if choice.base else ""
-    return (
-        f"A network for classes {split.classes_text} of {split.dataset}: {choice.reuse}. {len(split.train)} images to "
-        f"train on, {len(split.validation)} more for validation, {len(split.test)} for test.{base}"
-    )
+def describe_run(setup: TargetSetup) -> str:
+    """Return the run's note."""
+    base = f" Base: {setup.base.ancestry}." if setup.base else ""
+    return f"Network for {describe_split(setup.data.split)}. Reuse: {setup.reuse}.{base}"
 
 
-def lineage_tags(choice: TargetSetup) -> dict[str, object]:
-    """Return the tags that tell a run's ancestry."""
-    tags: dict[str, object] = {}
-    if choice.base is not None:
-        tags |= {
-            names.BASE_MODEL_URI: choice.base.model_uri,
-            names.BASE_RUN_ID: choice.base.run_id,
-            names.ANCESTRY: choice.base.ancestry,
-        }
-    if choice.overlap:
-        tags[names.CLASS_OVERLAP] = ",".join(map(str, choice.overlap))
+def setup_tags(setup: TargetSetup) -> dict[str, object]:
+    """Return the tags about the base and the label sample."""
+    tags = base_tags(setup.base) if setup.base else {}
+    if setup.overlap:
+        tags[names.CLASS_OVERLAP] = ",".join(map(str, setup.overlap))
+    if setup.data.inherited:
+        tags[names.INHERITED_LABELS] = "true"
     return tags
 
 
-def log_inputs(run: StageRun, choice: TargetSetup, report: LoadReport) -> None:
-    """Log the data, the base and what became of its tensors."""
-    run.log_split(choice.split)
-    if choice.base is not None:
-        run.log_base(choice.base.model_uri)
+def log_inputs(run: StageRun, setup: TargetSetup, report: LoadReport) -> None:
+    """Log data, base and which tensors were loaded."""
+    run.log_split(setup.data.split)
+    if setup.base is not None:
+        run.log_base(setup.base.model_uri)
     path = run.folder / names.LOAD_REPORT
     path.write_text(json.dumps(dataclasses.asdict(report), indent=1), encoding="utf-8")
     run.log_file(path)
 
 
-def copied_settings(params: TargetParams) -> dict[str, float | None]:
-    """Return the settings of copied layers, where the stage has them."""
-    if not isinstance(params, ReusingParams):
-        return {}
-    decay = None if params.unfrozen_weight_decay == "auto" else params.unfrozen_weight_decay
-    return {"copied_learning_rate_factor": params.unfrozen_learning_rate_factor, "copied_weight_decay": decay}
-
-
-def feature_source(params: TargetParams, client: Client, choice: TargetSetup, network: LayeredNetwork) -> Obtain:
-    """Return what brings the features of the frozen blocks, once the run is open; faults are found before.
+def resolve_features(
+    params: TargetStageParams, setup: TargetSetup, network: LayeredNetwork, *, client: Client
+) -> FeatureSource:
+    """Load and check the features of the frozen blocks, or return a function that computes them in the run.
 
     Raises:
-        UserInputError: Nothing is frozen, or the named features are not those of this base, cut and data.
+        UserInputError: The features belong to another base, depth or dataset, or do not fit into memory.
     """
-    if not isinstance(params, ReusingParams) or params.features == "none":
+    if not isinstance(params, ReuseParams) or params.features == "none":
         return lambda run: None
-    examples = choose_classes(choice.dataset.train, choice.split.classes, choice.dataset)
-    wanted = fingerprint(network, network.frozen, examples)
+    examples = choose_classes(setup.data.dataset.train, setup.data.split.classes, setup.data.dataset)
+    expected = fingerprint(network, network.frozen, examples)
     if params.features == "auto":
-        found = find_features(client, wanted, logger.info)
+        features = find_features(client, expected)
     else:
-        found = load_features(client, params.features, wanted)
-    if found is not None:
+        features = load_features(client, params.features, expected)
+    if features is not None:
         try:
-            check_sample(found, network, examples)
+            check_sample(features, network, examples)
         except ValueError as error:
             raise UserInputError(Fault("features", params.features, f"{error}.", "Run cache_features again.")) from None
-        logger.info(f"features: {len(found.indices)} images, cut above block {found.depth}, found and checked")
-        return lambda run: found
+        logger.info(f"features: loaded for {len(features.indices)} images, after block {features.depth}")
+        return lambda run: features
 
     check_size(network, network.frozen, examples)
 
@@ -266,20 +220,20 @@ def feature_source(params: TargetParams, client: Client, choice: TargetSetup, ne
         computed = compute_features(network, network.frozen, examples)
         check_sample(computed, network, examples)
         log_features(run, computed)
-        logger.info(f"features: {len(examples)} images computed in {computed.seconds:.2f} s and logged")
+        logger.info(f"features: computed for {len(examples)} images in {computed.seconds:.2f} s, and logged")
         return computed
 
     return compute
 
 
 def feature_costs(
-    features: Features | None, network: LayeredNetwork, choice: TargetSetup, settings: FitSettings
+    features: Features | None, network: LayeredNetwork, setup: TargetSetup, *, batch_size: int
 ) -> dict[str, float]:
-    """Return what the features cost, what they save an epoch, and after how many epochs they have paid."""
+    """Return the cost of the features, the time they save per epoch, and the break-even number of epochs."""
     if features is None:
         return {}
-    images = [choice.split.train.pixels, choice.split.validation.pixels]
-    saved = prefix_seconds(network, features.depth, images, settings.batch_size)
+    images = [setup.data.split.train.pixels, setup.data.split.validation.pixels]
+    saved = prefix_seconds(network, features.depth, images, batch_size)
     return {
         names.FEATURES_SECONDS: features.seconds,
         names.FEATURES_SAVED_SECONDS: saved,
@@ -287,8 +241,8 @@ def feature_costs(
     }
 
 
-def say_difference(choice: TargetSetup, result: StageResult) -> None:
-    """Say how the arm stands to the one it continues."""
-    if choice.continued and choice.base is not None:
-        gain = 100 * (result.metrics[names.TEST_ACCURACY] - choice.base.test_accuracy)
-        echo(f"difference to the continued run {choice.base.run_id}: {gain:+.2f} points of test accuracy")
+def print_gain(setup: TargetSetup, result: StageResult) -> None:
+    """Print the change in test accuracy if the base's training was continued."""
+    if setup.reuse.keeps_head and setup.base is not None:
+        gain = 100 * (result.metrics[names.TEST_ACCURACY] - setup.base.test_accuracy)
+        echo(f"test accuracy vs. the base (run {setup.base.run_id}): {gain:+.2f} pp")

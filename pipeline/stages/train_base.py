@@ -1,9 +1,8 @@
-"""`train_base`: train a base network on some classes, so that later stages can reuse its layers.
+"""`train_base`: train a base network, whose layers later stages reuse.
 
     python -m pipeline train_base --classes 0-4
 
-Five hidden layers of 100 neurons on MNIST's digits 0 to 4 reach about 99.4 % on the test images; the README has
-the measured means and ranges.
+Expected: about 99.4 % test accuracy on MNIST's digits 0-4; docs/results.md has means and ranges.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from pipeline.data.splits import Split, check_batch, split_for_base
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
-from pipeline.runtime import generator, resolve_runtime
+from pipeline.runtime import generator
 from pipeline.stages.training_run import (
-    finish,
-    fit_and_evaluate,
-    fit_settings,
+    describe_split,
+    fit_base,
     print_dry_run,
     requested_architecture,
     resolve_machine,
+    resolve_training_runtime,
 )
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.lifecycle import stage_run
@@ -39,71 +38,56 @@ logger = logging.getLogger(__name__)
 def train_base(
     params: TrainBaseParams, *, plan_context: PlanContext | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
-    """Train a base network and log everything about it as one MLflow run.
-
-    Args:
-        params: What to train, on what, how.
-        plan_context: Of the plan run that this step belongs to; cached results are reused.
-        resumed_run_id: The interrupted run to go on with.
-
-    Returns:
-        The run's id, the URI of the logged model, and its final metrics.
-
-    Raises:
-        UserInputError: The data cannot be had or has no such classes, or the store cannot be used; no run was made.
-        NonFiniteLossError: Training diverged; the run is FAILED.
-        Interrupted: Ctrl-C or SIGTERM; the run is KILLED and its last checkpoint kept.
-    """
+    """Train a base network as one MLflow run; see `pipeline.stages` for arguments, result and errors."""
     if resumed_run_id is None:
-        params = with_best_setting(params)
-    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
+        params = with_tuned_params(params)
     began = time.perf_counter()
     split = load_split(params)
     data_seconds = time.perf_counter() - began
-    logger.info(f"data: {split.note}")
     architecture = requested_architecture(params, split)
+    network = build_network(architecture, generator(params.seed, "weights"))
+    runtime = resolve_training_runtime(params, network, params.batch_size)
     params = resolve_machine(params, split, runtime)
     if params.dry_run:
         return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
-
-    name = f"base {params.model} {params.classes} seed {params.seed}"
-    note = (
-        f"A base network ({params.model}) trained to tell apart classes {params.classes} of {split.dataset}: "
-        f"{len(split.train)} images to train on, {len(split.validation)} for validation, {len(split.test)} for test."
-    )
     key = cache_key(params, {"data": split.digest}, runtime.description)
-    if (done := cached_step_result(plan_context, key, params.register_as)) is not None:
-        return done
-    parent = parent_run_of(plan_context)
+    if (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
+        return cached
     with stage_run(
-        params, name=name, note=note, tags=key.tags(), parent_run_id=parent, resumed_run_id=resumed_run_id
+        params,
+        name=f"base {params.model} {params.classes}, seed {params.seed}",
+        note=f"Base network ({params.model}) for {describe_split(split)}.",
+        tags=key.tags(),
+        parent_run_id=parent_run_of(plan_context),
+        resumed_run_id=resumed_run_id,
     ) as run:
         run.log_split(split)
-        network = build_network(architecture, generator(params.seed, "weights")).to(runtime.device)
-        trained = fit_and_evaluate(run, network, split, fit_settings(params, runtime))
-        return finish(run, trained, split, params, data_seconds=data_seconds)
+        return fit_base(run, split, params, data_seconds=data_seconds)
 
 
-def with_best_setting(params: TrainBaseParams) -> TrainBaseParams:
-    """Return the parameters with the best setting of the tune run that they name, where they name one."""
+def with_tuned_params(params: TrainBaseParams) -> TrainBaseParams:
+    """Fill in the best parameters of the tune run `params_from`; explicit parameters take precedence.
+
+    Raises:
+        UserInputError: The run's artifact sets other parameters than a study searches.
+    """
     if not params.params_from:
         return params
-    from pipeline.tuning.search_space import SEARCHABLE  # brings optuna, which nothing else here needs
+    from pipeline.tuning.search_space import SEARCHABLE  # imports optuna, which only this line needs
 
-    found = read_best_setting(open_store(), params.params_from)
-    if strange := sorted(set(found) - set(SEARCHABLE)):  # a file of the run may be anyone's
-        raise UserInputError(
-            Fault("params_from", params.params_from, f"sets what no study searches: {', '.join(strange)}.")
-        )
-    given = {name: getattr(params, name) for name in params.model_fields_set}
-    chosen = parse_params(type(params), {**found, **given})
-    logger.info(f"best setting of {params.params_from}: {json.dumps(found)}")
-    return chosen
+    best = read_best_setting(open_store(), params.params_from)
+    if unknown := sorted(set(best) - set(SEARCHABLE)):  # untrusted input: anybody may have written the artifact
+        allowed = f"sets parameters that no study searches: {', '.join(unknown)}."
+        raise UserInputError(Fault("params_from", params.params_from, allowed))
+    explicit = {name: getattr(params, name) for name in params.model_fields_set}
+    logger.info(f"best parameters of tune run {params.params_from}: {json.dumps(best)}")
+    return parse_params(type(params), {**best, **explicit})
 
 
 def load_split(params: TrainBaseParams) -> Split:
-    """Return the images that the parameters ask for."""
+    """Load the dataset and split the images of the requested classes."""
     dataset = load_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
     split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
     check_batch(split, params.batch_size)
+    logger.info(f"data: {split.note}")
     return split

@@ -1,9 +1,9 @@
-"""`tune`: a cross-validated Optuna study of the base network, then one fit of the best setting.
+"""`tune`: a cross-validated Optuna study of the base network, then one fit with the best parameters.
 
     python -m pipeline tune --classes 0-4 --trials 20 --folds 5
 
-The same command again tops the study up to `trials`, or does nothing; further machines join it by running the same
-command with the same `study` and `PIPELINE_STORAGE`.
+The same command again adds the trials that are missing up to `trials`. Other machines join the study by running the
+same command with the same `study` and `PIPELINE_STORAGE`.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -23,15 +22,15 @@ from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import Examples, Split, check_batch, choose_classes, folds_digest, split_for_base
 from pipeline.data.stratified import cut_folds
 from pipeline.networks.build import build_network
-from pipeline.params import TrainBaseParams, TuneParams
-from pipeline.runtime import Runtime, generator, process_identity, resolve_runtime
+from pipeline.params import TuneParams
+from pipeline.runtime import Runtime, generator, process_identity
 from pipeline.stages.training_run import (
-    finish,
-    fit_and_evaluate,
+    fit_base,
     fit_settings,
     print_dry_run,
     requested_architecture,
     resolve_machine,
+    resolve_training_runtime,
 )
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import cache_key, code_digest, key_params
@@ -65,97 +64,130 @@ from pipeline.tuning.workers import Job, Workers, start_forkserver
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
-SAY_SECONDS = 10.0
-NOT_OF_TRIALS = ("trials", "refit", "study", "epochs", "patience", "params_from")  # may change within a study
-MAX_FAILURES = 5  # trials that raise an error, none finishing between; a study where all do would never end
+POLL_SECONDS = 1.0
+PROGRESS_SECONDS = 10.0
+NOT_IN_DIGEST = ("trials", "refit", "study", "epochs", "patience", "params_from")  # may change within a study
+MAX_FAILURES = 5  # failed trials in a row before the study is stopped
+
+
+@dataclass(frozen=True)
+class TuneSetup:
+    """Everything about a study that is resolved before its run is created."""
+
+    params: TuneParams
+    runtime: Runtime
+    space: Space
+    split: Split  # of the final fit, as in train_base
+    examples: Examples  # all training images of the classes
+    folds: list[Tensor]  # int64, positions in `examples` of each fold's validation images
+
+    def study_spec(self, *, new: bool) -> StudySpec:
+        """Return the study's name and facts: everything that a trial's value depends on, code included.
+
+        With `new`, the name is unique, even if a study with the same facts exists.
+        """
+        facts = {name: value for name, value in key_params(self.params).items() if name not in NOT_IN_DIGEST}
+        facts |= {"folds_digest": folds_digest(self.examples, self.folds), "space": space_json(self.space)}
+        facts |= {"code": code_digest("tune"), **SEARCHER}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
+        name = self.params.study_name(self.split.dataset, f"{digest}-{time.time_ns()}" if new else digest)
+        return StudySpec(name, self.params.sampler, self.params.pruner, facts)
 
 
 def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> StageResult:
-    """Search hyper-parameters by cross-validation, then train the best setting once.
+    """Search hyperparameters by cross-validation, then train once with the best; see `pipeline.stages`.
 
-    Args:
-        params: What to search, on what, with how many workers.
-        plan_context: Of the plan run that this step belongs to; cached results are reused.
+    The result has no model with refit=false. If interrupted, unfinished trials are queued again.
+    """
+    setup = prepare_study(params)
+    params, split = setup.params, setup.split
+    spec = setup.study_spec(new=bool(plan_context and plan_context.rerun))
+    if params.dry_run:
+        searched = f"{len(setup.space)} parameters: {', '.join(setup.space)}"
+        return print_dry_run(params, split, f"study: {spec.name}, {searched}")
+    inputs = {"data": split.digest, "space": spec.facts["space"]}
+    key = cache_key(params, inputs, setup.runtime.description | SEARCHER)
+    if (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
+        return cached
+    study = open_study(open_storage(), spec)
+    finished = finished_count(study)
+    logger.info(f"study {spec.name}: {finished} of {params.trials} trials finished")
+    if finished < params.trials:
+        start_forkserver()
+    elif plan_context is None and (cached := find_cached_result(open_store(), key)) is not None:
+        register_cached(cached, params.register_as)
+        echo(f"nothing to do: the study is complete (run {cached.run_id}, model {cached.model_uri or '(none)'})")
+        return cached
+    with stage_run(
+        params,
+        name=f"tune {spec.name}",
+        note=f"Study {spec.name}: {params.trials} trials, {params.folds} folds, {split.dataset} {params.classes}.",
+        tags={**key.tags(), "study": spec.name},
+        parent_run_id=parent_run_of(plan_context),
+    ) as run:
+        run.log_split(split)
+        run_study(run, study, setup, spec=spec)
+        if not params.refit:
+            return StageResult(run.run_id, "", dict(run.final_metrics))
+        logger.info("training with the best parameters on train_base's split")
+        best = params.with_trial(study.best_trial.params)
+        return fit_base(run, split, best)
 
-    Returns:
-        The run's id, the URI of the refitted model (empty with refit=false), and the metrics.
+
+def prepare_study(params: TuneParams) -> TuneSetup:
+    """Load data and search space, and validate every combination of parameters that may be tried.
 
     Raises:
-        UserInputError: The space, the folds or the storage cannot be used, or the study is about something else.
-        Interrupted: Ctrl-C or SIGTERM; the run is KILLED, unfinished trials are queued again.
+        UserInputError: The space, the folds or a batch size is invalid.
     """
-    runtime = resolve_runtime(params.device, params.dtype, params.threads, convolutional=params.model == "cnn")
     space = load_space(params.space, params.model)
     dataset = load_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
     split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     folds = cut_folds(examples.labels, params.folds, params.seed)
-    requested_architecture(params, split)  # refuses what makes no network
+    network = build_network(requested_architecture(params, split), generator(0, "scale"))
+    runtime = resolve_training_runtime(params, network, params.batch_size)
     if params.space == "default":
         space = fit_batches(space, len(split.train))
     check_combinations(space, params, split.image_shape)
-    check_batch(split, largest_batch(space, params))
-    params = resolve_machine(params, split, runtime)
-    spec = describe_study(
-        params, split, space, folds_digest(examples, folds), fresh=bool(plan_context and plan_context.rerun)
-    )
+    batches = extremes(space["batch_size"]) if "batch_size" in space else (params.batch_size,)
+    check_batch(split, max(map(int, batches)))
     logger.info(f"data: {split.note}")
-    if params.dry_run:
-        return print_dry_run(params, split, f"study: {spec.name}, {len(space)} parameters: {', '.join(space)}")
-    key = cache_key(params, {"data": split.digest, "space": spec.facts["space"]}, runtime.description | SEARCHER)
-    if (done := cached_step_result(plan_context, key, params.register_as)) is not None:
-        return done
-    study = open_study(open_storage(), spec)
-    before = finished_count(study)
-    logger.info(f"study {spec.name}: {before} of {params.trials} trials are finished")
-    if before < params.trials:
-        start_forkserver()
-    elif plan_context is None and (done := find_cached_result(open_store(), key)) is not None:
-        register_cached(done, params.register_as)
-        echo(f"nothing to do: run {done.run_id} has this study's result, model {done.model_uri or '(none)'}")
-        return done
-    searched = f"{params.trials} trials of {params.folds} folds on classes {split.classes_text} of {split.dataset}"
-    note = f"Study {spec.name}: {searched}."
-    tags = {**key.tags(), "study": spec.name}
-    with stage_run(
-        params, name=f"tune {spec.name}", note=note, tags=tags, parent_run_id=parent_run_of(plan_context)
-    ) as run:
-        run.log_split(split)
-        job = job_of(params, spec, space, split, examples, folds, runtime, run.run_id)
-        began = time.perf_counter()
-        with job.shared.file:
-            search(study, job, params.worker_count(), lambda: say_progress(study, params.trials))
-        seconds = time.perf_counter() - began
-        check_found(study)
-        log_study(run, study, seconds)
-        say_best(study, seconds)
-        if not params.refit:
-            return StageResult(run.run_id, "", dict(run.final_metrics))
-        return refit(run, params.with_setting(study.best_trial.params), split, runtime)
+    return TuneSetup(resolve_machine(params, split, runtime), runtime, space, split, examples, folds)
 
 
-def job_of(
-    params: TuneParams,
-    spec: StudySpec,
-    space: Space,
-    split: Split,
-    examples: Examples,
-    folds: list[Tensor],
-    runtime: Runtime,
-    run_id: str,
-) -> Job:
-    """Return what every worker needs to know, with the images that they share."""
+def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec) -> None:
+    """Run trials until the study has `trials` of them, and log its results.
+
+    Raises:
+        RuntimeError: Trials or workers keep failing, or no trial has a value.
+    """
+    params = setup.params
+    job = build_job(setup, spec, run.run_id)
+    began = time.perf_counter()
+    with job.shared.file:
+        search(study, job, params.worker_count())
+    if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
+        raise RuntimeError(
+            f"none of the {finished_count(study)} trials of study {study.study_name} has a value; "
+            "their runs have the reasons. Start a new study with a different search space"
+        )
+    log_study(run, study, time.perf_counter() - began)
+
+
+def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
+    """Return what every worker needs, with the images in shared memory."""
+    params, split, examples = setup.params, setup.split, setup.examples
     network = build_network(requested_architecture(params, split), generator(0, "scale"))
     return Job(
         spec=spec,
-        space=space,
+        space=setup.space,
         trials=params.trials,
         params=params,
         image_shape=split.image_shape,
         classes=split.classes,
-        settings=fit_settings(params, runtime).for_fold(params.fold_epochs, params.fold_patience),
-        shared=share_tensors([network.scale(examples.pixels), examples.labels, *folds]),
+        settings=fit_settings(params, setup.runtime).for_fold(params.fold_epochs, params.fold_patience),
+        shared=share_tensors([network.scale(examples.pixels), examples.labels, *setup.folds]),
         study_seed=params.seed,
         parent_run_id=run_id,
         folder=os.getcwd(),
@@ -164,123 +196,77 @@ def job_of(
     )
 
 
-def check_found(study: Study) -> None:
-    """Raise RuntimeError where no trial of a study reached a value."""
-    if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
-        raise RuntimeError(
-            f"none of the {finished_count(study)} trials of study {study.study_name} reached a value: "
-            "their runs say why; name a new study with other bounds"
-        )
-
-
-def describe_study(params: TuneParams, split: Split, space: Space, folds_digest: str, *, fresh: bool) -> StudySpec:
-    """Return what a study is about: whatever a trial's value depends on, its code among it.
-
-    Args:
-        params: With data set and machine resolved.
-        split: Names the data set.
-        space: What is searched.
-        folds_digest: Of the cut.
-        fresh: Whether a new study is wanted though an equal one may be there.
-    """
-    facts = {name: value for name, value in key_params(params).items() if name not in NOT_OF_TRIALS}
-    facts |= {"folds_digest": folds_digest, "space": space_json(space), "code": code_digest("tune"), **SEARCHER}
-    own = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
-    name = params.study_name(split.dataset, f"{own}-{time.time_ns()}" if fresh else own)
-    return StudySpec(name, params.sampler, params.pruner, facts)
-
-
-def largest_batch(space: Space, params: TuneParams) -> int:
-    """Return the largest batch that a trial may have."""
-    return max(map(int, extremes(space["batch_size"]))) if "batch_size" in space else params.batch_size
-
-
 @dataclass
-class Setbacks:
-    """What has gone wrong in a study since a trial last finished.
-
-    Attributes:
-        study: The study.
-        deaths_allowed: How many workers may die.
-        finished: How many trials are finished.
-        failed: How many had raised an error by then.
-        exit_codes: Of the workers that have died since.
-    """
+class FailureCounts:
+    """Failed trials and dead workers since a trial last finished."""
 
     study: Study
-    deaths_allowed: int
-    finished: int
-    failed: int
-    exit_codes: list[int] = field(default_factory=list)
+    max_deaths: int  # dead workers at which the study is stopped
+    finished: int  # finished trials at the last update
+    failed: int  # failed trials when a trial last finished
+    exit_codes: list[int] = field(default_factory=list)  # of workers that died since
 
-    def add(self, exit_codes: list[int]) -> None:
-        """Take note of workers that died, and of trials that failed.
-
-        Raises:
-            RuntimeError: They are too many to go on.
-        """
+    def update(self, exit_codes: list[int]) -> None:
+        """Add newly dead workers and failed trials, and raise RuntimeError if there are too many."""
         errors = failures(self.study)
         if (finished := finished_count(self.study)) != self.finished:
             self.finished, self.failed, self.exit_codes = finished, len(errors), []
         self.exit_codes += exit_codes
         if len(errors) - self.failed >= MAX_FAILURES:
             raise RuntimeError(f"{MAX_FAILURES} trials failed, the last with {errors[-1]}")
-        if len(self.exit_codes) >= self.deaths_allowed:
+        if len(self.exit_codes) >= self.max_deaths:
             raise RuntimeError(
-                f"{len(self.exit_codes)} worker processes died and no trial finished meanwhile, the last with exit "
-                f"code {self.exit_codes[-1]}. -9 often means that memory has run out: lower workers, or the upper "
-                "bounds of the space"
+                f"{len(self.exit_codes)} worker processes died without finishing a trial, the last with exit code "
+                f"{self.exit_codes[-1]}. -9 often means out of memory: lower workers, or the upper bounds of the space"
             )
 
 
-def search(study: Study, job: Job, count: int, progress: Callable[[], None]) -> None:
-    """Keep workers at work until the study has its trials; replace those that die, clear up after them.
+def search(study: Study, job: Job, count: int) -> None:
+    """Run `count` workers until the study has its trials; replace workers that die.
 
     Raises:
-        RuntimeError: Trials raise errors or workers die, and none finishes.
+        RuntimeError: Trials or workers fail repeatedly without a finished trial in between.
     """
-    clear_up(study)
+    clean_up(study)
     if finished_count(study) >= job.trials:
         return
-    allowed = (MAX_RETRIES + 1) * max(MAX_FAILURES, count)
-    setbacks = Setbacks(study, allowed, finished_count(study), len(failures(study)))
+    max_deaths = (MAX_RETRIES + 1) * max(MAX_FAILURES, count)
+    failure_counts = FailureCounts(study, max_deaths, finished_count(study), len(failures(study)))
     workers = Workers(job, count)
     workers.fill()
-    said = time.monotonic()
+    logged = time.monotonic()
     try:
         while workers.any_alive() or finished_count(study) < job.trials:
             if workers.any_alive():
-                workers.wait(LOOK_SECONDS)
+                workers.wait(POLL_SECONDS)
             else:
-                time.sleep(LOOK_SECONDS)  # the last trials are under way on other machines
-            clear_up(study)
-            lacking = started_count(study) < job.trials
-            refill = lacking and (workers.any_died() or not workers.any_alive())
-            setbacks.add(workers.fill() if refill else [])
-            if time.monotonic() - said > SAY_SECONDS:
-                progress()
-                said = time.monotonic()
+                time.sleep(POLL_SECONDS)  # other machines run the last trials
+            clean_up(study)
+            needs_workers = started_count(study) < job.trials and (workers.any_died() or not workers.any_alive())
+            failure_counts.update(workers.fill() if needs_workers else [])
+            if time.monotonic() - logged > PROGRESS_SECONDS:
+                log_progress(study, job.trials)
+                logged = time.monotonic()
     finally:
         workers.stop()
-        clear_up(study)
+        clean_up(study)
 
 
-def clear_up(study: Study) -> None:
-    """Fail the trials of dead workers, retry them where they may be, and close their runs."""
+def clean_up(study: Study) -> None:
+    """Fail the trials of dead workers, queue them again if retries are left, and close their runs."""
     for trial in fail_stale_trials(study):
         logger.info(f"trial {trial.number}: {retry_message(trial)}")
 
 
-def say_progress(study: Study, trials: int) -> None:
-    """Say how far the study is, and what is best so far."""
-    finished = finished_count(study)
-    complete = [trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None]
-    best = f", best mean fold accuracy {100 * max(complete):.2f} %" if complete else ""
-    logger.info(f"{finished} of {trials} trials finished{best}")
+def log_progress(study: Study, trials: int) -> None:
+    """Log the number of finished trials and the best accuracy."""
+    values = [trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None]
+    best = f", best mean fold accuracy {100 * max(values):.2f} %" if values else ""
+    logger.info(f"{finished_count(study)} of {trials} trials finished{best}")
 
 
 def log_study(run: StageRun, study: Study, seconds: float) -> None:
-    """Log figures, the best setting, and what the study came to."""
+    """Log figures, best parameters and final metrics, and print the best trial."""
     folder = run.folder / names.FIGURES
     draw_study(study, folder)
     run.log_file(folder, names.FIGURES)
@@ -300,22 +286,8 @@ def log_study(run: StageRun, study: Study, seconds: float) -> None:
             "time/study_seconds": seconds,
         }
     )
-
-
-def say_best(study: Study, seconds: float) -> None:
-    """Say which setting is best."""
-    best = study.best_trial
     precision = best.user_attrs.get("cv/precision", float("nan"))
     echo(
-        f"best of {finished_count(study)} trials: number {best.number}, mean fold accuracy "
-        f"{100 * (best.value or 0):.2f} %, "
+        f"best of {finished_count(study)} trials: trial {best.number}, mean accuracy {100 * (best.value or 0):.2f} %, "
         f"precision {100 * precision:.2f} %, {seconds:.0f} s; {json.dumps(best.params)}"
     )
-
-
-def refit(run: StageRun, params: TrainBaseParams, split: Split, runtime: Runtime) -> StageResult:
-    """Train the best setting once, as `train_base` does, within the study's run."""
-    logger.info("training the best setting once on all folds' images, validated as train_base does")
-    network = build_network(requested_architecture(params, split), generator(params.seed, "weights")).to(runtime.device)
-    trained = fit_and_evaluate(run, network, split, fit_settings(params, runtime))
-    return finish(run, trained, split, params, data_seconds=0.0)

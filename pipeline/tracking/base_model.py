@@ -1,21 +1,22 @@
-"""Finding a base model, checking it, and rebuilding its network without unpickling anything.
+"""Base models: find one, check it, and rebuild its network without unpickling.
 
-A model may come from anyone, and so may its tags: `handover.py` reads its files, and all of them together must have
-the digest that the tracking store holds.
+Models and their tags are untrusted input: `model_import` validates the files, and together they must have the digest
+stored in the tracking store. A base that is not uploaded yet is loaded from the local state of its run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, Run
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
@@ -23,34 +24,33 @@ from pipeline.errors import UserInputError
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.params import Family, format_classes, is_dataset, parse_classes
+from pipeline.redaction import first_line
 from pipeline.tracking import names
-from pipeline.tracking.model_import import MAX_BYTES, download_files, first_line, read_draw, rebuild, refused
-from pipeline.tracking.outbox.local_state import resolve_run_id
-from pipeline.tracking.pending_model import PendingModel, pending_model, run_id_of
-from pipeline.tracking.store import active_experiment_id
+from pipeline.tracking.model_import import MAX_BYTES, download_files, invalid_base, read_indices, rebuild
+from pipeline.tracking.outbox.journal import logged_entries
+from pipeline.tracking.outbox.local_state import resolve_run_id, run_folder, run_id_of
+from pipeline.tracking.store import search_newest_runs
+
+logger = logging.getLogger(__name__)
 
 BASE_STAGES = ("train_base", "tune")
-SEARCHED_RUNS = 1000
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model, checked and rebuilt.
+    """A validated base model.
 
     Attributes:
-        model_uri: `models:/m-...`.
-        run_id: The run that made it.
-        stage: The stage that made it.
-        dataset: What it was trained on.
-        classes: The classes it tells apart.
+        model_uri: `models:/m-...`, or `runs:/ID/model` if it is not uploaded yet.
+        stage: The stage that trained it.
         network: On the CPU, in evaluation mode.
         digest: Of its weights.
-        train_indices: int64, the places in the official training part of the images it was trained on.
-        val_indices: int64, likewise of those it was validated on.
-        seen_indices: int64, those that it or any base before it was trained on.
-        params: Of its run, resolved.
-        test_accuracy: As its run logged it.
-        why: How it was chosen, in words.
+        train_indices: int64, indices of its training images in the official training set.
+        val_indices: int64, indices of its validation images.
+        seen_indices: int64, indices of all images that it or any of its ancestors was trained on.
+        params: Resolved parameters of its run.
+        test_accuracy: As logged by its run.
+        why: Why it was selected.
     """
 
     model_uri: str
@@ -69,25 +69,74 @@ class Base:
 
     @property
     def ancestry(self) -> str:
-        """One line: which run, which data, which classes."""
+        """One line: model, run, stage, data set and classes."""
         return (
             f"base {self.model_uri} of run {self.run_id} ({self.stage}, {self.dataset} {format_classes(self.classes)})"
         )
 
 
+@dataclass(frozen=True)
+class _ModelRecord:
+    """What the store, or the journal of a run, says about a model and the run that trained it."""
+
+    reference: str  # as written by the user, for messages
+    uri: str
+    run_id: str
+    run_tags: Mapping[str, str]
+    run_metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+    def load(self, files: dict[str, Path], why: str) -> Base:
+        """Rebuild the model; raise UserInputError if its files are damaged or do not have the logged digest."""
+        if not is_dataset(self.tags.get(names.DATASET, "")):
+            raise invalid_base(self.reference, "not a model of this project: its dataset tag is invalid.")
+        network = rebuild(files, self.reference)
+        indices = read_indices(files[names.INDICES_FILE], self.reference)
+        digest, logged = model_digest(network, indices), self.tags[names.MODEL_DIGEST]
+        if digest != logged:
+            raise invalid_base(self.reference, f"altered: its files have digest {digest}, but {logged} was logged.")
+        return Base(
+            model_uri=self.uri,
+            run_id=self.run_id,
+            stage=self.run_tags.get(names.STAGE, ""),
+            dataset=self.tags[names.DATASET],
+            classes=network.architecture.classes,
+            network=network.eval(),
+            digest=weights_digest(network.state_dict()),
+            train_indices=indices["train"].long(),
+            val_indices=indices["validation"].long(),
+            seen_indices=indices["seen"].long(),
+            params=self._params(),
+            test_accuracy=self.run_metrics.get(names.TEST_ACCURACY, float("nan")),
+            why=why,
+        )
+
+    def _params(self) -> dict[str, str]:
+        """Return the parameters stored in a tag of the run."""
+        try:
+            params = json.loads(self.run_tags.get(names.PARAMETERS, "{}"))
+        except (ValueError, RecursionError):
+            params = None
+        if not isinstance(params, dict) or not all(isinstance(value, str) for value in params.values()):
+            raise invalid_base(self.reference, "the parameters of its run are unreadable.")
+        if not re.fullmatch(r"all|\d{1,6}", params.get("per_class", "all")):
+            raise invalid_base(self.reference, "per_class of its run must be all or an integer.")
+        return params
+
+
 def load_base(client: MlflowClient, reference: str) -> Base:
-    """Return the base that a model URI, a registered model or a run id names.
+    """Return the base given by a model URI, a registered model or a run id.
 
     Raises:
         UserInputError: It does not exist, is not ready, is not a model of this project, or its files are damaged.
     """
-    if (pending := pending_model(reference)) is not None:
-        return _load_pending(pending, reference)
+    if (pending := _load_pending(reference)) is not None:
+        return pending
     try:
         model = client.get_logged_model(_model_id(client, reference))
     except MlflowException as error:
-        raise refused(reference, f"cannot be found: {first_line(error)}") from None
-    return _load(client, model, reference, "as asked for")
+        raise invalid_base(reference, f"not found: {first_line(error)}.") from None
+    return _load_logged(client, model, reference, why="as requested")
 
 
 def find_base(
@@ -98,45 +147,35 @@ def find_base(
     image_shape: tuple[int, ...],
     classes: tuple[int, ...],
     depth: int,
-    passed_over: Callable[[str], None],
 ) -> Base | None:
-    """Return the newest finished base of the active experiment that fits a target, or None.
+    """Return the newest finished base of the active experiment that is compatible with a target, or None.
 
-    Args:
-        client: Of the store.
-        family: `mlp` or `cnn`.
-        dataset: Its resolved name.
-        image_shape: (C, H, W).
-        classes: The target's; the base's must be disjoint from them.
-        depth: The blocks it must at least have.
-        passed_over: Told of a base that would fit but whose files are not there or damaged.
+    Its data set and image shape (C, H, W) must be equal, its classes disjoint from `classes`, and it must have at least
+    `depth` blocks. Damaged bases are skipped with a log line.
     """
-    found: list[Run] = []
-    for stage in BASE_STAGES:
-        found += client.search_runs(
-            [active_experiment_id()],
-            f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'",
-            max_results=SEARCHED_RUNS,
-            order_by=["attributes.end_time DESC"],
-        )
-    wanted = {"family": family, names.DATASET: dataset, "image_shape": ",".join(map(str, image_shape))}
-    for run in sorted(found, key=lambda run: -(run.info.end_time or 0)):
+    runs = [
+        run
+        for stage in BASE_STAGES
+        for run in search_newest_runs(client, f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'")
+    ]
+    required = {"family": family, names.DATASET: dataset, "image_shape": ",".join(map(str, image_shape))}
+    why = f"the newest finished {family} base on {dataset} with other classes"
+    for run in sorted(runs, key=lambda run: -(run.info.end_time or 0)):
         model = ready_model(client, run.data.tags.get(names.MODEL_URI, ""))
-        if model is None or any(model.tags.get(name) != value for name, value in wanted.items()):
+        if model is None or any(model.tags.get(name) != value for name, value in required.items()):
             continue
         reference = f"models:/{model.model_id}"
         try:
-            own, own_depth = _claims(model, reference)
-            if own_depth < depth or set(own) & set(classes):
-                continue
-            return _load(client, model, reference, f"the newest finished {family} base on {dataset} with other classes")
+            base_classes, base_depth = _tagged_classes_and_depth(model, reference)
+            if base_depth >= depth and not set(base_classes) & set(classes):
+                return _load_logged(client, model, reference, why=why)
         except UserInputError as error:
-            passed_over(f"passed over: {error}")
+            logger.info(f"skipped: {error}")
     return None
 
 
 def ready_model(client: MlflowClient, uri: str) -> LoggedModel | None:
-    """Return the model behind `models:/m-...` if it is there and ready."""
+    """Return the logged model `models:/m-...` if it exists and is READY."""
     try:
         model = client.get_logged_model(uri.removeprefix("models:/")) if uri else None
     except MlflowException:
@@ -144,154 +183,86 @@ def ready_model(client: MlflowClient, uri: str) -> LoggedModel | None:
     return model if model is not None and str(model.status) == "READY" else None
 
 
-def model_is_whole(client: MlflowClient, uri: str) -> bool:
-    """Whether a logged model is ready and the files that later stages read are there."""
+def has_model_files(client: MlflowClient, uri: str) -> bool:
+    """Return whether a logged model is READY and has the files that later stages read."""
     model = ready_model(client, uri)
     if model is None:
         return False
     try:
-        listed = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
+        items = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
     except (MlflowException, OSError):
         return False
-    return set(MAX_BYTES) <= {item.path.rsplit("/", 1)[-1] for item in listed}
+    return set(MAX_BYTES) <= {item.path.rsplit("/", 1)[-1] for item in items}
+
+
+def model_digest(network: LayeredNetwork, indices: Mapping[str, Tensor]) -> str:
+    """Return one digest over everything that later stages read from a model: weights, architecture, image indices."""
+    parts = (
+        weights_digest(network.state_dict()),
+        network.architecture.model_dump_json(),
+        weights_digest(dict(indices)),
+    )
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
 
 
 def _model_id(client: MlflowClient, reference: str) -> str:
-    """Return the id of the logged model behind any kind of reference."""
+    """Return the id of the logged model that a reference of any form points to."""
+    name = reference.removeprefix("models:/")
     if reference.startswith("models:/m-"):
-        return reference.removeprefix("models:/")
+        return name
     if reference.startswith("models:/"):
-        name = reference.removeprefix("models:/")
         if "@" in name:
             version = client.get_model_version_by_alias(*name.split("@", 1))
         else:
             version = client.get_model_version(*name.rsplit("/", 1))
         return str(version.source).removeprefix("models:/")
-    run_id = resolve_run_id(run_id_of(reference))
-    uri = client.get_run(run_id).data.tags.get(names.MODEL_URI)
+    uri = client.get_run(resolve_run_id(run_id_of(reference))).data.tags.get(names.MODEL_URI)
     if uri is None:
-        raise refused(reference, "is a run without a model")
+        raise invalid_base(reference, "this run has no model.")
     return str(uri).removeprefix("models:/")
 
 
-def _claims(model: LoggedModel, reference: str) -> tuple[tuple[int, ...], int]:
-    """Return the classes and the depth that a model's tags claim."""
+def _tagged_classes_and_depth(model: LoggedModel, reference: str) -> tuple[tuple[int, ...], int]:
     try:
         return parse_classes(model.tags[names.CLASSES]), int(model.tags["depth"])
     except (KeyError, ValueError):
-        raise refused(reference, "was not made by this project: its tags do not say its classes and depth") from None
+        raise invalid_base(reference, "not a model of this project: no valid classes and depth tags.") from None
 
 
-def _load(client: MlflowClient, model: LoggedModel, reference: str, why: str) -> Base:
-    """Read and check a model's files, and rebuild its network."""
+def _load_logged(client: MlflowClient, model: LoggedModel, reference: str, *, why: str) -> Base:
+    """Download and load a logged model."""
     if str(model.status) != "READY":
-        raise refused(reference, f"is not ready: its status is {model.status}")
+        raise invalid_base(reference, f"not ready: its status is {model.status}.")
     if names.MODEL_DIGEST not in model.tags or model.source_run_id is None:
-        raise refused(reference, "was not made by this project: it lacks the digest of its files")
+        raise invalid_base(reference, f"not a model of this project: no {names.MODEL_DIGEST} tag.")
+    try:
+        run = client.get_run(str(model.source_run_id))
+    except MlflowException as error:
+        raise invalid_base(reference, f"its run was not found: {first_line(error)}.") from None
+    uri = f"models:/{model.model_id}"
+    record = _ModelRecord(reference, uri, run.info.run_id, run.data.tags, run.data.metrics, model.tags)
     with TemporaryDirectory() as folder:
-        network, draw = _checked(download_files(client, model, reference, Path(folder)), model.tags, reference)
-    run = _run_of(client, model, reference)
-    return _base(
-        f"models:/{model.model_id}",
-        run.info.run_id,
-        run.data.tags,
-        model.tags,
-        run.data.metrics,
-        network,
-        draw,
-        why,
-        reference,
-    )
+        return record.load(download_files(client, model, reference, folder=Path(folder)), why)
 
 
-def _load_pending(pending: PendingModel, reference: str) -> Base:
-    """Read a model from the local state of its run, which has not been delivered yet; it is checked all the same."""
-    files = {name: pending.files / names.EXTRA_FILES / name for name in MAX_BYTES}
+def _load_pending(reference: str) -> Base | None:
+    """Load the model of a run from local state if it is not uploaded yet; None if it is, or for other references."""
+    if reference.startswith("models:/"):
+        return None
+    run_id = run_id_of(reference)
+    folder = run_folder(run_id)
+    if (folder / names.MODEL_URI).exists():
+        return None
+    entries = logged_entries(folder)
+    model = next((entry for entry in reversed(entries) if entry["kind"] == "model"), None)
+    if model is None:
+        return None
+    run_tags = {name: value for entry in entries if entry["kind"] == "tags" for name, value in entry["tags"].items()}
+    metrics = {str(name): float(value) for name, value, _, _ in model["metrics"]}
+    files = {name: folder / names.MODEL / names.EXTRA_FILES / name for name in MAX_BYTES}
     missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
-        raise refused(reference, f"is pending, and incomplete: {pending.files} lacks {', '.join(missing)}")
-    network, draw = _checked(files, pending.model_tags, reference)
-    why = "from local state, since its delivery is pending"
-    uri = f"runs:/{pending.run_id}/{names.MODEL}"
-    return _base(
-        uri, pending.run_id, pending.run_tags, pending.model_tags, pending.metrics, network, draw, why, reference
-    )
-
-
-def _checked(
-    files: dict[str, Path], tags: Mapping[str, str], reference: str
-) -> tuple[LayeredNetwork, dict[str, Tensor]]:
-    """Rebuild a model's network and read its draw; refuse files that are not those whose digest was logged."""
-    if not is_dataset(tags.get(names.DATASET, "")):
-        raise refused(reference, "was not made by this project: its tag does not name a data set")
-    network = rebuild(files, reference)
-    draw = read_draw(files[names.DRAW_FILE], reference)
-    found, expected = model_digest(network, draw), tags[names.MODEL_DIGEST]
-    if found != expected:
-        raise refused(reference, f"was altered: its files have the digest {found}, {expected} was logged")
-    return network, draw
-
-
-def _base(
-    uri: str,
-    run_id: str,
-    run_tags: Mapping[str, str],
-    model_tags: Mapping[str, str],
-    metrics: Mapping[str, float],
-    network: LayeredNetwork,
-    draw: Mapping[str, Tensor],
-    why: str,
-    reference: str,
-) -> Base:
-    return Base(
-        model_uri=uri,
-        run_id=run_id,
-        stage=run_tags.get(names.STAGE, ""),
-        dataset=model_tags[names.DATASET],
-        classes=network.architecture.classes,
-        network=network.eval(),
-        digest=weights_digest(network.state_dict()),
-        train_indices=draw["train"].long(),
-        val_indices=draw["validation"].long(),
-        seen_indices=draw["seen"].long(),
-        params=_params_of(run_tags, reference),
-        test_accuracy=metrics.get(names.TEST_ACCURACY, float("nan")),
-        why=why,
-    )
-
-
-def _run_of(client: MlflowClient, model: LoggedModel, reference: str) -> Run:
-    try:
-        return client.get_run(str(model.source_run_id))
-    except MlflowException as error:
-        raise refused(reference, f"names a run that cannot be found: {first_line(error)}") from None
-
-
-def _params_of(run_tags: Mapping[str, str], reference: str) -> dict[str, str]:
-    """Return the parameters that a run's tag holds."""
-    try:
-        found = json.loads(run_tags.get(names.PARAMETERS, "{}"))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise refused(reference, "has a run whose parameters cannot be read")
-    if not re.fullmatch(r"all|\d{1,6}", found.get("per_class", "all")):
-        raise refused(reference, "has a run whose per_class is neither all nor a number")
-    return found
-
-
-def model_digest(network: LayeredNetwork, draw: Mapping[str, Tensor]) -> str:
-    """Return one digest over everything that a later stage takes from a model: weights, description, draw."""
-    parts = (weights_digest(network.state_dict()), network.architecture.model_dump_json(), weights_digest(dict(draw)))
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
-
-
-def search_features(client: MlflowClient, digest: str) -> list[str]:
-    """Return the finished runs of the active experiment whose features have a fingerprint's digest, newest first."""
-    found = client.search_runs(
-        [active_experiment_id()],
-        f"attributes.status = 'FINISHED' and tags.{names.FEATURES_FINGERPRINT} = '{digest}'",
-        max_results=10,
-        order_by=["attributes.end_time DESC"],
-    )
-    return [run.info.run_id for run in found]
+        raise invalid_base(reference, f"incomplete: no {', '.join(missing)} in {folder / names.MODEL}.")
+    uri = f"runs:/{run_id}/{names.MODEL}"
+    record = _ModelRecord(reference, uri, run_id, run_tags, metrics, model["tags"])
+    return record.load(files, "from local state, not uploaded yet")

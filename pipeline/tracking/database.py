@@ -1,8 +1,7 @@
-"""Databases behind MLflow and Optuna: addresses shown without passwords, tables made by one process at a time.
+"""Databases of MLflow and Optuna: tables are created by one process at a time, and errors show no password.
 
-Both libraries create their tables without a lock, so two commands that meet an empty database would break each
-other's; both keep their schema's version in a table of the same name, so that they cannot share a database; and
-MLflow tries a database that does not answer ten times, for minutes.
+Both libraries create their tables without a lock, so two commands on an empty database would break each other's schema.
+Both store their schema version in a table of the same name, so they cannot share a database.
 """
 
 from __future__ import annotations
@@ -15,57 +14,55 @@ from pathlib import Path
 import sqlalchemy
 from filelock import FileLock
 
-CONNECT_SECONDS = 8
-LOCK_SECONDS = 90  # making either's tables takes some two
-LOCK = 0x70697065  # any number that nobody else uses in such a database
+CONNECT_SECONDS = 8  # MLflow would try an unreachable database ten times, for minutes
+LOCK_SECONDS = 90  # creating the tables of either library takes about two
+LOCK = 0x70697065  # an arbitrary advisory-lock key that nothing else in such a database uses
 MLFLOW_TABLE, OPTUNA_TABLE = "experiments", "studies"
 
 
 def is_postgresql(url: str) -> bool:
-    """Whether an address is one of PostgreSQL, whichever driver it names."""
+    """Return whether a database URL is PostgreSQL, with any driver."""
     return url.startswith(("postgresql://", "postgresql+"))
 
 
 @contextmanager
-def exclusive_setup(url: str, *, not_beside: str) -> Iterator[None]:
-    """Hold the one lock of a PostgreSQL database under which its tables are made; does nothing for other databases.
+def exclusive_setup(url: str, *, forbidden_table: str) -> Iterator[None]:
+    """Hold an advisory lock on a PostgreSQL database while its tables are created; other databases are not locked.
 
-    Args:
-        url: The database's address.
-        not_beside: A table that must not be there: it belongs to the other library.
+    `forbidden_table` is a table of the other library; the two need separate databases.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: The database does not answer in time, or refuses us.
-        ImportError: Its driver is not installed.
-        ValueError: The address cannot be read, or the database is the other library's.
+        sqlalchemy.exc.SQLAlchemyError: The database does not respond in time, or denies access.
+        ImportError: The driver is not installed.
+        ValueError: The URL is malformed, or the database belongs to the other library.
     """
     if not is_postgresql(url):
         yield
         return
-    _check_address(url)
+    _check_url(url)
     engine = sqlalchemy.create_engine(
         url, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": CONNECT_SECONDS}
     )
-    with engine.begin() as connection:  # the lock ends with the transaction, whatever becomes of this process
+    with engine.begin() as connection:  # the lock is released with the transaction, even if this process is killed
         connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({LOCK})"))
-        if sqlalchemy.inspect(connection).has_table(not_beside):
-            raise ValueError("MLflow and Optuna need a database each, and this is the other one's")
+        if sqlalchemy.inspect(connection).has_table(forbidden_table):
+            raise ValueError("MLflow and Optuna need separate databases, and this one belongs to the other")
         yield
 
 
-def prepare_sqlite(path: Path, make_tables: Callable[[], object]) -> None:
-    """Make the tables of a sqlite file under a lock, then switch its write-ahead log on; later a look suffices.
+def prepare_sqlite(path: Path, create_tables: Callable[[], object]) -> None:
+    """Create the tables of a sqlite file under a file lock and enable write-ahead logging, once.
 
     Raises:
-        OSError: The lock could not be had, or the file not be written.
-        sqlite3.Error: It is not a database.
+        OSError: The lock cannot be acquired, or the file cannot be written.
+        sqlite3.Error: The file is not a database.
     """
     if _has_wal(path):
         return
     with FileLock(path.with_name(path.name + ".lock"), timeout=LOCK_SECONDS):
         if not _has_wal(path):
-            make_tables()
+            create_tables()
             with sqlite3.connect(path, timeout=20) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
 
@@ -77,11 +74,11 @@ def _has_wal(path: Path) -> bool:
         return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
-def _check_address(url: str) -> None:
-    """Raise ValueError, without any part of the address, where it would be taken apart at the wrong places."""
+def _check_url(url: str) -> None:
+    """Raise a ValueError that quotes no part of the URL if it would be split at the wrong characters."""
     try:
-        apart = sqlalchemy.make_url(url)
+        valid = "@" not in (sqlalchemy.make_url(url).host or "")
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        apart = None
-    if apart is None or "@" in (apart.host or ""):
-        raise ValueError("it is not written as an address (in a password, @ is %40 and % is %25)")
+        valid = False
+    if not valid:
+        raise ValueError("malformed database URL (in a password, write @ as %40 and % as %25)")

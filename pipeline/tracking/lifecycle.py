@@ -1,8 +1,8 @@
-"""A stage's run: opened, and given its status at the end, whatever the end is.
+"""The lifecycle of a stage's run: create, adopt or resume it, and end it with the right status.
 
-`MlflowClient` is used with explicit run ids throughout. The fluent active run is thread-local, its exit handler
-marks a run FINISHED that was not, and `MLFLOW_RUN_ID` goes to whoever starts a run first: here it is read and
-unset once, by the first stage of the process.
+All calls go through `MlflowClient` with explicit run ids. MLflow's fluent active run is thread-local, its exit handler
+marks unfinished runs FINISHED, and it gives `MLFLOW_RUN_ID` to whoever starts a run first; here the first stage of the
+process reads and unsets that variable.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from uuid import uuid4
 
 import mlflow
@@ -27,24 +28,21 @@ from pipeline.console import echo
 from pipeline.errors import UserInputError
 from pipeline.interruption import interruptible, raise_if_interrupted
 from pipeline.params import StageParams
-from pipeline.redaction import without_password
+from pipeline.redaction import first_line, without_password
 from pipeline.runtime import process_identity
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import code_digest
+from pipeline.tracking.outbox.clean import clear_uploaded
 from pipeline.tracking.outbox.journal import Entry, Journal
 from pipeline.tracking.outbox.local_state import lock_run_state, run_folder
 from pipeline.tracking.outbox.sender import Sender
 from pipeline.tracking.outbox.uploader import Uploader
-from pipeline.tracking.recovery.orphans import (
-    close_orphaned_runs,
-)
+from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from pipeline.tracking.recovery.restore_killed import restore_killed_status
 from pipeline.tracking.recovery.resume import check_same_result, claim_interrupted, resume_command, suggest_resume
-from pipeline.tracking.run_state import clear_arrived
-from pipeline.tracking.stage_run import ARRIVAL_LIMIT_SECONDS, StageRun
+from pipeline.tracking.stage_run import MAX_TAG_LENGTH, UPLOAD_LIMIT_SECONDS, StageRun
 from pipeline.tracking.store import (
     active_experiment_id,
-    first_line,
     holds_runs_of_this_process,
     note_run_of_this_process,
     open_store,
@@ -54,8 +52,24 @@ from pipeline.tracking.store import (
 
 logger = logging.getLogger(__name__)
 
-LATE_LIMIT_SECONDS = 2  # once the store has been waited for in vain
-KILLED_LIMIT_SECONDS = 1.2  # an interrupted stage must not keep its user waiting
+LATE_LIMIT_SECONDS = 2  # if the store has exceeded the upload limit before
+KILLED_LIMIT_SECONDS = 1.2  # Ctrl-C should return quickly
+
+
+@dataclass(frozen=True)
+class _NewRun:
+    """How to create a run."""
+
+    name: str
+    parent_run_id: str | None
+    tags: dict[str, str]  # set at creation, so that they exist even if the process is killed right after
+
+    @property
+    def all_tags(self) -> dict[str, str]:
+        """The tags plus the parent's id and MLflow's own tags: user, source, commit."""
+        parent = {names.PARENT_RUN_ID: self.parent_run_id} if self.parent_run_id else {}
+        tags: dict[str, str] = resolve_tags({**self.tags, **parent})
+        return tags
 
 
 @contextmanager
@@ -68,49 +82,43 @@ def stage_run(
     parent_run_id: str | None = None,
     resumed_run_id: str | None = None,
 ) -> Iterator[StageRun]:
-    """Open a stage's run, and end it FINISHED, FAILED (an exception) or KILLED (Ctrl-C, SIGTERM).
+    """Open a stage's run and end it as FINISHED, FAILED (an exception) or KILLED (Ctrl-C, SIGTERM).
 
-    The run that `mlflow run` made is adopted by the first stage of the process; any other is created.
-
-    Args:
-        params: Logged, each once, those that the run lacks.
-        name: The run's name in the UI.
-        note: What the run is, in words.
-        tags: Further tags that are known at the start.
-        parent_run_id: Makes the run a nested one.
-        resumed_run_id: The interrupted run to go on with, instead of a new one.
+    The first stage of the process adopts the run created by `mlflow run`; otherwise a run is created, nested if it has
+    a `parent_run_id`, or the interrupted run `resumed_run_id` is resumed. `note` is its description in the UI.
 
     Raises:
-        UserInputError: The store cannot be used; or the run cannot be resumed, or not to the same result.
+        UserInputError: The store is not usable, the run cannot be resumed, or its result would differ.
     """
-    whole = _all_tags(params, note, tags)
+    new_run = _NewRun(name, parent_run_id, _initial_tags(params, note, tags))
     with interruptible():
         if resumed_run_id is not None:
-            run, given = _reopen(open_store(), resumed_run_id, whole)
+            run, logged_params = _reopen(open_store(), resumed_run_id, new_run.tags)
         else:
-            run, given = _begin(name, parent_run_id, whole)
+            run, logged_params = _begin(new_run)
         run.nested = parent_run_id is not None
         try:
             raise_if_interrupted()
-            run.uploader.put({"kind": "params", "params": {k: v for k, v in params.logged().items() if k not in given}})
+            new_params = {name: value for name, value in params.logged().items() if name not in logged_params}
+            run.uploader.put({"kind": "params", "params": new_params})
             yield run
-            _end(run, RunStatus.FINISHED, "", LATE_LIMIT_SECONDS if run.late else ARRIVAL_LIMIT_SECONDS)
+            _end(run, RunStatus.FINISHED, limit_seconds=_upload_limit(run))
         except KeyboardInterrupt:
-            _end(run, RunStatus.KILLED, f"{note}\n\nInterrupted; its last checkpoint is kept.", KILLED_LIMIT_SECONDS)
-            if run.ended == RunStatus.KILLED:
-                echo(f"to go on: {resume_command(params.entry_point, run.run_id)}")
-            if run.adopted and run.ended == RunStatus.KILLED:
-                restore_killed_status(run.run_id, mlflow.get_tracking_uri())
+            note = f"{note}\n\nInterrupted; its last checkpoint is saved."
+            _end(run, RunStatus.KILLED, note=note, limit_seconds=KILLED_LIMIT_SECONDS)
+            if run.final_status == RunStatus.KILLED:
+                echo(f"to resume: {resume_command(params.entry_point, run.run_id)}")
+                if run.adopted:
+                    restore_killed_status(run.run_id, mlflow.get_tracking_uri())
             raise
         except BaseException as error:
-            reason = f"{note}\n\nFailed with {type(error).__name__}: {error}"
-            _end(run, RunStatus.FAILED, reason, LATE_LIMIT_SECONDS if run.late else ARRIVAL_LIMIT_SECONDS)
+            note = f"{note}\n\nFailed with {type(error).__name__}: {error}"
+            _end(run, RunStatus.FAILED, note=note, limit_seconds=_upload_limit(run))
             raise
 
 
-def _all_tags(params: StageParams, note: str, tags: Mapping[str, object]) -> dict[str, str]:
-    """Return what a run carries from its first moment; a process killed then would leave it RUNNING without it."""
-    found = {
+def _initial_tags(params: StageParams, note: str, tags: Mapping[str, object]) -> dict[str, str]:
+    all_tags = {
         names.STAGE: params.entry_point,
         names.NOTE: note,
         names.CODE_DIGEST: code_digest(params.entry_point),
@@ -119,137 +127,136 @@ def _all_tags(params: StageParams, note: str, tags: Mapping[str, object]) -> dic
         **process_identity(),
         **tags,
     }
-    return {name: str(value)[:8000] for name, value in found.items()}
+    return {name: str(value)[:MAX_TAG_LENGTH] for name, value in all_tags.items()}
 
 
-def _begin(name: str, parent_run_id: str | None, tags: dict[str, str]) -> tuple[StageRun, Collection[str]]:
-    """Make a run, or adopt the one that `mlflow run` made; also return the parameters that it has already.
+def _begin(new_run: _NewRun) -> tuple[StageRun, Collection[str]]:
+    """Create a run, or adopt the one created by `mlflow run`; also return the names of parameters it already has.
 
-    A store that has held a run of this study, and does not answer now, does not stop the study: the run is begun
-    here, and made there once the store is back.
-
-    Raises:
-        UserInputError: The store does not answer, and no run of this study is in it yet.
+    If the store is unreachable but holds runs of this process, the run is started locally and created there later;
+    otherwise, UserInputError is raised.
     """
-    may_wait = parent_run_id is not None or holds_runs_of_this_process()
+    nested = new_run.parent_run_id is not None
+    may_wait = nested or holds_runs_of_this_process()
     try:
         client = reach_store()
-        if parent_run_id is None:
+        if not nested:
             close_orphaned_runs(client)
-        suggest_resume(client, tags[names.STAGE], tags.get(names.CACHE_KEY, ""))
-        return _adopt_or_create(client, name, parent_run_id, tags)
+        suggest_resume(client, new_run.tags[names.STAGE], new_run.tags.get(names.CACHE_KEY, ""))
+        return _adopt_or_create(client, new_run)
     except (MlflowException, UserInputError) as error:
         if not may_wait:
             raise unusable_store(error) from error
-        logger.warning(f"the tracking store does not answer ({first_line(error)}): this run is kept here until it does")
-        return _create_here(name, parent_run_id, tags), ()
+        logger.warning(f"tracking store unreachable ({first_line(error)}): storing this run locally until it is back")
+        return _create_offline(new_run), ()
 
 
-def _adopt_or_create(
-    client: MlflowClient, name: str, parent_run_id: str | None, tags: dict[str, str]
-) -> tuple[StageRun, Collection[str]]:
-    began = time.perf_counter()
-    adopted = os.environ.get("MLFLOW_RUN_ID") if parent_run_id is None else None
-    if adopted:
-        made = client.get_run(adopted)
-        client.update_run(adopted, status="RUNNING", name=name)
-        client.log_batch(adopted, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+def _adopt_or_create(client: MlflowClient, new_run: _NewRun) -> tuple[StageRun, Collection[str]]:
+    started = time.perf_counter()
+    adopted_id = os.environ.get("MLFLOW_RUN_ID") if new_run.parent_run_id is None else None
+    if adopted_id:
+        mlflow_run = client.get_run(adopted_id)
+        client.update_run(adopted_id, status="RUNNING", name=new_run.name)
+        tags = [RunTag(key, value) for key, value in new_run.tags.items()]
+        client.log_batch(adopted_id, tags=tags, synchronous=True)
         del os.environ["MLFLOW_RUN_ID"]
     else:
-        made = client.create_run(active_experiment_id(), tags=_created_tags(parent_run_id, tags), run_name=name)
+        mlflow_run = client.create_run(active_experiment_id(), tags=new_run.all_tags, run_name=new_run.name)
     note_run_of_this_process()
-    run = _open(client, made.info.run_id, made.info.experiment_id, began)
-    run.adopted = bool(adopted)
-    run.uploader.put({"kind": "tags", "tags": tags})
-    return run, made.data.params
+    run = _open(client, mlflow_run.info.run_id, mlflow_run.info.experiment_id, started=started)
+    run.adopted = bool(adopted_id)
+    run.uploader.put({"kind": "tags", "tags": new_run.tags})
+    return run, mlflow_run.data.params
 
 
-def _create_here(name: str, parent_run_id: str | None, tags: dict[str, str]) -> StageRun:
-    """Begin a run under an id of our own; the store gives it another one when it is made there."""
-    began = time.perf_counter()
+def _create_offline(new_run: _NewRun) -> StageRun:
+    """Start a run under a local id; the store assigns another one when the run is uploaded."""
+    started = time.perf_counter()
     experiment_id = active_experiment_id()
-    creation = {"kind": "create", "experiment_id": experiment_id, "name": name, "start_time": int(time.time() * 1000)}
-    client, run_id = MlflowClient(mlflow.get_tracking_uri()), uuid4().hex
-    run = _open(client, run_id, experiment_id, began, {**creation, "tags": _created_tags(parent_run_id, tags)})
-    run.uploader.put({"kind": "tags", "tags": tags})
+    creation = {
+        "kind": "create",
+        "experiment_id": experiment_id,
+        "name": new_run.name,
+        "start_time": int(time.time() * 1000),
+        "tags": new_run.all_tags,
+    }
+    client = MlflowClient(mlflow.get_tracking_uri())
+    run = _open(client, uuid4().hex, experiment_id, started=started, entries=[creation])
+    run.uploader.put({"kind": "tags", "tags": new_run.tags})
     return run
 
 
-def _created_tags(parent_run_id: str | None, tags: dict[str, str]) -> dict[str, str]:
-    """Return a new run's tags: its own, its parent, and MLflow's about user, source and commit."""
-    found: dict[str, str] = resolve_tags({**tags, names.PARENT_RUN_ID: parent_run_id} if parent_run_id else tags)
-    return found
-
-
 def _reopen(client: MlflowClient, run_id: str, tags: dict[str, str]) -> tuple[StageRun, Collection[str]]:
-    """Take an interrupted run up again, once it is certain that its result will be what it would have been.
-
-    Raises:
-        UserInputError: Another process works on it, it has ended, or what it reads is no longer the same.
-    """
-    began = time.perf_counter()
-    experiment_id, lock, run_history = claim_interrupted(client, run_id)
+    """Reopen an interrupted run; raise UserInputError if it is in progress, has ended, or its inputs have changed."""
+    started = time.perf_counter()
+    experiment_id, lock, history = claim_interrupted(client, run_id)
     try:
-        differing = check_same_result(run_id, run_history.tags, tags)
+        differences = check_same_result(run_id, history.tags, tags)
     except BaseException:
         lock.release()
         raise
-    own = process_identity()
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in own.items()], synchronous=True)
-    run = _open(client, run_id, experiment_id, began, lock=lock)
-    run.run_history = run_history
-    kept = {name: value for name, value in tags.items() if name not in (names.OPENED, names.CODE_DIGEST)}
-    if differing:  # not to be taken for what either version alone would make
-        kept |= {names.RESUMED_WITH: json.dumps(differing), names.CACHE_KEY: ""}
+    process_tags = [RunTag(key, value) for key, value in process_identity().items()]
+    client.log_batch(run_id, tags=process_tags, synchronous=True)
+    run = _open(client, run_id, experiment_id, started=started, lock=lock)
+    run.run_history = history
+    tags = {name: value for name, value in tags.items() if name not in (names.OPENED, names.CODE_DIGEST)}
+    if differences:  # neither version alone would reproduce the result, so it must not be cached
+        tags |= {names.RESUMED_WITH: json.dumps(differences), names.CACHE_KEY: ""}
     run.uploader.put({"kind": "status", "status": "RUNNING"})
-    run.uploader.put({"kind": "tags", "tags": kept})
-    return run, run_history.params
+    run.uploader.put({"kind": "tags", "tags": tags})
+    return run, history.params
 
 
 def _open(
     client: MlflowClient,
     run_id: str,
     experiment_id: str,
-    began: float,
-    *first: Entry,
+    *,
+    started: float,
+    entries: Iterable[Entry] = (),
     lock: FileLock | None = None,
 ) -> StageRun:
+    """Lock the run's local state, write the first journal entries and start the uploader."""
     folder = run_folder(run_id)
     lock = lock or lock_run_state(folder)
-    assert lock is not None, "nobody else can know of a run that has just been made"
+    assert lock is not None, "no other process knows of a run that was just created"
     journal = Journal(folder)
     store = without_password(mlflow.get_tracking_uri())
-    for entry in ({"kind": "opened", "run_id": run_id, "store": store, **process_identity()}, *first):
+    for entry in ({"kind": "opened", "run_id": run_id, "store": store, **process_identity()}, *entries):
         journal.append(entry)
     sender = Sender(client, run_id, folder)
-    uploader = Uploader(journal, sender, sender.note_damaged)
-    return StageRun(client, run_id, experiment_id, folder, uploader, sender, lock, began, adopted=False)
+    uploader = Uploader(journal, sender.send, sender.report_damaged)
+    return StageRun(client, run_id, experiment_id, folder, uploader, sender, lock, started)
 
 
-def _end(run: StageRun, status: int, note: str, limit_seconds: float) -> None:
-    """Give the run its status; once all of it has arrived, remove its local state but what `resume` needs."""
-    if run.ended is None:  # else interrupted while its end was being delivered: that end stands
+def _upload_limit(run: StageRun) -> float:
+    return LATE_LIMIT_SECONDS if run.late else UPLOAD_LIMIT_SECONDS
+
+
+def _end(run: StageRun, status: int, *, note: str = "", limit_seconds: float) -> None:
+    """Set the run's final status and wait for pending uploads, after which its local state is cleared."""
+    if run.final_status is None:  # otherwise interrupted during the upload of a final status, which then stands
         if note:
             run.set_tags({names.NOTE: note})
-        ended = int(time.time() * 1000)
-        run.uploader.put({"kind": "status", "status": RunStatus.to_string(status), "end_time": ended})
-        run.ended = status
+        end_time = int(time.time() * 1000)
+        run.uploader.put({"kind": "status", "status": RunStatus.to_string(status), "end_time": end_time})
+        run.final_status = status
         if status != RunStatus.FINISHED and (run.folder / names.CHECKPOINTS).is_dir():
-            run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)  # after the status, which is short
-    arrived = run.uploader.end(limit_seconds, lambda: _leave(run))
-    for refusal in run.sender.refused:
-        logger.warning(f"the tracking store did not get {refusal}; it is kept in {run.folder}")
-    if not arrived:
-        why = f" ({first_line(run.uploader.last_error)})" if run.uploader.last_error else ""
-        logger.warning(f"not everything has reached the tracking store{why}; it is kept in {run.folder}")
-        logger.info("what is pending is delivered by: python -m pipeline sync")
-    elif run.ended == RunStatus.FINISHED and not run.sender.refused and not run.nested:
-        logger.info("everything has arrived at the tracking store")
+            run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)  # after the status, which is small
+    uploaded = run.uploader.close(limit_seconds, lambda: _clear(run))
+    for message in run.sender.rejected:
+        logger.warning(f"rejected by the tracking store: {message} (saved in {run.folder})")
+    if not uploaded:
+        reason = f" ({first_line(run.uploader.last_error)})" if run.uploader.last_error else ""
+        logger.warning(f"some data is not uploaded yet{reason}; it is saved in {run.folder}")
+        logger.info("upload it with: python -m pipeline sync")
+    elif run.final_status == RunStatus.FINISHED and not run.sender.rejected and not run.nested:
+        logger.info("all data uploaded")
 
 
-def _leave(run: StageRun) -> None:
-    """Clear up after a run whose journal has arrived; called in the delivering thread."""
-    if not run.sender.refused:
-        with contextlib.suppress(OSError):  # whatever stays is listed by `clean`
-            clear_arrived(run.folder)
+def _clear(run: StageRun) -> None:
+    """Clear the local state of an uploaded run and unlock it; called by the upload thread."""
+    if not run.sender.rejected:
+        with contextlib.suppress(OSError):  # `clean` lists whatever remains
+            clear_uploaded(run.folder)
     run.lock.release()

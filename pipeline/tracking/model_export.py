@@ -1,7 +1,7 @@
-"""The hand-over: one logged model that can be served, cut, frozen and trained on.
+"""Export a trained network as a logged model that can be served, cut, frozen and fine-tuned.
 
-Beside the servable graph (pt2) lie `weights.safetensors`, `architecture.json` and the places of the images that
-it was trained and validated on. Later stages rebuild the network from these; nothing is ever unpickled.
+`weights.safetensors`, `architecture.json` and the indices of the training and validation images are stored next to the
+servable graph (pt2). Later stages rebuild the network from these files; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import safetensors.torch
@@ -26,12 +27,12 @@ from pipeline.tracking import names
 from pipeline.tracking.base_model import model_digest
 from pipeline.tracking.stage_run import StageRun
 
-EXAMPLE_IMAGES = 2  # an export from a batch of one would serve batches of one only
+EXAMPLE_IMAGES = 2  # with an example batch of one, the exported graph would accept batches of one only
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model says of itself in its metadata, beyond its weights."""
+    """Metadata of a model beyond its architecture."""
 
     stage: str
     dataset: str
@@ -44,34 +45,33 @@ def log_model(
     run: StageRun,
     network: LayeredNetwork,
     split: Split,
-    facts: ModelFacts,
     *,
+    facts: ModelFacts,
     seen_before: Tensor | None = None,
     register_as: str = "",
 ) -> None:
-    """Save a trained network as the run's model, and have it delivered like everything else.
+    """Save a trained network, moved to the CPU, as the run's model and upload it in the background.
 
-    Args:
-        run: Its final metrics, logged before, attach to the model.
-        network: With its best weights; moved to the CPU.
-        split: What it was trained on.
-        facts: Go into the model's metadata.
-        seen_before: int64, places in the official training part of images that its base was trained on.
-        register_as: The name to register it under; empty does not.
+    The run's final metrics, logged before, are attached to the model. `seen_before` holds the int64 indices of the
+    images that its base was trained on. If `register_as` is not empty, the model is registered under that name.
     """
     network.cpu().eval()
-    for parameter in network.parameters():  # channels-last kernels are for training; files hold the plain order
+    for parameter in network.parameters():  # files hold the default memory format, training may use channels-last
         parameter.data = parameter.data.contiguous()
     digest = weights_digest(network.state_dict())
-    draw = draw_tensors(split, seen_before)
+    indices = image_indices(split, seen_before)
     run.set_tags({names.WEIGHTS_DIGEST: digest})
-    _save_model(run, network, split, draw, {"weights_digest": digest, **_metadata(facts, network)})
+    metadata = {"weights_digest": digest, **_metadata(facts, network)}
+    if not _is_saved(run.folder / names.MODEL, metadata):
+        extra_files = _write_extra_files(run.folder / names.EXTRA_FILES, network, indices, dataset=split.dataset)
+        _save_model(run, network, split.test.pixels[:EXAMPLE_IMAGES], extra_files=extra_files, metadata=metadata)
+        shutil.rmtree(run.folder / names.EXTRA_FILES)
     tags = {
         names.STAGE: facts.stage,
         names.DATASET: facts.dataset,
         names.CLASSES: facts.classes,
         names.WEIGHTS_DIGEST: digest,
-        names.MODEL_DIGEST: model_digest(network, draw),
+        names.MODEL_DIGEST: model_digest(network, indices),
         "family": network.architecture.family,
         "depth": str(network.architecture.depth),
         "image_shape": ",".join(map(str, network.architecture.image_shape)),
@@ -81,8 +81,8 @@ def log_model(
         run.uploader.put({"kind": "register", "name": register_as, "val_accuracy": facts.val_accuracy})
 
 
-def draw_tensors(split: Split, seen_before: Tensor | None) -> dict[str, Tensor]:
-    """Return the places of the images trained on, validated on, and trained on here or by any base before."""
+def image_indices(split: Split, seen_before: Tensor | None) -> dict[str, Tensor]:
+    """Return int32 indices of the images trained on, validated on, and trained on by this model or any ancestor."""
     train, validation = split.train.indices.int(), split.validation.indices.int()
     seen = train.clone() if seen_before is None else torch.cat([train, seen_before.int()]).unique()
     return {"train": train, "validation": validation, "seen": seen}
@@ -90,11 +90,8 @@ def draw_tensors(split: Split, seen_before: Tensor | None) -> dict[str, Tensor]:
 
 def _metadata(facts: ModelFacts, network: LayeredNetwork) -> dict[str, object]:
     return {
-        "stage": facts.stage,
-        "dataset": facts.dataset,
-        "classes": facts.classes,
-        "class_names": list(facts.class_names),
-        "val_accuracy": facts.val_accuracy,
+        **asdict(facts),
+        "class_names": list(facts.class_names),  # as YAML reads it back
         "family": network.architecture.family,
         "depth": network.architecture.depth,
         "image_shape": list(network.architecture.image_shape),
@@ -103,52 +100,54 @@ def _metadata(facts: ModelFacts, network: LayeredNetwork) -> dict[str, object]:
     }
 
 
+def _is_saved(folder: Path, metadata: Mapping[str, object]) -> bool:
+    """Return whether an interrupted attempt has saved the same model, which may be uploading; delete any other."""
+    if not folder.is_dir():
+        return False
+    if yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))["metadata"] == dict(metadata):
+        return True
+    shutil.rmtree(folder)
+    return False
+
+
+def _write_extra_files(folder: Path, network: LayeredNetwork, indices: dict[str, Tensor], *, dataset: str) -> list[str]:
+    """Write the files from which later stages rebuild the network, and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(network.state_dict(), folder / names.WEIGHTS_FILE)
+    (folder / names.ARCHITECTURE_FILE).write_text(network.architecture.model_dump_json(indent=1), encoding="utf-8")
+    safetensors.torch.save_file(indices, folder / names.INDICES_FILE, {"dataset": dataset})
+    return [str(folder / name) for name in (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.INDICES_FILE)]
+
+
 def _save_model(
     run: StageRun,
     network: LayeredNetwork,
-    split: Split,
-    draw: Mapping[str, Tensor],
-    metadata: Mapping[str, object],
+    example: Tensor,
+    *,
+    extra_files: list[str],
+    metadata: dict[str, object],
 ) -> None:
-    """Write an MLflow model folder: the servable graph, and beside it what later stages rebuild it from.
-
-    It is there whole or not at all; one that an interrupted attempt has left may just be on its way, and is kept.
-    """
-    folder = run.folder / names.MODEL
-    if folder.is_dir():
-        described = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
-        if described["metadata"] == dict(metadata):
-            return
-        shutil.rmtree(folder)
+    """Save an MLflow model folder atomically; `example` holds uint8 images (N, C, H, W)."""
     if importlib.util.find_spec("lightning") or importlib.util.find_spec("pytorch_lightning"):
-        make_importable()  # mlflow.pytorch imports Lightning where it is installed, and that imports torchvision
+        make_importable()  # mlflow.pytorch imports Lightning if installed, which imports torchvision
     import mlflow.pytorch
     from mlflow.models import Model
     from mlflow.models.signature import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    extra = run.folder / names.EXTRA_FILES
-    extra.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(network.state_dict(), extra / names.WEIGHTS_FILE)
-    (extra / names.ARCHITECTURE_FILE).write_text(network.architecture.model_dump_json(indent=1), encoding="utf-8")
-    safetensors.torch.save_file(dict(draw), extra / names.DRAW_FILE, {"dataset": split.dataset})
-
-    shape = network.architecture.image_shape
-    outputs = len(network.architecture.classes)
-    pixels = TensorSpec(np.dtype(np.float32), (-1, *shape))
-    probabilities = TensorSpec(np.dtype(np.float32), (-1, outputs))
-    beside = run.folder / f".{names.MODEL}"
-    shutil.rmtree(beside, ignore_errors=True)
+    pixels = TensorSpec(np.dtype(np.float32), (-1, *network.architecture.image_shape))
+    probabilities = TensorSpec(np.dtype(np.float32), (-1, len(network.architecture.classes)))
+    temporary = run.folder / f".{names.MODEL}"
+    shutil.rmtree(temporary, ignore_errors=True)
     mlflow.pytorch.save_model(
         Classifier(network).eval(),
-        str(beside),
+        str(temporary),
         mlflow_model=Model(run_id=run.run_id, artifact_path=names.MODEL),
         signature=ModelSignature(Schema([pixels]), Schema([probabilities])),
-        input_example=split.test.pixels[:EXAMPLE_IMAGES].float().numpy(),
+        input_example=example.float().numpy(),
         pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in ("mlflow", "torch", "numpy")],
-        extra_files=[str(extra / file) for file in (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.DRAW_FILE)],
-        metadata=dict(metadata),
+        extra_files=extra_files,
+        metadata=metadata,
         serialization_format="pt2",
     )
-    shutil.rmtree(extra)
-    beside.rename(folder)
+    temporary.rename(run.folder / names.MODEL)

@@ -1,42 +1,45 @@
-"""Reading finished runs back: what reports and comparisons are made from."""
+"""Read finished runs back, for reports and comparisons."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import Fault, UserInputError
+from pipeline.errors import invalid
+from pipeline.redaction import first_line
 from pipeline.tracking import names
 from pipeline.tracking.outbox.local_state import resolve_run_id
-from pipeline.tracking.store import active_experiment_id
+from pipeline.tracking.stage_run import StageRun
+from pipeline.tracking.store import search_newest_runs
 
 MAX_SETTING_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
-SEARCHED_RUNS = 1000
+MAX_COMPARED_RUNS = 6
+COMPARE_LIMIT = 200  # runs searched for siblings
 CURVES = (names.TRAIN_LOSS, names.TRAIN_ACCURACY, names.VAL_LOSS, names.VAL_ACCURACY, names.EPOCH_SECONDS)
+
+_invalid_runs = partial(invalid, "runs", remedy="Pass finished runs, separated by commas.")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A finished run as a report sees it.
+    """A finished run, as read by reports.
 
     Attributes:
-        run_id: MLflow's id.
-        name: The run's name.
         stage: Its entry point.
-        tags: All of them.
-        params: All of them.
-        metrics: Those logged at the end.
-        curves: One list a metric that is logged every epoch, in order.
+        metrics: Final metrics.
+        curves: Values per epoch of each metric in `CURVES`.
     """
 
     run_id: str
@@ -50,131 +53,133 @@ class Arm:
 
 @dataclass(frozen=True)
 class Store:
-    """A tracking store as a report sees it.
-
-    Attributes:
-        client: Of the store.
-        experiment_id: The active experiment.
-    """
+    """A tracking store and its active experiment, as used by reports."""
 
     client: MlflowClient
     experiment_id: str
 
     @property
     def server(self) -> str:
-        """The tracking server's address, without credentials; empty where there is none."""
+        """The tracking server's URL without credentials; empty for other stores."""
         uri = mlflow.get_tracking_uri().rstrip("/")
         return re.sub(r"//[^/@]*@", "//", uri) if uri.startswith(("http://", "https://")) else ""
 
 
 def read_step(client: MlflowClient, run_id: str) -> Arm:
-    """Return a finished step of a study, whatever its stage."""
-    return _arm(client, client.get_run(resolve_run_id(run_id)))
-
-
-def newest_plan_run(client: MlflowClient) -> str:
-    """Return the newest run of a study that has a report, finished or with steps missing; empty without one."""
-    found = client.search_runs(
-        [active_experiment_id()],
-        f"tags.{names.STAGE} = 'main'",
-        max_results=SEARCHED_RUNS,
-        order_by=["attributes.end_time DESC"],
-    )
-    return next((run.info.run_id for run in found if names.PLAN_DIGEST in run.data.tags), "")
-
-
-def read_plan_record(client: MlflowClient, run_id: str) -> str | None:
-    """Return the record of a study's run as JSON, None where the run is not one of a study.
-
-    Raises:
-        UserInputError: It is one, and the record cannot be read.
-    """
-    try:
-        if client.get_run(run_id).data.tags.get(names.STAGE) != "main":
-            return None
-    except MlflowException:
-        raise _refused(run_id, "cannot be found") from None
-    name = f"{names.REPORT}/{names.PLAN_RECORD}"
-    try:
-        sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run_id, names.REPORT)}
-        if sizes.get(name, MAX_RECORD_BYTES + 1) > MAX_RECORD_BYTES:
-            raise ValueError("it has no record of its steps")
-        with TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
-    except (MlflowException, OSError, ValueError) as error:
-        raise _refused(run_id, f"is a study's, and {str(error).splitlines()[0]}") from None
+    """Return the finished run of a plan step, of any stage."""
+    return _read_run(client, client.get_run(resolve_run_id(run_id)))
 
 
 def read_arm(client: MlflowClient, run_id: str) -> Arm:
-    """Return a finished run of a stage that trains.
-
-    Raises:
-        UserInputError: There is no such run, it is not finished, or it trained nothing.
-    """
+    """Return a finished run of a stage that trains; raise UserInputError for any other run."""
     try:
         run = client.get_run(resolve_run_id(run_id))
     except MlflowException:
-        raise _refused(run_id, "cannot be found") from None
+        raise _invalid_runs(run_id, "not found.") from None
     if run.info.status != "FINISHED":
-        raise _refused(run_id, f"is {run.info.status}, and only FINISHED runs can be compared")
+        raise _invalid_runs(run_id, f"only FINISHED runs can be compared, this one is {run.info.status}.")
     if names.TEST_ACCURACY not in run.data.metrics:
-        raise _refused(run_id, "trained nothing")
-    return _arm(client, run)
+        raise _invalid_runs(run_id, "this run has trained nothing.")
+    return _read_run(client, run)
 
 
 def newest_arm(client: MlflowClient, stage: str, *, like: Arm | None = None) -> Arm | None:
-    """Return the newest finished run of a stage in the active experiment, alike in data, classes, labels and seed."""
-    found = client.search_runs(
-        [active_experiment_id()],
-        f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'",
-        max_results=SEARCHED_RUNS,
-        order_by=["attributes.end_time DESC"],
-    )
-    for run in found:
+    """Return the newest finished run of a stage, with the data, classes, number of labels and seed of `like`."""
+    for run in search_newest_runs(client, f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'"):
         if like is None or (
-            all(run.data.tags.get(name) == like.tags.get(name) for name in (names.DATASET, names.CLASSES))
-            and all(run.data.params.get(name) == like.params.get(name) for name in ("per_class", "seed"))
+            _same(run.data.tags, like.tags, (names.DATASET, names.CLASSES))
+            and _same(run.data.params, like.params, ("per_class", "seed"))
         ):
-            return _arm(client, run)
+            return _read_run(client, run)
     return None
 
 
-def _arm(client: MlflowClient, run: Run) -> Arm:
+def _same(first: dict[str, str], second: dict[str, str], keys: tuple[str, ...]) -> bool:
+    return all(first.get(key) == second.get(key) for key in keys)
+
+
+def _read_run(client: MlflowClient, run: Run) -> Arm:
     curves = {}
     for name in CURVES:
         points = sorted(client.get_metric_history(run.info.run_id, name), key=lambda point: int(point.step))
         curves[name] = [float(point.value) for point in points]
-    stage = run.data.tags.get(names.STAGE, "")
     return Arm(
-        run.info.run_id, run.info.run_name, stage, dict(run.data.tags), dict(run.data.params),
-        dict(run.data.metrics), curves,
-    )  # fmt: skip
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        stage=run.data.tags.get(names.STAGE, ""),
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        curves=curves,
+    )
+
+
+def newest_plan_run(client: MlflowClient) -> str:
+    """Return the newest plan run with a report, complete or not, or an empty string."""
+    runs = search_newest_runs(client, f"tags.{names.STAGE} = 'main'")
+    return next((run.info.run_id for run in runs if names.PLAN_DIGEST in run.data.tags), "")
+
+
+def read_plan_record(client: MlflowClient, run_id: str) -> str | None:
+    """Return the record of a plan run as JSON, or None for other runs; raise UserInputError if it is unreadable."""
+    try:
+        if client.get_run(run_id).data.tags.get(names.STAGE) != "main":
+            return None
+    except MlflowException:
+        raise _invalid_runs(run_id, "not found.") from None
+    try:
+        return _read_artifact(client, run_id, f"{names.REPORT}/{names.PLAN_RECORD}", max_bytes=MAX_RECORD_BYTES)
+    except (MlflowException, OSError, ValueError) as error:
+        raise _invalid_runs(run_id, f"the record of this plan run is unreadable: {first_line(error)}.") from None
 
 
 def read_best_setting(client: MlflowClient, run_id: str) -> dict[str, Any]:
-    """Return the best setting that a tune run found.
-
-    Raises:
-        UserInputError: There is no such run, or it has none.
-    """
+    """Return the best setting of a tune run; raise UserInputError if it has no valid one."""
     try:
-        sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run_id)}
-        if sizes.get(names.BEST_SETTING, MAX_SETTING_BYTES + 1) > MAX_SETTING_BYTES:
-            raise ValueError("it has no best setting")
-        with TemporaryDirectory() as folder:
-            path = Path(client.download_artifacts(run_id, names.BEST_SETTING, folder))
-            if path.stat().st_size > MAX_SETTING_BYTES:
-                raise ValueError("its best setting is too large")
-            found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("its best setting is damaged")
+        setting = json.loads(_read_artifact(client, run_id, names.BEST_SETTING, max_bytes=MAX_SETTING_BYTES))
+        if not isinstance(setting, dict):
+            raise ValueError(f"damaged {names.BEST_SETTING}")
     except (MlflowException, OSError, ValueError, RecursionError) as error:
-        why = str(error).splitlines()[0]
-        raise UserInputError(
-            Fault("params_from", run_id, f"cannot be used: {why}.", "Name a finished tune run.")
-        ) from None
-    return found
+        problem = f"no usable best setting: {first_line(error)}."
+        raise invalid("params_from", run_id, problem, remedy="Pass a finished tune run.") from None
+    return setting
 
 
-def _refused(run_id: str, why: str) -> UserInputError:
-    return UserInputError(Fault("runs", run_id, f"{why}.", "Name finished runs, separated by commas."))
+def artifact_sizes(client: MlflowClient, run_id: str, folder: str | None = None) -> dict[str, int]:
+    """Return the size in bytes of each artifact in a folder of a run."""
+    return {item.path: item.file_size or 0 for item in client.list_artifacts(run_id, folder)}
+
+
+def _read_artifact(client: MlflowClient, run_id: str, path: str, *, max_bytes: int) -> str:
+    """Return the text of an artifact; raise ValueError if it is missing or too large."""
+    folder, _, name = path.rpartition("/")
+    size = artifact_sizes(client, run_id, folder or None).get(path)
+    if size is None:
+        raise ValueError(f"it has no {name}")
+    with TemporaryDirectory() as temporary:
+        file = Path(client.download_artifacts(run_id, path, temporary)) if size <= max_bytes else None
+        if file is None or file.stat().st_size > max_bytes:  # the listed size may be wrong
+            raise ValueError(f"{name} exceeds {max_bytes} bytes")
+        return file.read_text(encoding="utf-8")
+
+
+def compare_link(run: StageRun) -> str:
+    """Return the URL of the UI page that compares a run with its siblings; empty without a tracking server.
+
+    Siblings are the runs of the same parent, otherwise the newest finished runs on the same data and classes.
+    """
+    server, run_id = Store(run.client, run.experiment_id).server, run.sender.run_id
+    if not server:
+        return ""
+    try:
+        tags = run.client.get_run(run_id).data.tags
+        runs = search_newest_runs(run.client, "attributes.status = 'FINISHED'", limit=COMPARE_LIMIT)
+    except MlflowException:
+        return ""  # a link is not worth failing the run
+    shared = (names.PARENT_RUN_ID,) if names.PARENT_RUN_ID in tags else (names.DATASET, names.CLASSES)
+    others = [other.info.run_id for other in runs if _same(other.data.tags, tags, shared)]
+    compared = [run_id, *(other for other in others if other != run_id)][:MAX_COMPARED_RUNS]
+    if len(compared) == 1:
+        return f"{server}/#/experiments/{run.experiment_id}/runs/{run_id}"
+    runs_json, experiments = quote(json.dumps(compared)), quote(json.dumps([run.experiment_id]))
+    return f"{server}/#/compare-runs?runs={runs_json}&experiments={experiments}"

@@ -1,4 +1,4 @@
-"""Finished steps are recognised, and why or why not can be told; a step of a study knows its study by `PlanContext`."""
+"""Cached results: look up finished runs by cache key, and explain cache hits and misses."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from pipeline.redaction import first_line
 from pipeline.tracking import names
-from pipeline.tracking.base_model import model_is_whole
+from pipeline.tracking.base_model import has_model_files
 from pipeline.tracking.cache_key import CacheKey
 from pipeline.tracking.outbox.model_upload import register_model
+from pipeline.tracking.queries import artifact_sizes
 from pipeline.tracking.stage_run import StageResult
-from pipeline.tracking.store import active_experiment_id, first_line, holds_runs_of_this_process, open_store
+from pipeline.tracking.store import holds_runs_of_this_process, open_store, search_newest_runs
 
 logger = logging.getLogger(__name__)
 
-MAX_SEARCHED_RUNS = 200  # runs among which the likest one is looked for
+MAX_SEARCHED_RUNS = 200
+PARAMETER_WEIGHT = 100  # arms of a plan differ in parameters, so the closest run is one with the same parameters
 
 
 class PlanContext:
-    """The study that a step belongs to: takes finished results, and opens the study's run when a step is run.
+    """Gives a step access to its plan run: cached results, and the parent run (created on first use).
 
-    Args:
-        parent: Opens the study's run where it is not open yet, and returns its id.
-        rerun: Recognise nothing.
+    `parent` returns the id of the plan run; `rerun` ignores cached results.
 
     Attributes:
-        why: Why the last step was recognised or not, in words.
+        why: Explains the cache hit or miss of the last step.
     """
 
     def __init__(self, parent: Callable[[], str], *, rerun: bool = False):
@@ -40,104 +41,95 @@ class PlanContext:
 
     @property
     def parent_run_id(self) -> str:
-        """The study's run."""
+        """The id of the plan run."""
         return self._parent()
 
     def cached_result(self, key: CacheKey) -> StageResult | None:
-        """Return the finished result with a key, None where the step is to be run."""
+        """Return the cached result for `key`, or None if the step has to run."""
         client = open_store()
         try:
-            found = None if self.rerun else find_cached_result(client, key)
+            result = None if self.rerun else find_cached_result(client, key)
         except MlflowException as error:
             if not holds_runs_of_this_process():
                 raise
-            self.why = f"miss: the tracking store does not answer now ({first_line(error)})"
+            self.why = f"cache miss: tracking store unreachable ({first_line(error)})"
             return None
-        if found is not None:
-            self.why = f"hit: run {found.run_id} has this key"
+        if result is not None:
+            self.why = f"cache hit: run {result.run_id}"
         else:
-            self.why = "miss: all is run again" if self.rerun else f"miss: {explain_cache_miss(client, key)}"
-        return found
+            self.why = f"cache miss: {'rerun=true' if self.rerun else explain_cache_miss(client, key)}"
+        return result
 
 
 def cached_step_result(plan_context: PlanContext | None, key: CacheKey, register_as: str = "") -> StageResult | None:
-    """Return a step's finished result, where it belongs to a study that knows one; its model is then registered."""
-    done = plan_context.cached_result(key) if plan_context is not None else None
-    if done is not None:
-        register_cached(done, register_as)
-    return done
+    """Return the cached result of a plan step and register its model; None outside a plan or on a cache miss."""
+    result = plan_context.cached_result(key) if plan_context is not None else None
+    if result is not None:
+        register_cached(result, register_as)
+    return result
 
 
-def register_cached(done: StageResult, name: str) -> None:
-    """Register the model of a cached result, as its stage would have done; nothing without a name or a model."""
-    if name and done.model_uri:
-        wanted = {"name": name, "val_accuracy": done.metrics[names.VAL_FINAL_ACCURACY]}
-        logger.info(register_model(open_store(), done.run_id, done.model_uri, wanted))
+def register_cached(result: StageResult, name: str) -> None:
+    """Register the model of a cached result as its stage would have done; does nothing without a name or a model."""
+    if name and result.model_uri:
+        val_accuracy = result.metrics[names.VAL_FINAL_ACCURACY]
+        client = open_store()
+        logger.info(register_model(client, result.run_id, result.model_uri, name=name, val_accuracy=val_accuracy))
 
 
 def parent_run_of(plan_context: PlanContext | None) -> str | None:
-    """Return the run that a step's run is nested in, opened by now; None for a stage on its own."""
+    """Return the plan run of a step (created if necessary), or None for a stage outside a plan."""
     return plan_context.parent_run_id if plan_context is not None else None
 
 
 def find_cached_result(client: MlflowClient, key: CacheKey) -> StageResult | None:
-    """Return the result of a finished run with a key, its artifacts still there; None where there is none."""
-    for run in _search(client, f"attributes.status = 'FINISHED' and tags.{names.CACHE_KEY} = '{key.digest}'"):
-        if not _what_is_gone(client, run):
+    """Return the result of a FINISHED run with this cache key whose artifacts still exist, or None."""
+    condition = f"attributes.status = 'FINISHED' and tags.{names.CACHE_KEY} = '{key.digest}'"
+    for run in search_newest_runs(client, condition, limit=MAX_SEARCHED_RUNS):
+        if not _missing_artifact(client, run):
             uri = run.data.tags.get(names.MODEL_URI, "")
             return StageResult(run.info.run_id, uri, dict(run.data.metrics), reused=True)
     return None
 
 
 def find_plan_run(client: MlflowClient, digest: str) -> str:
-    """Return the newest finished run of a study with a digest, an empty string where there is none."""
-    for run in _search(client, f"attributes.status = 'FINISHED' and tags.{names.PLAN_DIGEST} = '{digest}'"):
-        return str(run.info.run_id)
-    return ""
+    """Return the newest FINISHED plan run with a digest, or an empty string."""
+    condition = f"attributes.status = 'FINISHED' and tags.{names.PLAN_DIGEST} = '{digest}'"
+    return next((str(run.info.run_id) for run in search_newest_runs(client, condition, limit=1)), "")
 
 
 def explain_cache_miss(client: MlflowClient, key: CacheKey) -> str:
-    """Say why no finished result has a key: what differs from the likest earlier run, or what became of its own."""
-    own = _search(client, f"tags.{names.CACHE_KEY} = '{key.digest}'")
-    for run in own:
+    """Explain a cache miss: why a run with this key is unusable, or what has changed since the closest run."""
+    for run in search_newest_runs(client, f"tags.{names.CACHE_KEY} = '{key.digest}'", limit=MAX_SEARCHED_RUNS):
         if run.info.status != "FINISHED":
-            return f"run {run.info.run_id} has this key and is {run.info.status}"
-        if gone := _what_is_gone(client, run):
-            return f"run {run.info.run_id} has this key, and {gone}"
-    likest: list[str] | None = None
-    for run in _search(client, f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{key.stage}'"):
+            return f"run {run.info.run_id} has the same key but is {run.info.status}"
+        if missing := _missing_artifact(client, run):
+            return f"run {run.info.run_id} has the same key but its {missing} is missing"
+    candidates: list[dict[str, list[str]]] = []
+    condition = f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{key.stage}'"
+    for run in search_newest_runs(client, condition, limit=MAX_SEARCHED_RUNS):
         try:
-            differences = key.differences(json.loads(run.data.tags[names.KEY_PARTS]))
+            candidates.append(key.changes_since(json.loads(run.data.tags[names.KEY_PARTS])))
         except (KeyError, ValueError):
             continue
-        if likest is None or _weight(differences) < _weight(likest):
-            likest = differences
-    return "changed are " + "; ".join(likest) if likest else "no finished run of this stage is known"
+    closest = min(candidates, key=_distance, default={})
+    return "; ".join(change for changes in closest.values() for change in changes) or "no finished run of this stage"
 
 
-def _weight(differences: list[str]) -> int:
-    """Return how unlike two keys are: parameters tell arms apart, so they weigh most."""
-    return sum(line.count(",") + (100 if line.startswith("params") else 1) for line in differences)
+def _distance(changes: dict[str, list[str]]) -> int:
+    return sum(map(len, changes.values())) + PARAMETER_WEIGHT * ("params" in changes)
 
 
-def _search(client: MlflowClient, condition: str) -> list[Run]:
-    return list(
-        client.search_runs(
-            [active_experiment_id()], condition, max_results=MAX_SEARCHED_RUNS, order_by=["attributes.end_time DESC"]
-        )
-    )
-
-
-def _what_is_gone(client: MlflowClient, run: Run) -> str:
-    """Return what a finished run no longer has, or an empty string."""
+def _missing_artifact(client: MlflowClient, run: Run) -> str:
+    """Return which artifact of a finished run no longer exists, or an empty string."""
     uri = run.data.tags.get(names.MODEL_URI, "")
-    if uri and not model_is_whole(client, uri):
-        return f"its model {uri} is gone"
+    if uri and not has_model_files(client, uri):
+        return f"model {uri}"
     if names.FEATURES_FINGERPRINT in run.data.tags and run.data.tags.get(names.STAGE) == "cache_features":
         try:
-            listed = {item.path for item in client.list_artifacts(run.info.run_id, names.FEATURES)}
+            sizes = artifact_sizes(client, run.info.run_id, names.FEATURES)
         except MlflowException:
-            listed = set()
-        if f"{names.FEATURES}/{names.FEATURES_FILE}" not in listed:
-            return "its features are gone"
+            sizes = {}
+        if f"{names.FEATURES}/{names.FEATURES_FILE}" not in sizes:
+            return "features artifact"
     return ""

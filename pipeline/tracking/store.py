@@ -1,8 +1,7 @@
-"""Where runs are remembered: MLflow's own default store, made ready before anything runs side by side.
+"""Connection to the tracking store: MLflow's default store, set up once before processes use it concurrently.
 
-MLflow's sqlite store comes without write-ahead logging, and two processes that meet a fresh one race in its
-schema migration. Here the schema is made under a lock (`schema.py` says how) and the log switched on once; after
-that a look suffices.
+MLflow's sqlite store has no write-ahead logging by default, and two processes on a new file race in its schema
+migration. Here the schema is created under a lock (see `schema`) and write-ahead logging enabled once.
 """
 
 from __future__ import annotations
@@ -19,34 +18,44 @@ from urllib.parse import unquote, urlsplit
 import mlflow
 from alembic.util import CommandError
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.fluent import _get_experiment_id  # MLflow's own rule for the active experiment
+from mlflow.tracking.fluent import _get_experiment_id  # MLflow's rule for the active experiment
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from requests import Response
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.disk_space import REMEDY as FREE_SOME
+from pipeline.disk_space import REMEDY as FREE_SOME_SPACE
 from pipeline.disk_space import disk_full_message
-from pipeline.errors import Fault, UserInputError
-from pipeline.redaction import without_password
+from pipeline.errors import UserInputError, invalid
+from pipeline.redaction import first_line
 from pipeline.tracking.database import OPTUNA_TABLE, exclusive_setup, prepare_sqlite
 from pipeline.tracking.schema import write_schema
 
 Client = MlflowClient
 
 SERVER_LIMIT_SECONDS = 8
-KNOWN_SERVER_LIMIT_SECONDS = 3  # of one that is not needed now, since it can be waited for
-TLS = (
-    "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of the server's authority, and "
-    "MLFLOW_TRACKING_CLIENT_CERT_PATH to your own where the server wants one."
+KNOWN_SERVER_LIMIT_SECONDS = 3  # if it already holds runs of this process: uploads can wait until it is back
+SEARCHED_RUNS = 1000
+# the client's defaults (seven retries, minutes) would make a dead server look like a hang
+CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # the uploader has its own pauses
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+TLS_REMEDY = (
+    "Set MLFLOW_TRACKING_SERVER_CERT_PATH to the server's CA certificate, and MLFLOW_TRACKING_CLIENT_CERT_PATH to "
+    "your client certificate if the server requires one."
 )
-LOG_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may use it."
+LOGIN_REMEDY = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account with access."
 
 
 class _Known:
-    """What this process has learnt of stores that have answered it."""
+    """What this process knows about stores that it has reached before."""
 
     holding_runs: ClassVar[set[str]] = set()  # tracking URIs
     experiments: ClassVar[dict[tuple[str, str], str]] = {}  # (tracking URI, name in the environment) -> id
@@ -55,10 +64,10 @@ class _Known:
 def open_store() -> MlflowClient:
     """Return a client of the active tracking store, with its schema in place.
 
-    A store that holds runs of this process may be down by now: what is logged to it waits until it is back.
+    If the store holds runs of this process, it may be unreachable: data logged to it is uploaded later.
 
     Raises:
-        UserInputError: The store cannot be used or its server does not answer.
+        UserInputError: The store is not usable or its server does not respond.
     """
     try:
         return reach_store()
@@ -69,27 +78,19 @@ def open_store() -> MlflowClient:
 
 
 def reach_store() -> MlflowClient:
-    """Return a client of the active tracking store, which has answered just now.
-
-    Raises:
-        UserInputError: The store cannot be used or its server does not answer.
-    """
-    # the client's own patience (seven tries, minutes) would make a dead server look like a hang
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")  # delivery has pauses of its own
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    """Return a client of the active tracking store that has just responded; raise UserInputError if it does not."""
+    for name, value in CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("psycopg").setLevel(logging.ERROR)  # MLflow inserts what is there already, and then looks
-    uri = take_credentials(mlflow.get_tracking_uri())
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # MLflow inserts rows that may exist, then reads them
+    uri = move_credentials_to_environment(mlflow.get_tracking_uri())
     try:
         if path := sqlite_path(uri):
-            prepare_sqlite(path, lambda: _make_tables(path, uri))
+            prepare_sqlite(path, lambda: _create_tables(path, uri))
         elif uri.startswith(("http://", "https://")):
-            ask_server(uri, KNOWN_SERVER_LIMIT_SECONDS if holds_runs_of_this_process() else SERVER_LIMIT_SECONDS)
-        with exclusive_setup(uri, not_beside=OPTUNA_TABLE):
+            ping_server(uri, KNOWN_SERVER_LIMIT_SECONDS if holds_runs_of_this_process() else SERVER_LIMIT_SECONDS)
+        with exclusive_setup(uri, forbidden_table=OPTUNA_TABLE):
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, CommandError, ImportError, ValueError, OSError, sqlite3.Error) as error:
@@ -97,112 +98,119 @@ def reach_store() -> MlflowClient:
     return client
 
 
-def _make_tables(path: Path, uri: str) -> None:
+def _create_tables(path: Path, uri: str) -> None:
     write_schema(path)
-    MlflowClient(uri).search_experiments(max_results=1)  # makes the default experiment
+    MlflowClient(uri).search_experiments(max_results=1)  # creates the default experiment
 
 
-def take_credentials(uri: str) -> str:
-    """Return a server's address without user and password, which from here on travel by MLflow's own variables.
+def move_credentials_to_environment(uri: str) -> str:
+    """Return a server's URI without user and password, which are passed in MLflow's environment variables instead.
 
-    Else they would stand in every error message, link and note that names the server.
+    Otherwise every error message, link and note that contains the URI would show them.
     """
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return uri
-    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    user_info, _, host = parts.netloc.rpartition("@")
+    user, _, password = user_info.partition(":")
     os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
     os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
-    clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    clean = parts._replace(netloc=host).geturl()
     mlflow.set_tracking_uri(clean)
     return clean
 
 
 def unusable_store(error: Exception) -> UserInputError:
-    """Return the refusal of the active tracking store, which an error of it makes unusable."""
+    """Return the user's message for an error of the active tracking store, with a remedy."""
     if isinstance(error, UserInputError):
         return error
-    why = first_line(error)
+    reason = first_line(error)
     uri = mlflow.get_tracking_uri()
     if path := sqlite_path(uri):
         remedy = _sqlite_remedy(path.absolute(), error)
-    elif re.search(r"error code 40[13]\b", why):
-        remedy = LOG_IN
+    elif re.search(r"error code 40[13]\b", reason):
+        remedy = LOGIN_REMEDY
     elif uri.startswith("https://") and "SSL" in str(error):
-        remedy = TLS
+        remedy = TLS_REMEDY
     else:
-        remedy = "Unset it for sqlite:///mlflow.db, or start the server."
-    return UserInputError(Fault("MLFLOW_TRACKING_URI", uri, f"cannot be used as a tracking store: {why}", remedy))
+        remedy = "Unset it to use sqlite:///mlflow.db, or start the server."
+    return invalid("MLFLOW_TRACKING_URI", uri, f"cannot be used as a tracking store: {reason}.", remedy=remedy)
 
 
 def _sqlite_remedy(path: Path, error: Exception) -> str:
-    """Return what makes a store in a sqlite file usable again, as commands where there are some."""
-    words, quoted = str(error).lower(), shlex.quote(str(path))
+    """Return how to make a sqlite store usable again, as commands where possible."""
+    text, quoted = str(error).lower(), shlex.quote(str(path))
     if disk_full_message(error):
-        return FREE_SOME
-    if any(word in words for word in ("unable to open", "readonly", "permission denied", "read-only")):
-        return "Make its folder writable for you, or have MLFLOW_TRACKING_URI name another file."
-    if "locked" in words or isinstance(error, TimeoutError):
-        return "Another process has held it for long: end that one, and try again."
-    capture_output = shlex.quote(str(path.parent / "broken-store"))
+        return FREE_SOME_SPACE
+    if any(phrase in text for phrase in ("unable to open", "readonly", "permission denied", "read-only")):
+        return "Make its folder writable, or set MLFLOW_TRACKING_URI to another file."
+    if "locked" in text or isinstance(error, TimeoutError):
+        return "Another process has kept it locked: stop that process and try again."
+    backup = shlex.quote(str(path.parent / "broken-store"))
     return (
-        "Put a copy of yours in its place; or move it aside, and the next command makes an empty one: "
-        f"mkdir -p {capture_output} && mv {quoted}* {capture_output}"
+        "Restore it from a backup; or move it away, and the next command creates an empty one: "
+        f"mkdir -p {backup} && mv {quoted}* {backup}"
     )
 
 
 def note_run_of_this_process() -> None:
-    """Remember that the active store holds a run that this process has made: from now on it can be waited for."""
+    """Remember that the active store holds a run of this process: from now on, uploads may wait for it."""
     _Known.holding_runs.add(mlflow.get_tracking_uri())
 
 
 def holds_runs_of_this_process() -> bool:
-    """Whether the active store holds a run that this process has made."""
+    """Return whether the active store holds a run created by this process."""
     return mlflow.get_tracking_uri() in _Known.holding_runs
 
 
 def active_experiment_id() -> str:
-    """Return the experiment that MLflow itself would log to: set in code, by environment, else Default."""
-    asked = (mlflow.get_tracking_uri(), os.environ.get("MLFLOW_EXPERIMENT_NAME", ""))
+    """Return the experiment that MLflow would log to: set in code, in the environment, or Default."""
+    key = (mlflow.get_tracking_uri(), os.environ.get("MLFLOW_EXPERIMENT_NAME", ""))
     try:
         experiment_id = _get_experiment_id()
     except MlflowException:
-        if asked not in _Known.experiments:
+        if key not in _Known.experiments:
             raise
-        return _Known.experiments[asked]  # the store does not answer now
+        return _Known.experiments[key]  # the store is unreachable at the moment
     assert experiment_id is not None
-    _Known.experiments[asked] = experiment_id
+    _Known.experiments[key] = experiment_id
     return experiment_id
 
 
+def search_newest_runs(client: MlflowClient, condition: str, *, limit: int = SEARCHED_RUNS) -> list[Run]:
+    """Return up to `limit` runs of the active experiment that match a filter string, the latest ended first."""
+    order = ["attributes.end_time DESC"]
+    return list(client.search_runs([active_experiment_id()], condition, max_results=limit, order_by=order))
+
+
+def search_running(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
+    """Return the RUNNING runs of an experiment that match a filter string."""
+    condition = f"attributes.status = 'RUNNING' and {condition}"
+    return list(client.search_runs([experiment_id], condition, max_results=SEARCHED_RUNS))
+
+
 def store_environment() -> dict[str, str]:
-    """Return the environment variables by which another process finds the store and experiment of this one."""
-    found = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    """Return the environment variables that point another process to the same store and experiment."""
     return {
-        **found,
+        **{name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         "MLFLOW_EXPERIMENT_ID": active_experiment_id(),
     }
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file behind a sqlite URI, in which MLflow writes a space as %20; None for another kind."""
+    """Return the file of a sqlite URI (in which MLflow writes a space as %20), or None for other URIs."""
     return Path(make_url(uri).database or "") if uri.startswith("sqlite:///") else None
 
 
-def ask_server(uri: str, limit_seconds: float) -> Response:
-    """Return whatever a tracking server answers, asked once as MLflow asks: with its certificates and credentials.
+def ping_server(uri: str, limit_seconds: float) -> Response:
+    """Send one request to a tracking server with MLflow's certificates and credentials, and return any response.
 
     Raises:
-        MlflowException: It does not answer in time, or not to us.
+        MlflowException: The server does not respond in time, or rejects the connection.
     """
-    creds = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-    answer: Response = http_request(  # type: ignore[no-untyped-call]
-        creds, "/health", "GET", timeout=limit_seconds, max_retries=0, raise_on_status=False
+    credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+    response: Response = http_request(  # type: ignore[no-untyped-call]
+        credentials, "/health", "GET", timeout=limit_seconds, max_retries=0, raise_on_status=False
     )
-    return answer
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line and without passwords."""
-    return without_password((str(error).strip() or type(error).__name__).splitlines()[0])
+    return response

@@ -1,4 +1,4 @@
-"""Whether the tracking store would take a run: reached, written to and put back as it was, and what is left in it."""
+"""Checks of the tracking store for `doctor`: reachable, writable, orphaned runs, pending uploads, clock."""
 
 from __future__ import annotations
 
@@ -17,88 +17,88 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.checks import CheckResult, unwritable_reason
 from pipeline.errors import UserInputError
-from pipeline.tracking.outbox.journal import is_uploaded, read_part
+from pipeline.redaction import first_line
+from pipeline.tracking.outbox.journal import JOURNAL, is_uploaded, read_part
 from pipeline.tracking.outbox.local_state import state_folder
-from pipeline.tracking.recovery.orphans import lost_runs
-from pipeline.tracking.store import SERVER_LIMIT_SECONDS, ask_server, open_store, sqlite_path
-from pipeline.tracking.unstarted import unstarted_runs
+from pipeline.tracking.recovery.orphans import orphaned_runs
+from pipeline.tracking.recovery.unstarted_runs import unstarted_runs
+from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, ping_server, search_running, sqlite_path
 
-WHAT = "tracking store"
-CLOCK_LIMIT_SECONDS = 60.0
-TAG = "doctor"  # of the experiment; set, read back and taken away again
+STORE = "tracking store"
+CLOCK_TOLERANCE_SECONDS = 60.0
+TEST_TAG = "doctor"  # set on the experiment and deleted again
+MAX_LISTED = 5
 
 
 def store_folder() -> Path:
-    """Return the folder of the store's file, or the working directory where it is no file."""
+    """Return the folder of a sqlite store, or the working directory for other stores."""
     path = sqlite_path(mlflow.get_tracking_uri())
     return path.absolute().parent if path is not None else Path.cwd()
 
 
 def examine_store() -> Iterator[CheckResult]:
-    """Look at the store, the experiment, the runs left open in it and what has not arrived."""
+    """Check the store, the active experiment, orphaned runs and pending uploads."""
     path = sqlite_path(mlflow.get_tracking_uri())
     if path is not None and not path.exists():
-        why = unwritable_reason(path.parent)
-        fix = "Make the folder writable, or have MLFLOW_TRACKING_URI name another place."
-        made = f"{path} is not there yet; the first stage makes it"
-        yield (
-            CheckResult("FAIL", WHAT, f"{path} cannot be made: {why}", fix) if why else CheckResult("note", WHAT, made)
-        )
-        yield from _examine_state(None)
+        yield _check_creatable(path)
+        yield from _check_journals()
         return
     try:
         client = open_store()
     except UserInputError as error:
         fault = error.faults[0]
-        yield CheckResult("FAIL", WHAT, f"{fault.name}={fault.value} {fault.allowed}", fault.remedy)
-        yield from _examine_state(None)
-        return
-    yield from _examine_write(client)
-    yield from _examine_runs(client)
-    yield from _examine_state(client)
+        yield CheckResult("FAIL", STORE, f"{fault.name}={fault.value} {fault.allowed}", fault.remedy)
+    else:
+        yield from _check_writable(client)
+        yield from _check_runs(client)
+    yield from _check_journals()
 
 
-def _examine_write(client: MlflowClient) -> Iterator[CheckResult]:
-    """Write to the active experiment, take it back, and see whether its artifacts can be kept."""
+def _check_creatable(path: Path) -> CheckResult:
+    if reason := unwritable_reason(path.parent):
+        fix = "Make the folder writable, or set MLFLOW_TRACKING_URI to another location."
+        return CheckResult("FAIL", STORE, f"{path} cannot be created: {reason}", fix)
+    return CheckResult("note", STORE, f"{path} does not exist yet; the first stage creates it")
+
+
+def _check_writable(client: MlflowClient) -> Iterator[CheckResult]:
+    """Set and delete a tag of the active experiment, and check its artifact folder."""
     uri = mlflow.get_tracking_uri()
-    experiment = _experiment(client)
+    experiment = _active_experiment(client)
     if experiment is None:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or os.environ.get("MLFLOW_EXPERIMENT_ID")
-        yield CheckResult(
-            "note", WHAT, f"{uri} can be read; experiment {name} is not there yet", "The first stage makes it."
-        )
+        text = f"{uri} is readable; experiment {name} does not exist yet"
+        yield CheckResult("note", STORE, text, "The first stage creates it.")
         return
     if experiment.lifecycle_stage != "active":
-        fix = "Restore it, or name another with MLFLOW_EXPERIMENT_NAME."
-        yield CheckResult("FAIL", WHAT, f"experiment {experiment.name} is deleted", fix)
+        fix = "Restore it, or set MLFLOW_EXPERIMENT_NAME to another one."
+        yield CheckResult("FAIL", STORE, f"experiment {experiment.name} is deleted", fix)
         return
-    token = uuid.uuid4().hex
     try:
-        client.set_experiment_tag(experiment.experiment_id, TAG, token)
-        client.delete_experiment_tag(experiment.experiment_id, TAG)
+        client.set_experiment_tag(experiment.experiment_id, TEST_TAG, uuid.uuid4().hex)
+        client.delete_experiment_tag(experiment.experiment_id, TEST_TAG)
     except (MlflowException, sqlite3.Error, OSError) as error:
-        why = str(error).splitlines()[0]
-        fix = "Make it writable for you, or have MLFLOW_TRACKING_URI name another store."
-        yield CheckResult("FAIL", WHAT, f"{uri} can be read and not written: {why}", fix)
+        fix = "Make it writable, or set MLFLOW_TRACKING_URI to another store."
+        yield CheckResult("FAIL", STORE, f"{uri} is read-only: {first_line(error)}", fix)
         return
-    yield CheckResult("ok", WHAT, f"{uri}: written and put back, experiment {experiment.name}{_sqlite_facts(uri)}")
+    yield CheckResult("ok", STORE, f"{uri} is writable, experiment {experiment.name}{_sqlite_details(uri)}")
     folder = str(experiment.artifact_location).removeprefix("file://")
-    if "://" not in folder and ":/" not in folder and (why := unwritable_reason(Path(folder))):
-        yield CheckResult("FAIL", "artifacts", f"cannot be written to {why}", "Make the folder writable.")
+    if "://" not in folder and ":/" not in folder and (reason := unwritable_reason(Path(folder))):
+        yield CheckResult("FAIL", "artifacts", f"not writable: {reason}", "Make the folder writable.")
 
 
-def _experiment(client: MlflowClient) -> Experiment | None:
-    """Return the experiment that a stage would log to; unlike a stage, make none."""
-    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+def _active_experiment(client: MlflowClient) -> Experiment | None:
+    """Return the experiment that a stage would log to, without creating it."""
+    name, experiment_id = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
     if name:
         return client.get_experiment_by_name(name)
     try:
-        return client.get_experiment(number or "0")
+        return client.get_experiment(experiment_id or "0")
     except MlflowException:
         return None
 
 
-def _sqlite_facts(uri: str) -> str:
+def _sqlite_details(uri: str) -> str:
     path = sqlite_path(uri)
     if path is None:
         return ""
@@ -108,62 +108,63 @@ def _sqlite_facts(uri: str) -> str:
     return f", schema {schema}, journal mode {mode}"
 
 
-def _examine_runs(client: MlflowClient) -> Iterator[CheckResult]:
-    """Name runs that are RUNNING though their process is known to be gone."""
-    experiment = _experiment(client)
+def _check_runs(client: MlflowClient) -> Iterator[CheckResult]:
+    """Report RUNNING runs whose process is known to be gone."""
+    experiment = _active_experiment(client)
     if experiment is None:
         return
-    wanted = "attributes.status = 'RUNNING' and tags.process LIKE '% %'"
-    running = client.search_runs([experiment.experiment_id], wanted, max_results=1000)
-    stale = [run.info.run_id for run in lost_runs(client, experiment.experiment_id)]
-    stale += [run.info.run_id for run in unstarted_runs(client, experiment.experiment_id)]
-    if stale:
-        text = f"{len(stale)} RUNNING though the process is gone: {', '.join(stale[:5])}"
-        yield CheckResult("note", "runs", text, "The next stage ends them as KILLED.")
+    running = search_running(client, experiment.experiment_id, "tags.process LIKE '% %'")
+    orphans = [
+        run.info.run_id
+        for search in (orphaned_runs, unstarted_runs)
+        for run in search(client, experiment.experiment_id)
+    ]
+    if orphans:
+        text = f"{len(orphans)} RUNNING without a process: {', '.join(orphans[:MAX_LISTED])}"
+        yield CheckResult("note", "runs", text, "The next stage marks them KILLED.")
     else:
-        yield CheckResult("ok", "runs", f"{len(running)} RUNNING, none known to be left behind")
+        yield CheckResult("ok", "runs", f"{len(running)} RUNNING, none orphaned")
 
 
-def _examine_state(client: MlflowClient | None) -> Iterator[CheckResult]:
-    """Look at what stages left in the state folder: journals that have not arrived, or cannot be read."""
+def _check_journals() -> Iterator[CheckResult]:
+    """Check the state folder and report journals that are damaged or not uploaded."""
     root = state_folder()
-    if why := unwritable_reason(root):
-        yield CheckResult(
-            "FAIL", "state folder", f"cannot be written to: {why}", "Have PIPELINE_STATE_DIR name another."
-        )
+    if reason := unwritable_reason(root):
+        fix = "Set PIPELINE_STATE_DIR to another folder."
+        yield CheckResult("FAIL", "state folder", f"not writable: {reason}", fix)
         return
-    journals = sorted(root.glob("runs/*/journal.jsonl"))
-    unsent = []
+    journals = sorted(root.glob(f"runs/*/{JOURNAL}"))
+    pending = []
     for path in journals:
         try:
             damaged = read_part(path).damaged
         except OSError as error:
             damaged = [f"{path}: {error}"]
         if damaged:
-            text = f"cannot be read whole: {damaged[0]}"
-            yield CheckResult("FAIL", "journal", text, "python -m pipeline sync sends the rest; keep its checkpoints.")
+            fix = "python -m pipeline sync uploads the rest; keep its checkpoints."
+            yield CheckResult("FAIL", "journal", f"partly unreadable: {damaged[0]}", fix)
         elif not is_uploaded(path.parent):
-            unsent.append(path.parent.name)
-    if unsent:
-        text = f"{len(unsent)} of {len(journals)} in {root} may not have arrived: {', '.join(unsent[:5])}"
-        yield CheckResult("note", "journals", text, "python -m pipeline sync sends them.")
+            pending.append(path.parent.name)
+    if pending:
+        text = f"{len(pending)} of {len(journals)} in {root} not uploaded: {', '.join(pending[:MAX_LISTED])}"
+        yield CheckResult("note", "journals", text, "python -m pipeline sync uploads them.")
     else:
-        yield CheckResult("ok", "journals", f"{len(journals)} kept in {root}, none waits to be sent")
+        yield CheckResult("ok", "journals", f"{len(journals)} in {root}, all uploaded")
 
 
 def examine_server_clock() -> Iterator[CheckResult]:
-    """Compare this machine's clock with the tracking server's, where there is one that answers."""
+    """Compare this machine's clock with that of the tracking server, if there is one and it responds."""
     uri = mlflow.get_tracking_uri()
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        answer = ask_server(uri, SERVER_LIMIT_SECONDS)
-        theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        response = ping_server(uri, SERVER_LIMIT_SECONDS)
+        server_time = parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (MlflowException, KeyError, ValueError, TypeError):
-        return  # that it does not answer is said of the store
-    ahead = time.time() - theirs
-    if abs(ahead) > CLOCK_LIMIT_SECONDS:
+        return  # reported by examine_store
+    ahead = time.time() - server_time
+    if abs(ahead) > CLOCK_TOLERANCE_SECONDS:
         text = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the tracking server's"
-        yield CheckResult("note", "clock", text, "Set both clocks (NTP); runs are sorted by time.")
+        yield CheckResult("note", "clock", text, "Synchronize both clocks (NTP); runs are sorted by time.")
     else:
-        yield CheckResult("ok", "clock", "agrees with the tracking server's within a minute")
+        yield CheckResult("ok", "clock", "within a minute of the tracking server's")

@@ -1,1 +1,5 @@
-"""How a network is trained, scored and kept; knows nothing of MLflow."""
+"""Training, evaluation and checkpoints; independent of MLflow.
+
+Read `records`, `loop` (with `batches`), then `steps`, `manual_backward`, `flat_parameters` and `ema`. `evaluate`,
+`features` and `checkpoint` are independent of these.
+"""

@@ -1,8 +1,8 @@
-"""Saving and loading the state of a fit: whole or not at all, checked when read, nothing unpickled.
+"""Save and load the state of a fit: atomic, with a digest, without pickle.
 
 One safetensors file holds weights, best weights and optimizer state as tensors, and counters and history as JSON
-in its header, with a digest over all of it. A file is written beside its name and renamed onto it, so a reader
-finds the old one or the new one; `previous` is kept for the day `last` turns out to be damaged.
+in its header, with a digest over everything. Files are written to a temporary name and renamed; `previous` is the
+fallback if `last` is damaged.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from pipeline.networks.build import weights_digest
 from pipeline.networks.tensor_file import read_tensor_file
 
 FORMAT = "1"
-MAX_CHECKPOINT_BYTES = 2 << 30  # the largest network that is built, five times over: copies and optimizer state
+MAX_CHECKPOINT_BYTES = 2 << 30  # five times the largest network: copies and optimizer state
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and facts that JSON can hold."""
+    """Tensors by name, and JSON-serializable facts."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
     def group(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors under `prefix/`, without it."""
+        """Return the tensors named `prefix/...`, without the prefix."""
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + "/")}
 
 
 def grouped(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of several groups in one dictionary, named `group/name`."""
+    """Return the tensors of several groups as one dictionary with names `group/name`."""
     return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
@@ -49,31 +49,31 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep_as: Path | None 
     """Write a checkpoint atomically.
 
     Args:
-        path: Where to.
-        checkpoint: What.
-        keep_as: What becomes of a file that is there already, once the new one is whole; None replaces it.
+        path: Of the file.
+        checkpoint: Its content.
+        keep_as: Path to which an existing file is renamed; None replaces it.
 
     Raises:
-        DiskFullError: There is no room; the files that were there are untouched.
-        OSError: The folder cannot be written, likewise.
+        DiskFullError: The disk is full; existing files are untouched.
+        OSError: The folder is not writable; existing files are untouched.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     facts = json.dumps(checkpoint.facts, sort_keys=True)
     header = {"format": FORMAT, "facts": facts, "digest": _digest(tensors, facts)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with disk_full_errors(path.parent):
-            beside.write_bytes(safetensors.torch.save(tensors, header))
+            temporary.write_bytes(safetensors.torch.save(tensors, header))
         if keep_as is not None and path.exists():
             path.replace(keep_as)
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and check it.
+    """Read and verify a checkpoint.
 
     Raises:
         CheckpointError: The file is missing, truncated, altered, or of another format; the message names it.
@@ -81,16 +81,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         tensors, header = read_tensor_file(path, MAX_CHECKPOINT_BYTES)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole checkpoint ({error})") from error
+        raise CheckpointError(f"{path}: not a complete checkpoint ({error})") from error
     text = header.get("facts", "")
     if header.get("format") != FORMAT or header.get("digest") != _digest(tensors, text):
-        raise CheckpointError(f"{path}: was altered after it was written, or is of another version")
+        raise CheckpointError(f"{path}: was altered, or has another format version")
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its header holds no facts ({error})") from None
+        raise CheckpointError(f"{path}: its header is not valid JSON ({error})") from None
     if not isinstance(facts, dict):
-        raise CheckpointError(f"{path}: its header holds no facts by name")
+        raise CheckpointError(f"{path}: its header is not a JSON object")
     return Checkpoint(tensors, facts)
 
 
@@ -105,37 +105,37 @@ class CheckpointFolder:
         self.folder = folder
 
     def path(self, name: str) -> Path:
-        """Return where the checkpoint of that name lies."""
+        """Return the path of a checkpoint."""
         return self.folder / f"{name}.safetensors"
 
     def save_last(self, checkpoint: Checkpoint) -> None:
-        """Write `last`; once it is whole, what was `last` becomes `previous`."""
+        """Write `last`; the old `last` becomes `previous`."""
         save_checkpoint(self.path(LAST), checkpoint, keep_as=self.path(PREVIOUS))
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Write `best`."""
         save_checkpoint(self.path(BEST), checkpoint)
 
-    def newest(self, passed_over: Callable[[str], None] | None = None) -> Checkpoint | None:
-        """Return `last`, or `previous` where `last` is missing or damaged; None where there is neither.
+    def newest(self, on_damaged: Callable[[str], None] | None = None) -> Checkpoint | None:
+        """Return `last`, or `previous` if `last` is missing or damaged; None without checkpoints.
 
         Args:
-            passed_over: Told of a damaged one where the other one serves.
+            on_damaged: Called with the error of a damaged checkpoint if the other one is used.
 
         Raises:
-            CheckpointError: There are checkpoints, and none of them is whole.
+            CheckpointError: All checkpoints are damaged.
         """
         damaged = []
         for name in (LAST, PREVIOUS):
             if self.path(name).exists():
                 try:
-                    found = load_checkpoint(self.path(name))
+                    checkpoint = load_checkpoint(self.path(name))
                 except CheckpointError as error:
                     damaged.append(str(error))
                     continue
-                if damaged and passed_over is not None:
-                    passed_over("; ".join(damaged))
-                return found
+                if damaged and on_damaged is not None:
+                    on_damaged("; ".join(damaged))
+                return checkpoint
         if damaged:
             raise CheckpointError("; ".join(damaged))
         return None

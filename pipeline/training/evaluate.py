@@ -1,4 +1,4 @@
-"""Scoring a network: sums over examples, divided once.
+"""Evaluate a network: sums over examples, divided once.
 
 Legend: N examples, K classes.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pipeline.networks.layered import LayeredNetwork
 
-CHUNK = 4096  # examples at a time: large enough for full speed, small enough for convolutions' memory
+CHUNK = 4096  # examples per forward pass
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network achieves on some examples.
+    """The evaluation of a network on some examples.
 
     Attributes:
         loss: Mean cross-entropy in nats.
@@ -31,43 +31,43 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of examples classified rightly."""
+        """Fraction of correctly classified examples."""
         return float(self.confusion_KK.diagonal().sum() / self.confusion_KK.sum())
 
     @property
     def precision(self) -> float:
-        """Macro average over classes of (right among predicted); a class never predicted counts 0."""
+        """Macro precision; 0 for a class that is never predicted."""
         return _mean_ratio(self.confusion_KK.diagonal(), self.confusion_KK.sum(0))
 
     @property
     def recall(self) -> float:
-        """Macro average over classes of (right among true)."""
+        """Macro recall."""
         return _mean_ratio(self.confusion_KK.diagonal(), self.confusion_KK.sum(1))
 
     @property
     def f1(self) -> float:
-        """Macro average over classes of the harmonic mean of precision and recall."""
+        """Macro F1."""
         return _mean_ratio(2 * self.confusion_KK.diagonal(), self.confusion_KK.sum(0) + self.confusion_KK.sum(1))
 
-    def metrics(self, part: str) -> dict[str, float]:
+    def metrics(self, prefix: str) -> dict[str, float]:
         """Return loss, accuracy, precision, recall and f1 under names such as `test/loss`."""
         names = ("loss", "accuracy", "precision", "recall", "f1")
-        return {f"{part}/{name}": getattr(self, name) for name in names}
+        return {f"{prefix}/{name}": getattr(self, name) for name in names}
 
 
-def _mean_ratio(part: Tensor, whole: Tensor) -> float:
-    return float((part.double() / whole.clamp(min=1).double()).mean())
+def _mean_ratio(numerator: Tensor, denominator: Tensor) -> float:
+    return float((numerator.double() / denominator.clamp(min=1).double()).mean())
 
 
 @torch.no_grad()
 def evaluate(network: LayeredNetwork, values: Tensor, labels: Tensor, *, start: int = 0) -> Evaluation:
-    """Score a network in evaluation mode, in float32.
+    """Evaluate a network in eval mode and float32.
 
     Args:
-        network: Left in the mode it came in.
-        values: The examples at depth `start`: scaled pixels at depth 0, features of frozen blocks above.
+        network: Its mode is restored.
+        values: Activations at depth `start`: scaled pixels at depth 0, else features.
         labels: int64 (N,), 0 to K-1.
-        start: The depth at which `values` enter.
+        start: Depth of `values`.
     """
     was_training = network.training
     network.eval()

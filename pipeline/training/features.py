@@ -1,7 +1,7 @@
-"""Outputs of frozen blocks, computed once and proved equal.
+"""Features: activations of frozen blocks, computed once.
 
-Valid only for a deterministic prefix: frozen blocks run in evaluation mode, with fixed batch-norm statistics and
-no dropout, and nothing random comes before the cut.
+Valid for a deterministic prefix only: frozen blocks in eval mode (fixed batch-norm statistics, no dropout), and no
+augmentation.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from torch import Tensor
 from pipeline.data.splits import Examples
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import PIXEL_MAXIMUM, LayeredNetwork
+from pipeline.networks.macs import forward_macs
+from pipeline.runtime import synchronize
 from pipeline.training.evaluate import CHUNK
 
-SAMPLE = 64  # images that are computed again to check features that came from elsewhere
-TOLERANCE = 1e-4  # relative to the largest feature: another batch shape rounds differently, another network is far off
+SAMPLE = 64  # images that are recomputed to verify loaded features
+TOLERANCE = 1e-4  # relative to the largest feature: rounding depends on the batch shape
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a network's first blocks make of some images.
+    """The activations of some images after the first blocks of a network.
 
     Attributes:
-        values: float32 (N, ...), the values at depth `depth`.
-        indices: int64 (N,), ascending: each image's place in the official training part.
-        depth: How many blocks the images went through.
-        fingerprint: Everything that the values depend on, by name.
-        seconds: Wall-clock of computing them.
+        values: float32 (N, ...), activations after block `depth`.
+        indices: int64 (N,), ascending indices into the official training split.
+        depth: Number of blocks.
+        fingerprint: What the values depend on, by name.
+        seconds: Wall-clock time to compute them.
     """
 
     values: Tensor
@@ -43,14 +45,14 @@ class Features:
     seconds: float
 
     def rows(self, indices: Tensor) -> Tensor:
-        """Return the features of some images, by their place in the official training part."""
-        places = torch.searchsorted(self.indices, indices)
-        assert torch.equal(self.indices[places.clamp(max=len(self.indices) - 1)], indices), "an image without features"
-        return self.values[places]
+        """Return the features of some images, by their indices into the official training split."""
+        rows = torch.searchsorted(self.indices, indices)
+        assert torch.equal(self.indices[rows.clamp(max=len(self.indices) - 1)], indices), "an image without features"
+        return self.values[rows]
 
 
 def fingerprint(network: LayeredNetwork, depth: int, examples: Examples) -> dict[str, str]:
-    """Return everything that features depend on: weights and buffers, cut, data, preprocessing, type."""
+    """Return what features depend on: weights and buffers, cut, data, preprocessing, dtype."""
     prefixes = tuple(f"blocks.{index}." for index in range(depth))
     below = {name: value for name, value in network.state_dict().items() if name.startswith(prefixes)}
     return {
@@ -63,18 +65,23 @@ def fingerprint(network: LayeredNetwork, depth: int, examples: Examples) -> dict
 
 
 def fingerprint_digest(parts: Mapping[str, str]) -> str:
-    """Return one digest for a fingerprint, to search by."""
+    """Return the digest of a fingerprint."""
     return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def differing_parts(wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+def differing_parts(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
     """Return the names of the parts in which two fingerprints differ."""
-    return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    return sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
+
+
+def feature_operations(network: LayeredNetwork, depth: int, examples: Examples) -> int:
+    """Return the MACs of one chunk of examples in the first blocks."""
+    return sum(forward_macs(network)[:depth]) * min(CHUNK, len(examples))
 
 
 @torch.no_grad()
 def compute_features(network: LayeredNetwork, depth: int, examples: Examples) -> Features:
-    """Run images through a network's first blocks, in evaluation mode and float32."""
+    """Compute the activations after the first blocks, in eval mode and float32."""
     began = time.perf_counter()
     was_training = network.training
     network.eval()
@@ -89,34 +96,36 @@ def compute_features(network: LayeredNetwork, depth: int, examples: Examples) ->
 
 
 def check_sample(features: Features, network: LayeredNetwork, examples: Examples) -> None:
-    """See that there are features of every image, then compute a sample again and compare.
+    """Check that every image has features, and recompute a sample.
 
     Raises:
-        ValueError: The features are not what this network makes of these images.
+        ValueError: The features are not those of this network and these images.
     """
-    if lacking := int((~torch.isin(examples.indices, features.indices)).sum()):
-        raise ValueError(f"there are no features of {lacking} of the {len(examples)} images")
+    if missing := int((~torch.isin(examples.indices, features.indices)).sum()):
+        raise ValueError(f"features are missing for {missing} of {len(examples)} images")
     sample = examples.take(torch.linspace(0, len(examples) - 1, min(SAMPLE, len(examples))).long())
     expected = compute_features(network, features.depth, sample).values
-    found = features.rows(sample.indices)
-    if expected.shape != found.shape:
-        raise ValueError(f"features have the shape {tuple(found.shape[1:])} instead of {tuple(expected.shape[1:])}")
-    error = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
+    loaded = features.rows(sample.indices)
+    if expected.shape != loaded.shape:
+        raise ValueError(f"features must have the shape {tuple(expected.shape[1:])}, got {tuple(loaded.shape[1:])}")
+    error = float((expected - loaded).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not error <= TOLERANCE:
-        raise ValueError(f"features differ from what the network computes by {error:.1e} of the largest")
+        raise ValueError(f"features differ from the network's by {error:.1e} of the largest")
 
 
 @torch.no_grad()
 def prefix_seconds(network: LayeredNetwork, depth: int, images: list[Tensor], batch_size: int) -> float:
-    """Return the seconds that one pass of some images through the first blocks takes, in batches as in training."""
+    """Return the seconds of one pass through the first blocks, in training batches."""
     was_training = network.training
     network.eval()
     device = network.head.weight.device
     values = [network.scale(pixels.to(device)) for pixels in images]
+    synchronize(device)
     began = time.perf_counter()
     for part in values:
         for batch in torch.split(part, batch_size):
             network.run_blocks(batch, 0, depth)
+    synchronize(device)
     seconds = time.perf_counter() - began
     network.train(was_training)
     return seconds

@@ -1,8 +1,7 @@
-"""One optimizer step with gradients written out, for plain linear + ReLU blocks on a processor.
+"""An optimizer step with a manual backward pass, for linear + ReLU blocks on a CPU.
 
-Autograd's bookkeeping costs as much as the arithmetic of small fully connected layers. Here every product goes
-into a buffer that is made once, the trainable weights lie in one flat tensor (two, where copies have a learning
-rate of their own), and Adam and the moving average are one call each. Checked against autograd by a test.
+For small layers, autograd's overhead equals the arithmetic. Here matrix products write into preallocated buffers, the
+trainable weights are flat, and Adam and EMA are one call each. A test compares the gradients with autograd's.
 
 Legend: B examples in a batch, D values into a layer, W its outputs, K classes.
 """
@@ -16,29 +15,29 @@ from torch import Tensor, nn
 
 from pipeline.networks.layered import LayeredNetwork
 
-Buffers = tuple[list[Tensor], list[Tensor], Tensor]
+Buffers = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]
 
 
 def supports(network: LayeredNetwork) -> bool:
-    """Whether what is trained of a network are plain linear + ReLU blocks and a head, in float32 on a processor."""
+    """Return whether the trainable part consists of linear + ReLU blocks and a head, in float32 on a CPU."""
     trained = network.blocks[network.frozen :]
     plain = all(isinstance(part, nn.Flatten | nn.Linear | nn.ReLU) for block in trained for part in block.children())
     return plain and network.head.weight.device.type == "cpu" and network.head.weight.dtype == torch.float32
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    """Return the place of a parameter's gradient, which lies in the flat one."""
-    assert parameter.grad is not None, "a trained parameter that was not made flat"
+    """Return a parameter's gradient, a view of the flat gradient."""
+    assert parameter.grad is not None, "a trainable parameter that was not flattened"
     return parameter.grad
 
 
 class ManualBackwardStep:
-    """Forward, backward, update, without autograd.
+    """Forward, backward and update without autograd.
 
     Args:
-        network: One that `supports` accepts, made flat by `flatten_trainable`.
-        update: Takes the gradients into the weights.
-        start: The depth at which values enter.
+        network: A supported network with flattened parameters.
+        update: Updates the weights.
+        start: Depth of the input values.
         after: Called after each update.
     """
 
@@ -59,18 +58,20 @@ class ManualBackwardStep:
         ]
         layers.append(network.head)
         self.weights = [layer.weight.detach() for layer in layers]  # (W, D) each
+        self.transposed = [weight.t() for weight in self.weights]
         self.biases = [layer.bias.detach() for layer in layers]
         self.weight_gradients = [_gradient(layer.weight) for layer in layers]
         self.bias_gradients = [_gradient(layer.bias) for layer in layers]
         self.buffers: dict[int, Buffers] = {}
 
     def _buffers(self, size: int) -> Buffers:
-        """Return outputs (B, W) and their gradients (B, W) of every layer, and a column of -1, for a batch size."""
+        """Return every layer's outputs (B, W), their gradients (B, W), these transposed, and a column of -1."""
         if size not in self.buffers:
             shapes = [(size, len(bias)) for bias in self.biases]
             kind = self.weights[0].dtype
             outputs, gradients = ([torch.empty(shape, dtype=kind) for shape in shapes] for _ in range(2))
-            self.buffers[size] = (outputs, gradients, torch.full((size, 1), -1.0, dtype=kind))
+            transposed = [gradient.t() for gradient in gradients]
+            self.buffers[size] = (outputs, gradients, transposed, torch.full((size, 1), -1.0, dtype=kind))
         return self.buffers[size]
 
     @torch.no_grad()
@@ -79,11 +80,11 @@ class ManualBackwardStep:
         size = len(labels)
         if self.start < self.network.frozen:
             values = self.network.run_blocks(values, self.start, self.network.frozen)
-        outputs, gradients, minus_one = self._buffers(size)
+        outputs, gradients, transposed, minus_one = self._buffers(size)
         inputs = [values.reshape(size, -1), *outputs[:-1]]
         last = len(self.weights) - 1
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            torch.addmm(bias, inputs[index], weight.t(), out=outputs[index])
+        for index, (weight, bias) in enumerate(zip(self.transposed, self.biases, strict=True)):
+            torch.addmm(bias, inputs[index], weight, out=outputs[index])
             if index < last:
                 outputs[index].clamp_min_(0)
         logits, gradient = outputs[last], gradients[last]
@@ -93,7 +94,7 @@ class ManualBackwardStep:
         gradient.scatter_add_(1, labels.unsqueeze(1), minus_one).div_(size)
         for index in range(last, -1, -1):
             gradient = gradients[index]
-            torch.mm(gradient.t(), inputs[index], out=self.weight_gradients[index])
+            torch.mm(transposed[index], inputs[index], out=self.weight_gradients[index])
             torch.sum(gradient, 0, out=self.bias_gradients[index])
             if index > 0:
                 below = gradients[index - 1]

@@ -1,7 +1,6 @@
-"""One optimizer step by autograd: the path that every network can take.
+"""An optimizer step by autograd, for any network.
 
-`explicit.py` has the faster one for plain fully connected blocks. Both are called with a batch and return the mean
-loss and the logits.
+`manual_backward` has a faster one for linear + ReLU blocks. Both take a batch and return mean loss and logits.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # values (B, ...), lab
 
 
 def build_adam(
-    fresh: list[Tensor],
+    new: list[Tensor],
     copied: list[Tensor],
     *,
     learning_rate: float,
@@ -27,19 +26,19 @@ def build_adam(
     copied_factor: float,
     copied_decay: float | None,
 ) -> torch.optim.Adam:
-    """Return Adam with a group for fresh layers and one for copied ones; fused, in one pass over all weights."""
+    """Return fused Adam with a parameter group for new layers and one for copied blocks."""
     decay = weight_decay if copied_decay is None else copied_decay
     groups: list[dict[str, Any]] = [
-        {"params": fresh, "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": new, "lr": learning_rate, "weight_decay": weight_decay},
         {"params": copied, "lr": learning_rate * copied_factor, "weight_decay": decay},
     ]
     return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
 
 
 class FusedUpdate:
-    """Adam's fused kernel, called without what `Optimizer.step` does around it, which costs more than the kernel.
+    """Adam's fused kernel without the overhead of `Optimizer.step`, which is larger than the kernel's time.
 
-    The optimizer keeps the state, so checkpoints do not know the difference; a test holds the two together.
+    The optimizer keeps the state, so checkpoints are the same; a test compares both.
 
     Args:
         optimizer: From `build_adam`.
@@ -47,35 +46,42 @@ class FusedUpdate:
 
     def __init__(self, optimizer: torch.optim.Adam):
         self.optimizer = optimizer
+        self._state: object = None  # the state that the arguments refer to; loading a checkpoint replaces it
+        self._arguments: list[Any] = []  # weights, moments, steps and options per group
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Take the gradients into the weights."""
+        """Update the weights."""
         if len(self.optimizer.state) == 0:
-            self.optimizer.step()  # makes the state
+            self.optimizer.step()  # creates the state
             return
-        for group in self.optimizer.param_groups:
-            weights = group["params"]
-            states = [self.optimizer.state[weight] for weight in weights]
-            steps = [state["step"] for state in states]
+        if self._state is not self.optimizer.state:
+            self._gather()
+        for weights, averages, squares, steps, options in self._arguments:
             torch._foreach_add_(steps, 1)
-            torch._fused_adam_(
-                weights, [weight.grad for weight in weights], [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states], [], steps, lr=group["lr"], beta1=group["betas"][0],
-                beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False,
-                maximize=False,
-            )  # fmt: skip
+            gradients = [weight.grad for weight in weights]
+            torch._fused_adam_(weights, gradients, averages, squares, [], steps, **options)
+
+    def _gather(self) -> None:
+        """Collect the kernel's arguments."""
+        self._state, self._arguments = self.optimizer.state, []
+        for group in self.optimizer.param_groups:
+            states = [self.optimizer.state[weight] for weight in group["params"]]
+            averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            options = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+            options |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "amsgrad": False, "maximize": False}
+            self._arguments.append((group["params"], averages, squares, steps, options))
 
 
 class AutogradStep:
-    """Forward, backward, update.
+    """Forward, backward and update.
 
     Args:
-        network: In training mode when it is called.
-        update: Takes the gradients into the weights.
-        gradients: Flat ones to empty before each step; without any, those of the parameters are dropped.
-        start: The depth at which values enter.
-        autocast: bfloat16 computes in it where PyTorch deems it safe.
+        network: In training mode.
+        update: Updates the weights.
+        gradients: Flat gradients to zero before each step; if empty, the parameters' own are zeroed.
+        start: Depth of the input values.
+        autocast: `torch.bfloat16` enables autocast.
         after: Called after each update.
     """
 
@@ -110,13 +116,13 @@ class AutogradStep:
         return loss.detach(), logits.detach()
 
 
-class ScoringStep:
-    """Forward only, for validation."""
+class EvaluationStep:
+    """Forward pass only, for validation."""
 
     def __init__(self, network: LayeredNetwork, *, start: int):
         self.network, self.start = network, start
 
     def __call__(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Score a batch."""
+        """Evaluate a batch."""
         logits = self.network.logits(values, self.start)
         return cross_entropy(logits, labels), logits

@@ -18,7 +18,8 @@ from pipeline.networks.build import build_network
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.runtime import derive_seed, generator
 from pipeline.training.evaluate import evaluate
-from pipeline.training.loop import Fit, FitSettings, Labelled
+from pipeline.training.loop import Fit
+from pipeline.training.records import FitSettings, Labelled
 
 Metrics = dict[str, float]
 

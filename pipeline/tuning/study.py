@@ -79,7 +79,7 @@ def open_storage() -> optuna.storages.RDBStorage:
     try:
         if url.startswith("sqlite:///"):
             prepare_sqlite(Path(url.removeprefix("sqlite:///")), lambda: _connect(url))
-        with exclusive_setup(url, not_beside=MLFLOW_TABLE):
+        with exclusive_setup(url, forbidden_table=MLFLOW_TABLE):
             return _connect(url)
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
         reason = without_password(str(error).strip().splitlines()[0].rstrip("."))
@@ -227,7 +227,7 @@ def retry_lost_trial(study: optuna.Study, trial: FrozenTrial) -> None:
     host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
     if host is not None and process is not None:
         run_id = str(trial.user_attrs.get(RUN_ID, ""))
-        close_runs_of_process(str(host), str(process), run_id, retry_message(trial))
+        close_runs_of_process(str(host), str(process), run_id=run_id, reason=retry_message(trial))
 
 
 def enqueue_retry(study: optuna.Study, trial: FrozenTrial | optuna.Trial, *, worker_died: bool = False) -> None:

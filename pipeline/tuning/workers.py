@@ -28,7 +28,7 @@ from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.stage_run import StageRun
-from pipeline.training.loop import FitSettings, Labelled
+from pipeline.training.records import FitSettings, Labelled
 from pipeline.tuning.objective import Metrics, score_folds, summarize
 from pipeline.tuning.search_space import Space, suggest_setting, with_setting
 from pipeline.tuning.shared import SharedTensors
@@ -153,14 +153,14 @@ def work(job: Job, lock: Lock) -> None:
         job: Of the study.
         lock: Held from counting the trials until the next one is recorded, so that no extra trial starts.
     """
-    resolve_runtime(job.params.device, "float32", 1)  # configures PyTorch; a trial's dtype is in its settings
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the owner sends SIGTERM
     os.chdir(job.folder)
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_"))]:
         del os.environ[name]
     os.environ.update(job.environment)
     study = open_study(open_storage(), job.spec)
-    with contextlib.suppress(KeyboardInterrupt):
+    runtime = resolve_runtime(job.params.device, "float32", 1, operations=0)  # a trial's dtype is in its settings
+    with runtime.in_effect(), contextlib.suppress(KeyboardInterrupt):
         while True:
             lock.acquire(timeout=LOCK_TIMEOUT_SECONDS)
             if started_count(study) >= job.trials or not process_lives(job.owner):

@@ -92,7 +92,7 @@ def test_a_study_killed_at_several_points_finishes_without_doing_a_step_twice(fo
 
     before, began = len(runs_in(folder)), time.monotonic()
     again = subprocess.run(words(), cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=100)
-    assert again.returncode == 0 and f"nothing to do: all {STEPS} steps are finished" in again.stdout
+    assert again.returncode == 0 and f"nothing to do: all {STEPS} steps are cached" in again.stdout
     assert len(runs_in(folder)) == before and time.monotonic() - began < 60
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Page, expect, sync_playwright
@@ -62,13 +63,24 @@ def uis(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
         try:
             for port in ports:
                 until_it_answers(process, f"http://127.0.0.1:{port}/")
+            assert_only_on_loopback(process.pid, ports)
             yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=40)
             assert process.returncode == 130 and PASSWORD not in out
+            assert all(f"http://127.0.0.1:{port}" in out for port in ports)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def assert_only_on_loopback(number: int, ports: list[int]) -> None:
+    """A command and all of its processes listen on these ports, and on no other address than loopback's."""
+    family = [psutil.Process(number), *psutil.Process(number).children(recursive=True)]
+    connections = [connection for member in family for connection in member.net_connections("inet")]
+    listening = {connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    assert {address.port for address in listening} >= set(ports)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -78,7 +90,10 @@ def test_both_uis_show_the_studys_trials_and_its_best_value(
     storage, tracking = f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db"
     if kind == "postgresql":
         storage, tracking = new_database(), new_database()
-    environment = clean_environment(PIPELINE_STORAGE=storage, MLFLOW_TRACKING_URI=tracking)
+    jobs = "true" if kind == "sqlite" else "false"  # as by default: what listens is looked at with all processes
+    environment = clean_environment(
+        PIPELINE_STORAGE=storage, MLFLOW_TRACKING_URI=tracking, MLFLOW_SERVER_ENABLE_JOB_EXECUTION=jobs
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *WORDS], cwd=tmp_path, env=environment, text=True,
         capture_output=True, timeout=240,

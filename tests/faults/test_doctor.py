@@ -50,10 +50,10 @@ def test_a_healthy_machine_passes_and_nothing_is_left_behind(command: Command, t
     assert time.monotonic() - began < 60  # three to five seconds on an idle machine
     found = done.stdout.splitlines()
     assert all(line.startswith(("ok    ", "note  ")) for line in found[:-1]), done.stdout
-    assert found[-1].endswith("0 of them would make a stage fail")
+    assert found[-1].endswith("checks, 0 failed")
     for what in ("python", "torch", "torchvision", "device", "tracking store", "runs", "journals", "clock", "disk"):
         assert any(line[6:].startswith(f"{what}: ") for line in found), what
-    assert "written and put back, experiment Default, schema " in done.stdout
+    assert "is writable, experiment Default, schema " in done.stdout
     left = {path.name for path in tmp_path.iterdir()} - before
     assert all(name.startswith("mlflow.db") for name in left), left
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
@@ -77,7 +77,7 @@ def test_what_would_fail_is_named_with_its_fix_and_the_exit_code_is_1(command: C
     )
     assert "study storage: /proc/no/optuna.db cannot be created" in failing[1] and "PIPELINE_STORAGE" in failing[1]
     assert "Engine-1843" not in done.stdout + done.stderr and "Traceback" not in done.stderr
-    assert done.stdout.splitlines()[-1].endswith("2 of them would make a stage fail")
+    assert done.stdout.splitlines()[-1].endswith("checks, 2 failed")
 
 
 def test_a_store_whose_folder_cannot_be_written_fails(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:
@@ -170,7 +170,7 @@ def ended_process() -> str:
 def test_runs_of_dead_processes_and_unsent_journals_are_named(store: MlflowClient, tmp_path: Path) -> None:
     own = process_identity()
     alive = store.create_run("0", tags=own)
-    assert lines(examine_store(), "runs") == ["ok    runs: 1 RUNNING, none known to be left behind"]
+    assert lines(examine_store(), "runs") == ["ok    runs: 1 RUNNING, none orphaned"]
     dead = store.create_run("0", tags={**own, "process": ended_process()})
     (line,) = lines(examine_store(), "runs")
     assert line.startswith("note  runs: 1 RUNNING though the process is gone: " + dead.info.run_id)
@@ -181,10 +181,10 @@ def test_runs_of_dead_processes_and_unsent_journals_are_named(store: MlflowClien
             journal.append({"kind": "status", "status": status, "end_time": 1})
         journal.close()
     (line,) = lines(examine_store(), "journals")
-    assert line.startswith("note  journals: 2 of 2 in .pipeline may not have arrived: ") and dead.info.run_id in line
+    assert line.startswith("note  journals: 2 of 2 in .pipeline not uploaded: ") and dead.info.run_id in line
     for run in (alive, dead):
         send_pending(tmp_path / ".pipeline" / "runs" / run.info.run_id, lambda entries: None, print)
-    assert lines(examine_store(), "journals") == ["ok    journals: 2 kept in .pipeline, none waits to be sent"]
+    assert lines(examine_store(), "journals") == ["ok    journals: 2 in .pipeline, all uploaded"]
     path = tmp_path / ".pipeline" / "runs" / dead.info.run_id / "journal.jsonl"
     path.write_bytes(b"torn\n" + path.read_bytes())
     (line,) = lines(examine_store(), "journal")
@@ -196,7 +196,7 @@ def test_an_experiment_that_is_deleted_fails_and_one_to_come_is_not_made(
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "later")
     (line,) = lines(examine_store(), "tracking store")
-    assert line.startswith("note") and "experiment later is not there yet" in line
+    assert line.startswith("note") and "experiment later does not exist yet" in line
     assert store.get_experiment_by_name("later") is None
     store.delete_experiment(store.create_experiment("later"))
     (line,) = lines(examine_store(), "tracking store")
@@ -263,7 +263,7 @@ def test_a_clock_that_disagrees_with_the_servers_is_noted(store: MlflowClient) -
     now = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
     with server_saying(now) as address:
         mlflow.set_tracking_uri(address)
-        assert lines(examine_server_clock()) == ["ok    clock: agrees with the tracking server's within a minute"]
+        assert lines(examine_server_clock()) == ["ok    clock: within a minute of the tracking server's"]
 
 
 def test_a_clock_that_was_never_set_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,15 +331,15 @@ def test_a_run_that_mlflow_run_never_began_is_closed_once_nobody_prepares_it(
         (run,) = store.search_runs(["0"])
         assert run.info.status == "RUNNING"
         (line,) = lines(examine_store(), "runs")
-        assert line.startswith("ok ") and "none left behind" in line
+        assert line.startswith("ok ") and "none orphaned" in line
         os.killpg(process.pid, signal.SIGKILL)
     (line,) = lines(examine_store(), "runs")
     assert line.startswith(f"note  runs: 1 RUNNING though the process is gone: {run.info.run_id}")
     close_orphaned_runs(store)
     run = store.get_run(run.info.run_id)
-    assert run.info.status == "KILLED" and "ended before its command began" in run.data.tags["mlflow.note.content"]
+    assert run.info.status == "KILLED" and "exited before the command started" in run.data.tags["mlflow.note.content"]
     (line,) = lines(examine_store(), "runs")
-    assert "none left behind" in line
+    assert "none orphaned" in line
 
 
 def tags_of_all(client: MlflowClient) -> set[str]:

@@ -150,7 +150,7 @@ def test_the_printed_remedy_for_a_broken_store_works(
     broken(folder / "mlflow.db")
     refused = setup(folder)
     assert refused.returncode == 2 and "cannot be used as a tracking store" in refused.stderr, refused.stderr
-    remedy = refused.stderr.strip().rpartition("makes an empty one: ")[2]
+    remedy = refused.stderr.strip().rpartition("creates an empty one: ")[2]
     subprocess.run(remedy, shell=True, check=True, cwd=tmp_path, env=clean_environment(PATH=f"{BIN}:/bin:/usr/bin"))
     done = setup(folder)
     assert done.returncode == 0, done.stderr

@@ -58,12 +58,14 @@ def test_a_resumed_run_is_finished_and_not_resumed_again(store: MlflowClient, in
     assert result.run_id == run_id and run.info.status == "FINISHED" and len(store.search_runs(["0"])) == 1
     assert "Interrupted" not in run.data.tags[names.NOTE]
     assert {k: run.data.metrics[k] for k in result.metrics} == result.metrics
-    refused(run_id, f"is FINISHED, with the model {result.model_uri}. Use that")
+    refused(run_id, f"already FINISHED, with model {result.model_uri}. Use that")
 
 
 def test_an_unknown_run_is_refused(store: MlflowClient) -> None:
-    refused("0" * 32, "is not in this tracking store. Look at MLFLOW_TRACKING_URI")
-    with pytest.raises(UserInputError, match="run_id=x: must be a run id, of 32 hexadecimal digits"):
+    refused("0" * 32, "not in this tracking store. Check MLFLOW_TRACKING_URI")
+    with pytest.raises(
+        UserInputError, match=r"run_id=x: must be a run id \(32 hexadecimal digits\). The interrupted stage printed it"
+    ):
         parse_params(ResumeParams, {"run_id": "x"})
     with pytest.raises(UserInputError, match="run_id: must be a run id"):
         parse_params(ResumeParams, {})
@@ -73,25 +75,27 @@ def test_a_run_without_local_state_is_refused(store: MlflowClient, interrupted: 
     run_id = interrupted()
     artifacts = Path(store.get_run(run_id).info.artifact_uri.removeprefix("file://"))
     shutil.rmtree(artifacts / "checkpoints")
-    refused(run_id, r"has left no state in .*PIPELINE_STATE_DIR. Else: python -m pipeline train_base .*--width 16")
+    refused(
+        run_id, r"no local state in .*PIPELINE_STATE_DIR, or run it again: python -m pipeline train_base .*--width 16"
+    )
 
 
 def test_a_run_that_is_under_way_is_refused(
-    store: MlflowClient, interrupted: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    store: MlflowClient, interrupted: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = interrupted()
     store.update_run(run_id, status="RUNNING")
-    refused(run_id, "is still under way: its process [0-9]+ lives. Wait for it, or stop it")  # which is this one
+    refused(run_id, "still in progress: process [0-9]+ is alive. Wait, or stop it")  # which is this one
     store.set_tag(run_id, "process", "1 0.00")
     lock = lock_run_state(run_folder(run_id))
     assert lock is not None
-    refused(run_id, "is still under way: another process works on it")
+    refused(run_id, "still in progress: another process is working on it")
     lock.release()
     store.set_tag(run_id, "host", "elsewhere")
     shutil.rmtree(run_folder(run_id))
-    refused(run_id, "is RUNNING on elsewhere, and logged its last value at .* UTC. Resume it there, .* --force true")
+    refused(run_id, "RUNNING on elsewhere, last metric logged at .* UTC. Resume it there .* --force true")
     resume(ResumeParams(run_id=run_id, force=True))
-    assert "its process on elsewhere cannot be seen from here: with force=true it is assumed" in capsys.readouterr().out
+    assert "the process on elsewhere is not visible from here: assumed to be gone" in caplog.text
     assert store.get_run(run_id).info.status == "FINISHED"
 
 
@@ -99,7 +103,9 @@ def test_stages_that_go_on_by_themselves_say_so(store: MlflowClient) -> None:
     train_base(TrainBaseParams(**QUICK))
     result = cache_features(CacheFeaturesParams(dataset="digits", depth=1))
     store.set_terminated(result.run_id, "KILLED")
-    refused(result.run_id, "goes on by itself. python -m pipeline cache_features --dataset digits .*--depth 1")
+    refused(
+        result.run_id, "it continues where it stopped: python -m pipeline cache_features --dataset digits .*--depth 1"
+    )
 
 
 def test_a_run_whose_data_have_changed_is_refused(
@@ -114,7 +120,7 @@ def test_a_run_whose_data_have_changed_is_refused(
     params = TrainBaseParams(**{**QUICK, "dataset": f"folder:{tmp_path}/pets", "classes": "0,1"})
     run_id = interrupted(train_base, params)
     Image.fromarray(np.zeros((10, 10), np.uint8)).save(tmp_path / "pets" / "cat" / "3.png")
-    refused(run_id, "reads something else by now: data had the digest .*Bring that back")
+    refused(run_id, "its input has changed: data had digest .*Restore the original")
     assert store.get_run(run_id).info.status == "KILLED"
     lock = lock_run_state(run_folder(run_id))
     assert lock is not None, "a refusal must not keep the run's state in its hold"
@@ -129,19 +135,19 @@ def test_a_run_whose_base_was_altered_is_refused(store: MlflowClient, interrupte
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    refused(run_id, "was altered")
+    refused(run_id, "altered: its files have digest")
     content[-3] ^= 1
     path.write_bytes(content)
     assert resume(ResumeParams(run_id=run_id)).run_id == run_id
 
 
 def test_other_code_is_said_and_the_run_no_longer_passes_for_either(
-    store: MlflowClient, interrupted: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    store: MlflowClient, interrupted: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = interrupted()
     store.set_tag(run_id, names.CODE_DIGEST, "another")
     resume(ResumeParams(run_id=run_id))
-    assert "warning: code is not what the run began with (another, now" in capsys.readouterr().out
+    assert "code has changed since the run started (was another, now" in caplog.text
     tags = store.get_run(run_id).data.tags
     assert tags[names.CACHE_KEY] == "" and '"code"' in tags[names.RESUMED_WITH]
 

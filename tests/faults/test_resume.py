@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.cli import load_stage
+from pipeline.params import ENTRY_POINTS, parse_params
 from pipeline.tracking.recovery.run_history import read_run_history
 from pipeline.training.checkpoint import load_checkpoint
-from tests.conftest import ROOT, Command, clean_environment, copy_store, on_another_machine
+from tests.conftest import ROOT, Command, clean_environment, command_in, copy_store, on_another_machine
 from tests.faults.killing import (
     TINY,
     Points,
@@ -54,13 +56,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Re
     return result_of(store_of(folder), runs_of(store_of(folder))[0].info.run_id)
 
 
-def uninterrupted(command: Command, client: MlflowClient, *words: str) -> str:
-    """The id of a run of the same command that nothing has disturbed."""
-    known = {run.info.run_id for run in runs_of(client)}
-    done = command(*words)
-    assert done.returncode == 0, done.stderr
-    (run,) = [run for run in runs_of(client) if run.info.run_id not in known]
-    return str(run.info.run_id)
+def uninterrupted(entry_point: str, *words: str) -> str:
+    """The id of a run of the same stage that nothing has disturbed, in this process."""
+    raw = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    return str(load_stage(entry_point)(parse_params(ENTRY_POINTS[entry_point], raw)).run_id)
 
 
 def test_a_killed_train_base_goes_on_to_the_bit(command: Command, tmp_path: Path, reference: Result) -> None:
@@ -70,8 +69,8 @@ def test_a_killed_train_base_goes_on_to_the_bit(command: Command, tmp_path: Path
     assert at >= 8
     resumed = command("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"goes on after epoch {at}" in resumed.stdout
-    assert "everything has arrived at the tracking store" in resumed.stdout
+    assert f"resuming run {run_id} from epoch {at}" in resumed.stderr
+    assert "all data uploaded" in resumed.stderr
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert len(runs_of(client)) == 1
@@ -100,16 +99,18 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_every_stage_that_trains_goes_on_to_the_bit(command: Command, tmp_path: Path, name: str) -> None:
+def test_every_stage_that_trains_goes_on_to_the_bit(
+    store: MlflowClient, no_figures: None, tmp_path: Path, name: str
+) -> None:
     first, words = CHAINS[name]
     client = store_of(tmp_path)
     if first:
-        assert command(*first).returncode == 0
-        words = tuple(word.replace("BASE", runs_of(client)[0].info.run_id) for word in words)
+        base_id = uninterrupted(*first)
+        words = tuple(word.replace("BASE", base_id) for word in words)
     run_id = killed_run(tmp_path, *words, epochs=6)
-    resumed = command("resume", "--run_id", run_id)
+    resumed = command_in(tmp_path)("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    other = uninterrupted(command, client, *words)
+    other = uninterrupted(*words)
     mine, theirs = result_of(client, run_id), result_of(client, other)
     for result in (mine, theirs):  # seconds saved by cached features, spelled as a number of epochs
         result[1].pop("features/break_even_epochs", None)
@@ -126,7 +127,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over_under_its_id(
     run_id = killed_run(tmp_path, *MLP, "--checkpoint_every", "1000")
     assert not (local_state(tmp_path, run_id) / "checkpoints" / "last.safetensors").exists()
     resumed = command("resume", "--run_id", run_id)
-    assert resumed.returncode == 0 and "starts over: it has no checkpoint" in resumed.stdout, resumed.stderr
+    assert resumed.returncode == 0 and "from the start, because it has no checkpoint" in resumed.stderr, resumed.stderr
     assert result_of(client, run_id)[:2] == reference[:2]
     assert client.get_run(run_id).data.metrics["time/lost_seconds"] > 0
 
@@ -144,9 +145,9 @@ def test_damaged_checkpoints_are_passed_over_and_said(
         path.write_bytes(content)
     resumed = command("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    assert "last.safetensors: was altered" in resumed.stdout
-    assert ("the one before it is taken" in resumed.stdout) is (len(damaged) == 1)
-    assert ("no checkpoint is whole" in resumed.stdout) is (len(damaged) == 2)
+    assert "last.safetensors: was altered" in resumed.stderr
+    assert ("using the previous checkpoint" in resumed.stderr) is (len(damaged) == 1)
+    assert ("no valid checkpoint" in resumed.stderr) is (len(damaged) == 2)
     assert result_of(client, run_id) == reference
 
 
@@ -161,11 +162,11 @@ def test_uploaded_checkpoints_serve_where_the_local_state_is_gone(
     assert process.returncode == 130
     (run,) = runs_of(client)
     run_id = run.info.run_id
-    assert run.info.status == "KILLED" and f"to go on: python -m pipeline resume --run_id {run_id}" in out
+    assert run.info.status == "KILLED" and f"to resume: python -m pipeline resume --run_id {run_id}" in out
     shutil.rmtree(tmp_path / ".pipeline")
     resumed = command("resume", "--run_id", run_id)
-    assert resumed.returncode == 0 and "checkpoints were taken from the run's artifacts" in resumed.stdout
-    assert "goes on after epoch" in resumed.stdout
+    assert resumed.returncode == 0 and "downloaded checkpoints from the run's artifacts" in resumed.stderr
+    assert f"resuming run {run_id} from epoch" in resumed.stderr
     assert result_of(client, run_id) == reference
 
 
@@ -187,10 +188,10 @@ def test_the_stage_run_again_offers_to_resume(command: Command, tmp_path: Path) 
     run_id = killed_run(tmp_path, *MLP)
     again = command(*MLP)
     assert again.returncode == 0
-    assert f"run {run_id} was left RUNNING by a process that is gone: now KILLED" in again.stdout
-    assert f"python -m pipeline resume --run_id {run_id}" in again.stdout
+    assert f"run {run_id} was RUNNING without a process: marked KILLED" in again.stderr
+    assert f"python -m pipeline resume --run_id {run_id}" in again.stderr
     other = command(*MLP, "--seed", "1")
-    assert other.returncode == 0 and "resume" not in other.stdout
+    assert other.returncode == 0 and "resume" not in other.stderr
     assert store_of(tmp_path).get_run(run_id).info.status == "KILLED"
 
 
@@ -198,7 +199,7 @@ def test_a_run_is_resumed_where_the_host_name_has_changed(command: Command, tmp_
     run_id = killed_run(tmp_path, *MLP)
     resumed = command("resume", "--run_id", run_id, **on_another_machine(tmp_path, "renamed"))
     assert resumed.returncode == 0, resumed.stderr
-    assert "cannot be seen from here; its state is here and no process holds it: assumed" in resumed.stdout
+    assert "not visible from here, but its state is here and unlocked: assuming" in resumed.stderr
     assert result_of(store_of(tmp_path), run_id) == reference
 
 

@@ -22,7 +22,7 @@ from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking.outbox.journal import JOURNAL, read_part
 from pipeline.tracking.outbox.sync import sync_runs
-from pipeline.training.loop import EpochRecord
+from pipeline.training.records import EpochRecord
 from tests.conftest import copy_store, use_stores
 from tests.faults.killing import TINY, assert_one_ready_model, journalled_epochs, points_of, stage, wait_until
 from tests.faults.proxy import Proxy, proxy_to
@@ -140,7 +140,9 @@ def test_a_server_that_is_down_at_the_start_is_refused_within_ten_seconds(
     assert MlflowClient(server.url).search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]]) == []
 
 
-def test_a_model_that_is_pending_arrives_by_sync(proxy: Proxy, server: Server, tmp_path: Path) -> None:
+def test_a_model_that_is_pending_arrives_by_sync(
+    proxy: Proxy, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With its registration; a sync too early changes nothing, and a second one finds nothing to do."""
     environment = {"MLFLOW_TRACKING_URI": proxy.url, "MLFLOW_EXPERIMENT_ID": os.environ["MLFLOW_EXPERIMENT_ID"],
                    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}  # fmt: skip
@@ -150,14 +152,17 @@ def test_a_model_that_is_pending_arrives_by_sync(proxy: Proxy, server: Server, t
         proxy.set("refuse")
         out, _ = process.communicate(timeout=90)
     assert process.returncode == 0, out
-    assert "model URI pending: run python -m pipeline sync" in out and "not everything has reached" in out
+    assert "model URI pending: run python -m pipeline sync" in out and "some data is not uploaded yet" in out
     (folder,) = (tmp_path / ".pipeline" / "runs").iterdir()
-    for mode, code, told in (("refuse", 1, "cannot be used"), ("full", 1, "still pending"), ("pass", 0, "1 models arrived"),
-                             ("pass", 0, "nothing is pending")):  # fmt: skip
+    for mode, code, told in (("refuse", 1, "cannot be used"), ("pass", 0, "1 models")):
         proxy.set(mode)
         with stage(tmp_path, "sync", **environment) as syncing:
             out, _ = syncing.communicate(timeout=90)
         assert syncing.returncode == code and told in out, out
+        assert folder.exists() is (code == 1)
+        proxy.set("full" if code else "pass")
+        assert sync_runs() is (code == 0)
+        assert ("still pending" if code else "nothing is pending") in capsys.readouterr().out
         assert folder.exists() is (code == 1)
     assert_all_is_there(server, folder.name)
     version = MlflowClient(server.url).get_model_version_by_alias("late", "best")
@@ -184,15 +189,15 @@ def test_a_crash_between_a_model_and_its_files_leaves_one_model(proxy: Proxy, se
 
 
 def test_the_next_stage_of_a_study_goes_on_with_the_local_copy(
-    proxy: Proxy, server: Server, at_epochs: dict[int, Callable[[], None]], capsys: pytest.CaptureFixture[str]
+    proxy: Proxy, server: Server, at_epochs: dict[int, Callable[[], None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server goes down in the first stage, and comes back after the second one."""
     at_epochs[3] = lambda: proxy.set("refuse")
     base = train_base(TrainBaseParams(**QUICK))
     assert base.model_uri == f"runs:/{base.run_id}/model"
     target = transfer(TransferParams(base=base.model_uri, epochs=3, per_class=20, val_per_class=10))
-    out = capsys.readouterr().out
-    assert "from local state, since its delivery is pending" in out and "this run is kept here until it does" in out
+    out = caplog.text
+    assert "from local state, not uploaded yet" in out and "storing this run locally until it is back" in out
     proxy.set("pass")
     wait_until(lambda: not any(Path(".pipeline/runs").iterdir()), seconds=60)  # behind, without a sync
     assert_all_is_there(server, base.run_id)
@@ -255,7 +260,7 @@ def test_what_a_killed_stage_had_logged_arrives_by_sync_and_it_can_be_resumed(
     assert [p.step for p in client.get_metric_history(run_id, "val/loss")] == list(range(1, logged + 1))
     with stage(tmp_path, "resume", "--run_id", run_id, **environment) as process:
         out, _ = process.communicate(timeout=90)
-    assert process.returncode == 0 and "goes on after epoch" in out, out
+    assert process.returncode == 0 and "from epoch" in out, out
     assert_all_is_there(server, run_id, epochs=40)
 
 
@@ -277,12 +282,12 @@ def test_a_damaged_line_is_named_and_the_rest_arrives(
 
 
 def test_a_run_that_is_deleted_on_the_server_does_not_stop_training(
-    proxy: Proxy, server: Server, at_epochs: dict[int, Callable[[], None]], capsys: pytest.CaptureFixture[str]
+    proxy: Proxy, server: Server, at_epochs: dict[int, Callable[[], None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     client, experiment = MlflowClient(server.url), os.environ["MLFLOW_EXPERIMENT_ID"]
     at_epochs[4] = lambda: client.delete_run(client.search_runs([experiment])[0].info.run_id)
     result = train_base(TrainBaseParams(**QUICK))
-    assert "the tracking store did not get" in capsys.readouterr().out
+    assert "rejected by the tracking store" in caplog.text
     refused = Path(".pipeline") / "runs" / result.run_id / "refused.jsonl"
     assert '"test/accuracy"' in refused.read_text()
 
@@ -294,7 +299,7 @@ def test_sync_leaves_a_live_stage_alone_and_two_at_once_do_no_harm(
     at_epochs[6] = lambda: proxy.set("pass")
     at_epochs[7] = lambda: assert_true(sync_runs())
     result = train_base(TrainBaseParams(**QUICK))
-    assert f"run {result.run_id}: under way" in capsys.readouterr().out
+    assert f"run {result.run_id}: in progress" in capsys.readouterr().out
     assert_all_is_there(server, result.run_id)
 
 

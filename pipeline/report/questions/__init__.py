@@ -1,1 +1,5 @@
-"""One module per kind of question. Read `context` first, then `dispatch`, then any kind."""
+"""Answers to the questions of a plan, one module per kind of question.
+
+Read `quantities` (the numbers) and `context` (a question with its arms) first, then `dispatch`, then any kind:
+`accuracy`, `learning`, `cost`, `label_curves`, `surface`.
+"""

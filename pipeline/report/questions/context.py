@@ -1,227 +1,216 @@
-"""A question with the arms that are there to answer it, and the sentences that every kind of answer needs."""
+"""A question with its arms, and what every kind of answer needs: pairing, verdicts, tables and charts."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from statistics import fmean
 
+import numpy as np
+
 from pipeline.plan.records import Question
-from pipeline.report.charts import Look, Row, Series, look_of
-from pipeline.report.elements import Cell, Link, Links, cell, listed, seed_cell
-from pipeline.report.questions import paired_values
-from pipeline.report.questions.paired_values import Pairing, Values, mean_of, pair
-from pipeline.report.records import PlanRunFacts, ReportedArm
-from pipeline.report.statistics import verdict
+from pipeline.report.charts import ChartText, Row, Series, SeriesStyle, bar_chart, point_chart, rows_text, style_of
+from pipeline.report.elements import NO_VALUE, Cell, Chart, Link, Table, joined, seed_cell, text_cell
+from pipeline.report.questions.arm_differences import incomparable_times
+from pipeline.report.questions.quantities import Pairing, Quantity, pair, positive
+from pipeline.report.records import Links, PlanRunFacts, ReportedArm
+from pipeline.report.statistics import Estimate
 from pipeline.tracking import names
 
-# what no comparison is about: which seed, where files lie, and what changes no result
-UNCOMPARED_PARAMS = (
-    "seed", "base", "data_dir", "register_as", "dry_run", "checkpoint_every", "folder", "workers", "study",
-    "params_from",
-)  # fmt: skip
-LONGEST_REASON = 240  # characters; the run itself holds all of it
-ONE_SEED = "one seed, no verdict"
-UNSHOWN = "no difference shown"
+MAX_REASON = 240  # characters of a failure; the run has all of it
+Column = tuple[str, Callable[[ReportedArm], str]]  # heading, text of an arm's cell
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What one question is answered from.
+class QuestionContext:
+    """What a question is answered from."""
 
-    Attributes:
-        question: As the plan asks it.
-        arms: Those that have finished runs, the reference first.
-        reference: What the others are compared with; None where there is none, or it did not finish.
-        links: To the runs.
-        position: Of the question in the study, from 1: it makes names of pictures unique.
-        looks: How each arm is drawn, by name.
-        notes: On what is missing, and how arms were paired; answers add theirs.
-    """
-
-    question: Question
-    arms: tuple[ReportedArm, ...]
-    reference: ReportedArm | None
-    links: Links
-    position: int
-    looks: dict[str, Look]
-    notes: list[str] = field(default_factory=list)
+    question: Question  # from the plan
+    arms: tuple[ReportedArm, ...]  # arms with at least one finished run, the reference first
+    reference: ReportedArm | None  # what the others are compared with; None without one, or if it has no finished run
+    links: Links  # to the runs
+    position: int  # of the question in the plan, from 1; makes chart names unique
+    styles: dict[str, SeriesStyle]  # how each arm is drawn, by name
+    notes: list[str] = field(default_factory=list)  # caveats, collected while the answer is computed
 
     @property
     def others(self) -> tuple[ReportedArm, ...]:
-        """The arms that are not the reference."""
+        """The arms that are compared with the reference."""
         return tuple(arm for arm in self.arms if arm is not self.reference)
 
-    def picture_name(self, what: str) -> str:
-        """Return a file name for a picture of this question."""
-        key = "".join(letter if letter.isalnum() else "_" for letter in self.question.key)
-        return f"{self.position:02d}_question_{key}_{what}"
+    @property
+    def reference_arm(self) -> ReportedArm:
+        """The reference, in kinds of questions that always have one."""
+        assert self.reference is not None, "dispatch answers such a question without its reference"
+        return self.reference
 
     def note(self, text: str) -> None:
-        """Add a note, once."""
+        """Add a note unless it is empty or a duplicate."""
         if text and text not in self.notes:
             self.notes.append(text)
 
-    def pair(self, arm: ReportedArm, reference: ReportedArm, of: Callable[[ReportedArm], Values]) -> Pairing | None:
-        """Pair an arm with a reference by seed; say so where one has seeds that the other lacks."""
-        mine, theirs = of(arm), of(reference)
-        found = pair(mine, theirs)
-        if found is None:
-            self.note(f"{arm.label} and {reference.label} have no seed in common and are not compared.")
-        elif mine.keys() != theirs.keys():
-            seeds = listed([str(seed) for seed in found.seeds])
-            word = "seed" if len(found.seeds) == 1 else "seeds"
-            self.note(f"{arm.label} and {reference.label} are paired on the {word} that both have: {seeds}.")
-        return found
+    def times_comparable(self) -> bool:
+        """Whether the arms' times can be compared; notes the reason if not."""
+        reason = incomparable_times(self.arms)
+        self.note(reason)
+        return not reason
 
-    def times_compare(self) -> bool:
-        """Whether the arms' times may be compared; says why where they may not."""
-        why = paired_values.why_times_differ(self.arms)
-        self.note(why)
-        return not why
+    def pair(
+        self, arm: ReportedArm, quantity: Quantity, reference: ReportedArm | None = None, *, for_ratio: bool = False
+    ) -> Pairing | None:
+        """Pair an arm with a reference, by default the question's; notes the seeds that are left out.
 
-    def first_cells(self, arm: ReportedArm) -> list[Cell]:
-        """Return the cells that each table begins with: the arm, and its seeds with their links."""
-        return [Cell((Link(arm.label),), self.looks[arm.name].color), seed_cell(arm.members, self.links)]
+        With `for_ratio`, values that are not positive are left out. Returns None without a shared seed.
+        """
+        reference = reference or self.reference_arm
+        values, others = quantity.values(arm), quantity.values(reference)
+        if for_ratio:
+            values, others = positive(values), positive(others)
+        pairing = pair(values, others)
+        if pairing is None:
+            self.note(f"{arm.label} and {reference.label} share no seed and are not compared.")
+        elif values.keys() != others.keys():
+            seeds = joined([str(seed) for seed in pairing.seeds])
+            word = "seed" if len(pairing.seeds) == 1 else "seeds"
+            self.note(f"{arm.label} and {reference.label} are paired on their shared {word}: {seeds}.")
+        return pairing
+
+    def comparison(self, quantity: Quantity, title: str) -> str:
+        """Return how the arms compare with the reference as a sentence; empty without shared seeds."""
+        pairings = [(arm, pairing) for arm in self.others if (pairing := self.pair(arm, quantity))]
+        if not pairings:
+            return ""
+        reference = self.reference_arm.label
+        if len(pairings) > 1:
+            verdicts = quantity.grouped_verdicts({arm.label: pairing.difference for arm, pairing in pairings})
+            return f"{title} vs. {reference}: {verdicts}."
+        arm, pairing = pairings[0]
+        mean, other = (quantity.number(fmean(side.values())) for side in (pairing.values, pairing.reference))
+        return f"{title}: {arm.label} {mean}, {reference} {other}: {quantity.verdict(pairing.difference)}."
+
+    def table(self, *columns: Column) -> Table:
+        """Return a table with one row per arm: label, seeds, then linked numbers."""
+        rows = []
+        for arm in self.arms:
+            label = Cell((Link(arm.marked_label),), self.styles[arm.name].color)
+            numbers = (self.number(arm, text(arm)) for _, text in columns)
+            rows.append((label, seed_cell(arm.members, self.links), *numbers))
+        return Table(("arm", "seeds", *(heading for heading, _ in columns)), tuple(rows))
 
     def number(self, arm: ReportedArm, text: str) -> Cell:
-        """Return a number's cell, leading to the arm's runs."""
-        return cell(text, self.links.runs(arm))
+        """Return a cell that links to the arm's runs."""
+        return text_cell(text, self.links.runs(arm))
 
-    def row(self, arm: ReportedArm, values: Values, *, scale: float = 1.0, second: Values | None = None) -> Row | None:
-        """Return an arm's row in a panel; None where it has no such values."""
-        found = mean_of({seed: scale * value for seed, value in values.items()})
-        if found is None:
-            return None
-        beside = mean_of({seed: scale * value for seed, value in (second or {}).items()})
-        drawn = [scale * values[seed] for seed in sorted(values)]
-        return Row(arm.label, self.looks[arm.name], found, drawn, beside)
+    def difference_columns(self, quantity: Quantity, heading: str) -> tuple[Column, Column]:
+        """Return two columns: the paired difference from the reference, and its p value."""
 
-    def series(self, name: str, *, scale: float = 1.0, label: str = "", faint: bool = False) -> list[Series]:
-        """Return the arms' curves of a metric; arms without it are left out."""
-        found = []
+        def column(text: Callable[[Estimate], str]) -> Callable[[ReportedArm], str]:
+            def cell_text(arm: ReportedArm) -> str:
+                pairing = None if arm is self.reference else self.pair(arm, quantity)
+                return text(pairing.difference) if pairing else NO_VALUE
+
+            return cell_text
+
+        return (heading, column(quantity.difference_text)), ("p", column(lambda difference: difference.p_text))
+
+    def chart_text(self, name: str, title: str, alt: str, *, xlabel: str = "epoch", ylabel: str = "") -> ChartText:
+        """Return the texts of a chart, with a file name that is unique in the report."""
+        key = "".join(letter if letter.isalnum() else "_" for letter in self.question.key)
+        return ChartText(f"{self.position:02d}_question_{key}_{name}", title, alt, xlabel, ylabel)
+
+    def rows(self, quantity: Quantity, hollow: Quantity | None = None) -> list[Row]:
+        """Return a chart row for each arm with values of a quantity, and optionally of a second one."""
+        return [
+            Row(
+                arm.marked_label, self.styles[arm.name], mean, tuple(quantity.values(arm).values()),
+                hollow.mean(arm) if hollow else None,
+            )
+            for arm in self.arms
+            if (mean := quantity.mean(arm))
+        ]  # fmt: skip
+
+    def bars(self, quantity: Quantity, name: str, title: str) -> list[Chart]:
+        """Draw a quantity as one bar per arm; an empty list without values."""
+        rows = self.rows(quantity)
+        alt = f"{title} ({quantity.unit}), mean with 95 % CI: {rows_text(rows)}."
+        return [bar_chart(self.chart_text(name, title, alt, xlabel=quantity.unit), rows)] if rows else []
+
+    def points(
+        self, quantity: Quantity, name: str, title: str, *, hollow: Quantity | None = None, legend: str = "",
+        connected: bool = False,
+    ) -> list[Chart]:  # fmt: skip
+        """Draw a quantity as one filled marker per arm, and optionally a second one as a hollow marker.
+
+        `legend` explains the two markers, `connected` joins them by a line. Returns an empty list without values.
+        """
+        rows = self.rows(quantity, hollow)
+        what = f" ({legend})" if legend else ""
+        alt = f"{title} ({quantity.unit}), mean with 95 % CI, seeds as ticks{what}: {rows_text(rows)}."
+        xlabel = f"{quantity.unit}\n{legend}" if legend else quantity.unit
+        text = self.chart_text(name, title, alt, xlabel=xlabel)
+        bounded, zero = quantity.unit == "%", quantity.unit == "pp"
+        return [point_chart(text, rows, bounded=bounded, zero=zero, connected=connected)] if rows else []
+
+    def series(
+        self, name: str, *, scale: float = 1.0, label: str = "", faint: bool = False, by_time: bool = False
+    ) -> list[Series]:
+        """Return the learning curves of a metric, for each arm whose runs all have it.
+
+        Values are multiplied by `scale`; `label` is appended to the arm's. With `by_time`, x is the training time,
+        averaged over seeds, instead of the epoch.
+        """
+        series = []
         for arm in self.arms:
             curves = [member.run.curves.get(name, []) for member in arm.members]
-            if all(curves):
-                scaled = tuple([scale * value for value in curve] for curve in curves)
-                found.append(Series(f"{arm.label}{label}", self.looks[arm.name], scaled, faint))
-        return found
+            times = [member.run.curves.get(names.EPOCH_SECONDS, []) for member in arm.members]
+            length = min(map(len, [*curves, *times])) if by_time else min(map(len, curves))
+            if not length:
+                continue
+            x = np.array([curve[:length] for curve in times]).cumsum(1).mean(0).tolist() if by_time else None
+            scaled = tuple([scale * value for value in curve] for curve in curves)
+            series.append(Series(f"{arm.marked_label}{label}", self.styles[arm.name], scaled, faint, x=x))
+        return series
 
 
-def subject_of(facts: PlanRunFacts, question: Question, links: Links) -> Subject:
-    """Gather a question's arms, and say which of them are missing."""
-    wanted = dict.fromkeys([*([question.reference] if question.reference else []), *question.arms])
-    for both in question.labelled:
-        wanted |= dict.fromkeys(both)
-    arms = [facts.arms[name] for name in wanted if name in facts.arms and facts.arms[name].members]
+def context_of(facts: PlanRunFacts, question: Question) -> QuestionContext:
+    """Collect the arms of a question; arms and seeds without a finished run become notes."""
+    wanted = arm_names(question)
     reference = facts.arms.get(question.reference)
-    first = 0 if question.reference else 1
-    looks = {name: look_of(number) for number, name in enumerate(wanted, first)}
-    found = Subject(
-        question, tuple(arms), reference if reference and reference.members else None, links,
-        facts.questions.index(question) + 1, looks,
-    )  # fmt: skip
-    for name in wanted:
-        for line in missing_lines(facts, name):
-            found.note(line)
-    return found
+    first = 0 if question.reference else 1  # style 0, grey, is the reference's
+    context = QuestionContext(
+        question=question,
+        arms=tuple(facts.arms[name] for name in wanted if name in facts.arms and facts.arms[name].members),
+        reference=reference if reference and reference.members else None,
+        links=facts.links,
+        position=facts.questions.index(question) + 1,
+        styles={name: style_of(number) for number, name in enumerate(wanted, first)},
+    )
+    for line in missing_runs(facts, wanted):
+        context.note(line)
+    return context
 
 
-def missing_lines(facts: PlanRunFacts, name: str) -> list[str]:
-    """Say which runs of an arm are missing, and why."""
-    arm = facts.arms.get(name)
-    if arm is None:
-        return [f'Arm "{name}" is missing: it was not run.']
-    if not arm.members:
-        why = listed(list(dict.fromkeys(reason for _, reason in arm.failures))) if arm.failures else "it was not run"
-        return [f'Arm "{arm.label}" is missing: {_short(why)}.']
-    return [f'Arm "{arm.label}" lacks seed {seed}: {_short(reason)}.' for seed, reason in arm.failures]
+def arm_names(question: Question) -> list[str]:
+    """Return the distinct arms of a question, the reference first."""
+    return list(dict.fromkeys(filter(None, [question.reference, *question.arms, *chain(*question.labelled)])))
 
 
-def _short(reason: str) -> str:
-    """Return a reason on one line, without the stop that the sentence adds."""
-    return textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...").removesuffix(".")
-
-
-def grouped_verdicts(
-    pairings: Sequence[tuple[ReportedArm, Pairing]], *, better: str = "ahead", worse: str = "behind",
-    unit: str = "points", scale: float = 100, digits: int = 2,
-) -> str:  # fmt: skip
-    """Say of several arms what their paired differences show, those alike together, such as `ahead: A by 1.28 points`.
-
-    Args:
-        pairings: Of each arm with the reference.
-        better: What to say of a positive difference.
-        worse: What to say of a negative one.
-        unit: Of the differences as they are shown.
-        scale: They are shown times this.
-        digits: After the point.
-    """
-    groups: dict[str, list[str]] = {better: [], worse: [], UNSHOWN: [], ONE_SEED: []}
-    for arm, found in pairings:
-        difference = found.difference
-        if difference.count < 2:
-            groups[ONE_SEED].append(arm.label)
-        elif not difference.excludes_zero:
-            groups[UNSHOWN].append(f"{arm.label} (n = {difference.count})")
+def missing_runs(facts: PlanRunFacts, arms: Iterable[str]) -> list[str]:
+    """Return one sentence per arm without runs, and per failed run of the others."""
+    lines = []
+    for name in arms:
+        arm = facts.arms.get(name)
+        if arm is None:
+            lines.append(f'Arm "{name}" is missing: not run.')
+        elif not arm.members:
+            reasons = list(dict.fromkeys(reason for _, reason in arm.failures)) or ["not run"]
+            lines.append(f'Arm "{arm.label}" is missing: {_shortened(joined(reasons))}.')
         else:
-            shown = f"{scale * abs(difference.mean):.{digits}f} {unit}"
-            side = better if difference.mean > 0 else worse
-            groups[side].append(f"{arm.label} by {shown} (n = {difference.count})")
-    return "; ".join(f"{what}: {', '.join(arms)}" for what, arms in groups.items() if arms)
+            lines += [f'Arm "{arm.label}" is missing seed {seed}: {_shortened(why)}.' for seed, why in arm.failures]
+    return lines
 
 
-def verdict_line(
-    subject: Subject, of: Callable[[ReportedArm], Values], *, better: str, worse: str, unit: str, scale: float = 100,
-    digits: int = 2, symbol: str = "",
-) -> str:  # fmt: skip
-    """Say how the arms stand to the reference in some values; empty where nothing can be paired."""
-    assert subject.reference is not None
-    paired = [(arm, subject.pair(arm, subject.reference, of)) for arm in subject.others]
-    there = [(arm, found) for arm, found in paired if found is not None]
-    if not there:
-        return ""
-    if len(there) == 1:
-        arm, found = there[0]
-        said = verdict(found.difference, better, worse, unit=unit, scale=scale, digits=digits)
-        symbol = symbol or ("%" if unit == "points" else unit)
-        mine, theirs = (f"{scale * fmean(side):.{digits}f} {symbol}" for side in (found.values, found.reference))
-        return f"{arm.label} {mine}, {subject.reference.label} {theirs}: {said}"
-    said = grouped_verdicts(there, better=better, worse=worse, unit=unit, scale=scale, digits=digits)
-    return f"against {subject.reference.label}: {said}"
-
-
-def differing_params(arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
-    """Return the parameters that all arms have and in which they differ, each with the arms' values in order."""
-    found = {}
-    for name in sorted(set.intersection(*map(_params_of, arms))):
-        values = [paired_values.parameter(arm, name) for arm in arms]
-        if len(set(values)) > 1:
-            found[name] = values
-    return found
-
-
-def own_params(arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
-    """Return the parameters of each of some arms that not all of them have, as texts, by the arm's label."""
-    shared = set.intersection(*map(_params_of, arms))
-    found = {
-        arm.label: [f"{name} {paired_values.parameter(arm, name)}" for name in sorted(_params_of(arm) - shared)]
-        for arm in arms
-    }
-    return {label: texts for label, texts in found.items() if texts}
-
-
-def _params_of(arm: ReportedArm) -> set[str]:
-    return {name for member in arm.members for name in member.run.params} - set(UNCOMPARED_PARAMS)
-
-
-def continued_from(arms: Sequence[ReportedArm]) -> list[tuple[ReportedArm, ReportedArm]]:
-    """Return which arms build on runs of which other arms among the same ones."""
-    owner = {member.run.run_id: arm for arm in arms for member in arm.members}
-    found = []
-    for arm in arms:
-        bases = dict.fromkeys(member.run.tags.get(names.BASE_RUN_ID, "") for member in arm.members)
-        for base in dict.fromkeys(owner[run_id].name for run_id in bases if run_id in owner):
-            found.append((arm, next(one for one in arms if one.name == base)))
-    return found
+def _shortened(reason: str) -> str:
+    return textwrap.shorten(reason, MAX_REASON, placeholder=" ...").removesuffix(".")

@@ -1,134 +1,119 @@
-"""How does the difference between two arms depend on the number of labels? Kind `labels`."""
+"""How does the difference between arms depend on the number of labels? Kind `labels`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pipeline.report.charts import Row, draw_points, look_of
-from pipeline.report.elements import Answer, Cell, Link, Picture, Table, p_text, percent_text, seed_cell
-from pipeline.report.questions.accuracy import accuracy_on_test, rows_text
-from pipeline.report.questions.context import Subject
-from pipeline.report.questions.paired_values import Pairing, Values, mean_of, pair, parameter
+from pipeline.report.charts import Row, point_chart, rows_text, style_of
+from pipeline.report.elements import Answer, Cell, Chart, Link, Table, seed_cell, text_cell
+from pipeline.report.questions.arm_differences import parameter
+from pipeline.report.questions.context import QuestionContext
+from pipeline.report.questions.quantities import TEST_ACCURACY, Pairing, Values, pair
 from pipeline.report.records import ReportedArm
-from pipeline.report.statistics import paired_difference, verdict
 
 ALL = "all"
+LABEL_EFFECT = replace(TEST_ACCURACY, above="larger", below="smaller")
+REFERENCE_STYLE, ARM_STYLE = style_of(0), style_of(1)
 
 
 @dataclass(frozen=True)
-class Step:
-    """An arm and its reference at one number of labels.
+class LabelPoint:
+    """An arm and its reference at one number of labels."""
 
-    Attributes:
-        labels: A class, or `all`.
-        arm: What is asked about.
-        reference: What it is compared with.
-        found: Their test accuracies, paired.
-    """
-
-    labels: str
+    labels: str  # per class, or `all`
     arm: ReportedArm
-    reference: ReportedArm
-    found: Pairing
-
-    @property
-    def label(self) -> str:
-        """The number of labels in words."""
-        return "all labels" if self.labels == ALL else f"{self.labels} labels a class"
+    reference: ReportedArm  # what it is compared with
+    pairing: Pairing  # their test accuracies
 
     @property
     def differences(self) -> Values:
-        """Of test accuracy, by seed."""
-        return {
-            seed: mine - theirs
-            for seed, mine, theirs in zip(self.found.seeds, self.found.values, self.found.reference, strict=True)
-        }
+        """Test accuracy of the arm - reference, in pp, by seed."""
+        return {seed: value - self.pairing.reference[seed] for seed, value in self.pairing.values.items()}
 
 
-def labels(subject: Subject) -> Answer:
-    """Say at which numbers of labels the arms differ from their references, and whether that depends on the number."""
-    steps = steps_of(subject)
-    if not steps:
-        return Answer(subject.question, "Not answered: no arm and its reference share a finished seed.")
-    several = len({step.labels for step in steps}) < len(steps)
-    said = [
-        f"{step.label}{f', {step.arm.label}' if several else ''}: {verdict(step.found.difference, 'ahead', 'behind')}"
-        for step in steps
-    ]
-    sentences = [] if several or len(steps) < 2 else [dependence(steps[0], steps[-1])]
+def labels(context: QuestionContext) -> Answer:
+    """Report the difference at each number of labels, and whether it depends on the number."""
+    points = label_points(context)
+    if not points:
+        return Answer(context.question, "Not answered: no arm shares a finished seed with its reference.")
+    several = len({point.labels for point in points}) < len(points)  # arms per number of labels
+    titles = [labels_text(point.labels) + (f", {point.arm.marked_label}" if several else "") for point in points]
+    verdicts = [TEST_ACCURACY.verdict(point.pairing.difference) for point in points]
     return Answer(
-        subject.question, f"{'; '.join(said)}.", tuple(filter(None, sentences)), (), _table(subject, steps),
-        _pictures(subject, steps, several),
-    )  # fmt: skip
+        context.question,
+        "; ".join(f"{title}: {verdict}" for title, verdict in zip(titles, verdicts, strict=True)) + ".",
+        ("" if several or len(points) < 2 else _dependence(points[0], points[-1]),),
+        _table(context, points),
+        _charts(context, points, titles),
+    )
 
 
-def steps_of(subject: Subject) -> list[Step]:
-    """Return the pairs that have seeds in common, fewest labels first."""
-    arms = {arm.name: arm for arm in subject.arms}
-    found = []
-    for name, reference in subject.question.labelled:
+def label_points(context: QuestionContext) -> list[LabelPoint]:
+    """Return the pairs of arms that share seeds, fewest labels first."""
+    arms = {arm.name: arm for arm in context.arms}
+    points = []
+    for name, reference in context.question.labelled:
         if name in arms and reference in arms:
-            paired = subject.pair(arms[name], arms[reference], accuracy_on_test)
-            if paired is not None:
-                found.append(Step(parameter(arms[name], "per_class") or ALL, arms[name], arms[reference], paired))
-    return sorted(found, key=lambda step: label_count(step.labels))
+            pairing = context.pair(arms[name], TEST_ACCURACY, arms[reference])
+            if pairing is not None:
+                per_class = parameter(arms[name], "per_class") or ALL
+                points.append(LabelPoint(per_class, arms[name], arms[reference], pairing))
+    return sorted(points, key=lambda point: label_count(point.labels))
 
 
 def label_count(labels: str) -> float:
-    """Return a number of labels to sort by."""
+    """Return a sort key for a number of labels."""
     return float(labels) if labels.isdigit() else float("inf")
 
 
-def dependence(fewest: Step, most: Step) -> str:
-    """Say whether the difference is another one with the fewest labels than with the most, paired by seed."""
-    found = pair(fewest.differences, most.differences)
-    if found is None:
+def labels_text(labels: str) -> str:
+    """Return `all labels` or `20 labels per class`."""
+    return "all labels" if labels == ALL else f"{labels} labels per class"
+
+
+def _dependence(fewest: LabelPoint, most: LabelPoint) -> str:
+    """Return how the difference with the fewest labels compares with that with the most, paired by seed."""
+    pairing = pair(fewest.differences, most.differences)
+    if pairing is None:
         return ""
-    change = paired_difference(found.values, found.reference)
-    said = verdict(change, "larger", "smaller")
-    shown = f" ({change.percent()} points)" if change.count > 1 else ""
-    return f"The difference with {fewest.label} against that with {most.label}: {said}{shown}."
-
-
-def _table(subject: Subject, steps: list[Step]) -> Table:
-    rows = []
-    for step in steps:
-        names = [
-            Cell((Link(one.label),), look_of(number).color) for number, one in ((1, step.arm), (0, step.reference))
-        ]
-        seeds = seed_cell([one for one in step.arm.members if one.seed in step.found.seeds], subject.links)
-        accuracies = [
-            subject.number(one, percent_text(mean_of(accuracy_on_test(one)))) for one in (step.arm, step.reference)
-        ]
-        texts = (step.found.difference.percent(), p_text(step.found.p_value))
-        label = Cell((Link(step.labels),))
-        both = [part for pair_of in zip(names, accuracies, strict=True) for part in pair_of]
-        rows.append((label, seeds, *both, *(subject.number(step.arm, text) for text in texts)))
-    columns = ("labels a class", "seeds", "arm", "test acc. %", "reference", "test acc. %", "difference, points", "p")
-    return Table(columns, tuple(rows))
-
-
-def _pictures(subject: Subject, steps: list[Step], several: bool) -> tuple[Picture, ...]:
-    accuracies: list[Row] = []
-    differences: list[Row] = []
-    for step in steps:
-        for one, look in ((step.arm, look_of(1)), (step.reference, look_of(0))):
-            found = mean_of({seed: 100 * value for seed, value in accuracy_on_test(one).items()})
-            assert found is not None, "a paired arm has values"
-            values = [100 * value for value in accuracy_on_test(one).values()]
-            accuracies.append(Row(one.label, look, found, values))
-        change = {seed: 100 * value for seed, value in step.differences.items()}
-        shown = mean_of(change)
-        assert shown is not None, "a pair has values"
-        label = f"{step.label}: {step.arm.label}" if several else step.label
-        differences.append(Row(label, look_of(1), shown, list(change.values())))
+    change = pairing.difference
+    interval = f"; {LABEL_EFFECT.difference_text(change)} pp" if change.count > 1 else ""
     return (
-        draw_points(
-            subject.picture_name("accuracy"), accuracies, title="Test accuracy by number of labels", xlabel="%",
-            ceiling=100, alt=f"Test accuracy in percent, mean with 95 % interval: {rows_text(accuracies)}.",
-        ),
-        draw_points(
-            subject.picture_name("difference"), differences, title="Difference by number of labels", xlabel="points",
-            zero=True, alt=f"Paired difference in points, mean with 95 % interval: {rows_text(differences)}.",
-        ),
-    )  # fmt: skip
+        f"\u0394 with {labels_text(fewest.labels)} vs. {labels_text(most.labels)}: "
+        f"{LABEL_EFFECT.verdict(change)}{interval}."
+    )
+
+
+def _table(context: QuestionContext, points: list[LabelPoint]) -> Table:
+    rows = []
+    for point in points:
+        members = [member for member in point.arm.members if member.seed in point.pairing.seeds]
+        difference = point.pairing.difference
+        cells = [text_cell(point.labels), seed_cell(members, context.links)]
+        for arm, style in ((point.arm, ARM_STYLE), (point.reference, REFERENCE_STYLE)):
+            cells += [Cell((Link(arm.marked_label),), style.color), context.number(arm, TEST_ACCURACY.text(arm))]
+        for text in (TEST_ACCURACY.difference_text(difference), difference.p_text):
+            cells.append(context.number(point.arm, text))
+        rows.append(tuple(cells))
+    accuracy = TEST_ACCURACY.heading
+    return Table(("labels per class", "seeds", "arm", accuracy, "reference", accuracy, "\u0394 (pp)", "p"), tuple(rows))
+
+
+def _charts(context: QuestionContext, points: list[LabelPoint], titles: list[str]) -> tuple[Chart, ...]:
+    accuracies = [
+        Row(arm.marked_label, style, mean, tuple(TEST_ACCURACY.values(arm).values()))
+        for point in points
+        for arm, style in ((point.arm, ARM_STYLE), (point.reference, REFERENCE_STYLE))
+        if (mean := TEST_ACCURACY.mean(arm))
+    ]
+    differences = [
+        Row(title, ARM_STYLE, point.pairing.difference, tuple(point.differences.values()))
+        for title, point in zip(titles, points, strict=True)
+    ]
+    alts = (
+        f"Test accuracy in %, mean with 95 % CI: {rows_text(accuracies)}.",
+        f"Paired difference in pp, mean with 95 % CI: {rows_text(differences)}.",
+    )
+    text = context.chart_text("accuracy", "Test accuracy by number of labels", alts[0], xlabel="%")
+    delta = context.chart_text("difference", "\u0394 by number of labels", alts[1], xlabel="pp")
+    return point_chart(text, accuracies, bounded=True), point_chart(delta, differences, zero=True)

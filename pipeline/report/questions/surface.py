@@ -1,262 +1,227 @@
-"""How many layers to reuse, how many to unfreeze, and for how many labels? Kind `surface`, with a recipe.
+"""How many layers to reuse and to unfreeze, by number of labels? Kind `surface`, with a recommendation.
 
-Nothing here is chosen by test accuracy: the recipe goes by validation, and test accuracy is what it is then told by.
+Recommendations are made on validation accuracy alone; test accuracy is only reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from pipeline.report.charts import look_of
-from pipeline.report.elements import NOTHING, Answer, Picture, Table, cell, percent_text, seconds_text, seed_cell
-from pipeline.report.questions.accuracy import accuracy_on_test, fit_seconds
-from pipeline.report.questions.context import Subject
-from pipeline.report.questions.label_curves import label_count
-from pipeline.report.questions.paired_values import Pairing, mean_of, metric, pair, parameter
-from pipeline.report.questions.surface_charts import Point, draw_front, draw_heat
+from pipeline.report.charts import style_of
+from pipeline.report.elements import NO_VALUE, Answer, Chart, Table, seed_cell, text_cell
+from pipeline.report.questions.arm_differences import parameter
+from pipeline.report.questions.context import QuestionContext
+from pipeline.report.questions.label_curves import ALL, label_count, labels_text
+from pipeline.report.questions.quantities import (
+    TEST_ACCURACY,
+    TRAINING_TIME,
+    VAL_ACCURACY,
+    Pairing,
+    Quantity,
+    pair,
+)
+from pipeline.report.questions.surface_charts import Point, front_chart, heat_map
 from pipeline.report.records import ReportedArm
-from pipeline.report.statistics import verdict
-from pipeline.tracking import names
+from pipeline.report.statistics import seeds_text
 
-MIN_SEEDS = 3  # with fewer, hardly any arm can be shown to be worse, and the cheapest would always win
-val_accuracy = partial(metric, name=names.VAL_FINAL_ACCURACY)
+MIN_SEEDS = 3  # with fewer, hardly any arm is significantly worse, and the cheapest would always win
 
 
 @dataclass(frozen=True)
-class Place:
-    """An arm on the surface.
+class SurfacePoint:
+    """An arm on the surface."""
 
-    Attributes:
-        arm: With test and validation accuracy.
-        reuse: Layers copied; 0 is from scratch.
-        unfreeze: Of them, how many are trained.
-        labels: A class, or `all`.
-    """
-
-    arm: ReportedArm
-    reuse: int
-    unfreeze: int
-    labels: str
+    arm: ReportedArm  # with test and validation accuracy
+    reuse: int  # number of layers copied; 0 is training from scratch
+    unfreeze: int  # how many of them are trained
+    labels: str  # per class, or `all`
 
     @property
-    def short(self) -> str:
-        """What the figure calls it."""
+    def name(self) -> str:
+        """Its label in charts."""
         return f"{self.reuse}/{self.unfreeze}" if self.reuse else "scratch"
 
     @property
-    def in_words(self) -> str:
-        """The setting in words."""
+    def setting(self) -> str:
+        """Its parameters in words."""
         return f"reuse_layers={self.reuse}, unfreeze={self.unfreeze}" if self.reuse else "training from scratch"
+
+    def mean(self, quantity: Quantity) -> float:
+        """Return the mean of a quantity that every point has."""
+        mean = quantity.mean(self.arm)
+        assert mean is not None, "surface_points leaves out arms without scores"
+        return mean.mean
+
+    def difference_from(self, other: SurfacePoint | None) -> Pairing | None:
+        """Pair test accuracies with another point's; None without one, with itself, or without shared seeds."""
+        if other is None or other is self:
+            return None
+        return pair(TEST_ACCURACY.values(self.arm), TEST_ACCURACY.values(other.arm))
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What to do with some number of labels.
+class Recommendation:
+    """The settings to use with some number of labels: those of the cheapest arm that is as good as the best."""
 
-    Attributes:
-        labels: A class, or `all`.
-        best: The best mean validation accuracy.
-        chosen: The cheapest that is not shown to be worse than it on validation; the best one itself where
-            seeds or comparable times are lacking.
-        candidates: How many arms there were.
-        count: The seeds of the chosen arm.
-    """
+    points: tuple[SurfacePoint, ...]  # all arms with that number of labels
+    best: SurfacePoint  # highest mean validation accuracy
+    cheapest: SurfacePoint  # not significantly worse than `best`; `best` itself without enough seeds or times
 
-    labels: str
-    best: Place
-    chosen: Place
-    candidates: int
-    count: int
+    @property
+    def labels(self) -> str:
+        """Number of labels in words."""
+        return labels_text(self.best.labels)
+
+    @property
+    def scratch(self) -> SurfacePoint | None:
+        """The arm that is trained from scratch."""
+        return next((point for point in self.points if point.reuse == 0), None)
 
 
-def surface(subject: Subject) -> Answer:
-    """Say what to do for each number of labels, and show accuracy over the settings and against seconds."""
-    places = places_of(subject)
-    if not places:
-        return Answer(subject.question, "Not answered: no finished arm says what it reuses and scores it.")
-    comparable = subject.times_compare()
-    groups = {labels: [one for one in places if one.labels == labels] for labels in _labels(places)}
-    recipes = [recipe(group, comparable) for group in groups.values()]
-    if any(one.count < MIN_SEEDS for one in recipes):
-        subject.note(f"With fewer than {MIN_SEEDS} seeds no arm can be told to be worse: the best mean is named.")
-    subject.note(
-        "Recipes go by validation accuracy: the best mean, then the cheapest arm that is not shown to be worse than it "
-        "(95 % interval of the paired difference). The figures show test accuracy; nothing was chosen by it."
+def surface(context: QuestionContext) -> Answer:
+    """Recommend settings for each number of labels; show accuracy over the settings and over training time."""
+    points = surface_points(context)
+    if not points:
+        return Answer(context.question, "Not answered: no finished arm has reuse_layers, unfreeze and its scores.")
+    comparable = context.times_comparable()
+    groups = sorted({point.labels for point in points}, key=label_count)
+    recommended = [recommend([point for point in points if point.labels == labels], comparable) for labels in groups]
+    if any(len(VAL_ACCURACY.values(one.cheapest.arm)) < MIN_SEEDS for one in recommended):
+        context.note(f"With fewer than {MIN_SEEDS} seeds the arm with the best mean is recommended.")
+    context.note(
+        "Recommendations are based on validation accuracy: the cheapest arm that is not significantly worse than the "
+        "best mean (95 % CI of the paired difference). Charts show test accuracy, which is not used for selection."
     )
+    fronts = [_front(context, one) for one in recommended] if comparable else []
     return Answer(
-        subject.question,
-        "; ".join(f"{labels_in_words(one.labels)}: {one.chosen.in_words}" for one in recipes) + ".",
-        tuple(_told(subject, one, groups[one.labels]) for one in recipes),
-        (),
-        _table(subject, groups, recipes),
-        _pictures(subject, groups, comparable),
+        context.question,
+        "; ".join(f"{one.labels}: {one.cheapest.setting}" for one in recommended) + ".",
+        tuple(map(_explanation, recommended)),
+        _table(context, recommended),
+        (*_heat_maps(context, recommended), *fronts),
     )
 
 
-def places_of(subject: Subject) -> list[Place]:
-    """Return the arms that say what they reuse and have been scored."""
-    found = []
-    for arm in subject.arms:
+def surface_points(context: QuestionContext) -> list[SurfacePoint]:
+    """Return the arms that have reuse_layers, unfreeze and all scores."""
+    points = []
+    for arm in context.arms:
         reuse, unfreeze = (parameter(arm, name) for name in ("reuse_layers", "unfreeze"))
-        if reuse.isdigit() and unfreeze.isdigit() and accuracy_on_test(arm) and val_accuracy(arm) and fit_seconds(arm):
-            found.append(Place(arm, int(reuse), int(unfreeze), parameter(arm, "per_class") or "all"))
-    return found
+        scored = all(quantity.values(arm) for quantity in (TEST_ACCURACY, VAL_ACCURACY, TRAINING_TIME))
+        if reuse.isdigit() and unfreeze.isdigit() and scored:
+            points.append(SurfacePoint(arm, int(reuse), int(unfreeze), parameter(arm, "per_class") or ALL))
+    return points
 
 
-def _labels(places: Sequence[Place]) -> list[str]:
-    return sorted({place.labels for place in places}, key=label_count)
+def recommend(points: Sequence[SurfacePoint], times_comparable: bool) -> Recommendation:
+    """Recommend one of at least one arm with the same number of labels, by validation accuracy, then training time."""
+    best = cheapest = max(points, key=lambda point: point.mean(VAL_ACCURACY))
+    if times_comparable and len(VAL_ACCURACY.values(best.arm)) >= MIN_SEEDS:
+        as_good = [point for point in points if point is best or _as_good(point, best)]
+        cheapest = min(as_good, key=lambda point: point.mean(TRAINING_TIME))
+    return Recommendation(tuple(points), best, cheapest)
 
 
-def labels_in_words(labels: str) -> str:
-    """Return a number of labels in words."""
-    return "all labels" if labels == "all" else f"{labels} labels a class"
+def _as_good(point: SurfacePoint, best: SurfacePoint) -> bool:
+    """Whether a point is not significantly worse than the best; False if too few seeds can be compared."""
+    pairing = pair(VAL_ACCURACY.values(point.arm), VAL_ACCURACY.values(best.arm))
+    if pairing is None or len(pairing.seeds) < MIN_SEEDS:
+        return False
+    return not (pairing.difference.significant and pairing.difference.mean < 0)
 
 
-def recipe(places: Sequence[Place], comparable: bool) -> Recipe:
-    """Choose among arms with one number of labels, by validation accuracy and then by seconds.
-
-    Args:
-        places: At least one.
-        comparable: Whether their seconds may be compared.
-    """
-    best = max(places, key=lambda place: _mean(val_accuracy(place.arm)))
-    chosen = best
-    if comparable and len(val_accuracy(best.arm)) >= MIN_SEEDS:
-        able = [place for place in places if place is best or _not_worse(place, best)]
-        chosen = min(able, key=lambda place: _mean(fit_seconds(place.arm)))
-    return Recipe(best.labels, best, chosen, len(places), len(val_accuracy(chosen.arm)))
-
-
-def _not_worse(place: Place, best: Place) -> bool:
-    found = pair(val_accuracy(place.arm), val_accuracy(best.arm))
-    if found is None or len(found.seeds) < MIN_SEEDS:
-        return False  # what has not been compared is not recommended
-    return not (found.difference.excludes_zero and found.difference.mean < 0)
-
-
-def _mean(values: dict[int, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
-def scratch_of(places: Sequence[Place]) -> Place | None:
-    """Return the arm from scratch among arms with one number of labels."""
-    return next((place for place in places if place.reuse == 0), None)
-
-
-def _against_scratch(place: Place, scratch: Place | None) -> Pairing | None:
-    if scratch is None or place is scratch:
-        return None
-    return pair(accuracy_on_test(place.arm), accuracy_on_test(scratch.arm))
-
-
-def _told(subject: Subject, one: Recipe, places: Sequence[Place]) -> str:
-    chosen, best = one.chosen, one.best
-    how = "the best mean validation accuracy"
+def _explanation(one: Recommendation) -> str:
+    chosen, best = one.cheapest, one.best
+    reason = f"has the best mean validation accuracy of {len(one.points)} arms"
     if chosen is not best:
-        how = (
-            f"the cheapest of those not shown to be worse on validation than the best ({best.in_words}, "
-            f"{percent_text(mean_of(val_accuracy(best.arm)), ' %')})"
+        reason = (
+            f"is the cheapest of {len(one.points)} arms that is not significantly worse on validation than the best "
+            f"({best.setting}, {VAL_ACCURACY.text(best.arm, unit=True)})"
         )
-    on_test = percent_text(mean_of(accuracy_on_test(chosen.arm)), " %")
-    text = (
-        f"{labels_in_words(one.labels).capitalize()}: {chosen.in_words} is {how} among {one.candidates} arms: validation "
-        f"{percent_text(mean_of(val_accuracy(chosen.arm)), ' %')}, test {on_test}, "
-        f"{seconds_text(mean_of(fit_seconds(chosen.arm)), ' s')} of training (n = {one.count})"
+    pairing = chosen.difference_from(one.scratch)
+    verdict = f"; test vs. scratch: {TEST_ACCURACY.verdict(pairing.difference)}" if pairing else ""
+    return (
+        f"{one.labels}: {chosen.setting} {reason}. Validation {VAL_ACCURACY.text(chosen.arm, unit=True)}, test "
+        f"{TEST_ACCURACY.text(chosen.arm, unit=True)}, training time {TRAINING_TIME.text(chosen.arm, unit=True)} "
+        f"({seeds_text(len(VAL_ACCURACY.values(chosen.arm)))}){verdict}."
     )
-    found = _against_scratch(chosen, scratch_of(places))
-    if found is None:
-        return f"{text}."
-    return f"{text}; on test, against scratch: {verdict(found.difference, 'ahead', 'behind')}."
 
 
-def _table(subject: Subject, groups: dict[str, list[Place]], recipes: Sequence[Recipe]) -> Table:
+def _table(context: QuestionContext, recommended: Sequence[Recommendation]) -> Table:
     rows = []
-    for one in recipes:
-        scratch = scratch_of(groups[one.labels])
-        for place in (place for place in groups[one.labels] if place in (one.chosen, one.best, scratch)):
-            found = _against_scratch(place, scratch)
-            role = ", ".join(
-                word
-                for word, there in (("recipe", one.chosen), ("best validation", one.best), ("scratch", scratch))
-                if place is there
-            )
+    for one in recommended:
+        roles = {"recommended": one.cheapest, "best validation": one.best, "scratch": one.scratch}
+        for point in (point for point in one.points if point in roles.values()):
+            against_scratch = point.difference_from(one.scratch)
             texts = (
-                one.labels,
-                role,
-                percent_text(mean_of(val_accuracy(place.arm))),
-                percent_text(mean_of(accuracy_on_test(place.arm))),
-                found.difference.percent() if found else NOTHING,
-                seconds_text(mean_of(fit_seconds(place.arm))),
+                point.labels,
+                ", ".join(role for role, chosen in roles.items() if point is chosen),
+                VAL_ACCURACY.text(point.arm),
+                TEST_ACCURACY.text(point.arm),
+                TEST_ACCURACY.difference_text(against_scratch.difference) if against_scratch else NO_VALUE,
+                TRAINING_TIME.text(point.arm),
             )
-            first = (cell(place.arm.label), seed_cell(place.arm.members, subject.links))
-            rows.append((*first, *(subject.number(place.arm, text) for text in texts)))
+            heading = (text_cell(point.arm.marked_label), seed_cell(point.arm.members, context.links))
+            rows.append((*heading, *(context.number(point.arm, text) for text in texts)))
     columns = (
-        "arm", "seeds", "labels a class", "role", "validation acc. %", "test acc. %", "minus scratch, points",
-        "training s",
+        "arm", "seeds", "labels per class", "role", VAL_ACCURACY.heading, TEST_ACCURACY.heading,
+        "\u0394 vs. scratch (pp)", TRAINING_TIME.heading,
     )  # fmt: skip
     return Table(columns, tuple(rows))
 
 
-def front_of(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Return the points (seconds, accuracy, name) that no other one beats in both, fastest first."""
-    found: list[Point] = []
-    for point in sorted(points, key=lambda one: (one[0], -one[1])):
-        if not found or point[1] > found[-1][1]:
-            found.append(point)
-    return tuple(found)
+def pareto_front(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Return the points that no other point beats in both seconds and accuracy, fastest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return tuple(front)
 
 
-def _pictures(subject: Subject, groups: dict[str, list[Place]], comparable: bool) -> tuple[Picture, ...]:
-    fronts = [_front(subject, labels, places) for labels, places in groups.items()] if comparable else []
-    return (*_maps(subject, groups), *fronts)
-
-
-def _front(subject: Subject, labels: str, places: Sequence[Place]) -> Picture:
-    points = [
-        (_mean(fit_seconds(place.arm)), 100 * _mean(accuracy_on_test(place.arm)), place.short) for place in places
-    ]
-    front = front_of(points)
-    said = "; ".join(f"{name} {value:.2f} % in {seconds:.2f} s" for seconds, value, name in front)
-    return draw_front(
-        subject.picture_name(f"front_{labels}"), points, front, look=look_of(1),
-        title=f"Accuracy against time: {labels_in_words(labels)}", xlabel="training time (s); reused/unfrozen",
-        ylabel="test accuracy (%)",
-        alt=f"Mean test accuracy against mean training seconds, {labels_in_words(labels)}; steps join the arms (layers "
-        f"reused/unfrozen) that none beats in both: {said}.",
+def _front(context: QuestionContext, one: Recommendation) -> Chart:
+    points = [(point.mean(TRAINING_TIME), point.mean(TEST_ACCURACY), point.name) for point in one.points]
+    front = pareto_front(points)
+    listed = "; ".join(f"{name} {accuracy:.2f} % in {seconds:.2f} s" for seconds, accuracy, name in front)
+    alt = f"Mean test accuracy by mean training time, {one.labels}. Pareto front (layers reused/unfrozen): {listed}."
+    text = context.chart_text(
+        f"front_{one.best.labels}", f"Accuracy by time: {one.labels}", alt,
+        xlabel="training time (s); reused/unfrozen", ylabel="test accuracy (%)",
     )  # fmt: skip
+    return front_chart(text, points, front, style=style_of(1))
 
 
-def _maps(subject: Subject, groups: dict[str, list[Place]]) -> list[Picture]:
-    """Draw the difference to scratch over what is reused and unfrozen, one panel a number of labels."""
-    found = {labels: _cells(subject, places) for labels, places in groups.items()}
-    limit = max((abs(value) for cells in found.values() for value, _ in cells.values()), default=0.0) or 1.0
-    return [
-        draw_heat(
-            subject.picture_name(f"map_{labels}"), cells, limit=limit,
-            title=f"Minus scratch, points: {labels_in_words(labels)}", xlabel="reuse_layers", ylabel="unfreeze",
-            alt=f"Mean test accuracy minus that from scratch, in points, {labels_in_words(labels)}; in brackets where no "
-            "difference is shown: " + "; ".join(f"{reuse} reused, {free} unfrozen {text}"
-                                                for (reuse, free), (_, text) in sorted(cells.items())) + ".",
+def _heat_maps(context: QuestionContext, recommended: Sequence[Recommendation]) -> list[Chart]:
+    """Draw the difference from scratch over reuse_layers and unfreeze, one chart per number of labels."""
+    maps = [(one, _heat_map_cells(context, one)) for one in recommended]
+    limit = max((abs(value) for _, cells in maps for value, _ in cells.values()), default=0.0) or 1.0
+    charts = []
+    for one, cells in maps:
+        listed = "; ".join(
+            f"{reuse} reused, {unfreeze} unfrozen {label}" for (reuse, unfreeze), (_, label) in sorted(cells.items())
         )
-        for labels, cells in found.items()
-        if cells
-    ]  # fmt: skip
+        alt = f"Test accuracy vs. scratch in pp, {one.labels}; not significant in brackets: {listed}."
+        text = context.chart_text(
+            f"map_{one.best.labels}", f"\u0394 vs. scratch (pp): {one.labels}", alt, xlabel="reuse_layers",
+            ylabel="unfreeze",
+        )  # fmt: skip
+        charts += [heat_map(text, cells, limit)] if cells else []
+    return charts
 
 
-def _cells(subject: Subject, places: Sequence[Place]) -> dict[tuple[int, int], tuple[float, str]]:
-    scratch = scratch_of(places)
+def _heat_map_cells(context: QuestionContext, one: Recommendation) -> dict[tuple[int, int], tuple[float, str]]:
+    """Return difference and label by (reuse_layers, unfreeze); of arms with equal settings the best on validation."""
+    if one.scratch is None:
+        context.note(f"No arm trained from scratch finished with {one.labels}: its heat map is missing.")
     cells: dict[tuple[int, int], tuple[float, str]] = {}
-    if scratch is None:
-        subject.note(f"No arm from scratch finished with {labels_in_words(places[0].labels)}: there is no map for it.")
-    for place in sorted(places, key=lambda one: _mean(val_accuracy(one.arm))):
-        found = _against_scratch(place, scratch)
-        if found is None:
+    for point in sorted(one.points, key=lambda point: point.mean(VAL_ACCURACY)):
+        pairing = point.difference_from(one.scratch)
+        if pairing is None:
             continue
-        if (place.reuse, place.unfreeze) in cells:
-            subject.note("Where several arms share a place on a map, the one with the best validation is shown.")
-        text = f"{100 * found.difference.mean:+.1f}"
-        shown = text if found.difference.excludes_zero else f"({text})"
-        cells[place.reuse, place.unfreeze] = (100 * found.difference.mean, shown)
+        if (point.reuse, point.unfreeze) in cells:
+            context.note("Of arms with equal settings, the heat map shows the one that is best on validation.")
+        label = f"{pairing.difference.mean:+.1f}"
+        shown = label if pairing.difference.significant else f"({label})"
+        cells[point.reuse, point.unfreeze] = (pairing.difference.mean, shown)
     return cells

@@ -1,90 +1,50 @@
-"""Panels of a surface: a map of numbers over two whole numbers, and accuracy against seconds."""
+"""Charts of the surface question: a heat map over two integers, and accuracy against training time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.report.charts import (
-    BOTTOM,
-    TINY,
-    TOP,
-    Look,
-    logarithmic_ticks,
-    name_axes,
-    panel,
-    picture,
-)
-from pipeline.report.elements import Picture
+from pipeline.report.charts import BOTTOM, TINY, TOP, ChartText, SeriesStyle, label_log_ticks, new_chart, rendered
+from pipeline.report.elements import Chart
 
 FRONT_HEIGHT = 1.6  # inches
+Point = tuple[float, float, str]  # seconds, accuracy, name
 
 
-def draw_heat(
-    name: str, cells: dict[tuple[int, int], tuple[float, str]], *, title: str, xlabel: str, ylabel: str, alt: str,
-    limit: float,
-) -> Picture:  # fmt: skip
-    """Draw a map of numbers over two whole numbers, coloured about zero.
-
-    Args:
-        name: Of the picture's file.
-        cells: Value and text by (column, row).
-        title: Above.
-        xlabel: Of the columns.
-        ylabel: Of the rows.
-        alt: What it shows, in words.
-        limit: The colours end at -limit and limit.
-    """
-    columns, rows = (sorted({place[axis] for place in cells}) for axis in (0, 1))
+def heat_map(text: ChartText, cells: Mapping[tuple[int, int], tuple[float, str]], limit: float) -> Chart:
+    """Draw (value, text) by (column, row), with a color scale from -limit to limit."""
+    columns, rows = (sorted({cell[axis] for cell in cells}) for axis in (0, 1))
     grid = np.full((len(rows), len(columns)), np.nan)
     body = max(0.9, 0.3 * len(rows))
-    figure, axes = panel(TOP + body + BOTTOM, body, title)
-    for (column, row), (value, text) in cells.items():
-        place = columns.index(column), rows.index(row)
-        grid[place[1], place[0]] = value
+    figure, axes = new_chart(text, TOP + body + BOTTOM, body)
+    for (column, row), (value, label) in cells.items():
+        x, y = columns.index(column), rows.index(row)
+        grid[y, x] = value
         color = "white" if abs(value) > 0.62 * limit else "black"
-        axes.text(*place, text, ha="center", va="center", fontsize=TINY, color=color)
+        axes.text(x, y, label, ha="center", va="center", fontsize=TINY, color=color)
     axes.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
     axes.set_xticks(range(len(columns)), [str(column) for column in columns])
     axes.set_yticks(range(len(rows)), [str(row) for row in rows])
-    name_axes(axes, xlabel, ylabel)
-    return picture(name, figure, alt)
+    return rendered(text, figure)
 
 
-Point = tuple[float, float, str]  # seconds, value, name
-
-
-def draw_front(
-    name: str, points: Sequence[Point], front: Sequence[Point], *, look: Look, title: str, xlabel: str, ylabel: str,
-    alt: str,
-) -> Picture:  # fmt: skip
-    """Draw points and, as steps, those that no other one beats.
-
-    Args:
-        name: Of the picture's file.
-        points: All.
-        front: Those that are named and joined, by seconds.
-        look: Of the front.
-        title: Above.
-        xlabel: With its unit.
-        ylabel: With its unit.
-        alt: What it shows, in words.
-    """
-    figure, axes = panel(TOP + FRONT_HEIGHT + BOTTOM, FRONT_HEIGHT, title)
-    axes.plot([one[0] for one in points], [one[1] for one in points], "o", color="#999999", markersize=3)
+def front_chart(text: ChartText, points: Sequence[Point], front: Sequence[Point], *, style: SeriesStyle) -> Chart:
+    """Draw points, and their Pareto front, fastest first, as labeled steps."""
+    figure, axes = new_chart(text, TOP + FRONT_HEIGHT + BOTTOM, FRONT_HEIGHT)
+    axes.plot([point[0] for point in points], [point[1] for point in points], "o", color="#999999", markersize=3)
     axes.step(
-        [one[0] for one in front], [one[1] for one in front], where="post", color=look.color, marker=look.marker,
-        markersize=4, linewidth=1.1,
+        [point[0] for point in front], [point[1] for point in front], where="post", color=style.color,
+        marker=style.marker, markersize=4, linewidth=1.1,
     )  # fmt: skip
-    named = [*front, *(one for one in points if not one[2][0].isdigit() and one not in front)]
-    for seconds, value, text in named:
+    scratch = [point for point in points if not point[2][0].isdigit() and point not in front]
+    for seconds, value, name in [*front, *scratch]:
         axes.annotate(
-            text, (seconds, value), xytext=(-2, 2), textcoords="offset points", fontsize=TINY, ha="right", va="bottom"
+            name, (seconds, value), xytext=(-2, 2), textcoords="offset points", fontsize=TINY, ha="right", va="bottom"
         )
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.14)
-    logarithmic_ticks(axes.xaxis)
-    name_axes(axes, xlabel, ylabel)
+    label_log_ticks(axes.xaxis)
     axes.grid(alpha=0.25, linewidth=0.6)
-    return picture(name, figure, alt)
+    return rendered(text, figure)

@@ -1,7 +1,7 @@
-"""Everything a run logs is written to disk first: one line of JSON an entry, appended, never changed.
+"""The journal of a run: every entry that it logs, appended to a file of JSON lines before anything is uploaded.
 
-Beside the journal lies a number: how many of its bytes are known to have arrived at the store. `send_pending` sends what
-comes after. Sending is idempotent (`deliver.py`), so a number that is behind costs time and nothing else.
+A second file holds the number of journal bytes that have been uploaded; `send_pending` sends the rest. Sending an entry
+twice has no effect (see `sender`), so if this number lags behind, only time is lost.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ from typing import Any
 Entry = dict[str, Any]
 
 JOURNAL, UPLOADED = "journal.jsonl", "arrived"
-BATCH_BYTES = 1 << 20  # what is sent between two looks at what has arrived
+BATCH_BYTES = 1 << 20
 
 
 class Journal:
-    """The journal of one run, open for writing; it goes on where an earlier process stopped.
+    """The journal in a run's folder, open for appending; continues the file of an earlier process.
 
-    A disk without room does not stop training: what cannot be written stays in memory, is sent from there, and is
-    written as soon as there is room again.
-
-    Args:
-        folder: The run's local state.
+    A full disk does not stop training: entries that cannot be written stay in memory, are sent from there, and are
+    written once there is space again.
     """
 
     def __init__(self, folder: Path):
@@ -37,82 +34,81 @@ class Journal:
         self.path = folder / JOURNAL
         self._lock = threading.Lock()
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        self._size = _whole_lines(self._file)
-        os.ftruncate(self._file, self._size)  # a line that a crash has torn off was never logged
-        self._waiting: list[bytes] = []
-        self._unsafe = False
-        arrived = uploaded_bytes(folder)
-        _note_arrived(folder, arrived if arrived <= self._size else 0)  # the number may be that of a journal now gone
+        self._size = _size_of_complete_lines(self._file)
+        os.ftruncate(self._file, self._size)  # a line truncated by a crash was never logged
+        self._unwritten: list[bytes] = []
+        self._needs_fsync = False
+        uploaded = uploaded_bytes(folder)
+        _record_uploaded(folder, uploaded if uploaded <= self._size else 0)  # it may count a previous journal's bytes
 
     def append(self, entry: Entry) -> None:
-        """Keep one entry, with the moment in ms at which it was first logged; returns at once."""
+        """Write an entry with a timestamp in ms; returns immediately."""
         line = (json.dumps({"time": int(time.time() * 1000), **entry}) + "\n").encode()
         with self._lock:
-            self._waiting.append(line)
+            self._unwritten.append(line)
             self._write()
 
     def sync(self) -> None:
-        """Make sure that what was appended survives a loss of power."""
+        """Flush appended entries to disk (fsync), so that they survive a power loss."""
         with self._lock:
             self._write()
-            unsafe, self._unsafe = self._unsafe, False
-        if unsafe:
+            needs_fsync, self._needs_fsync = self._needs_fsync, False
+        if needs_fsync:
             os.fsync(self._file)
 
     def in_memory(self) -> list[bytes]:
-        """Return the lines that the disk had no room for."""
+        """Return the lines that did not fit on the disk."""
         with self._lock:
-            return list(self._waiting)
+            return list(self._unwritten)
 
-    def forget(self, lines: list[bytes]) -> None:
-        """Drop lines that have arrived from memory."""
+    def drop(self, lines: list[bytes]) -> None:
+        """Drop uploaded lines from memory."""
         with self._lock:
-            self._waiting = [line for line in self._waiting if line not in lines]
+            self._unwritten = [line for line in self._unwritten if line not in lines]
 
     def size(self) -> int:
-        """Return the bytes on disk."""
+        """Return the size on disk in bytes."""
         return self._size
 
     def close(self) -> None:
-        """Close the file; it stays on disk."""
+        """Close the file."""
         os.close(self._file)
 
     def _write(self) -> None:
-        while self._waiting:
-            line = self._waiting[0]
+        while self._unwritten:
+            line = self._unwritten[0]
             try:
                 written = os.write(self._file, line)
                 if written < len(line):
                     raise OSError(f"{written} of {len(line)} bytes were written")
             except OSError:
-                os.ftruncate(self._file, self._size)  # half a line would spoil the next one
+                os.ftruncate(self._file, self._size)  # a partial line would corrupt the next one
                 return
             self._size += len(line)
-            self._unsafe = True
-            del self._waiting[0]
+            self._needs_fsync = True
+            del self._unwritten[0]
 
 
-def _whole_lines(file: int) -> int:
-    """Return how many bytes of a file are lines with their end."""
-    size = os.fstat(file).st_size
-    at = size
-    while at > 0:
-        begin = max(0, at - BATCH_BYTES)
-        found = os.pread(file, at - begin, begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
-        at = begin
+def _size_of_complete_lines(file: int) -> int:
+    """Return the size of a file up to its last newline."""
+    end = os.fstat(file).st_size
+    while end > 0:
+        begin = max(0, end - BATCH_BYTES)
+        newline = os.pread(file, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        end = begin
     return 0
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some lines of a journal.
+    """Consecutive lines of a journal.
 
     Attributes:
-        entries: Those that could be read.
-        damaged: The places, in words, of those that could not.
-        end: The byte after the last of them.
+        entries: The valid ones.
+        damaged: One message per invalid line.
+        end: Byte offset after the last line.
     """
 
     entries: list[Entry]
@@ -121,12 +117,9 @@ class Part:
 
 
 def read_part(path: Path, begin: int = 0, size: int = -1) -> Part:
-    """Return the whole lines of a journal from a byte on; a last line without its end is left out.
+    """Read complete lines of a journal from byte offset `begin`; an incomplete last line is ignored.
 
-    Args:
-        path: Of the journal.
-        begin: Where a line begins, in bytes.
-        size: About how much to read, in bytes; -1 reads everything.
+    Reads about `size` bytes, or everything if -1.
     """
     with path.open("rb") as file:
         file.seek(begin)
@@ -134,7 +127,7 @@ def read_part(path: Path, begin: int = 0, size: int = -1) -> Part:
         if size >= 0 and not content.endswith(b"\n"):
             content += file.readline()
     content = content[: content.rfind(b"\n") + 1]
-    entries, damaged, at = [], [], begin
+    entries, damaged, offset = [], [], begin
     for line in content.splitlines(keepends=True) if content else []:
         try:
             entry = json.loads(line)
@@ -142,21 +135,30 @@ def read_part(path: Path, begin: int = 0, size: int = -1) -> Part:
                 raise ValueError("not an entry")
             entries.append(entry)
         except (ValueError, RecursionError):
-            damaged.append(f"{path}: the line at byte {at} is damaged")
-        at += len(line)
+            damaged.append(f"{path}: the line at byte {offset} is damaged")
+        offset += len(line)
     return Part(entries, damaged, begin + len(content))
 
 
 def uploaded_bytes(folder: Path) -> int:
-    """Return how much of a run's journal is known to have arrived, in bytes."""
+    """Return how many bytes of a run's journal are known to be uploaded."""
     try:
         return int((folder / UPLOADED).read_text(encoding="ascii"))
     except (OSError, ValueError):
-        return 0  # sending again does no harm
+        return 0  # sending entries again is harmless
 
 
-def ended_as(entries: list[Entry]) -> str:
-    """Return the status that a run's last process gave it; empty where that process did not come to its end."""
+def _record_uploaded(folder: Path, end: int) -> None:
+    """Overwrite the number of uploaded bytes in place, which also works on a full disk."""
+    file = os.open(folder / UPLOADED, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(file, f"{end:020d}".encode(), 0)
+    finally:
+        os.close(file)
+
+
+def final_status(entries: list[Entry]) -> str:
+    """Return the final status set by a run's last process; empty if that process did not end its run."""
     status = ""
     for entry in entries:
         if entry["kind"] == "opened":
@@ -167,24 +169,21 @@ def ended_as(entries: list[Entry]) -> str:
 
 
 def logged_entries(folder: Path) -> list[Entry]:
-    """Return what a run's journal holds; nothing where there is none."""
+    """Return all entries of a run's journal, or an empty list if there is no journal."""
     path = folder / JOURNAL
     return read_part(path).entries if path.exists() else []
 
 
 def is_uploaded(folder: Path) -> bool:
-    """Whether everything in a run's journal has arrived; also where there is no journal."""
+    """Return whether a run's journal is uploaded completely, or does not exist."""
     path = folder / JOURNAL
     return not path.exists() or read_part(path, uploaded_bytes(folder)).end <= uploaded_bytes(folder)
 
 
-def send_pending(folder: Path, send: Callable[[list[Entry]], None], damaged: Callable[[str], None]) -> None:
-    """Send what a run's journal holds beyond what has arrived, in order; can be called again at any time.
+def send_pending(folder: Path, send: Callable[[list[Entry]], None], on_damaged: Callable[[str], None]) -> None:
+    """Send the entries of a run's journal that are not uploaded yet, in order; may be called any number of times.
 
-    Args:
-        folder: The run's local state.
-        send: Delivers some entries; whatever it raises means that they shall be sent again later.
-        damaged: Told of each line that cannot be read; the others are sent.
+    If `send` raises, the next call sends the same entries again. `on_damaged` gets a message for each unreadable line.
     """
     while True:
         begin = uploaded_bytes(folder)
@@ -193,15 +192,6 @@ def send_pending(folder: Path, send: Callable[[list[Entry]], None], damaged: Cal
             return
         if part.entries:
             send(part.entries)
-        for line in part.damaged:
-            damaged(line)
-        _note_arrived(folder, part.end)
-
-
-def _note_arrived(folder: Path, end: int) -> None:
-    """Write over the number in place: that needs no room on the disk."""
-    file = os.open(folder / UPLOADED, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        os.pwrite(file, f"{end:020d}".encode(), 0)
-    finally:
-        os.close(file)
+        for message in part.damaged:
+            on_damaged(message)
+        _record_uploaded(folder, part.end)

@@ -1,4 +1,4 @@
-"""The local state of runs: a folder each, with journal, checkpoints and figures, until all of it has arrived."""
+"""The local state of runs: one folder per run with journal, checkpoints and figures, until they are uploaded."""
 
 from __future__ import annotations
 
@@ -16,41 +16,46 @@ ALIASES = "aliases"
 
 
 def state_folder() -> Path:
-    """Return where stages keep their state until it has arrived: `$PIPELINE_STATE_DIR`, else `.pipeline`."""
+    """Return the folder of all local state: `$PIPELINE_STATE_DIR`, else `.pipeline`."""
     return Path(os.environ.get("PIPELINE_STATE_DIR") or ".pipeline")
 
 
 def run_folder(run_id: str) -> Path:
-    """Return where the state of one run lies."""
+    """Return the folder of one run's local state."""
     return state_folder() / "runs" / run_id
 
 
+def run_id_of(reference: str) -> str:
+    """Return the run id of `runs:/ID/...` or of a bare id."""
+    return reference.removeprefix("runs:/").split("/")[0]
+
+
 def resolve_run_id(run_id: str) -> str:
-    """Return the id that the store has given to a run which was begun while the store did not answer."""
+    """Return the store's id of a run; it differs from `run_id` if the run started while the store was unreachable."""
     try:
         return (state_folder() / ALIASES / run_id).read_text(encoding="ascii")
     except OSError:
         return run_id
 
 
-def record_alias(run_id: str, real: str) -> None:
-    """Keep the id that the store has given to a run."""
-    path = state_folder() / ALIASES / run_id
+def record_alias(local_run_id: str, run_id: str) -> None:
+    """Store the id that the store has assigned to a run started while the store was unreachable."""
+    path = state_folder() / ALIASES / local_run_id
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(real, encoding="ascii")
+    path.write_text(run_id, encoding="ascii")
 
 
 def resolve_run_ids(text: str) -> str:
-    """Return a text in which the store's ids stand for those that runs had before it knew of them."""
+    """Return `text` with every local run id replaced by the store's id."""
     if not (state_folder() / ALIASES).is_dir():
         return text
-    return re.sub(r"\b[0-9a-f]{32}\b", lambda found: resolve_run_id(found[0]), text)
+    return re.sub(r"\b[0-9a-f]{32}\b", lambda match: resolve_run_id(match[0]), text)
 
 
 def lock_run_state(folder: Path) -> FileLock | None:
-    """Take hold of a run's state, until released or until this process is gone; None while another one has it."""
+    """Lock a run's state until released or until this process exits; None if another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, thread_local=False)  # the delivering thread releases it
+    lock = FileLock(folder / LOCK, thread_local=False)  # released by the upload thread
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -59,12 +64,12 @@ def lock_run_state(folder: Path) -> FileLock | None:
 
 
 def has_local_state(folder: Path) -> bool:
-    """Whether a run has left something in its local folder."""
+    """Return whether a run has a journal or checkpoints in its local folder."""
     return (folder / JOURNAL).exists() or (folder / names.CHECKPOINTS).is_dir()
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether a run has left state here that no process holds; false where there is none to hold."""
+    """Return whether a run has local state that no process holds."""
     lock = lock_run_state(folder) if has_local_state(folder) else None
     if lock is not None:
         lock.release()

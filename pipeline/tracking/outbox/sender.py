@@ -1,4 +1,4 @@
-"""Sending journal entries to an MLflow store, so that sending one twice does no harm."""
+"""Send journal entries to an MLflow store; sending an entry twice has no further effect."""
 
 from __future__ import annotations
 
@@ -7,69 +7,59 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
-from mlflow.protos.databricks_pb2 import (
-    BAD_REQUEST,
-    INVALID_PARAMETER_VALUE,
-    INVALID_STATE,
-    PERMISSION_DENIED,
-    RESOURCE_ALREADY_EXISTS,
-    RESOURCE_DOES_NOT_EXIST,
-    ErrorCode,
-)
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from pipeline.redaction import first_line
 from pipeline.tracking import names
 from pipeline.tracking.outbox import model_upload
 from pipeline.tracking.outbox.journal import Entry
 from pipeline.tracking.outbox.local_state import record_alias, resolve_run_id, resolve_run_ids
 
-MAX_METRICS, MAX_PARAMS, MAX_TAGS = 900, 90, 90  # a batch may hold 1,000 items in all, 100 parameters, 100 tags
-_FINAL_CODES = (
-    BAD_REQUEST,
-    INVALID_PARAMETER_VALUE,
-    INVALID_STATE,
-    PERMISSION_DENIED,
-    RESOURCE_ALREADY_EXISTS,
-    RESOURCE_DOES_NOT_EXIST,
-)
-FINAL = {ErrorCode.Name(code) for code in _FINAL_CODES}
-ATTEMPTS = 3  # a clash of two writers looks like a bad request, once
-REFUSED = "refused.jsonl"
+MAX_METRICS, MAX_PARAMS, MAX_TAGS = 900, 90, 90  # MLflow's limits per batch: 1,000 items, 100 parameters, 100 tags
+PERMANENT_CODES = {
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+MAX_ATTEMPTS = 3  # a conflict of two writers can look like a bad request, once
+REJECTED = "refused.jsonl"
+KINDS_WITH_RUN_IDS = ("tags", "params", "base", "create")
+LOCAL_KINDS = ("opened", "restored", "again")  # only read when the run is resumed
+
+T = TypeVar("T")
 
 
 class NotYetError(RuntimeError):
-    """What an entry refers to has not arrived itself; trying again later will help."""
+    """An entry refers to something that is not uploaded yet; a later attempt will succeed."""
 
 
 class Sender:
-    """Delivers the entries of one run.
-
-    Args:
-        client: Of the store.
-        run_id: The run.
-        folder: The run's local state, where what the store will never take is kept.
+    """Uploads the entries of one run; entries that the store rejects are written to a file in the run's local state.
 
     Attributes:
-        refused: What the store will never take, in words; everything else is sent again until it arrives.
-        model_uri: `models:/m-...` once the run's model has arrived.
-        news: What was found on delivery and is worth telling, in words.
+        rejected: One message per entry that the store rejected for good; all others are retried until they succeed.
+        model_uri: `models:/m-...` once the run's model is uploaded.
+        messages: Results of the upload to show to the user.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, folder: Path):
         self.client, self.run_id, self.folder = client, resolve_run_id(run_id), folder
-        self._own_id = run_id
-        self.refused: list[str] = []
+        self.rejected: list[str] = []
         self.messages: list[str] = []
         self.model_uri = ""
-        self._doubts: Counter[str] = Counter()  # how often what begins with an entry has been refused
-        self._aside: set[str] = set()
-        self._translated = ("tags", "params", "base", "create")
-        self._kinds: dict[str, Callable[[list[Entry]], None]] = {
+        self._local_run_id = run_id
+        self._failure_counts: Counter[str] = Counter()  # first entry of a group -> rejections
+        self._quarantine: set[str] = set()
+        self._senders: dict[str, Callable[[list[Entry]], None]] = {
             "create": self._send_creation,
             "metrics": self._send_metrics,
             "params": self._send_params,
@@ -80,82 +70,75 @@ class Sender:
             "model": self._send_models,
             "register": self._send_registrations,
             "status": self._send_status,
-            "opened": _send_nothing,
-            "restored": _send_nothing,
-            "again": _send_nothing,
         }
 
-    def __call__(self, entries: list[Entry]) -> None:
-        """Send entries in order, neighbours of one kind together.
-
-        Raises:
-            Exception: Whatever the client raises, where trying again later may help.
-        """
+    def send(self, entries: list[Entry]) -> None:
+        """Send entries in order, those of one kind together; raise any error after which a retry may succeed."""
         for kind, group in groupby(entries, key=lambda entry: str(entry["kind"])):
-            wanted = [entry for entry in group if not self._aside or json.dumps(entry) not in self._aside]
-            if wanted:
-                self._send(kind, wanted)
+            members = [entry for entry in group if not self._quarantine or json.dumps(entry) not in self._quarantine]
+            if members and kind not in LOCAL_KINDS:
+                self._send_group(kind, members)
 
-    def note_damaged(self, where: str) -> None:
-        """Take note of a line of the journal that cannot be read."""
-        self.refused.append(where)
+    def report_damaged(self, message: str) -> None:
+        """Record a journal line that cannot be read."""
+        self.rejected.append(message)
 
-    def _send(self, kind: str, members: list[Entry], *, again: bool = False) -> None:
-        """Send entries of one kind; what the store refuses several times over is set aside, one by one."""
+    def _send_group(self, kind: str, members: list[Entry], *, isolating: bool = False) -> None:
+        """Send entries of one kind; after repeated rejections, bisect to quarantine only the rejected ones."""
         try:
-            if kind not in self._kinds:
-                raise MlflowException("not an entry that this version knows", INVALID_PARAMETER_VALUE)
-            known = json.loads(resolve_run_ids(json.dumps(members))) if kind in self._translated else members
-            self._kinds[kind](known)
+            if kind not in self._senders:
+                raise MlflowException("unknown kind of journal entry", INVALID_PARAMETER_VALUE)
+            resolved = json.loads(resolve_run_ids(json.dumps(members))) if kind in KINDS_WITH_RUN_IDS else members
+            self._senders[kind](resolved)
         except (MlflowException, FileNotFoundError, KeyError, TypeError) as error:
-            if not _is_final(error):
+            if not _is_permanent(error):
                 raise
-            begin = json.dumps(members[0])
-            self._doubts[begin] += 1
-            if not again and self._doubts[begin] < ATTEMPTS:
+            first = json.dumps(members[0])
+            self._failure_counts[first] += 1
+            if not isolating and self._failure_counts[first] < MAX_ATTEMPTS:
                 raise
             if len(members) == 1:
-                self._set_aside(members[0], error)
+                self._reject(members[0], error)
                 return
             half = len(members) // 2
             for part in (members[:half], members[half:]):
-                self._send(kind, part, again=True)
+                self._send_group(kind, part, isolating=True)
 
-    def _set_aside(self, entry: Entry, error: Exception) -> None:
-        why = f"{entry['kind']}: {(str(error).splitlines() or [''])[0]}"
-        if why not in self.refused:
-            self.refused.append(why)
-        self._aside.add(json.dumps(entry))
-        with (self.folder / REFUSED).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"why": why, **entry}) + "\n")
+    def _reject(self, entry: Entry, error: Exception) -> None:
+        reason = f"{entry['kind']}: {first_line(error)}"
+        if reason not in self.rejected:
+            self.rejected.append(reason)
+        self._quarantine.add(json.dumps(entry))
+        with (self.folder / REJECTED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"why": reason, **entry}) + "\n")
 
     def _send_creation(self, entries: list[Entry]) -> None:
-        """Make a run that was begun while the store did not answer, unless an earlier attempt has."""
+        """Create a run that started while the store was unreachable, unless an earlier attempt did."""
         (entry,) = entries
-        if self.run_id != self._own_id:
+        if self.run_id != self._local_run_id:
             return
-        mark = f"tags.{names.LOCAL_RUN_ID} = '{self._own_id}'"
-        found = list(self.client.search_runs([entry["experiment_id"]], mark))
-        if not found:
-            tags = {**entry["tags"], names.LOCAL_RUN_ID: self._own_id}
-            found = [self.client.create_run(entry["experiment_id"], entry["start_time"], tags, entry["name"])]
-        self.run_id = found[0].info.run_id
-        record_alias(self._own_id, self.run_id)
+        condition = f"tags.{names.LOCAL_RUN_ID} = '{self._local_run_id}'"
+        runs = list(self.client.search_runs([entry["experiment_id"]], condition))
+        if not runs:
+            tags = {**entry["tags"], names.LOCAL_RUN_ID: self._local_run_id}
+            runs = [self.client.create_run(entry["experiment_id"], entry["start_time"], tags, entry["name"])]
+        self.run_id = runs[0].info.run_id
+        record_alias(self._local_run_id, self.run_id)
 
     def _send_metrics(self, entries: list[Entry]) -> None:
         points = [Metric(*point) for entry in entries for point in entry["metrics"]]
-        for part in _parts(points, MAX_METRICS):
-            self.client.log_batch(self.run_id, metrics=part, synchronous=True)
+        for batch in _batches(points, MAX_METRICS):
+            self.client.log_batch(self.run_id, metrics=batch, synchronous=True)
 
     def _send_params(self, entries: list[Entry]) -> None:
         params = [Param(name, value) for entry in entries for name, value in entry["params"].items()]
-        for part in _parts(params, MAX_PARAMS):
-            self.client.log_batch(self.run_id, params=part, synchronous=True)
+        for batch in _batches(params, MAX_PARAMS):
+            self.client.log_batch(self.run_id, params=batch, synchronous=True)
 
     def _send_tags(self, entries: list[Entry]) -> None:
         latest = {name: value for entry in entries for name, value in entry["tags"].items()}
-        for part in _parts([RunTag(name, value) for name, value in latest.items()], MAX_TAGS):
-            self.client.log_batch(self.run_id, tags=part, synchronous=True)
+        for batch in _batches([RunTag(name, value) for name, value in latest.items()], MAX_TAGS):
+            self.client.log_batch(self.run_id, tags=batch, synchronous=True)
 
     def _send_datasets(self, entries: list[Entry]) -> None:
         inputs = [
@@ -170,11 +153,11 @@ class Sender:
     def _send_bases(self, entries: list[Entry]) -> None:
         for entry in entries:
             uri = str(entry["model_uri"])
-            if uri.startswith("runs:/"):  # its own model was on its way when this was logged
+            if uri.startswith("runs:/"):  # the base was not uploaded yet when this entry was logged
                 base_run_id = uri.removeprefix("runs:/").split("/")[0]
                 uri = self.client.get_run(base_run_id).data.tags.get(names.MODEL_URI, "")
                 if not uri:
-                    raise NotYetError(f"the model of the base, run {base_run_id}, has not arrived yet")
+                    raise NotYetError(f"the model of base run {base_run_id} is not uploaded yet")
                 self.client.set_tag(self.run_id, names.BASE_MODEL_URI, uri)
             self.client.log_inputs(self.run_id, models=[LoggedModelInput(uri.removeprefix("models:/"))])
 
@@ -182,7 +165,7 @@ class Sender:
         for entry in entries:
             path, folder = Path(entry["path"]), entry["folder"] or None
             if not path.exists():
-                raise FileNotFoundError(f"{path} is gone")
+                raise FileNotFoundError(f"{path} does not exist")
             if path.is_dir():
                 self.client.log_artifacts(self.run_id, str(path), folder)
             else:
@@ -190,12 +173,14 @@ class Sender:
 
     def _send_models(self, entries: list[Entry]) -> None:
         for entry in entries:
-            self.model_uri = model_upload.upload_model(self.client, self.run_id, self.folder, entry)
+            self.model_uri = model_upload.upload_model(self.client, self.run_id, folder=self.folder, entry=entry)
 
     def _send_registrations(self, entries: list[Entry]) -> None:
         for entry in entries:
             uri = self.model_uri or self.client.get_run(self.run_id).data.tags[names.MODEL_URI]
-            self.messages.append(model_upload.register_model(self.client, self.run_id, uri, entry))
+            name, val_accuracy = str(entry["name"]), float(entry["val_accuracy"])
+            message = model_upload.register_model(self.client, self.run_id, uri, name=name, val_accuracy=val_accuracy)
+            self.messages.append(message)
 
     def _send_status(self, entries: list[Entry]) -> None:
         last = entries[-1]
@@ -205,16 +190,14 @@ class Sender:
             self.client.set_terminated(self.run_id, last["status"], last["end_time"])
 
 
-def _send_nothing(entries: list[Entry]) -> None:
-    """Some entries are for whoever resumes the run."""
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether sending again cannot help: MLflow itself has said no, rather than something on the way to it."""
+def _is_permanent(error: Exception) -> bool:
+    """Return whether a retry cannot succeed: MLflow itself rejected the entry, not a proxy or the connection."""
     if not isinstance(error, MlflowException):
         return True
-    return error.error_code in FINAL and (isinstance(error, RestException) or "API request to" not in str(error))
+    return error.error_code in PERMANENT_CODES and (
+        isinstance(error, RestException) or "API request to" not in str(error)
+    )
 
 
-def _parts(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[at : at + size] for at in range(0, len(items), size)]
+def _batches(items: list[T], size: int) -> list[list[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

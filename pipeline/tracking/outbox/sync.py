@@ -1,4 +1,4 @@
-"""Delivering what runs whose process is gone have left behind: `python -m pipeline sync`."""
+"""`python -m pipeline sync`: upload the journals of runs whose process is gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import mlflow
 from mlflow import MlflowClient
 
 from pipeline.console import echo
-from pipeline.redaction import without_password
+from pipeline.redaction import first_line, without_password
+from pipeline.tracking.outbox.clean import clear_uploaded
 from pipeline.tracking.outbox.journal import (
     JOURNAL,
     UPLOADED,
@@ -23,122 +24,110 @@ from pipeline.tracking.outbox.journal import (
     uploaded_bytes,
 )
 from pipeline.tracking.outbox.local_state import LOCK, lock_run_state, state_folder
-from pipeline.tracking.outbox.sender import ATTEMPTS, Sender
+from pipeline.tracking.outbox.sender import MAX_ATTEMPTS, Sender
 from pipeline.tracking.recovery.orphans import close_orphaned_runs
-from pipeline.tracking.run_state import clear_arrived
-from pipeline.tracking.store import first_line, open_store
+from pipeline.tracking.store import open_store
 
 PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class PendingRun:
-    """What a run has left behind.
+    """A run with a journal in the state folder.
 
     Attributes:
-        folder: Its local state.
-        run_id: Its id, as its process knew it.
-        store: The tracking URI that it is for, without a password.
+        store: The tracking URI to upload to, without a password.
         opened: When its first process opened it, in ms.
     """
 
     folder: Path
-    run_id: str
     store: str
     opened: int
 
+    @property
+    def run_id(self) -> str:
+        """The id that its process used."""
+        return self.folder.name
+
 
 def sync_runs() -> bool:
-    """Deliver every journal under the state folder whose process is gone; say what arrived of each.
-
-    Returns:
-        Whether nothing is pending any more.
+    """Upload every journal whose process is gone, print a summary per run, and return whether nothing is pending.
 
     Raises:
-        UserInputError: The store cannot be used.
+        UserInputError: The store is not usable.
     """
-    found = pending_runs()
-    if not found:
-        echo("nothing is pending")
+    runs = pending_runs()
+    if not runs:
+        echo("nothing to upload")
         return True
     client = open_store()
-    arrived = [_sync(client, left) for left in found]
+    uploaded = [_sync_run(client, run) for run in runs]
     close_orphaned_runs(client)
-    return all(arrived)
+    return all(uploaded)
 
 
 def pending_runs() -> list[PendingRun]:
-    """Return what all runs have left behind, the oldest first: a base then arrives before what builds on it."""
-    found = []
+    """Return all runs with a journal, the oldest first, so that a base is uploaded before the runs that use it."""
+    runs = []
     for path in state_folder().glob(f"runs/*/{JOURNAL}"):
-        entries = logged_entries(path.parent)
-        opened = next((entry for entry in entries if entry["kind"] == "opened"), {})
-        found.append(
-            PendingRun(
-                path.parent,
-                path.parent.name,
-                str(opened.get("store", without_password(mlflow.get_tracking_uri()))),
-                int(opened.get("time", 0)),
-            )
-        )
-    return sorted(found, key=lambda left: (left.opened, left.run_id))
+        opened = next((entry for entry in logged_entries(path.parent) if entry["kind"] == "opened"), {})
+        store = str(opened.get("store", without_password(mlflow.get_tracking_uri())))
+        runs.append(PendingRun(path.parent, store, int(opened.get("time", 0))))
+    return sorted(runs, key=lambda run: (run.opened, run.run_id))
 
 
-def _sync(client: MlflowClient, left: PendingRun) -> bool:
-    """Deliver one run's journal, and say whether nothing of it is pending; a run that is under way is left alone."""
-    if left.store != without_password(mlflow.get_tracking_uri()):
-        echo(f"run {left.run_id}: still pending: it is for the store {left.store}; name that in MLFLOW_TRACKING_URI")
+def _sync_run(client: MlflowClient, run: PendingRun) -> bool:
+    """Upload one run's journal and return whether nothing is pending; a run in progress is skipped."""
+    if run.store != without_password(mlflow.get_tracking_uri()):
+        echo(f"run {run.run_id}: still pending: it belongs to {run.store}; set MLFLOW_TRACKING_URI to that store")
         return False
-    lock = lock_run_state(left.folder)
+    lock = lock_run_state(run.folder)
     if lock is None:
-        echo(f"run {left.run_id}: under way, its own process delivers it")
+        echo(f"run {run.run_id}: in progress, uploaded by its own process")
         return True
     try:
-        if (left.folder / JOURNAL).exists():
-            return _deliver(client, left)
-        if {path.name for path in left.folder.iterdir()} <= {LOCK, UPLOADED}:  # its process has just removed it
-            shutil.rmtree(left.folder)
+        if (run.folder / JOURNAL).exists():
+            return _upload(client, run)
+        if {path.name for path in run.folder.iterdir()} <= {LOCK, UPLOADED}:  # just cleared by its process
+            shutil.rmtree(run.folder)
         return True
     finally:
         lock.release()
 
 
-def _deliver(client: MlflowClient, left: PendingRun) -> bool:
-    sender = Sender(client, left.run_id, left.folder)
-    waiting = read_part(left.folder / JOURNAL, uploaded_bytes(left.folder)).entries
-    error = _drain_patiently(left.folder, sender)
-    for line in sender.messages:
-        echo(line)
+def _upload(client: MlflowClient, run: PendingRun) -> bool:
+    sender = Sender(client, run.run_id, run.folder)
+    pending = read_part(run.folder / JOURNAL, uploaded_bytes(run.folder)).entries
+    error = _send_with_retries(run.folder, sender)
+    for message in sender.messages:
+        echo(message)
     if error is not None:
-        echo(f"run {left.run_id}: still pending: {first_line(error)}")
+        echo(f"run {run.run_id}: still pending: {first_line(error)}")
         return False
-    for refusal in sender.refused:
-        echo(f"run {left.run_id}: the store did not get {refusal}; it is kept in {left.folder}")
-    echo(
-        f"run {sender.run_id}: {_counted(waiting)} arrived"
-        + (f", model {sender.model_uri}" if sender.model_uri else "")
-    )
-    if not sender.refused:
-        clear_arrived(left.folder)
+    for message in sender.rejected:
+        echo(f"run {run.run_id}: rejected by the store: {message} (saved in {run.folder})")
+    model = f", model {sender.model_uri}" if sender.model_uri else ""
+    echo(f"run {sender.run_id}: uploaded {_summary(pending)}{model}")
+    if not sender.rejected:
+        clear_uploaded(run.folder)
     return True
 
 
-def _drain_patiently(folder: Path, sender: Sender) -> Exception | None:
-    """Drain, several times where the store fails, and return the last error where it went on failing."""
-    error: Exception | None = None
-    for _ in range(ATTEMPTS):
+def _send_with_retries(folder: Path, sender: Sender) -> Exception | None:
+    """Send all pending entries, with retries, and return the last error if none of the attempts succeeded."""
+    last_error: Exception | None = None
+    for _ in range(MAX_ATTEMPTS):
         try:
-            send_pending(folder, sender, sender.note_damaged)
+            send_pending(folder, sender.send, sender.report_damaged)
             return None
-        except Exception as caught:  # whatever it is, the journal stays
-            error = caught
+        except Exception as error:  # any error leaves the journal in place
+            last_error = error
             time.sleep(PAUSE_SECONDS)
-    return error
+    return last_error
 
 
-def _counted(entries: list[Entry]) -> str:
-    points = sum(len(entry.get("metrics", [])) for entry in entries if entry["kind"] == "metrics")
+def _summary(entries: list[Entry]) -> str:
     kinds = Counter(str(entry["kind"]) for entry in entries)
-    told = {"metric points": points, "files or folders": kinds["file"], "models": kinds["model"]}
-    parts = [f"{count} {what}" for what, count in told.items() if count]
-    return ", ".join(parts) if parts else "what was left"
+    points = sum(len(entry.get("metrics", [])) for entry in entries if entry["kind"] == "metrics")
+    counts = {"metric values": points, "files or folders": kinds["file"], "models": kinds["model"]}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "remaining entries"

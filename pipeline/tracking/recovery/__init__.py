@@ -1,1 +1,5 @@
-"""Interrupted and orphaned runs. Read `resume`, `run_history`, `orphans`, then `restore_killed`."""
+"""Interrupted and orphaned runs.
+
+Read in this order: `run_history` (what a run logged so far), `resume` (which runs can be resumed), `orphans` with
+`unstarted_runs` (RUNNING runs without a process), `restore_killed` (the status of an interrupted `mlflow run`).
+"""

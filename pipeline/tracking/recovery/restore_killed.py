@@ -1,10 +1,12 @@
-"""Ending an interrupted run as KILLED from a process of its own: `python -m pipeline.tracking.recovery.restore_killed RUN_ID [NOTE]`.
+"""Restore the status KILLED of an interrupted `mlflow run`, from a separate process.
 
-`mlflow run` marks the run of an interrupted command FAILED after the command has ended, whatever status the
-command gave it (it means to leave a terminated run alone, but compares a number with a word). This small process
-outlives both, and puts the right status back once. It also serves a command that was interrupted in the middle of
-its imports, after which these cannot be used any more; so nothing heavy is imported here by whoever starts it.
-"""
+    python -m pipeline.tracking.recovery.restore_killed RUN_ID [NOTE]
+
+`mlflow run` marks the run of an interrupted command FAILED after the command has exited, whatever its status (it means
+to leave terminated runs unchanged, but compares a number with a string). This small process outlives both and restores
+the status once. It also serves a command that was interrupted during its imports, which are unusable from then on, so
+nothing heavy is imported at module level.
+"""  # fmt: skip
 
 from __future__ import annotations
 
@@ -19,12 +21,9 @@ EXIT_INTERRUPTED = 130
 
 
 def restore_killed_status(run_id: str, tracking_uri: str, note: str = "") -> None:
-    """Start the process for a run; with a note, it first ends the run itself.
+    """Start the process for a run; with a note, the process first ends the run with it.
 
-    Args:
-        run_id: The run that `mlflow run` made.
-        tracking_uri: Of its store; travels by the environment, since a command line would show a password.
-        note: What the run's note shall say.
+    The tracking URI is passed in the environment because a command line would expose a password.
     """
     subprocess.Popen(
         [sys.executable, "-m", "pipeline.tracking.recovery.restore_killed", run_id, *([note] if note else [])],
@@ -37,14 +36,14 @@ def restore_killed_status(run_id: str, tracking_uri: str, note: str = "") -> Non
 
 
 def mark_adopted_run_killed() -> None:
-    """Have another process end the run that `mlflow run` made as KILLED: our imports may have been interrupted."""
+    """End the run created by `mlflow run` as KILLED, in another process because imports may be incomplete here."""
     if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
         uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-        restore_killed_status(run_id, uri, "Interrupted before it began.")
+        restore_killed_status(run_id, uri, "Interrupted before it started.")
 
 
 def main(run_id: str, note: str = "") -> None:
-    """Give the status, where there is a note; then wait for it to be overwritten, and restore it."""
+    """End the run as KILLED if there is a note; then wait until it is marked FAILED and restore KILLED."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -60,7 +59,7 @@ def main(run_id: str, note: str = "") -> None:
             if info.status == "FAILED":
                 client.set_terminated(run_id, "KILLED", info.end_time)
                 return
-        except MlflowException:  # the store does not answer now; nobody is left who could be told
+        except MlflowException:  # the store is unreachable, and there is nowhere to report it
             pass
         time.sleep(PAUSE_SECONDS)
 

@@ -1,8 +1,8 @@
-"""What earlier processes have logged of a run, whether it has arrived or not; and what their work came to."""
+"""What earlier processes logged for a run, uploaded or not, and how much time they spent on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,98 +10,95 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking import names
-from pipeline.tracking.outbox.journal import Entry, ended_as, logged_entries
+from pipeline.tracking.outbox.journal import Entry, final_status, logged_entries
 
-Points = dict[tuple[str, int], tuple[float, int]]  # (metric, step) -> value, timestamp in ms
+MetricValues = dict[tuple[str, int], tuple[float, int]]  # (metric, step) -> value, timestamp in ms
 
 
 @dataclass
 class Attempt:
-    """The work of one process on a run, as far as it left traces; times in ms.
-
-    Attributes:
-        opened: When it opened the run.
-        last: When it last logged something.
-        epochs: When it had finished which epoch.
-    """
+    """One process's work on a run, reconstructed from what it logged; times in ms."""
 
     opened: int
-    last: int
-    epochs: dict[int, int] = field(default_factory=dict)
+    last_logged: int
+    epoch_ends: dict[int, int] = field(default_factory=dict)  # epoch -> time
 
 
 @dataclass(frozen=True)
 class RunHistory:
-    """What is known of a run before this process works on it.
+    """The state of a run before this process resumes it.
 
     Attributes:
-        tags: As they are, or will be once the journal has arrived.
-        params: Names of those logged.
-        points: The metrics logged, each once.
-        status: The one that its last process gave it; empty where that did not come to its end.
-        stretches: Work since the last time that the run was resumed.
+        tags: Including pending ones.
+        params: Names of the logged parameters.
+        metrics: All logged values.
+        final_status: As set by the last process; empty if it did not end the run.
+        attempts: Work since the run was last resumed.
     """
 
     tags: dict[str, str]
     params: frozenset[str]
-    points: Points
-    status: str
+    metrics: MetricValues
+    final_status: str
     attempts: tuple[Attempt, ...]
 
     def spent_seconds(self, epoch: int) -> tuple[float, float]:
-        """Return wall-clock that went into what is kept when work goes on after an epoch, and into what is not."""
+        """Return the wall-clock time spent up to the end of `epoch`, which is kept, and after it, which is lost."""
         kept = lost = 0
-        for number, stretch in enumerate(self.attempts):
-            until = stretch.epochs.get(epoch, stretch.opened) if number == 0 else stretch.opened
-            kept += until - stretch.opened
-            lost += stretch.last - until
+        for index, attempt in enumerate(self.attempts):
+            end = attempt.epoch_ends.get(epoch, attempt.opened) if index == 0 else attempt.opened
+            kept += end - attempt.opened
+            lost += attempt.last_logged - end
         return kept / 1000, lost / 1000
 
 
 def read_run_history(client: MlflowClient, run: Run, folder: Path) -> RunHistory:
-    """Return what has been logged of a run: what its journal says, and what the store says where that is gone."""
+    """Return what was logged for a run, according to its journal in `folder` and to the store."""
     entries = logged_entries(folder)
     tags, params = dict(run.data.tags), set(run.data.params)
     for entry in entries:
         tags |= entry.get("tags", {}) if entry["kind"] == "tags" else {}
         params |= set(entry.get("params", {}))
-    points: Points = {}
-    for name, value, at, step in _journal_points(entries):
-        points.setdefault((name, step), (value, at))
+    metrics: MetricValues = {}
+    for name, value, timestamp, step in _journal_metrics(entries):
+        metrics.setdefault((name, step), (value, timestamp))
     for name in run.data.metrics:
         for point in client.get_metric_history(run.info.run_id, name):
-            points.setdefault((name, int(point.step)), (float(point.value), int(point.timestamp)))
-    attempts = _attempts(entries) or _attempt_from_store(tags, points, int(run.info.start_time))
-    return RunHistory(tags, frozenset(params), points, ended_as(entries), tuple(attempts))
+            metrics.setdefault((name, int(point.step)), (float(point.value), int(point.timestamp)))
+    attempts = _attempts(entries) or [_attempt_from_store(tags, metrics, int(run.info.start_time))]
+    return RunHistory(tags, frozenset(params), metrics, final_status(entries), tuple(attempts))
 
 
-def _journal_points(entries: list[Entry]) -> Iterable[tuple[str, float, int, int]]:
+def _journal_metrics(entries: list[Entry]) -> Iterator[tuple[str, float, int, int]]:
     for entry in entries:
         if entry["kind"] == "metrics":
-            for name, value, at, step in entry["metrics"]:
-                yield str(name), float(value), int(at), int(step)
+            for name, value, timestamp, step in entry["metrics"]:
+                yield str(name), float(value), int(timestamp), int(step)
 
 
 def _attempts(entries: list[Entry]) -> list[Attempt]:
-    found: list[Attempt] = []
+    """Return the attempts since the last `restored` entry; earlier ones are included in the tags that follow it."""
+    attempts: list[Attempt] = []
     for entry in entries:
-        at = int(entry["time"])
+        time = int(entry["time"])
         if entry["kind"] == "opened":
-            found.append(Attempt(at, at))
-        elif not found:
+            attempts.append(Attempt(time, time))
+        elif not attempts:
             return []
         elif entry["kind"] == "restored":
-            found = found[-1:]  # what came before has been accounted for
-        found[-1].last = at
-        for name, _, _, step in _journal_points([entry]):
+            attempts = attempts[-1:]
+        attempts[-1].last_logged = time
+        for name, _, _, step in _journal_metrics([entry]):
             if name == names.VAL_LOSS:
-                found[-1].epochs[step] = at
+                attempts[-1].epoch_ends[step] = time
         if entry["kind"] == "again":
-            found[-1].epochs[int(entry["step"])] = at
-    return found
+            attempts[-1].epoch_ends[int(entry["step"])] = time
+    return attempts
 
 
-def _attempt_from_store(tags: dict[str, str], points: Points, started: int) -> list[Attempt]:
-    opened = int(tags.get(names.OPENED, started))
-    epochs = {step: at for (name, step), (_, at) in points.items() if name == names.VAL_LOSS and at >= opened}
-    return [Attempt(opened, max([opened, *epochs.values()]), epochs)]
+def _attempt_from_store(tags: dict[str, str], metrics: MetricValues, start_time: int) -> Attempt:
+    opened = int(tags.get(names.OPENED, start_time))
+    epoch_ends = {
+        step: time for (name, step), (_, time) in metrics.items() if name == names.VAL_LOSS and time >= opened
+    }
+    return Attempt(opened, max([opened, *epoch_ends.values()]), epoch_ends)

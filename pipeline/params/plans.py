@@ -1,0 +1,72 @@
+"""Records of the entry points that train nothing themselves: `main` (a plan), `report` and `resume`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from pipeline.params.base import RUN_ID, Auto, StageParams, Text, setting
+from pipeline.params.data import DataParams, check_classes
+from pipeline.params.training import MachineParams
+
+
+class MainParams(MachineParams, DataParams):
+    """Run a plan (default: both reference studies) and write its report."""
+
+    entry_point: ClassVar[str] = "main"
+
+    plan: Text = setting(
+        "assignments", "Plan to run: a built-in plan, or a YAML file.", allowed="assignments, surface or a file"
+    )
+    profile: Text = setting(
+        "quick", "Profile (budget) of the plan.", allowed="quick, full, or another profile of the plan"
+    )
+    seeds: Annotated[int, Field(ge=1, le=1000)] | Auto = setting(
+        "auto", "Number of seeds per arm (default: set by the profile).", unit="seeds"
+    )
+    base_classes: str = setting(
+        "auto", "Classes of every base (default: set by the plan).", allowed="auto, or class numbers such as 0-4"
+    )
+    target_classes: str = setting(
+        "auto", "Classes of every target (default: set by the plan).", allowed="auto, or class numbers such as 5-9"
+    )
+    rerun: bool = setting(False, "Ignore cached results and run every step.", changes_result=False)
+    explain: bool = setting(False, "Show for each step why it was or was not cached.", changes_result=False)
+    folder: Text = setting("reports", "Output folder of the report.", allowed="a folder", changes_result=False)
+
+    @field_validator("base_classes", "target_classes")
+    @classmethod
+    def _valid_classes(cls, value: str, info: ValidationInfo) -> str:
+        return value if value == "auto" else check_classes(value, info)
+
+
+class ReportParams(StageParams):
+    """Write a plan's report again, or compare finished runs in one table and one figure."""
+
+    entry_point: ClassVar[str] = "report"
+
+    runs: Annotated[str, Field(pattern=rf"^(auto|{RUN_ID}(,{RUN_ID})*)$")] = setting(
+        "auto",
+        "A plan run, or runs to compare. auto: newest plan run, else newest fine-tuned CNN, its base and scratch arm.",
+        allowed="auto, or run ids separated by commas",
+    )
+    folder: Text = setting("reports", "Output folder.", allowed="a folder", changes_result=False)
+
+
+class ResumeParams(StageParams):
+    """Resume an interrupted run from its last checkpoint."""
+
+    entry_point: ClassVar[str] = "resume"
+
+    run_id: Annotated[str, Field(pattern=rf"^{RUN_ID}$")] = setting(
+        "",
+        "The interrupted run.",
+        allowed="a run id (32 hexadecimal digits)",
+        hint="The interrupted stage printed it; the MLflow UI shows it too.",
+    )
+    force: bool = setting(
+        False,
+        "Resume even if the run's process may still be alive on another machine; two processes corrupt the run.",
+        changes_result=False,
+    )

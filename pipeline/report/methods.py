@@ -1,0 +1,224 @@
+"""How the numbers of a report were obtained: statistics, data, budgets, environment, wall-clock time, all runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from pipeline.plan.records import Question
+from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Table, text_cell, text_table
+from pipeline.report.questions.arm_differences import (
+    base_run_ids,
+    differing_params,
+    extra_params,
+    host_of,
+    parameter,
+)
+from pipeline.report.questions.context import context_of
+from pipeline.report.questions.quantities import TEST_ACCURACY
+from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
+from pipeline.tracking import names
+
+BUDGET = ("epochs", "patience", "batch_size", "learning_rate", "weight_decay")
+PACKAGES = ("torch", "mlflow", "optuna", "numpy", "scipy", "matplotlib")
+STATISTICS = (
+    "Numbers are means over seeds +- the half width of a 95 % confidence interval (Student's t). Differences (\u0394) "
+    "are paired by seed, with p values of the paired t test; a seed determines the sampled labels, the initial weights "
+    "and the order of batches. Ratios are geometric means, with intervals computed on their logarithms. Precision is "
+    "the macro average over classes.",
+    "A difference is not significant if its 95 % CI includes 0; a ratio is open if its 95 % CI includes 1. One seed "
+    "gives no verdict. Intervals are not corrected for multiple comparisons",
+    "Test images are scored once, with the weights selected on validation. Validation labels come on top of the "
+    "training labels. Bands in charts are the range over seeds, up to the last epoch that all seeds reached; ticks are "
+    "single seeds.",
+)
+EMPTY = Table((), ())
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the methods."""
+
+    heading: str
+    lines: Sequence[str] = ()
+    table: Table = EMPTY
+
+
+def methods_sections(facts: PlanRunFacts) -> list[Section]:
+    """Return the sections that have content."""
+    sections = [
+        Section("How to read the numbers", statistics_lines(facts)),
+        Section("Environment", environment_lines(facts)),
+        Section("Wall-clock time", time_lines(facts), time_table(facts)),
+        Section("Differences between compared arms", table=differences_table(facts)),
+        Section("Data", data_lines(facts), data_table(facts)),
+        Section("Training budget", table=budget_table(facts)),
+        Section("All runs", table=runs_table(facts)),
+    ]
+    return [section for section in sections if section.lines or section.table.rows]
+
+
+def statistics_lines(facts: PlanRunFacts) -> list[str]:
+    """Return how to read the numbers, with the number of comparisons in this report."""
+    count = sum(len(set(question.arms) - {question.reference}) for question in facts.questions if question.reference)
+    expected = f" ({count} comparisons here; one in twenty is expected to be significant by chance)" if count else ""
+    return [STATISTICS[0], f"{STATISTICS[1]}{expected}.", STATISTICS[2]]
+
+
+def environment_lines(facts: PlanRunFacts) -> list[str]:
+    """Return the versions and machine that wrote the report, and the hosts and code versions of the runs."""
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    memory = psutil.virtual_memory().total / 2**30
+    lines = [
+        f"Versions: Python {platform.python_version()}, {versions}.",
+        f"This machine: {cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB RAM, {platform.system()}.",
+    ]
+    if hosts := Counter(host_of(member) or "unknown host" for _, member in facts.runs):
+        lines.append(f"Runs by host: {_counts(hosts)}.")
+    digests: dict[str, Counter[str]] = defaultdict(Counter)
+    for arm, member in facts.runs:
+        digests[arm.entry_point][member.run.tags.get(names.CODE_DIGEST, "")[:12] or "unknown"] += 1
+    if digests:
+        lines.append(f"Code digests (runs): {'; '.join(f'{stage} {_counts(digests[stage])}' for stage in digests)}.")
+    mixed = [stage for stage, counts in digests.items() if len(counts) > 1]
+    return lines + [f"Runs of {stage} come from different versions of its code." for stage in mixed]
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{key} ({count})" for key, count in counter.items())
+
+
+def cpu_model() -> str:
+    """Return the CPU model from /proc/cpuinfo, or what Python knows on other systems."""
+    info = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*: (.*)", info.read_text("utf-8", "replace")) if info.exists() else None
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def time_lines(facts: PlanRunFacts) -> list[str]:
+    """Return the time that the plan run took, and what cached runs and cached features saved; empty if ad hoc."""
+    if not facts.ledger:
+        return []
+    cached = sum(member.reused for _, member in facts.runs)
+    saved = sum(line.saved_seconds for line in facts.ledger)
+    lines = [f"The plan run took {facts.record.total_seconds:.1f} s; {cached} of {len(facts.runs)} runs were cached"]
+    lines[0] += f", which saved {saved:.1f} s." if cached else "."
+    metrics = [m.run.metrics for _, m in facts.runs if names.FEATURES_SAVED_SECONDS in m.run.metrics]
+    if metrics:
+        spared = sum(one[names.FEATURES_SAVED_SECONDS] * one.get(names.EPOCHS_RUN, 0) for one in metrics)
+        spent = sum({one.get(names.FEATURES_SECONDS, 0.0) for one in metrics})  # runs share a features artifact
+        lines.append(
+            f"Cached features saved {spared:.2f} s of forward passes through frozen layers in {len(metrics)} runs; "
+            f"computing them took {spent:.2f} s."
+        )
+    return lines
+
+
+def time_table(facts: PlanRunFacts) -> Table:
+    """Return the seconds spent and saved per arm, with their sum."""
+    lines = [(line.what, line.runs, line.seconds, line.saved_seconds) for line in facts.ledger]
+    if lines:
+        _, runs, seconds, saved = zip(*lines, strict=True)
+        lines.append(("sum", sum(runs), sum(seconds), sum(saved)))
+    rows = ((what, runs, f"{seconds:.1f}", f"{saved:.1f}") for what, runs, seconds, saved in lines)
+    return text_table(("what", "runs", "spent (s)", "saved by cache (s)"), rows)
+
+
+def differences_table(facts: PlanRunFacts) -> Table:
+    """Return one row per parameter in which the arms of a question differ, with each arm's value."""
+    rows = []
+    for question in facts.questions:
+        for arms in _compared_arms(facts, question):
+            for name, values in {**differing_params(arms), **_differing_bases(facts, arms)}.items():
+                by_arm = "; ".join(f"{arm.label}: {value}" for arm, value in zip(arms, values, strict=True))
+                rows.append((question.key, name, by_arm))
+            rows += [(question.key, f"only {label}", "; ".join(texts)) for label, texts in extra_params(arms).items()]
+    return text_table(("question", "parameter", "values"), rows)
+
+
+def _differing_bases(facts: PlanRunFacts, arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
+    """Return the base arms of arms; empty if all have the same."""
+    owner = {member.run.run_id: arm.label for arm, member in facts.runs}
+    bases = [
+        ", ".join(dict.fromkeys(owner.get(run_id, run_id or NO_VALUE) for run_id in base_run_ids(arm))) for arm in arms
+    ]
+    return {"base": bases} if len(set(bases)) > 1 else {}
+
+
+def _compared_arms(facts: PlanRunFacts, question: Question) -> list[list[ReportedArm]]:
+    """Return the groups of arms that a question compares; none for a surface, which varies everything."""
+    if question.kind == "surface":
+        return []
+    if question.labelled:
+        pairs = [[facts.arms[name] for name in pair if name in facts.arms] for pair in question.labelled]
+        return [pair for pair in pairs if len(pair) == 2 and all(arm.members for arm in pair)]
+    arms = list(context_of(facts, question).arms)
+    return [arms] if len(arms) > 1 else []
+
+
+def data_lines(facts: PlanRunFacts) -> list[str]:
+    """Return the distinct notes on data sets that runs have logged."""
+    return [note for note in dict.fromkeys(member.run.tags.get("dataset_note", "") for _, member in facts.runs) if note]
+
+
+def data_table(facts: PlanRunFacts) -> Table:
+    """Return stage, data, labels, seeds and precision; arms with equal settings share a row."""
+    settings = {}
+    for arm in _finished(facts):
+        labels = _params(arm, ("per_class", "val_per_class"))
+        seeds = ", ".join(str(member.seed) for member in arm.members)
+        machine = "/".join(_params(arm, ("device", "dtype", "threads")))
+        data = _tag(arm, names.DATASET), _tag(arm, names.CLASSES)
+        settings[arm.label] = (arm.entry_point, *data, *labels, seeds, machine)
+    columns = ("stage", "data", "classes", "labels per class", "for validation", "seeds", "device/dtype/ threads")
+    return _grouped(columns, settings)
+
+
+def budget_table(facts: PlanRunFacts) -> Table:
+    """Return the resolved training budget; arms with equal settings share a row."""
+    settings = {arm.label: _params(arm, BUDGET) for arm in _finished(facts)}
+    trained = {label: setting for label, setting in settings.items() if set(setting) != {NO_VALUE}}
+    return _grouped(("max epochs", *BUDGET[1:]), trained)
+
+
+def _grouped(columns: tuple[str, ...], settings: dict[str, tuple[str, ...]]) -> Table:
+    """Return one row per distinct setting, with the labels of its arms in a last column."""
+    arms: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for label, setting in settings.items():
+        arms[setting].append(label)
+    return text_table((*columns, "arms"), [(*setting, "; ".join(labels)) for setting, labels in arms.items()])
+
+
+def _finished(facts: PlanRunFacts) -> list[ReportedArm]:
+    return [arm for arm in facts.arms.values() if arm.members]
+
+
+def _params(arm: ReportedArm, param_names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(parameter(arm, name) or NO_VALUE for name in param_names)
+
+
+def _tag(arm: ReportedArm, name: str) -> str:
+    return ", ".join(dict.fromkeys(member.run.tags.get(name, NO_VALUE) for member in arm.members))
+
+
+def runs_table(facts: PlanRunFacts) -> Table:
+    """Return the test accuracy of every run, linked to the run."""
+    rows = []
+    for arm in _finished(facts):
+        runs = Cell(tuple(_run_link(member, facts.links) for member in arm.members))
+        rows.append((text_cell(arm.marked_label), text_cell(TEST_ACCURACY.text(arm)), runs))
+    return Table(("arm", TEST_ACCURACY.heading, f"seed: {TEST_ACCURACY.heading}"), tuple(rows))
+
+
+def _run_link(member: Member, links: Links) -> Link:
+    accuracy = member.run.metrics.get(names.TEST_ACCURACY)
+    shown = f"{100 * accuracy:.2f}" if accuracy is not None else "finished"
+    return Link(f"{member.seed}: {shown}{CACHED_MARK if member.reused else ''}", links.run(member.run.run_id))

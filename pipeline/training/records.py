@@ -1,0 +1,89 @@
+"""Settings, data and history of a fit.
+
+Legend: N examples, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Budget and optimizer of a fit; fields have the meaning of the parameters with the same name.
+
+    Attributes:
+        copied_learning_rate_factor: Learning rate of copied blocks, as a multiple of `learning_rate`.
+        copied_weight_decay: Weight decay of copied blocks; None for `weight_decay`.
+        train_dtype: `torch.bfloat16` trains under autocast; validation always uses float32.
+        gradients: `auto` uses the manual backward pass if the network supports it.
+    """
+
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    weight_averaging: float = 0.0
+    checkpoint_every: int = 10
+    copied_learning_rate_factor: float = 1.0
+    copied_weight_decay: float | None = None
+    train_dtype: torch.dtype = torch.float32
+    gradients: Literal["auto", "autograd"] = "auto"
+
+    def for_fold(self, epochs: int, patience: int) -> FitSettings:
+        """Return these settings with the budget of one fold."""
+        return replace(self, epochs=epochs, patience=patience)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Model inputs with labels, on the device of the fit.
+
+    Attributes:
+        values: Scaled pixels (N, C, H, W), or activations (N, ...) at the depth where training starts.
+        labels: int64 (N,), 0 to K-1.
+    """
+
+    values: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """The metrics of one epoch.
+
+    Attributes:
+        epoch: From 1.
+        train_loss: Mean over the epoch's batches in training mode, in nats.
+        train_accuracy: Likewise.
+        val_loss: In evaluation mode after the epoch, in nats.
+        val_accuracy: Likewise.
+        epoch_seconds: Wall-clock time of the pass over the training data.
+        is_best: Whether validation loss is the lowest so far.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    epoch_seconds: float
+    is_best: bool
+
+
+@dataclass
+class Progress:
+    """The counters of a fit, stored in checkpoints."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    averaged_steps: int = 0
+    fit_seconds: float = 0.0

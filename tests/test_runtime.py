@@ -1,0 +1,124 @@
+"""Threads, precision and random state: chosen by the step's work, and restored after a stage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from pipeline.data.records import Dataset
+from pipeline.data.splits import choose_classes
+from pipeline.networks.build import build_network
+from pipeline.networks.from_params import describe_network
+from pipeline.params import TrainBaseParams
+from pipeline.runtime import Runtime, generator, resolve_runtime
+from pipeline.stages.train_base import train_base
+from pipeline.stages.training_run import resolve_training_runtime
+from pipeline.training.features import prefix_seconds
+from tests.conftest import ROOT, clean_environment
+from tests.golden_losses import default_fit
+
+QUICK = {"dataset": "digits", "epochs": 1, "hidden_layers": 1, "width": 8}
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8)
+
+
+def default_threads(model: str, *, frozen: int = 0, start: int = 0, **changes: Any) -> int:
+    """The threads of a default network's step on images of 28x28."""
+    params = TrainBaseParams(model=model, **changes)
+    network = build_network(describe_network(params, (1, 28, 28), params.class_numbers), generator(0, "weights"))
+    network.freeze(frozen)
+    return resolve_training_runtime(params, network, params.batch_size, start=start).threads
+
+
+@pytest.mark.parametrize("found", [1, 2])
+def test_threads_follow_from_the_steps_work_alone(
+    found: int, eight_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(found)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    chosen = [
+        resolve_runtime("cpu", "auto", "auto", operations=count).threads for count in (0, 10**7, 2 * 10**8, 10**12)
+    ]
+    assert chosen == [1, 1, 4, 8]
+
+
+@pytest.mark.parametrize("batch_size", [20, 128])
+def test_default_mlp_steps_take_one_thread(batch_size: int, eight_cores: None) -> None:
+    assert default_threads("mlp", batch_size=batch_size) == 1
+
+
+def test_heads_on_cached_features_take_one_thread(eight_cores: None) -> None:
+    assert default_threads("mlp", frozen=5, start=5, batch_size=4096) == 1
+
+
+def test_large_steps_take_several_threads(eight_cores: None) -> None:
+    assert default_threads("cnn") > 1 and default_threads("mlp", batch_size=4096) == 8
+
+
+def test_a_stage_restores_the_threads_it_found(store: MlflowClient, no_figures: None) -> None:
+    torch.set_num_threads(3)
+    train_base(TrainBaseParams(**QUICK, threads=2))
+    assert torch.get_num_threads() == 3
+
+
+def test_threads_of_one_stage_do_not_reach_the_next(store: MlflowClient, no_figures: None) -> None:
+    found = [
+        store.get_run(train_base(TrainBaseParams(**QUICK, threads=threads)).run_id).data
+        for threads in ("auto", 2, "auto")
+    ]
+    assert [run.params["threads"] for run in found] == ["1", "2", "1"]
+    assert found[0].tags["cache_key"] == found[2].tags["cache_key"] != found[1].tags["cache_key"]
+
+
+def test_tf32_is_off_in_effect_and_restored() -> None:
+    torch.set_float32_matmul_precision("high")
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    try:
+        with Runtime(torch.device("cpu"), torch.float32, 1).in_effect():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.deterministic
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+        assert torch.get_float32_matmul_precision() == "high" and before[0]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_training_on_a_processor_reads_no_gpu_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a GPU's random state opens a CUDA context there."""
+    read: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: read.append(device) or torch.get_rng_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    default_fit("autograd").train_epoch(1)
+    assert read == []
+
+
+def test_feature_timing_waits_for_the_device(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device `meta`, which computes nothing."""
+    waited: list[str] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(device.type))
+    params = TrainBaseParams(dataset="digits")
+    images = choose_classes(digits.train, (0, 1), digits).pixels
+    architecture = describe_network(params, tuple(images.shape[1:]), (0, 1))  # type: ignore[arg-type]
+    network = build_network(architecture, generator(0, "weights")).to("meta")
+    prefix_seconds(network, 2, [images], 32)
+    assert waited == ["meta", "meta"]  # before the first and before the second look at the clock
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_decides_otherwise(given: dict[str, str], expected: str) -> None:
+    code = "import pipeline, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in clean_environment().items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**environment, **given}, text=True, capture_output=True, check=True
+    )
+    assert done.stdout.split() == [expected, "False"]
