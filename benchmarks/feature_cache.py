@@ -22,7 +22,7 @@ from benchmarks.rows import Options, Row
 from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import choose_classes, split_for_target
 from pipeline.networks.build import build_network
-from pipeline.networks.macs import training_operations
+from pipeline.networks.macs import training_macs
 from pipeline.networks.reuse import Reuse, reuse_network
 from pipeline.params import TrainBaseParams, TransferParams, parse_classes
 from pipeline.runtime import generator
@@ -45,9 +45,9 @@ def measure_family(options: Options, model: str, classes: str, frozen: int, targ
     architecture = requested_architecture(TrainBaseParams(**changes), split)
     base = build_network(architecture, generator(0, "base"))
     blocks = len(base.blocks)
-    network, _ = reuse_network(architecture, base, Reuse(blocks, frozen, blocks), generator(0, "head"))
+    network, _ = reuse_network(architecture, base, Reuse(blocks, frozen, blocks), generator=generator(0, "head"))
     features = compute_features(network, frozen, choose_classes(dataset.train, wanted, dataset))
-    theory = training_operations(network) / training_operations(network, start=frozen)
+    theory = training_macs(network) / training_macs(network, start=frozen)
     note = f"multiply-adds say {1 / theory:.2f}; the cache took {features.seconds:.3f} s"
     pixels = Labelled(network.scale(split.train.pixels), split.train.labels)
     test = Labelled(network.scale(split.test.pixels), split.test.labels)

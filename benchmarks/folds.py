@@ -63,10 +63,10 @@ class Unit:
         settings = replace(settings, batch_size=batch_size, gradients=gradients)
         began = time.perf_counter()
         scores = score_folds(
-            self.architecture, settings, self.data, self.folds, val_fraction=0.1, device=runtime.device
+            self.architecture, settings, self.data, folds=self.folds, val_fraction=0.1, device=runtime.device
         )
-        fold = next(scores)
-        return time.perf_counter() - began, fold.accuracy
+        metrics = next(scores)
+        return time.perf_counter() - began, metrics["fold/accuracy"]
 
     def floor(self, batch_size: int) -> float:
         """Return what all folds cannot take less than on two threads, each a fold: products and bytes."""

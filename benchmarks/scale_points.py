@@ -28,7 +28,7 @@ from pipeline.runtime import generator
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.training.loop import Fit
 from pipeline.training.records import EpochRecord, Labelled
-from pipeline.tuning.study import StudySpec, open_storage, open_study, pending_count, trial_sampler
+from pipeline.tuning.study import StudySpec, open_storage, open_study, started_count, trial_sampler
 
 Found = dict[str, float]
 WIDTH_IMAGES = 5_000
@@ -93,7 +93,7 @@ def study_of(trials: int) -> Found:
     opened = time.perf_counter() - began
 
     def one_trial() -> None:
-        pending_count(study)
+        started_count(study)
         study.sampler = trial_sampler("tpe", 0, trials)
         trial = study.ask()
         trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True)

@@ -20,7 +20,7 @@ from benchmarks.busy import busy_cores
 from benchmarks.cnn_epoch import few_images
 from benchmarks.harness import alternate, endless, load_task, project_arm
 from benchmarks.rows import Options, spread
-from pipeline.networks.macs import training_operations
+from pipeline.networks.macs import training_macs
 from pipeline.runtime import OPERATIONS_PER_THREAD, Runtime, resolve_runtime
 
 CASES = (
@@ -39,7 +39,7 @@ def row(model: str, images: int, batch_size: int, rounds: int, dataset: str) -> 
     """Return one row of the table: million multiply-adds per step, what auto takes, seconds for each thread count."""
     task = few_images(load_task(Options(dataset=dataset), model=model), images)
     settings = replace(endless(batch_size), learning_rate=task.params.learning_rate)
-    operations = batch_size * training_operations(task.network)
+    operations = batch_size * training_macs(task.network)
     timed: dict[str, Callable[[], object]] = {}
     for threads in thread_counts():
         runtime = Runtime(torch.device("cpu"), torch.float32, threads)

@@ -1,6 +1,6 @@
-"""`python -m pipeline clean`: list what commands have left on disk, and remove what nothing needs any more.
+"""`python -m pipeline clean`: list what commands have left on disk, and remove what is no longer needed.
 
-Whatever else may lie on disk for long, such as a cache, is listed once `LISTERS` has a function for it.
+To list another kind of leftover, such as a cache, add a function to `LISTERS`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,23 @@ LISTERS: tuple[Callable[[], Iterable[Leftover]], ...] = (list_run_states,)
 
 
 def clean(*, dry_run: bool) -> None:
-    """Print every leftover with its size, its age and why it is needed or not; remove those that are not.
-
-    Args:
-        dry_run: Whether to remove nothing.
+    """Print every leftover with its size, its age and why it is kept or removed; with `dry_run`, remove nothing.
 
     Raises:
         UserInputError: The tracking store cannot be used.
     """
-    count = size = 0
-    for leftover in (found for lister in LISTERS for found in lister()):
-        taken, aged = leftover.measure()  # before it is gone
+    count = total = 0
+    for leftover in (leftover for lister in LISTERS for leftover in lister()):
+        size, age = leftover.measure()
         removed = leftover.removable and (dry_run or leftover.remove())
-        count, size = count + removed, size + removed * taken
+        count, total = count + removed, total + removed * size
         verb = "keep" if not removed else "would remove" if dry_run else "removed"
-        why = leftover.why if removed or not leftover.removable else "it is in use by now"
-        echo(f"{verb}: {leftover.kind} {leftover.path}, {_megabytes(taken)}, {_age(aged)} old: {why}")
+        reason = leftover.why if removed or not leftover.removable else "in use"
+        echo(f"{verb}: {leftover.kind} {leftover.path}, {_megabytes(size)}, {_age(age)} old: {reason}")
     if dry_run and count:
-        echo(f"{count} can be removed ({_megabytes(size)}): python -m pipeline clean --dry_run false")
+        echo(f"{count} removable ({_megabytes(total)}); to remove: python -m pipeline clean --dry_run false")
     else:
-        echo(f"{count} removed ({_megabytes(size)})" if count else "nothing to remove")
+        echo(f"{count} removed ({_megabytes(total)})" if count else "nothing to remove")
 
 
 def _megabytes(size: int) -> str:

@@ -68,7 +68,7 @@ def test_dry_run_lists_sizes_and_ages_and_removes_nothing(
         clean(dry_run=True)
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"would remove: run state {folder}, 1.5 MB, 3 d old: its run is FINISHED",
-        "1 can be removed (1.5 MB): python -m pipeline clean --dry_run false",
+        "1 removable (1.5 MB); to remove: python -m pipeline clean --dry_run false",
     ]
     assert len(list((folder / names.CHECKPOINTS).iterdir())) == 3
 
@@ -164,7 +164,7 @@ def test_clean_keeps_killed_run_until_it_is_deleted(command: Command, tmp_path: 
     spared = command("clean", "--dry_run", "false")
     assert spared.returncode == 0 and "needs it\nnothing to remove" in spared.stdout, spared.stderr
     store_of(tmp_path).delete_run(run.info.run_id)
-    assert "1 can be removed" in command("clean").stdout
+    assert "1 removable" in command("clean").stdout
     assert local_state(tmp_path, run.info.run_id).exists()
     assert "1 removed" in command("clean", "--dry_run", "false").stdout
     assert not local_state(tmp_path, run.info.run_id).exists()

@@ -11,7 +11,7 @@ from pipeline.data.splits import Examples
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture
-from pipeline.networks.macs import block_operations, trainable_share, training_operations
+from pipeline.networks.macs import forward_macs, trainable_fraction, training_macs
 from pipeline.networks.reuse import Reuse, check_tensors, reuse_network, target_architecture
 from pipeline.params import FinetuneCnnParams, TransferParams
 from pipeline.runtime import generator
@@ -48,9 +48,9 @@ def labelled(network: LayeredNetwork, examples: Examples) -> Labelled:
 
 
 def reused(base: LayeredNetwork, reuse: Reuse, classes: tuple[int, ...] = (5, 6, 7)) -> LayeredNetwork:
-    return reuse_network(target_architecture(base.architecture, classes, reuse.depth), base, reuse, generator(2, "w"))[
-        0
-    ]
+    return reuse_network(
+        target_architecture(base.architecture, classes, reuse.depth), base, reuse, generator=generator(2, "w")
+    )[0]
 
 
 @settings(max_examples=60)
@@ -84,14 +84,14 @@ def test_only_unfrozen_parameters_change(data: st.DataObject) -> None:
 def test_load_report_lists_every_tensor_once() -> None:
     base = base_network(3)
     network, report = reuse_network(
-        target_architecture(base.architecture, (5, 6), 3), base, Reuse(2, 1, 3), generator(0, "w")
+        target_architecture(base.architecture, (5, 6), 3), base, Reuse(2, 1, 3), generator=generator(0, "w")
     )
     assert set(report.matched) == {
         f"blocks.{k}.{p}" for k, p in ((0, "1.weight"), (0, "1.bias"), (1, "0.weight"), (1, "0.bias"))
     }
     assert set(report.matched) | set(report.fresh) == set(network.state_dict())
     assert set(report.dropped) == {"blocks.2.0.weight", "blocks.2.0.bias", "head.weight", "head.bias"}
-    assert str(report) == "tensors: 4 matched, 4 fresh, 4 dropped"
+    assert str(report) == "loaded 4 tensors from the base; 4 initialized randomly; 4 not used"
 
 
 def test_continued_base_keeps_its_head() -> None:
@@ -110,10 +110,16 @@ def test_random_initialization_does_not_depend_on_copied_layers() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("head.bias"), "head.bias is missing"),
-        (lambda t: t.update({"extra": torch.zeros(1)}), "extra is surplus"),
-        (lambda t: t.update({"head.bias": torch.zeros(9)}), r"head.bias is torch.float32 \(9,\) instead of"),
-        (lambda t: t.update({"head.bias": t["head.bias"].double()}), "head.bias is torch.float64"),
+        (lambda t: t.pop("head.bias"), "head.bias: missing"),
+        (lambda t: t.update({"extra": torch.zeros(1)}), "extra: unexpected"),
+        (
+            lambda t: t.update({"head.bias": torch.zeros(9)}),
+            r"head.bias: expected torch.float32 \(3,\), got torch.float32 \(9,\)",
+        ),
+        (
+            lambda t: t.update({"head.bias": t["head.bias"].double()}),
+            "head.bias: expected torch.float32 .* got torch.float64",
+        ),
     ],
 )
 def test_mismatched_tensors_are_rejected(change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -208,19 +214,19 @@ def test_feature_sample_is_recomputed_before_use() -> None:
     good = compute_features(network, 2, examples)
     check_sample(good, network, examples)
     wrong = Features(good.values * 1.01, good.indices, 2, good.fingerprint, 0.0)
-    with pytest.raises(ValueError, match="differ from the network"):
+    with pytest.raises(ValueError, match="differ from the network's"):
         check_sample(wrong, network, examples)
 
 
 def test_mac_counts_match_hand_computation() -> None:
     network = base_network(2)
-    assert block_operations(network) == [36 * 8, 8 * 8, 8 * 3]
-    assert training_operations(network) == 3 * (288 + 64 + 24) - 288
+    assert forward_macs(network) == [36 * 8, 8 * 8, 8 * 3]
+    assert training_macs(network) == 3 * (288 + 64 + 24) - 288
     network.freeze(1)
-    assert training_operations(network) == 288 + 3 * (64 + 24) - 64
-    assert training_operations(network, start=1) == 3 * (64 + 24) - 64
+    assert training_macs(network) == 288 + 3 * (64 + 24) - 64
+    assert training_macs(network, start=1) == 3 * (64 + 24) - 64
     network.freeze(2)
-    assert trainable_share(network) == pytest.approx(27 / (36 * 8 + 8 + 72 + 27))
+    assert trainable_fraction(network) == pytest.approx(27 / (36 * 8 + 8 + 72 + 27))
 
 
 def test_convolution_macs_match_hand_computation() -> None:
@@ -228,4 +234,4 @@ def test_convolution_macs_match_hand_computation() -> None:
     network = build_network(
         CNNArchitecture(image_shape=(2, 8, 8), classes=(0, 1), convolutions=layers, dense_width=5), generator(0, "w")
     )
-    assert block_operations(network) == [2 * 9 * 4 * 6 * 6, 4 * 3 * 3 * 5, 5 * 2]
+    assert forward_macs(network) == [2 * 9 * 4 * 6 * 6, 4 * 3 * 3 * 5, 5 * 2]

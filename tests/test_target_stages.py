@@ -250,7 +250,7 @@ def model_files(store: MlflowClient, result: StageResult) -> Path:
         (
             names.ARCHITECTURE_FILE,
             lambda p: p.write_text(p.read_text().replace("16", "17")),
-            "damaged file .* instead of",
+            "damaged file .* expected",
         ),
         (names.ARCHITECTURE_FILE, lambda p: p.write_text(p.read_text().replace("16", "1000000000")), "width"),
         (names.ARCHITECTURE_FILE, lambda p: p.unlink(), "no architecture.json"),

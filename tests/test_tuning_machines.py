@@ -38,9 +38,9 @@ from pipeline.tuning.study import (
     RUN_ID,
     UNMARKED_GRACE_SECONDS,
     StudySpec,
+    fail_stale_trials,
     open_storage,
     open_study,
-    reap,
 )
 from tests.conftest import ROOT, clean_environment, copy_store, on_another_machine
 from tests.ports import free_port
@@ -351,7 +351,7 @@ def test_trial_without_process_is_requeued_after_grace_period(
     began = datetime.now() - timedelta(seconds=UNMARKED_GRACE_SECONDS + 1)
     with sqlite3.connect(tmp_path / "optuna.db") as connection:
         connection.execute("UPDATE trials SET datetime_start = ? WHERE number = ?", (str(began), old.number))
-    assert [trial.number for trial in reap(study)] == [old.number]
+    assert [trial.number for trial in fail_stale_trials(study)] == [old.number]
     assert study.trials[young.number].state is TrialState.RUNNING
 
 

@@ -1,1 +1,4 @@
-"""What is trained: networks as ordered blocks with a head on top."""
+"""Networks as an ordered list of blocks plus a head.
+
+Read `layered` (architecture records, the network), then `build`, then `reuse`.
+"""

@@ -1,4 +1,4 @@
-"""From parameters to the description of a network."""
+"""From command-line parameters to an architecture."""
 
 from __future__ import annotations
 
@@ -7,50 +7,31 @@ from pipeline.params import FamilyParams
 from pipeline.params.family import parse_sizes
 
 
-def describe_network(
+def architecture_from_params(
     params: FamilyParams, image_shape: tuple[int, int, int], classes: tuple[int, ...]
 ) -> MLPArchitecture | CNNArchitecture:
-    """Return the description of the network that some parameters ask for.
-
-    Args:
-        params: Of a stage that builds a network of either family.
-        image_shape: (C, H, W).
-        classes: What it tells apart.
+    """Return the architecture for images of shape (C, H, W) and the given class labels.
 
     Raises:
-        ValueError: It would be too large, or too deep for the images (pydantic's ValidationError is one).
+        ValueError: Too many parameters, or too many blocks for the image size (pydantic's ValidationError is one).
     """
+    data = {"image_shape": image_shape, "classes": classes}
+    regularization = {"batch_norm": params.batch_norm, "dropout": params.dropout}
     if params.model == "mlp":
-        assert params.hidden_layers is not None and params.width is not None
-        return MLPArchitecture(
-            image_shape=image_shape,
-            classes=classes,
-            hidden_layers=params.hidden_layers,
-            width=params.width,
-            batch_norm=params.batch_norm,
-            dropout=params.dropout,
-        )
-    assert params.dense_width is not None and params.dense_dropout is not None
-    return CNNArchitecture(
-        image_shape=image_shape,
-        classes=classes,
-        convolutions=convolutions_of(params),
-        dense_width=params.dense_width,
-        batch_norm=params.batch_norm,
-        dropout=params.dropout,
-        dense_dropout=params.dense_dropout,
-    )
+        size = {"hidden_layers": params.hidden_layers, "width": params.width}
+        return MLPArchitecture.model_validate(data | regularization | size)
+    dense = {"dense_width": params.dense_width, "dense_dropout": params.dense_dropout}
+    convolutions = {"convolutions": convolution_layers(params)}
+    return CNNArchitecture.model_validate(data | regularization | convolutions | dense)
 
 
-def convolutions_of(params: FamilyParams) -> tuple[ConvolutionLayer, ...]:
-    """Return the convolution blocks that the parameters ask for."""
+def convolution_layers(params: FamilyParams) -> tuple[ConvolutionLayer, ...]:
+    """Return the convolution layers; a single kernel size or stride applies to all of them."""
     assert params.channels and params.kernels and params.strides
     channels = parse_sizes(params.channels, 1024)
     count = len(channels)
-    kernels, strides = (
-        sizes if len(sizes) == count else sizes * count
-        for sizes in (parse_sizes(params.kernels, 15), parse_sizes(params.strides, 8))
-    )
+    sizes = parse_sizes(params.kernels, 15), parse_sizes(params.strides, 8)
+    kernels, strides = (values * (count // len(values)) for values in sizes)
     pools = [params.pool == "each" or (params.pool == "last" and index == count - 1) for index in range(count)]
     return tuple(
         ConvolutionLayer(channels=channel, kernel=kernel, stride=stride, pool=pool)

@@ -1,8 +1,8 @@
-"""A network is an ordered list of blocks and a head, so that it can be cut, frozen and given a new head.
+"""A network as an ordered list of blocks plus a head, so that blocks can be copied, frozen and cached.
 
-Depth counts blocks from the input: the values at depth 0 are scaled pixels, at depth d the outputs of block d,
-and the head maps the values at full depth to logits. Training may start at any depth, which is how cached
-features of frozen blocks are used. The two families are in `mlp.py` and `cnn.py`; `build_network` picks one.
+Blocks are numbered from the input. Activations at depth 0 are the normalized pixels, at depth d the output of
+block d; the head maps the last activations to logits. Training can start at any depth: on cached features of
+frozen blocks.
 
 Shapes: B examples, C channels, H height, W width, K classes.
 """
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 
 PIXEL_MAXIMUM = 255.0
 
-# A description that comes with a model may be anyone's: these limits are checked before anything is allocated.
+# The architecture in a model's files is untrusted: these limits are checked before anything is allocated.
 MAX_PARAMETERS = 50_000_000
 Size = Annotated[int, Field(ge=1, le=16_384)]
-DropoutShare = Annotated[float, Field(ge=0, lt=1)]
+DropoutProbability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Architecture(BaseModel):
-    """What both families have in common; round-trips through JSON.
+    """Fields of both families; round-trips through JSON.
 
     Attributes:
-        image_shape: (C, H, W) of the images.
-        classes: The class numbers of the data set that the outputs stand for, in order.
+        image_shape: (C, H, W).
+        classes: The data set's class label for each output, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -39,15 +39,10 @@ class Architecture(BaseModel):
 
     @field_validator("classes")
     @classmethod
-    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _unique(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("a class is named twice")
+            raise ValueError("duplicate class")
         return value
-
-    @property
-    def depth(self) -> int:
-        """The number of blocks below the head."""
-        raise AssertionError("each family knows its depth")
 
 
 class MLPArchitecture(Architecture):
@@ -57,18 +52,18 @@ class MLPArchitecture(Architecture):
     hidden_layers: Annotated[int, Field(ge=1, le=100)] = 5
     width: Size = 100
     batch_norm: bool = False
-    dropout: DropoutShare = 0.0
+    dropout: DropoutProbability = 0.0
 
     @property
     def depth(self) -> int:
-        """The number of hidden layers."""
+        """Number of hidden layers."""
         return self.hidden_layers
 
     @model_validator(mode="after")
-    def _bounded(self) -> MLPArchitecture:
+    def _check_parameter_count(self) -> MLPArchitecture:
         channels, height, width = self.image_shape
         hidden = channels * height * width * self.width + (self.hidden_layers - 1) * self.width**2
-        check_size(hidden + self.width * len(self.classes))
+        check_parameter_count(hidden + self.width * len(self.classes))
         return self
 
 
@@ -84,26 +79,26 @@ class ConvolutionLayer(BaseModel):
 
 
 class CNNArchitecture(Architecture):
-    """Convolution blocks, then one dense block; dropout after the last convolution and after the dense layer."""
+    """Convolution blocks, then one dense block; dropout after the last convolution and the dense layer."""
 
     family: Literal["cnn"] = "cnn"
     convolutions: Annotated[tuple[ConvolutionLayer, ...], Field(min_length=1, max_length=20)]
     dense_width: Size = 128
     batch_norm: bool = True
-    dropout: DropoutShare = 0.25
-    dense_dropout: DropoutShare = 0.25
+    dropout: DropoutProbability = 0.25
+    dense_dropout: DropoutProbability = 0.25
 
     @property
     def depth(self) -> int:
-        """Convolution blocks plus the dense block."""
+        """Number of convolution blocks plus the dense block."""
         return len(self.convolutions) + 1
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the dense block receives.
+        """(C, H, W) of the dense block's input.
 
         Raises:
-            ValueError: The images are too small for that many convolutions.
+            ValueError: The images are too small for the convolutions.
         """
         channels, height, width = self.image_shape
         for number, layer in enumerate(self.convolutions, 1):
@@ -116,34 +111,28 @@ class CNNArchitecture(Architecture):
         return channels, height, width
 
     @model_validator(mode="after")
-    def _bounded(self) -> CNNArchitecture:
+    def _check_parameter_count(self) -> CNNArchitecture:
         channels, height, width = self.feature_shape
         inputs = (self.image_shape[0], *(layer.channels for layer in self.convolutions))
         kernels = sum(
             incoming * layer.channels * layer.kernel**2
             for incoming, layer in zip(inputs, self.convolutions, strict=False)
         )
-        check_size(kernels + (channels * height * width + len(self.classes)) * self.dense_width)
+        check_parameter_count(kernels + (channels * height * width + len(self.classes)) * self.dense_width)
         return self
 
 
 AnyArchitecture = Annotated[MLPArchitecture | CNNArchitecture, Field(discriminator="family")]
 
 
-def check_size(parameters: int) -> None:
-    """Raise ValueError where a description asks for more weights than this project will allocate."""
+def check_parameter_count(parameters: int) -> None:
+    """Raise ValueError above the limit."""
     if parameters > MAX_PARAMETERS:
-        raise ValueError(f"{parameters} weights are more than the {MAX_PARAMETERS} that this project allocates")
+        raise ValueError(f"{parameters} parameters exceed the limit of {MAX_PARAMETERS}")
 
 
 class LayeredNetwork(nn.Module):
-    """Blocks and a head; takes pixels from 0 to 255, gives logits.
-
-    Args:
-        architecture: What was built.
-        blocks: The blocks in order.
-        head: Maps the last block's output (B, width) to logits (B, K).
-    """
+    """Blocks and a head; maps pixels in [0, 255] to logits."""
 
     def __init__(self, architecture: MLPArchitecture | CNNArchitecture, blocks: Iterable[nn.Module], head: nn.Linear):
         super().__init__()
@@ -153,19 +142,19 @@ class LayeredNetwork(nn.Module):
         self.frozen = 0
 
     def scale(self, pixels: Tensor) -> Tensor:
-        """Return pixels 0-255 (B, C, H, W), of any number type, as float32 from 0 to 1."""
+        """Normalize pixels (B, C, H, W) of any dtype from [0, 255] to float32 in [0, 1]."""
         if pixels.is_floating_point():
             return pixels.float() / PIXEL_MAXIMUM
-        return pixels.float().div_(PIXEL_MAXIMUM)  # in place: it is a copy already, and data sets are large
+        return pixels.float().div_(PIXEL_MAXIMUM)  # in place: .float() made a copy already
 
     def run_blocks(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """Take values at depth `start` to depth `stop`."""
+        """Map activations at depth `start` to depth `stop`."""
         for block in self.blocks[start:stop]:
             values = block(values)
         return values
 
     def logits(self, values: Tensor, start: int = 0) -> Tensor:
-        """Return logits (B, K) for values at depth `start`; frozen blocks on the way keep no graph."""
+        """Return logits (B, K) for activations at depth `start`; frozen blocks run without autograd."""
         if start < self.frozen:
             with torch.no_grad():
                 values = self.run_blocks(values, start, self.frozen)
@@ -174,11 +163,11 @@ class LayeredNetwork(nn.Module):
         return logits
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits (B, K) for pixels 0-255 (B, C, H, W)."""
+        """Return logits (B, K) for pixels (B, C, H, W) in [0, 255]."""
         return self.logits(self.scale(pixels))
 
     def freeze(self, count: int) -> None:
-        """Freeze the first `count` blocks: no gradient, and evaluation mode whatever the rest is in."""
+        """Freeze the first `count` blocks: no gradients, always in evaluation mode."""
         assert 0 <= count <= len(self.blocks), f"cannot freeze {count} of {len(self.blocks)} blocks"
         self.frozen = count
         for index, block in enumerate(self.blocks):
@@ -186,7 +175,7 @@ class LayeredNetwork(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> LayeredNetwork:
-        """Switch modes; frozen blocks stay in evaluation mode, or their batch-norm statistics would drift."""
+        """Set the mode; frozen blocks stay in evaluation mode, so that batch-norm statistics do not change."""
         super().train(mode)
         for block in self.blocks[: self.frozen]:
             block.eval()
@@ -194,7 +183,7 @@ class LayeredNetwork(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The graph that is served: pixels 0-255 (B, C, H, W), float32, to softmax probabilities (B, K)."""
+    """The exported graph: float32 pixels (B, C, H, W) in [0, 255] to softmax probabilities (B, K)."""
 
     def __init__(self, network: LayeredNetwork):
         super().__init__()

@@ -1,58 +1,42 @@
-"""Counting what a network computes: multiply-adds of its linear and convolution layers.
-
-They dominate the time of an epoch, so their ratio is what theory says about freezing and caching.
-"""
+"""MACs (multiply-accumulate operations) of a network: the expected effect of freezing and caching."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from pipeline.networks.layered import LayeredNetwork
 
 
-def block_operations(network: LayeredNetwork) -> list[int]:
-    """Return the multiply-adds of one example's forward pass, for each block and, last, the head."""
-    counts: list[int] = []
+def forward_macs(network: LayeredNetwork) -> list[int]:
+    """Return the MACs of one example's forward pass, per block and (last) for the head."""
+    from torch.utils.flop_counter import FlopCounterMode  # counts two FLOPs per MAC; ignores biases and activations
 
-    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if isinstance(module, nn.Linear):
-            counts[-1] += module.in_features * module.out_features
-        elif isinstance(module, nn.Conv2d):
-            kernel = module.weight[0].numel()  # one output value: kernel area times incoming channels
-            counts[-1] += kernel * output[0].numel()
-
-    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    counts = []
     was_training = network.training
     network.eval()
-    try:
-        with torch.no_grad():
-            values = torch.zeros(1, *network.architecture.image_shape, device=network.head.weight.device)
-            for block in network.blocks:
-                counts.append(0)
-                values = block(values)
-            counts.append(0)
-            network.head(values)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.train(was_training)
+    values = torch.zeros(1, *network.architecture.image_shape, device=network.head.weight.device)
+    with torch.no_grad():
+        for module in (*network.blocks, network.head):
+            with FlopCounterMode(display=False) as counter:
+                values = module(values)
+            counts.append(counter.get_total_flops() // 2)
+    network.train(was_training)
     return counts
 
 
-def training_operations(network: LayeredNetwork, start: int = 0) -> int:
-    """Return the multiply-adds of one example in one training step.
+def training_macs(network: LayeredNetwork, start: int = 0) -> int:
+    """Return the MACs per example of one training step on activations after block `start`.
 
-    A trained layer costs three times its forward pass (forward, gradient of its weights, gradient of its inputs),
-    the lowest trained one only two; a frozen one costs its forward pass, and nothing below `start`.
+    A trained layer costs three forward passes (forward, weight gradients, input gradients), the lowest trained
+    layer two (no input gradients), a frozen layer one.
     """
-    counts = block_operations(network)
+    counts = forward_macs(network)
     frozen = sum(counts[start : network.frozen])
     trained = counts[network.frozen :]
     return frozen + 3 * sum(trained) - trained[0]
 
 
-def trainable_share(network: LayeredNetwork) -> float:
-    """Return the share of all parameters that is trained."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
-    return sum(size for size, trained in sizes if trained) / sum(size for size, _ in sizes)
+def trainable_fraction(network: LayeredNetwork) -> float:
+    """Return the fraction of all parameters that is trained."""
+    parameters = list(network.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad) / sum(p.numel() for p in parameters)

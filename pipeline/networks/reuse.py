@@ -1,4 +1,4 @@
-"""The one operation of this project: copy the first blocks of a base, freeze some of them, put fresh layers on top.
+"""Build a network from the first blocks of a base: some frozen, some fine-tuned, the rest randomly initialized.
 
 `transfer`, `finetune_cnn` and `scratch_cnn` only translate their parameters into a `Reuse`.
 """
@@ -17,13 +17,13 @@ from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchit
 
 @dataclass(frozen=True)
 class Reuse:
-    """What is taken from a base network, and what becomes of it.
+    """How a network reuses its base; blocks are counted from the input.
 
     Attributes:
-        copied: How many blocks, from the input, are copies of the base's.
-        frozen: How many of these, from the input, are frozen; the rest of them are trained.
-        depth: How many blocks the new network has; those above the copied ones are fresh.
-        keeps_head: Whether the head is a copy too: the base is continued on its own classes.
+        copied: Number of blocks copied from the base.
+        frozen: Number of copied blocks that are frozen; the other copied blocks are fine-tuned.
+        depth: Number of blocks of the new network; those above the copied ones are randomly initialized.
+        keeps_head: Whether the head is copied too, to continue training on the base's own classes.
     """
 
     copied: int
@@ -32,27 +32,23 @@ class Reuse:
     keeps_head: bool = False
 
     def __post_init__(self) -> None:
-        assert 0 <= self.frozen <= self.copied <= self.depth, self
-        assert self.depth >= 1, "a network has at least one block below its head"
+        assert 0 <= self.frozen <= self.copied <= self.depth and self.depth >= 1, self
 
     def __str__(self) -> str:
-        """Return the record in words."""
-        fresh = self.depth - self.copied
-        head = "copied and trained" if self.keeps_head else "fresh"
-        return (
-            f"blocks: {self.frozen} copied and frozen, {self.copied - self.frozen} copied and trained, {fresh} fresh; "
-            f"head: {head}"
-        )
+        """Return the counts in words."""
+        blocks = f"{self.frozen} frozen, {self.copied - self.frozen} fine-tuned, {self.depth - self.copied}"
+        head = "fine-tuned" if self.keeps_head else "randomly initialized"
+        return f"blocks: {blocks} randomly initialized; head: {head}"
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor, by name.
+    """Names of tensors, by where they come from.
 
     Attributes:
         matched: Copied from the base.
-        fresh: Of the new network alone.
-        dropped: Of the base alone.
+        fresh: Only in the new network: randomly initialized.
+        dropped: Only in the base: not used.
     """
 
     matched: tuple[str, ...]
@@ -61,13 +57,16 @@ class LoadReport:
 
     def __str__(self) -> str:
         """Return the report as one line."""
-        return f"tensors: {len(self.matched)} matched, {len(self.fresh)} fresh, {len(self.dropped)} dropped"
+        return (
+            f"loaded {len(self.matched)} tensors from the base; {len(self.fresh)} initialized randomly; "
+            f"{len(self.dropped)} not used"
+        )
 
 
 def target_architecture(
     base: MLPArchitecture | CNNArchitecture, classes: tuple[int, ...], depth: int
 ) -> MLPArchitecture | CNNArchitecture:
-    """Return the base's description with other classes and, for an MLP, another depth."""
+    """Return the base's architecture with other classes and, for an MLP, another depth."""
     if isinstance(base, MLPArchitecture):
         return base.model_copy(update={"classes": classes, "hidden_layers": depth})
     assert depth == base.depth, "a CNN keeps the architecture of its base"
@@ -78,48 +77,43 @@ def reuse_network(
     architecture: MLPArchitecture | CNNArchitecture,
     base: LayeredNetwork | None,
     reuse: Reuse,
+    *,
     generator: torch.Generator,
 ) -> tuple[LayeredNetwork, LoadReport]:
-    """Return a network made of a base's first blocks and fresh ones, frozen as `reuse` says.
+    """Build a network, copy the reused tensors from the base, and freeze blocks.
 
-    Args:
-        architecture: What to build; see `target_architecture`.
-        base: Stays as it is; only tensors are copied. None where nothing is.
-        reuse: What is copied and frozen.
-        generator: Draws the fresh weights, which do not depend on how many are then replaced by copies.
+    The base is not modified. All layers are initialized first, so that random weights do not depend on what is copied.
 
     Raises:
-        ValueError: A tensor to copy is missing in the base, is of another shape, or has no place.
+        ValueError: A tensor to copy is missing, unexpected, or of another shape or dtype.
     """
     network = build_network(architecture, generator)
     prefixes = tuple(f"blocks.{index}." for index in range(reuse.copied)) + (("head.",) if reuse.keeps_head else ())
-    wanted = {name: value for name, value in network.state_dict().items() if name.startswith(prefixes)}
-    theirs = base.state_dict() if base is not None else {}
-    given = {name: value for name, value in theirs.items() if name.startswith(prefixes)}
-    check_tensors(given, wanted)
-    network.load_state_dict({**network.state_dict(), **given})
+    state = network.state_dict()
+    base_state = base.state_dict() if base is not None else {}
+    copied = {name: tensor for name, tensor in base_state.items() if name.startswith(prefixes)}
+    check_tensors(copied, {name: tensor for name, tensor in state.items() if name.startswith(prefixes)})
+    network.load_state_dict({**state, **copied})
     network.freeze(reuse.frozen)
-    names = set(network.state_dict())
     report = LoadReport(
-        matched=tuple(sorted(given)),
-        fresh=tuple(sorted(names - set(given))),
-        dropped=tuple(sorted(set(theirs) - set(given))),
+        matched=tuple(sorted(copied)),
+        fresh=tuple(sorted(state.keys() - copied.keys())),
+        dropped=tuple(sorted(base_state.keys() - copied.keys())),
     )
     return network, report
 
 
-def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and types of tensors.
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and dtypes.
 
     Raises:
-        ValueError: Listing what is missing, surplus, or different.
+        ValueError: Lists all missing, unexpected and mismatched tensors.
     """
-    faults = [f"{name} is missing" for name in wanted if name not in given]
-    faults += [f"{name} is surplus" for name in given if name not in wanted]
-    for name in wanted.keys() & given.keys():
-        if given[name].shape != wanted[name].shape or given[name].dtype != wanted[name].dtype:
-            has = f"{given[name].dtype} {tuple(given[name].shape)}"
-            needs = f"{wanted[name].dtype} {tuple(wanted[name].shape)}"
-            faults.append(f"{name} is {has} instead of {needs}")
+    faults = [f"{name}: missing" for name in expected.keys() - tensors.keys()]
+    faults += [f"{name}: unexpected" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        actual, wanted = (f"{t.dtype} {tuple(t.shape)}" for t in (tensors[name], expected[name]))
+        if actual != wanted:
+            faults.append(f"{name}: expected {wanted}, got {actual}")
     if faults:
         raise ValueError("; ".join(sorted(faults)))

@@ -76,7 +76,8 @@ def _train(
     resumed: str | None,
 ) -> StageResult:
     base_network = setup.base.network if setup.base else None
-    network, report = reuse_network(setup.architecture, base_network, setup.reuse, generator(params.seed, "weights"))
+    rng = generator(params.seed, "weights")
+    network, report = reuse_network(setup.architecture, base_network, setup.reuse, generator=rng)
     network.to(runtime.device)
     logger.info(str(report))
     feature_source = resolve_features(params, setup, network, client=client)

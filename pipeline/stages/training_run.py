@@ -20,9 +20,9 @@ from pipeline.data.splits import Examples, Split
 from pipeline.errors import CheckpointError, Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
 from pipeline.networks.build import build_network
-from pipeline.networks.from_params import describe_network
+from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
-from pipeline.networks.macs import trainable_share, training_operations
+from pipeline.networks.macs import trainable_fraction, training_macs
 from pipeline.params import FamilyParams, StageParams, TrainBaseParams, format_classes
 from pipeline.params.stages import FitParams
 from pipeline.params.target import ReuseParams
@@ -72,7 +72,7 @@ def resolve_training_runtime(params: FitParams, network: LayeredNetwork, batch_s
         params.device,
         params.dtype,
         params.threads,
-        operations=batch_size * training_operations(network, start),
+        operations=batch_size * training_macs(network, start),
         convolutional=network.architecture.family == "cnn",
     )
 
@@ -124,8 +124,8 @@ def fit_and_evaluate(
     checkpoints = CheckpointFolder(run.folder / names.CHECKPOINTS)
     fit = Fit(network, train, validation, settings, start=start, copied=copied, checkpoints=checkpoints)
     costs = {
-        names.EPOCH_OPERATIONS: float(training_operations(network, start) * len(split.train)),
-        names.TRAINABLE_SHARE: trainable_share(network),
+        names.EPOCH_OPERATIONS: float(training_macs(network, start) * len(split.train)),
+        names.TRAINABLE_SHARE: trainable_fraction(network),
         names.PARAMETERS_COUNT: float(sum(parameter.numel() for parameter in network.parameters())),
     }
     if run.run_history is not None:
@@ -289,7 +289,7 @@ def requested_architecture(params: FamilyParams, split: Split) -> MLPArchitectur
         UserInputError: It is too large, or too deep for the images.
     """
     try:
-        return describe_network(params, split.image_shape, split.classes)
+        return architecture_from_params(params, split.image_shape, split.classes)
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         name = "hidden_layers, width" if params.model == "mlp" else "channels, kernels, strides, pool, dense_width"

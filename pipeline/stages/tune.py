@@ -45,20 +45,20 @@ from pipeline.tracking.result_cache import (
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import open_store, store_environment
 from pipeline.tuning.figures import draw_study
-from pipeline.tuning.search_space import Space, check_together, fit_batches, load_space, space_json
+from pipeline.tuning.search_space import Space, check_combinations, extremes, fit_batches, load_space, space_json
 from pipeline.tuning.shared import share_tensors
 from pipeline.tuning.study import (
     MAX_RETRIES,
     SEARCHER,
     Study,
     StudySpec,
+    fail_stale_trials,
     failures,
     finished_count,
-    loss_note,
     open_storage,
     open_study,
-    pending_count,
-    reap,
+    retry_message,
+    started_count,
 )
 from pipeline.tuning.workers import Job, Workers, start_forkserver
 
@@ -149,8 +149,8 @@ def prepare_study(params: TuneParams) -> TuneSetup:
     runtime = resolve_training_runtime(params, network, params.batch_size)
     if params.space == "default":
         space = fit_batches(space, len(split.train))
-    check_together(space, params, split.image_shape)
-    batches = space["batch_size"].extremes if "batch_size" in space else (params.batch_size,)
+    check_combinations(space, params, split.image_shape)
+    batches = extremes(space["batch_size"]) if "batch_size" in space else (params.batch_size,)
     check_batch(split, max(map(int, batches)))
     logger.info(f"data: {split.note}")
     return TuneSetup(resolve_machine(params, split, runtime), runtime, space, split, examples, folds)
@@ -242,7 +242,7 @@ def search(study: Study, job: Job, count: int) -> None:
             else:
                 time.sleep(POLL_SECONDS)  # other machines run the last trials
             clean_up(study)
-            needs_workers = pending_count(study) < job.trials and (workers.any_died() or not workers.any_alive())
+            needs_workers = started_count(study) < job.trials and (workers.any_died() or not workers.any_alive())
             failure_counts.update(workers.fill() if needs_workers else [])
             if time.monotonic() - logged > PROGRESS_SECONDS:
                 log_progress(study, job.trials)
@@ -254,8 +254,8 @@ def search(study: Study, job: Job, count: int) -> None:
 
 def clean_up(study: Study) -> None:
     """Fail the trials of dead workers, queue them again if retries are left, and close their runs."""
-    for trial in reap(study):
-        logger.info(f"trial {trial.number}: {loss_note(trial)}")
+    for trial in fail_stale_trials(study):
+        logger.info(f"trial {trial.number}: {retry_message(trial)}")
 
 
 def log_progress(study: Study, trials: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.data.splits import Examples
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import PIXEL_MAXIMUM, LayeredNetwork
-from pipeline.networks.macs import block_operations
+from pipeline.networks.macs import forward_macs
 from pipeline.runtime import synchronize
 from pipeline.training.evaluate import CHUNK
 
@@ -76,7 +76,7 @@ def differing_parts(expected: Mapping[str, str], actual: Mapping[str, str]) -> l
 
 def feature_operations(network: LayeredNetwork, depth: int, examples: Examples) -> int:
     """Return the MACs of one chunk of examples in the first blocks."""
-    return sum(block_operations(network)[:depth]) * min(CHUNK, len(examples))
+    return sum(forward_macs(network)[:depth]) * min(CHUNK, len(examples))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A study's figures, by Optuna's own matplotlib visualizations (its plotly ones would need a network)."""
+"""Figures of a study by Optuna's matplotlib backend (its plotly backend would need network access)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOTS_PER_INCH = 110
 
 
 def draw_study(study: optuna.Study, folder: Path) -> list[Path]:
-    """Write optimization history, parameter importances and parallel coordinates, where there are trials enough."""
+    """Save the optimization history and, from two complete trials, parameter importances and parallel coordinates."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -22,24 +22,22 @@ def draw_study(study: optuna.Study, folder: Path) -> list[Path]:
     from optuna.visualization import matplotlib as plots
 
     folder.mkdir(parents=True, exist_ok=True)
-    complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    drawings: dict[str, Callable[[optuna.Study], Axes]] = {"optimization_history": plots.plot_optimization_history}
-    if complete > 1:
-        drawings["parameter_importances"] = plots.plot_param_importances
-        drawings["parallel_coordinates"] = plots.plot_parallel_coordinate
-    written = []
-    for name, draw in drawings.items():
+    plotters: dict[str, Callable[[optuna.Study], Axes]] = {"optimization_history": plots.plot_optimization_history}
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) > 1:
+        plotters["parameter_importances"] = plots.plot_param_importances
+        plotters["parallel_coordinates"] = plots.plot_parallel_coordinate
+    paths = []
+    for name, plot in plotters.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                axes = draw(study)
-            except (RuntimeError, ValueError):  # importances of trials that all score the same
+                figure = plot(study).get_figure(root=True)
+            except (RuntimeError, ValueError):  # importances are undefined if all trials have the same value
                 pyplot.close("all")
                 continue
-            figure = axes.get_figure(root=True)
             assert figure is not None
             figure.set_size_inches(11, 5.5)
-            figure.savefig(folder / f"{name}.png", dpi=DOTS_PER_INCH, bbox_inches="tight")
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], dpi=DOTS_PER_INCH, bbox_inches="tight")
             pyplot.close("all")
-        written.append(folder / f"{name}.png")
-    return written
+    return paths

@@ -1,13 +1,14 @@
-"""One trial: the same setting trained on K stratified folds, each scored on the part it has not seen.
+"""One trial: the same hyperparameters trained on K stratified folds, each scored on its held-out images.
 
-Early stopping inside a fold watches a slice of the fold's own training part, never the part it is scored on.
+Early stopping watches a validation split of the fold's own training images, never the held-out ones.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,48 +21,42 @@ from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
 
+Metrics = dict[str, float]
 
-@dataclass(frozen=True)
-class FoldScore:
-    """What one fold showed.
 
-    Attributes:
-        fold: From 1.
-        accuracy: On the fold's held-out part.
-        precision: Macro average, likewise.
-        loss: Mean cross-entropy, likewise, in nats.
-        epochs: How many were trained.
-        seconds: Wall-clock of training and scoring.
-    """
-
-    fold: int
-    accuracy: float
-    precision: float
-    loss: float
-    epochs: int
-    seconds: float
+def summarize(folds: list[Metrics]) -> Metrics:
+    """Return a trial's metrics: means over its folds, the standard deviation of the accuracy, total seconds."""
+    accuracies = [fold["fold/accuracy"] for fold in folds]
+    return {
+        "cv/accuracy": statistics.fmean(accuracies),
+        "cv/accuracy_std": statistics.stdev(accuracies) if len(folds) > 1 else 0.0,
+        "cv/precision": statistics.fmean(fold["fold/precision"] for fold in folds),
+        "cv/loss": statistics.fmean(fold["fold/loss"] for fold in folds),
+        "cv/folds": len(folds),
+        "time/trial_seconds": sum(fold["time/fold_seconds"] for fold in folds),
+    }
 
 
 def score_folds(
     architecture: MLPArchitecture | CNNArchitecture,
     settings: FitSettings,
     data: Labelled,
-    folds: list[Tensor],
     *,
+    folds: list[Tensor],
     val_fraction: float,
     device: torch.device,
-    watch: Callable[[], None] = lambda: None,
-) -> Iterator[FoldScore]:
-    """Train and score one setting fold by fold.
+    on_epoch: Callable[[], None] = lambda: None,
+) -> Iterator[Metrics]:
+    """Train and score one fold after the other, and yield the metrics of each on its held-out images.
 
     Args:
-        architecture: What to build.
-        settings: How to train; `seed` is the study's, and each fold derives its own.
-        data: All training images of the classes, in the processor's memory: scaled pixels and labels.
-        folds: The places of each fold's held-out part.
-        val_fraction: The share of a fold's training part that early stopping watches.
-        device: Where to train and score.
-        watch: Called after every epoch.
+        architecture: Of the network.
+        settings: Of each fit; its seed is derived from theirs.
+        data: Normalized pixels and labels of all training images, on the CPU.
+        folds: Indices of each fold's held-out images.
+        val_fraction: Fraction of the other images that is used for early stopping.
+        device: For training and scoring.
+        on_epoch: Called after every epoch.
 
     Raises:
         NonFiniteLossError: Training diverged.
@@ -69,21 +64,24 @@ def score_folds(
     for number, held_out in enumerate(folds, 1):
         began = time.perf_counter()
         seed = derive_seed(settings.seed, "fold", number)
-        inside = torch.ones(len(data.labels), dtype=torch.bool)
-        inside[held_out] = False
-        places = inside.nonzero().flatten()
-        kept, watched = (
-            places[part] for part in stratified_cut(data.labels[places], val_fraction, seed=seed, purpose="validation")
-        )
+        mask = torch.ones(len(data.labels), dtype=torch.bool)
+        mask[held_out] = False
+        indices = mask.nonzero().flatten()
+        cut = stratified_cut(data.labels[indices], val_fraction, seed=seed, purpose="validation")
         network = build_network(architecture, generator(seed, "weights")).to(device)
-        train, validation, test = (_take(data, part, device) for part in (kept, watched, held_out))
+        train, validation, test = (_take(data, split, device) for split in (indices[cut[0]], indices[cut[1]], held_out))
         fit = Fit(network, train, validation, replace(settings, seed=seed))
         for _ in fit:
-            watch()
-        found = evaluate(network, test.values, test.labels)
-        seconds = time.perf_counter() - began
-        yield FoldScore(number, found.accuracy, found.precision, found.loss, fit.progress.epoch, seconds)
+            on_epoch()
+        result = evaluate(network, test.values, test.labels)
+        yield {
+            "fold/accuracy": result.accuracy,
+            "fold/precision": result.precision,
+            "fold/loss": result.loss,
+            "fold/epochs": fit.progress.epoch,
+            "time/fold_seconds": time.perf_counter() - began,
+        }
 
 
-def _take(data: Labelled, places: Tensor, device: torch.device) -> Labelled:
-    return Labelled(data.values[places].to(device), data.labels[places].to(device))
+def _take(data: Labelled, indices: Tensor, device: torch.device) -> Labelled:
+    return Labelled(data.values[indices].to(device), data.labels[indices].to(device))

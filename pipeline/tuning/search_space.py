@@ -1,10 +1,10 @@
-"""What a study searches: a default space for each network family, or one's own as YAML.
+"""Search spaces: a default per network family, or a YAML file.
 
-    learning_rate: {low: 0.0003, high: 0.01, log: true}     a number between two bounds
-    width: {low: 50, high: 300, step: 50}                   whole numbers in steps
-    batch_norm: [false, true]                               one of several values
+    learning_rate: {low: 0.0003, high: 0.01, log: true}     a range of numbers
+    width: {low: 50, high: 300, step: 50}                   integers with a step
+    batch_norm: [false, true]                               choices
 
-Every name must be a parameter of `train_base` that the network family has.
+Every key must be a parameter of `train_base` that the network family has.
 """
 
 from __future__ import annotations
@@ -14,195 +14,162 @@ import json
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from pydantic import ValidationError
 
 from pipeline.errors import Fault, UserInputError, suggest
-from pipeline.networks.from_params import describe_network
+from pipeline.networks.from_params import architecture_from_params
 from pipeline.params import Family, TrainBaseParams, parse_params
-from pipeline.yaml_lines import LinedMapping, read_yaml
+from pipeline.yaml_lines import read_yaml
 
 MAX_COMBINATIONS = 500
-MAX_BOUND = 10**12  # no parameter goes further, and searching a longer range of whole numbers would overflow
+MAX_BOUND = 10**12  # larger integer ranges overflow in Optuna; no parameter needs them
 SEARCHABLE = (
     "learning_rate", "batch_size", "weight_decay", "weight_averaging", "dropout", "batch_norm", "hidden_layers",
     "width", "channels", "kernels", "strides", "pool", "dense_width", "dense_dropout",
 )  # fmt: skip
-WHOLE_NUMBERS = ("batch_size", "hidden_layers", "width", "dense_width")
+INTEGERS = ("batch_size", "hidden_layers", "width", "dense_width")
 
 
-@dataclass(frozen=True)
-class Dimension:
-    """One searched parameter: a range, or choices.
-
-    Attributes:
-        low: The smallest value of a range.
-        high: The largest.
-        log: Whether the range is searched on a logarithmic scale.
-        step: The grid of a range that is not logarithmic; whole numbers have one of 1.
-        choices: The values, where it is not a range.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: float | None = None
-    choices: tuple[Any, ...] = ()
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Any:
-        """Return the trial's value."""
-        if self.choices:
-            return trial.suggest_categorical(name, self.choices)
-        assert self.low is not None and self.high is not None
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
-
-    @property
-    def extremes(self) -> tuple[Any, ...]:
-        """The values at which a dimension is checked: its choices, or its bounds."""
-        return self.choices or (self.low, self.high)
-
-
+Dimension = FloatDistribution | IntDistribution | CategoricalDistribution
 Space = dict[str, Dimension]
 
 DEFAULT_SPACES: dict[Family, Space] = {
     "mlp": {
-        "learning_rate": Dimension(3e-4, 5e-3, log=True),
-        "batch_size": Dimension(choices=(64, 128, 256, 512)),
-        "weight_decay": Dimension(1e-6, 1e-3, log=True),
-        "dropout": Dimension(0.0, 0.4, step=0.1),
-        "batch_norm": Dimension(choices=(False, True)),
-        "width": Dimension(50, 200, step=50),
+        "learning_rate": FloatDistribution(3e-4, 5e-3, log=True),
+        "batch_size": CategoricalDistribution((64, 128, 256, 512)),
+        "weight_decay": FloatDistribution(1e-6, 1e-3, log=True),
+        "dropout": FloatDistribution(0.0, 0.4, step=0.1),
+        "batch_norm": CategoricalDistribution((False, True)),
+        "width": IntDistribution(50, 200, step=50),
     },
     "cnn": {
-        "learning_rate": Dimension(3e-4, 6e-3, log=True),
-        "batch_size": Dimension(choices=(64, 128, 256)),
-        "weight_decay": Dimension(1e-6, 1e-3, log=True),
-        "dropout": Dimension(0.0, 0.4, step=0.1),
-        "dense_dropout": Dimension(0.0, 0.6),
-        "dense_width": Dimension(64, 256, step=64),
+        "learning_rate": FloatDistribution(3e-4, 6e-3, log=True),
+        "batch_size": CategoricalDistribution((64, 128, 256)),
+        "weight_decay": FloatDistribution(1e-6, 1e-3, log=True),
+        "dropout": FloatDistribution(0.0, 0.4, step=0.1),
+        "dense_dropout": FloatDistribution(0.0, 0.6),
+        "dense_width": IntDistribution(64, 256, step=64),
     },
 }
 
 
 def load_space(text: str, family: Family) -> Space:
-    """Return the space of a family, or that of a YAML file.
-
-    Args:
-        text: `default`, or a file's path.
-        family: Whose parameters may be searched.
+    """Return the family's default space for `default`, else the space in the YAML file at path `text`.
 
     Raises:
-        UserInputError: The file cannot be read, or holds faults; each is named by line and key.
+        UserInputError: The file is unreadable or has faults, all reported by line and key.
     """
     if text == "default":
         return DEFAULT_SPACES[family]
-    root = read_yaml("space", Path(text), "Give a YAML file that names parameters and their ranges, or default.")
-    return _read(text, root, family)
-
-
-def _read(text: str, root: LinedMapping, family: Family) -> Space:
+    root = read_yaml("space", Path(text), "Give a YAML file of parameters and their ranges, or default.")
     faults: list[Fault] = []
     space: Space = {}
     for key, value in root.items():
         try:
             if key not in SEARCHABLE:
-                raise ValueError(f"is not a parameter that can be searched. {suggest(key, SEARCHABLE)}".strip())
-            space[key] = _dimension(key, value)
-            _check(key, space[key], family)
+                raise ValueError(f"not a searchable parameter. {suggest(key, SEARCHABLE)}".strip())
+            space[key] = _parse_dimension(key, value)
+            _check_values(key, space[key], family)
         except (ValueError, OverflowError) as error:
-            why = " ".join(str(error).split())[:500]
-            where = f"{text}, line {root.lines[key]}, {key}"
-            faults.append(Fault(where, None, why if why.endswith((".", "?")) else f"{why}.", "See docs/tuning.md."))
+            reason = " ".join(str(error).split())[:500]
+            reason += "" if reason.endswith((".", "?")) else "."
+            faults.append(Fault(f"{text}, line {root.lines[key]}, {key}", None, reason, "See docs/tuning.md."))
     if faults:
         raise UserInputError(*faults)
     return space
 
 
-def _dimension(key: str, value: Any) -> Dimension:
-    """Return the dimension that a YAML value describes; ValueError says why it is none."""
-    if isinstance(value, list):
-        if not all(isinstance(item, bool | int | float | str) for item in value):
-            raise ValueError("its choices must be numbers, words, true or false")
-        if not value or len({json.dumps(item) for item in value}) != len(value):
-            raise ValueError("needs at least one choice, each once")
-        return Dimension(choices=tuple(value))
-    if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}:
+def _parse_dimension(key: str, value: Any) -> Dimension:
+    """Parse one YAML value; ValueError gives the reason if it is invalid."""
+    if isinstance(value, dict) and {"low", "high"} <= set(value) <= {"low", "high", "log", "step"}:
+        return _parse_range(value, integers=key in INTEGERS)
+    if not isinstance(value, list):
         raise ValueError("must be a list of choices, or low and high with log or step")
-    low, high = value["low"], value["high"]
-    if not all(_is_number(bound) for bound in (low, high)):
-        raise ValueError(f"low={low} and high={high} must be numbers (write 1.0e-5 for 1e-5)")
+    if not all(isinstance(choice, bool | int | float | str) for choice in value):
+        raise ValueError("choices must be numbers, strings, true or false")
+    if not value or len({json.dumps(choice) for choice in value}) != len(value):
+        raise ValueError("needs at least one choice, and no duplicates")
+    return CategoricalDistribution(value)
+
+
+def _parse_range(value: Mapping[str, Any], *, integers: bool) -> Dimension:
+    low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step")
+    numbers = [low, high] if step is None else [low, high, step]
+    if not all(map(_is_number, numbers)):
+        raise ValueError(f"low, high and step must be numbers (write 1.0e-5 for 1e-5), got {numbers}")
+    if integers and not all(isinstance(number, int) for number in numbers):
+        raise ValueError(f"low, high and step must be integers for this parameter, got {numbers}")
     if not -MAX_BOUND <= low < high <= MAX_BOUND:
-        raise ValueError(f"low={low} must be below high={high}, and both within {MAX_BOUND:.0e}")
-    log, step = value.get("log", False), value.get("step")
+        raise ValueError(f"low={low} must be below high={high}, and both within +-{MAX_BOUND:.0e}")
     if not isinstance(log, bool):
         raise ValueError(f"log={log} must be true or false")
-    if log and low <= 0:
-        raise ValueError(f"low={low} must be above 0 on a logarithmic scale")
-    if key in WHOLE_NUMBERS and not (isinstance(low, int) and isinstance(high, int)):
-        raise ValueError(f"low={low} and high={high} must be whole numbers, as the parameter is")
-    if key not in WHOLE_NUMBERS:
-        low, high = float(low), float(high)  # or 0 and 1 would be searched without what lies between
-    if step is not None and (log or not _is_number(step) or not 0 < step <= high - low):
-        raise ValueError(f"step={step} must be a number above 0 that fits between low and high, without log")
-    if step is not None and key in WHOLE_NUMBERS and not isinstance(step, int):
-        raise ValueError(f"step={step} must be a whole number, as the parameter is")
-    return Dimension(low, high, log, step)
+    if step is not None and (log or not 0 < step <= high - low):
+        raise ValueError(f"step={step} must be in (0, high - low], and needs log=false")
+    if integers:
+        return IntDistribution(low, high, log=log, step=step or 1)
+    return FloatDistribution(low, high, log=log, step=step)  # raises ValueError for log with low <= 0, too
 
 
 def _is_number(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
 
 
-def _check(key: str, dimension: Dimension, family: Family) -> None:
-    """Raise ValueError where a value of the dimension is not one that the parameter allows."""
-    for value in dimension.extremes:
+def _check_values(key: str, dimension: Dimension, family: Family) -> None:
+    """Raise ValueError if the parameter does not allow a choice or bound; other parameters are not checked here."""
+    for value in extremes(dimension):
         try:
             parse_params(TrainBaseParams, {"model": family, key: value})
         except UserInputError as error:
-            own = [str(fault).rstrip(".") for fault in error.faults if fault.name == key]
-            if own:  # what a value contradicts is looked at when all are together
-                raise ValueError("; ".join(own)) from None
+            reasons = [str(fault).rstrip(".") for fault in error.faults if fault.name == key]
+            if reasons:
+                raise ValueError("; ".join(reasons)) from None
+
+
+def extremes(dimension: Dimension) -> tuple[Any, ...]:
+    """Return the choices, or the bounds of a range."""
+    if isinstance(dimension, CategoricalDistribution):
+        return dimension.choices
+    return dimension.low, dimension.high
 
 
 def fit_batches(space: Space, images: int) -> Space:
-    """Return a family's default space without batches that are larger than the data."""
-    sizes = tuple(size for size in space["batch_size"].choices if size <= images) or (images,)
-    return {**space, "batch_size": Dimension(choices=sizes)}
+    """Return a default space without batch sizes above the number of training images."""
+    sizes = [size for size in extremes(space["batch_size"]) if size <= images] or [images]
+    return {**space, "batch_size": CategoricalDistribution(sizes)}
 
 
-def check_together(space: Space, params: TrainBaseParams, image_shape: tuple[int, int, int]) -> None:
-    """Refuse a space in which values contradict each other or what is not searched.
+def check_combinations(space: Space, params: TrainBaseParams, image_shape: tuple[int, int, int]) -> None:
+    """Check that the searched parameters work together and with the fixed ones.
 
-    Every dimension's choices and bounds are combined, a seeded sample of the combinations where they are many.
+    All combinations of choices and bounds are checked; a seeded sample if there are too many.
 
     Raises:
-        UserInputError: Some combination makes no network or is not allowed; names it.
+        UserInputError: A combination is invalid, or makes no valid network.
     """
-    count = math.prod(len(dimension.extremes) for dimension in space.values())
-    names, draw = list(space), random.Random(0)
-    if count <= MAX_COMBINATIONS:
-        combinations = list(itertools.product(*(space[name].extremes for name in names)))
+    values = [extremes(dimension) for dimension in space.values()]
+    if math.prod(map(len, values)) <= MAX_COMBINATIONS:
+        combinations = list(itertools.product(*values))
     else:
-        combinations = [tuple(draw.choice(space[name].extremes) for name in names) for _ in range(MAX_COMBINATIONS)]
-    for values in combinations:
-        setting = dict(zip(names, values, strict=True))
+        rng = random.Random(0)
+        combinations = [tuple(map(rng.choice, values)) for _ in range(MAX_COMBINATIONS)]
+    for combination in combinations:
+        setting = dict(zip(space, combination, strict=True))
         try:
-            chosen = with_setting(params, setting)
-            describe_network(chosen, image_shape, chosen.class_numbers)
+            trial_params = with_setting(params, setting)
+            architecture_from_params(trial_params, image_shape, trial_params.class_numbers)
         except ValueError as error:
-            fault = Fault("space", json.dumps(setting), f"holds a setting that contradicts itself ({_why(error)}).",
-                          "Change the space, or what is not searched.")  # fmt: skip
-            raise UserInputError(fault) from None
+            remedy = "Change the space or the fixed parameters."
+            reason = f"invalid combination ({_first_reason(error)})."
+            raise UserInputError(Fault("space", json.dumps(setting), reason, remedy)) from None
 
 
-def _why(error: ValueError) -> str:
-    """Return the first reason of a refusal, with the parameter it is about where pydantic names one."""
+def _first_reason(error: ValueError) -> str:
+    """Return the first error, with the parameter's name if pydantic gives one."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_url=False)[0]
@@ -211,16 +178,26 @@ def _why(error: ValueError) -> str:
 
 
 def with_setting(params: TrainBaseParams, setting: Mapping[str, Any]) -> TrainBaseParams:
-    """Return `train_base`'s parameters with a trial's values in place of the record's own."""
-    values = params.model_dump(include=set(TrainBaseParams.model_fields))
-    return TrainBaseParams(**{name: value for name, value in values.items() if value is not None} | dict(setting))
+    """Return `train_base` parameters with the searched values applied."""
+    values = params.model_dump(include=set(TrainBaseParams.model_fields), exclude_none=True)
+    return TrainBaseParams(**values | dict(setting))
 
 
 def suggest_setting(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Return a trial's value of every searched parameter."""
-    return {name: dimension.suggest(trial, name) for name, dimension in space.items()}
+    """Suggest a value for every searched parameter."""
+    return {name: _suggest(trial, name, dimension) for name, dimension in space.items()}
 
 
-def space_json(space: Mapping[str, Dimension]) -> str:
-    """Return a space in one canonical spelling, to compare a study's with."""
-    return json.dumps({name: asdict(dimension) for name, dimension in space.items()}, sort_keys=True)
+def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
+    if isinstance(dimension, CategoricalDistribution):
+        return trial.suggest_categorical(name, dimension.choices)
+    if isinstance(dimension, IntDistribution):
+        return trial.suggest_int(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+    return trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+
+
+def space_json(space: Space) -> str:
+    """Return the space as canonical JSON, to compare studies."""
+    return json.dumps(
+        {name: json.loads(distribution_to_json(dimension)) for name, dimension in space.items()}, sort_keys=True
+    )

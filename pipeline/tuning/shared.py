@@ -1,6 +1,6 @@
-"""Tensors that worker processes share: one unnamed file, in shared memory or on disk.
+"""Tensors shared by worker processes: one unnamed file in shared memory or, if that is too small, on disk.
 
-Containers often have 64 MiB of shared memory, less than most data sets need.
+Containers often have only 64 MiB of shared memory, less than most data sets need.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from pipeline.runtime import tensor_bytes
 from pipeline.tracking.outbox.local_state import state_folder
 
 SHARED_MEMORY = Path("/dev/shm")
-SPARE_BYTES = 8 * 2**20  # left free there, for locks and for other programs
-ALIGNMENT = 64  # bytes; more than any number type needs
+SPARE_BYTES = 8 * 2**20  # left free for locks and other programs
+ALIGNMENT = 64  # bytes; enough for every dtype
 
 Layout = Sequence[tuple[torch.dtype, torch.Size]]
 
 
 class SharedTensors:
-    """Tensors in an unnamed file that every process maps; the system removes it with the last of them, killed or not.
+    """Tensors in an unnamed, memory-mapped file; the system removes it after the last process, even if killed.
 
-    Can be pickled only as an argument of a process that is being started, which receives the file's descriptor.
+    Can only be pickled as an argument of a process being started, which inherits the file descriptor.
 
     Args:
-        file: Holds the tensors one after the other, each aligned to `ALIGNMENT`.
-        layout: Their types and shapes.
+        file: The tensors one after the other, each aligned to `ALIGNMENT`.
+        layout: Their dtypes and shapes.
     """
 
     def __init__(self, file: IO[bytes], layout: Layout):
@@ -44,28 +44,29 @@ class SharedTensors:
 
     @cached_property
     def tensors(self) -> list[Tensor]:
-        """The tensors, mapped into this process; changing one changes it for all."""
+        """The tensors, mapped into this process; writes are visible to all processes."""
         mapped = mmap.mmap(self.file.fileno(), 0)
-        found, offset = [], 0
+        tensors, offset = [], 0
         for dtype, shape in self.layout:
             flat = torch.frombuffer(mapped, dtype=dtype, count=shape.numel(), offset=offset)
-            found.append(flat.view(shape))
+            tensors.append(flat.view(shape))
             offset += _aligned(flat.nbytes)
-        return found
+        return tensors
 
     def __reduce__(self) -> tuple[Callable[..., SharedTensors], tuple[Any, Layout]]:
-        """Pickle the descriptor, never the content."""
-        return _receive, (DupFd(self.file.fileno()), self.layout)
+        """Pickle the file descriptor, not the content."""
+        return _from_descriptor, (DupFd(self.file.fileno()), self.layout)
+
+
+def _from_descriptor(descriptor: Any, layout: Layout) -> SharedTensors:
+    return SharedTensors(open(descriptor.detach(), "rb+"), layout)
 
 
 def share_tensors(tensors: Sequence[Tensor]) -> SharedTensors:
-    """Copy tensors into shared memory, or into a file of the state folder where they do not fit there.
-
-    Args:
-        tensors: None of them empty.
+    """Copy non-empty tensors into shared memory or, if they do not fit, into a file in the state folder.
 
     Raises:
-        DiskFullError: They do not fit there either.
+        DiskFullError: They do not fit in the state folder either.
     """
     size = sum(_aligned(tensor.nbytes) for tensor in tensors)
     layout = [(tensor.dtype, tensor.shape) for tensor in tensors]
@@ -73,7 +74,7 @@ def share_tensors(tensors: Sequence[Tensor]) -> SharedTensors:
         try:
             return SharedTensors(_write(tensors, SHARED_MEMORY), layout)
         except OSError as error:
-            if not is_full(error):  # another program was faster
+            if not is_full(error):  # full: another program took the space meanwhile
                 raise
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,22 +83,17 @@ def share_tensors(tensors: Sequence[Tensor]) -> SharedTensors:
 
 
 def _free_shared_memory() -> int:
-    """Return how many bytes are free there; 0 on systems without it."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
 
 
 def _write(tensors: Iterable[Tensor], folder: Path) -> IO[bytes]:
-    """Write rather than map: a full file system then is an error, and not a SIGBUS."""
+    """Write with file I/O, not mmap: a full file system raises OSError instead of SIGBUS."""
     with tempfile.TemporaryFile(dir=folder) as file:
         for tensor in tensors:
             file.write(tensor_bytes(tensor))
             file.write(bytes(_aligned(tensor.nbytes) - tensor.nbytes))
         file.flush()
         return open(os.dup(file.fileno()), "rb+")
-
-
-def _receive(descriptor: Any, layout: Layout) -> SharedTensors:
-    return SharedTensors(open(descriptor.detach(), "rb+"), layout)
 
 
 def _aligned(size: int) -> int:

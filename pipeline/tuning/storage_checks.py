@@ -1,4 +1,4 @@
-"""Whether the storage of studies would take one: reached, written to, and put back as it was."""
+"""Environment check of the study storage: reachable and writable; leaves it unchanged."""
 
 from __future__ import annotations
 
@@ -18,27 +18,23 @@ WHAT = "study storage"
 
 
 def examine_storage() -> Iterator[CheckResult]:
-    """Make a study and delete it again."""
+    """Create a study and delete it; if the sqlite file does not exist, check only that it can be created."""
     url = storage_url()
-    path = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
-    if path is not None and not path.exists():
-        why = unwritable_reason(path.parent)
-        fix = "Make the folder writable, or have PIPELINE_STORAGE name another place."
-        made = f"{path} is not there yet; the first study makes it"
-        yield (
-            CheckResult("FAIL", WHAT, f"{path} cannot be made: {why}", fix) if why else CheckResult("note", WHAT, made)
-        )
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not path.exists():
+        if reason := unwritable_reason(path.parent):
+            fix = "Make the folder writable, or set PIPELINE_STORAGE to another location."
+            yield CheckResult("FAIL", WHAT, f"{path} cannot be created: {reason}", fix)
+        else:
+            yield CheckResult("note", WHAT, f"{path} does not exist yet; the first study creates it")
         return
     try:
         storage = open_storage()
-        study = storage.create_new_study([StudyDirection.MAXIMIZE], f"doctor {uuid.uuid4().hex}")
-        storage.delete_study(study)
+        storage.delete_study(storage.create_new_study([StudyDirection.MAXIMIZE], f"doctor {uuid.uuid4().hex}"))
+        yield CheckResult("ok", WHAT, f"{url}: created and deleted a test study")
     except UserInputError as error:
         fault = error.faults[0]
         yield CheckResult("FAIL", WHAT, f"{fault.name}={fault.value} {fault.allowed}", fault.remedy)
     except (SQLAlchemyError, OptunaError) as error:
-        why = str(error).splitlines()[0]
-        fix = "Make it writable for you, or have PIPELINE_STORAGE name another."
-        yield CheckResult("FAIL", WHAT, f"{url} can be read and not written: {why}", fix)
-    else:
-        yield CheckResult("ok", WHAT, f"{url}: a study was made and deleted")
+        fix = "Make it writable, or set PIPELINE_STORAGE to another location."
+        yield CheckResult("FAIL", WHAT, f"{url} is not writable: {str(error).splitlines()[0]}", fix)

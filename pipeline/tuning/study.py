@@ -1,6 +1,6 @@
-"""Studies: storage, sampler, pruner, opening one again, and clearing up after workers that died.
+"""Studies: storage, sampler, pruner, creating or resuming a study, and trials whose worker died.
 
-Optuna keeps neither sampler nor pruner, and a trial whose process is gone stays RUNNING: both are dealt with here.
+Optuna stores neither sampler nor pruner, and leaves a trial RUNNING when its process dies; this module does both.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import os
 import sqlite3
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -34,33 +35,43 @@ Study = optuna.Study
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
-UNMARKED_GRACE_SECONDS = 15  # a trial notes its process within milliseconds; one that has not by then never will
-# a server that is gone is noticed within a minute, not after the two hours of most systems
+UNMARKED_GRACE_SECONDS = 15  # a worker records its process within milliseconds; after this it never will
+# PostgreSQL: detect a dead server within a minute instead of the two hours that most systems default to
 KEEP_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-SEARCHER = {"optuna": optuna.__version__}  # its samplers and pruners change with it
+SEARCHER = {"optuna": optuna.__version__}  # samplers and pruners change between versions
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-NOTED = ("model", "dataset", "classes", "folds", "seed")
-LOST = "Its process ended before the trial did; its parameters are queued again."
-MAX_RETRIES = 2  # of a setting whose process is lost: memory may have run out by chance, or because of the setting
-GIVEN_UP = (
-    f"Its process ended before the trial did, {MAX_RETRIES + 1} times with these parameters: they are not tried again. "
-    "Memory may have run out: lower workers, or the upper bounds of the space."
+FACTS_IN_NOTE = ("model", "dataset", "classes", "folds", "seed")
+MAX_RETRIES = 2  # per parameter set, if its worker dies: for lack of memory by chance, or because of the parameters
+RETRY_MESSAGE = "Its worker process died; its parameters are queued again."
+GIVE_UP_MESSAGE = (
+    f"Its worker process died, {MAX_RETRIES + 1} times with these parameters: no more retries. "
+    "If memory ran out: lower workers, or the upper bounds of the space."
 )
+SAMPLERS: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
+    "tpe": optuna.samplers.TPESampler,
+    "gp": optuna.samplers.GPSampler,
+    "random": optuna.samplers.RandomSampler,
+}
+PRUNERS: dict[str, optuna.pruners.BasePruner] = {  # for unpromising trials
+    "median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+    "none": optuna.pruners.NopPruner(),
+}
+# names of user attributes of a trial
 HOST, PROCESS, RUN_ID, RETRIED, REASON = "host", "process", "mlflow_run_id", "retried_from", "reason"
-RETRIES = "retries"  # how often a trial's parameters have lost their process before
-FAILURE = "failure"  # of a trial that raised what no trial should
+RETRIES = "retries"  # number of earlier trials with the same parameters whose worker died
+FAILURE = "failure"  # unexpected exception
 
 
 def storage_url() -> str:
-    """Return where studies are kept: `$PIPELINE_STORAGE`, else a file beside MLflow's."""
+    """Return the URL of the study storage: `$PIPELINE_STORAGE`, or a sqlite file in the working directory."""
     return os.environ.get("PIPELINE_STORAGE") or DEFAULT_STORAGE
 
 
 def open_storage() -> optuna.storages.RDBStorage:
-    """Return the storage, its tables created, write-ahead logging on where it is sqlite.
+    """Open the study storage; creates its tables, and enables write-ahead logging on sqlite.
 
     Raises:
-        UserInputError: It cannot be reached.
+        UserInputError: The storage cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -71,11 +82,10 @@ def open_storage() -> optuna.storages.RDBStorage:
         with exclusive_setup(url, forbidden_table=MLFLOW_TABLE):
             return _connect(url)
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
-        why = without_password(str(error).strip().splitlines()[0].rstrip("."))
-        remedy = "Unset it for sqlite:///optuna.db, or see docs/scaling.md."
-        raise UserInputError(
-            Fault("PIPELINE_STORAGE", without_password(url), f"cannot be used: {why}.", remedy)
-        ) from None
+        reason = without_password(str(error).strip().splitlines()[0].rstrip("."))
+        remedy = "Unset it to use sqlite:///optuna.db, or see docs/scaling.md."
+        fault = Fault("PIPELINE_STORAGE", without_password(url), f"cannot be used: {reason}.", remedy)
+        raise UserInputError(fault) from None
 
 
 def _connect(url: str) -> optuna.storages.RDBStorage:
@@ -87,158 +97,141 @@ def _connect(url: str) -> optuna.storages.RDBStorage:
         engine_kwargs={"connect_args": connect, "pool_pre_ping": True},
         heartbeat_interval=HEARTBEAT_SECONDS,
         grace_period=GRACE_SECONDS,
-        heartbeat_stale_trial_callback=give_up,  # a worker that begins a trial fails stale ones before we look
+        heartbeat_stale_trial_callback=retry_lost_trial,  # Optuna may fail a stale trial before we do
     )
 
 
-def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Return a fresh sampler."""
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed)
-
-
 def trial_sampler(name: str, study_seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of one trial, seeded so that it does not matter which process runs it, or after what."""
-    return build_sampler(name, derive_seed(study_seed, "trial", number) % 2**32)
-
-
-def build_pruner(name: str) -> optuna.pruners.BasePruner:
-    """Return the pruner: the median of running means at the same fold, or none."""
-    if name == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    """Return the sampler for one trial; its seed depends only on the study and the trial number."""
+    return SAMPLERS[name](seed=derive_seed(study_seed, "trial", number) % 2**32)
 
 
 @dataclass(frozen=True)
 class StudySpec:
-    """What a study is about; a study that exists with another one is refused."""
+    """Name and configuration of a study.
+
+    Attributes:
+        facts: Everything that a trial's value depends on, such as folds, classes, data digest and space.
+    """
 
     name: str
     sampler: str
     pruner: str
-    facts: dict[str, str]  # folds, classes, data digest, space, ...: by name
+    facts: dict[str, str]
 
 
 def open_study(storage: optuna.storages.RDBStorage, spec: StudySpec) -> optuna.Study:
-    """Return the study, created or resumed.
+    """Create or resume a study.
 
     Raises:
-        UserInputError: It exists and is about something else; says what differs.
+        UserInputError: It exists with other facts.
     """
     study = optuna.create_study(
         study_name=spec.name,
         storage=storage,
         direction="maximize",
         load_if_exists=True,
-        sampler=build_sampler(spec.sampler, 0),
-        pruner=build_pruner(spec.pruner),
+        sampler=SAMPLERS[spec.sampler](seed=0),
+        pruner=PRUNERS[spec.pruner],
     )
-    known = study.user_attrs
-    differing = [
-        f"{name} is {known[name]}, not {value}" for name, value in spec.facts.items() if known.get(name, value) != value
-    ]
-    if differing:
-        raise UserInputError(
-            Fault("study", spec.name, f"exists and differs: {'; '.join(differing)}.", "Name a new one with study=NAME.")
-        )
-    for name, value in spec.facts.items():
-        if name not in known:
-            study.set_user_attr(name, value)
-    if not known:
+    stored = study.user_attrs
+    changes = [f"{name} is {stored[name]}, not {value}" for name, value in spec.facts.items()
+               if stored.get(name, value) != value]  # fmt: skip
+    if changes:
+        reason = f"already exists with other settings: {'; '.join(changes)}."
+        raise UserInputError(Fault("study", spec.name, reason, "Choose another name with study=NAME."))
+    for name in spec.facts.keys() - stored.keys():
+        study.set_user_attr(name, spec.facts[name])
+    if not stored:
         study.set_metric_names(["mean fold accuracy"])
-        describe(study, spec)
+        save_study_note(study, spec)
     return study
 
 
-def describe(study: optuna.Study, spec: StudySpec) -> None:
-    """Write what the study is about where the dashboard shows it."""
-    from optuna_dashboard import save_note  # brings scikit-learn along, so only here
+def save_study_note(study: optuna.Study, spec: StudySpec) -> None:
+    """Save a note about the study for the dashboard."""
+    from optuna_dashboard import save_note  # imports scikit-learn
 
-    about = [f"- {name}: {spec.facts[name]}" for name in NOTED if name in spec.facts]
+    facts = {name: spec.facts[name] for name in FACTS_IN_NOTE if name in spec.facts}
+    facts |= {"sampler": spec.sampler, "pruner": spec.pruner}
+    lines = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     values = (
-        "A trial's value is its mean accuracy over the folds' held-out parts; its intermediate value at step k is the "
-        f"mean over the first k folds. Its attribute `{RUN_ID}` names its run in MLflow, and `{HOST}` where it ran."
+        "A trial's value is its mean accuracy on the held-out images of all folds, its intermediate value at step k "
+        f"the mean over the first k folds. Attribute `{RUN_ID}` is its MLflow run, `{HOST}` the machine it ran on."
     )
-    lines = [*about, f"- sampler: {spec.sampler}", f"- pruner: {spec.pruner}", "", values]
-    save_note(study, "\n".join([f"## {spec.name}", "", *lines]))
+    save_note(study, f"## {spec.name}\n\n{lines}\n\n{values}")
 
 
 def finished_count(study: optuna.Study) -> int:
-    """Return how many trials are complete or pruned."""
+    """Return the number of complete or pruned trials."""
     return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
-def pending_count(study: optuna.Study) -> int:
-    """Return how many trials are finished or under way."""
+def started_count(study: optuna.Study) -> int:
+    """Return the number of finished or running trials."""
     return len(study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)))
 
 
 def failures(study: optuna.Study) -> list[str]:
-    """Return why trials failed that raised an error, rather than lost their process."""
+    """Return the exceptions of failed trials; trials whose worker died have none."""
     failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     return [str(trial.user_attrs[FAILURE]) for trial in failed if FAILURE in trial.user_attrs]
 
 
-def mark(trial: optuna.Trial) -> None:
-    """Note in a trial which process runs it; its first act."""
-    trial.set_user_attr(RUN_ID, "")
-    for name, value in process_identity().items():
+def record_worker(trial: optuna.Trial) -> None:
+    """Record this process as the trial's worker; has to come first in a trial."""
+    for name, value in ({RUN_ID: ""} | process_identity()).items():
         trial.set_user_attr(name, value)
 
 
-def reap(study: optuna.Study) -> list[FrozenTrial]:
-    """Fail running trials whose process is gone, queue their parameters again (`MAX_RETRIES` times), and return them.
-
-    Processes that can be seen from here are looked at directly; others are judged by their heartbeat.
-    """
-    dead = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_dead(study, trial)]
-    reaped = []
-    for trial in dead:
+def fail_stale_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Fail running trials whose worker died, enqueue a retry (at most `MAX_RETRIES` times), and return the trials."""
+    stale = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not has_lost_worker(study, trial):
+            continue
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, RuntimeError, ValueError):
             if not may_retry(trial):
-                study._storage.set_trial_user_attr(trial._trial_id, REASON, GIVEN_UP)
+                study._storage.set_trial_user_attr(trial._trial_id, REASON, GIVE_UP_MESSAGE)
             study.tell(trial.number, state=TrialState.FAIL)
-            give_up(study, trial)
-            reaped.append(trial)
-    return reaped
+            retry_lost_trial(study, trial)
+            stale.append(trial)
+    return stale
 
 
-def may_retry(trial: FrozenTrial) -> bool:
-    """Whether a trial whose process is gone has retries left."""
-    return int(trial.user_attrs.get(RETRIES, 0)) < MAX_RETRIES
-
-
-def loss_note(trial: FrozenTrial) -> str:
-    """Return what becomes of a trial whose process is gone, in words."""
-    return LOST if may_retry(trial) else GIVEN_UP
-
-
-def give_up(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a failed trial's parameters again where retries are left, and close the MLflow runs of its lost process."""
-    if may_retry(trial):
-        requeue(study, trial, lost=True)
-    host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
-    if host is not None and process is not None:
-        run_id = str(trial.user_attrs.get(RUN_ID, ""))
-        close_runs_of_process(str(host), str(process), run_id=run_id, reason=loss_note(trial))
-
-
-def requeue(study: optuna.Study, trial: FrozenTrial | optuna.Trial, *, lost: bool = False) -> None:
-    """Have a trial's parameters tried again, counting lost processes; without any, a new trial will suggest its own."""
-    if trial.params:
-        retries = int(trial.user_attrs.get(RETRIES, 0)) + lost
-        study.enqueue_trial(trial.params, user_attrs={RETRIED: trial.number, RETRIES: retries})
-
-
-def is_dead(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether a running trial's process is gone."""
+def has_lost_worker(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether the worker of a running trial died: checked directly if it ran on this machine, else by heartbeat."""
     host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
     if host is None or process is None:
         age = datetime.now() - (trial.datetime_start or datetime.min)
         return age > timedelta(seconds=UNMARKED_GRACE_SECONDS)
-    if (lives := process_lives(str(process), str(host))) is not None:
-        return not lives
+    if (alive := process_lives(str(process), str(host))) is not None:
+        return not alive
     return trial._trial_id in study._storage._get_stale_trial_ids(study._study_id)  # type: ignore[attr-defined]
+
+
+def may_retry(trial: FrozenTrial) -> bool:
+    """Whether a trial whose worker died has retries left."""
+    return int(trial.user_attrs.get(RETRIES, 0)) < MAX_RETRIES
+
+
+def retry_message(trial: FrozenTrial) -> str:
+    """Return whether a trial whose worker died is retried, for logs and the run's note."""
+    return RETRY_MESSAGE if may_retry(trial) else GIVE_UP_MESSAGE
+
+
+def retry_lost_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Enqueue a retry of a failed trial if any are left, and close the MLflow runs of its worker."""
+    if may_retry(trial):
+        enqueue_retry(study, trial, worker_died=True)
+    host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
+    if host is not None and process is not None:
+        run_id = str(trial.user_attrs.get(RUN_ID, ""))
+        close_runs_of_process(str(host), str(process), run_id=run_id, reason=retry_message(trial))
+
+
+def enqueue_retry(study: optuna.Study, trial: FrozenTrial | optuna.Trial, *, worker_died: bool = False) -> None:
+    """Enqueue a trial's parameters again; only retries after a dead worker are counted."""
+    if trial.params:
+        retries = int(trial.user_attrs.get(RETRIES, 0)) + worker_died
+        study.enqueue_trial(trial.params, user_attrs={RETRIED: trial.number, RETRIES: retries})

@@ -1,7 +1,7 @@
-"""Worker processes: started once a study, single-threaded, sharing the data in memory.
+"""Worker processes of a study: single-threaded, forked once per study, sharing the images in memory.
 
-Each runs trials of the study until it has as many as it shall have; so does any further machine that runs the same
-command. There is no scheduler: the study's storage is the queue.
+Each runs trials until the study has enough. The same command on another machine adds more workers. There is no
+scheduler: the study storage is the queue.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import multiprocessing.forkserver
 import multiprocessing.synchronize
 import os
 import signal
-import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import optuna
 import torch
 from torch import Tensor
 
 from pipeline.errors import NonFiniteLossError
-from pipeline.networks.from_params import describe_network
+from pipeline.networks.from_params import architecture_from_params
+from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.stage_run import StageRun
 from pipeline.training.records import FitSettings, Labelled
-from pipeline.tuning.objective import FoldScore, score_folds
+from pipeline.tuning.objective import Metrics, score_folds, summarize
 from pipeline.tuning.search_space import Space, suggest_setting, with_setting
 from pipeline.tuning.shared import SharedTensors
 from pipeline.tuning.study import (
@@ -36,33 +37,38 @@ from pipeline.tuning.study import (
     REASON,
     RUN_ID,
     StudySpec,
-    mark,
+    enqueue_retry,
     open_storage,
     open_study,
-    pending_count,
-    requeue,
+    record_worker,
+    started_count,
     trial_sampler,
 )
+
+LOCK_TIMEOUT_SECONDS = 5.0  # then the worker that holds the lock must have died
+
+Worker = multiprocessing.context.ForkServerProcess
+Lock = multiprocessing.synchronize.Lock
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a study needs to know.
+    """Everything that the workers of a study share.
 
     Attributes:
         spec: Of the study.
-        space: What is searched.
-        trials: How many finished trials the study shall have.
-        params: What is not searched, the device resolved.
+        space: The search space.
+        trials: Target number of finished trials.
+        params: The fixed parameters, with the device resolved.
         image_shape: (C, H, W).
-        classes: What the network tells apart.
-        settings: Of a fold's fit, likewise.
-        shared: All training images, scaled pixels and labels, and the places of each fold's held-out part.
-        study_seed: What samplers and folds derive their seeds from.
+        classes: Class labels.
+        settings: Of each fold's fit; a trial replaces the searched values.
+        shared: Normalized pixels and labels of all training images, then the held-out indices of each fold.
+        study_seed: For samplers and folds.
         parent_run_id: The study's MLflow run.
-        folder: The working directory of whoever started the study.
-        environment: Which stores to use; workers are forked from a process that may have begun with others.
-        owner: The process that started the workers, as `runtime.process_identity` writes it; they end with it.
+        folder: Working directory.
+        environment: MLFLOW_* and PIPELINE_* variables; the fork server may have been started with others.
+        owner: Process that started the workers (see `runtime.process_identity`); they exit when it does.
     """
 
     spec: StudySpec
@@ -80,77 +86,59 @@ class Job:
     owner: str
 
     @property
-    def data(self) -> Labelled:
-        """All training images: scaled pixels and labels."""
-        return Labelled(*self.shared.tensors[:2])
-
-    @property
     def folds(self) -> list[Tensor]:
-        """The places of each fold's held-out part."""
+        """Indices of each fold's held-out images."""
         return self.shared.tensors[2:]
 
-
-TURN_SECONDS = 5.0  # after which a worker goes on without its turn: the one that had it is dead
-
-Worker = multiprocessing.context.ForkServerProcess
+    def architecture(self, params: TrainBaseParams) -> MLPArchitecture | CNNArchitecture:
+        """Return the architecture of a trial."""
+        return architecture_from_params(params, self.image_shape, self.classes)
 
 
 def start_forkserver() -> multiprocessing.context.ForkServerContext:
-    """Start the process that workers are forked from, which imports what they need, and return at once.
-
-    Called early, it imports while the caller loads its data.
-    """
+    """Start the process that workers are forked from; it imports their modules while the caller loads data."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.tuning.preload"])
     multiprocessing.forkserver.ensure_running()
     return context
 
 
-class OwnerGone(KeyboardInterrupt):
-    """The process that started this worker is gone."""
-
-
 class Workers:
-    """The worker processes of one job.
-
-    Args:
-        job: What they do.
-        count: How many there shall be.
-    """
+    """`count` worker processes for one job."""
 
     def __init__(self, job: Job, count: int):
         self.job, self.count = job, count
         self.context = start_forkserver()
-        self.turn = self.context.Lock()  # lives as long as any worker may need it
+        self.lock = self.context.Lock()  # has to outlive the workers
         self.processes: list[Worker] = []
 
     def fill(self) -> list[int]:
-        """Start as many as are missing, and return the exit codes of those that died before their work was done."""
-        died = [process.exitcode for process in self.processes if not process.is_alive() and process.exitcode]
+        """Start the missing workers; return the exit codes of those that died since the last call."""
+        exit_codes = [process.exitcode for process in self.processes if not process.is_alive() and process.exitcode]
         self.processes = [process for process in self.processes if process.is_alive()]
         while len(self.processes) < self.count:
-            process = self.context.Process(target=work, args=(self.job, self.turn))
+            process = self.context.Process(target=work, args=(self.job, self.lock))
             process.start()
             self.processes.append(process)
-        return died
+        return exit_codes
 
     def any_alive(self) -> bool:
-        """Whether a worker is still running."""
+        """Whether any worker is running."""
         return any(process.is_alive() for process in self.processes)
 
     def any_died(self) -> bool:
-        """Whether a worker ended before its work was done."""
+        """Whether any worker exited with an error."""
         return any(not process.is_alive() and process.exitcode != 0 for process in self.processes)
 
     def wait(self, limit_seconds: float) -> None:
-        """Wait until a worker ends, or the limit is over."""
+        """Wait until a worker exits, or for `limit_seconds`."""
         multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=limit_seconds)
 
     def stop(self, limit_seconds: float = 10) -> None:
-        """Ask them to end, wait, and end those that do not."""
+        """Terminate the workers; kill those that do not exit in time."""
         for process in self.processes:
-            if process.is_alive() and process.pid:
-                os.kill(process.pid, signal.SIGTERM)
+            if process.is_alive():
+                process.terminate()
         for process in self.processes:
             process.join(limit_seconds)
             if process.is_alive():
@@ -158,73 +146,62 @@ class Workers:
                 process.join()
 
 
-def work(job: Job, turn: multiprocessing.synchronize.Lock) -> None:
+def work(job: Job, lock: Lock) -> None:
     """Run trials until the study has enough; the target of a worker process.
 
     Args:
-        job: What to do.
-        turn: Held while a worker looks whether another trial is needed and takes it.
+        job: Of the study.
+        lock: Held from counting the trials until the next one is recorded, so that no extra trial starts.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the owner decides and sends SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the owner sends SIGTERM
     os.chdir(job.folder)
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_"))]:
         del os.environ[name]
     os.environ.update(job.environment)
     study = open_study(open_storage(), job.spec)
-    runtime = resolve_runtime(job.params.device, "float32", 1, operations=0)  # the dtype of trials is in their settings
+    runtime = resolve_runtime(job.params.device, "float32", 1, operations=0)  # a trial's dtype is in its settings
     with runtime.in_effect(), contextlib.suppress(KeyboardInterrupt):
         while True:
-            turn.acquire(timeout=TURN_SECONDS)
-            if pending_count(study) >= job.trials or not process_lives(job.owner):
-                give_turn(turn)
+            lock.acquire(timeout=LOCK_TIMEOUT_SECONDS)
+            if started_count(study) >= job.trials or not process_lives(job.owner):
+                release(lock)
                 return
-            study.optimize(lambda trial: run_or_queue(trial, job, turn), n_trials=1, catch=(Exception,))
+            study.optimize(lambda trial: run_or_requeue(trial, job, lock), n_trials=1, catch=(Exception,))
 
 
-def give_turn(turn: multiprocessing.synchronize.Lock) -> None:
-    """Let the next worker look; a worker that died in its turn may have left it taken, or another taken it over."""
+def release(lock: Lock) -> None:
+    """Release the lock, even if another worker has already released it after a timeout."""
     with contextlib.suppress(ValueError):
-        turn.release()
+        lock.release()
 
 
-def run_or_queue(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.Lock) -> float:
-    """Score one setting; where the process is asked to stop meanwhile, queue the setting again."""
+def run_or_requeue(trial: optuna.Trial, job: Job, lock: Lock) -> float:
+    """Run a trial; if the worker is terminated meanwhile, enqueue the parameters again."""
     try:
-        return run_trial(trial, job, turn)
+        return run_trial(trial, job, lock)
     except KeyboardInterrupt:
-        requeue(trial.study, trial)
+        enqueue_retry(trial.study, trial)
         raise
 
 
-def run_trial(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.Lock) -> float:
-    """Score one setting; log it as an MLflow run nested in the study's."""
-    mark(trial)
-    give_turn(turn)
+def run_trial(trial: optuna.Trial, job: Job, lock: Lock) -> float:
+    """Return the mean fold accuracy of a trial, logged as a nested MLflow run."""
+    record_worker(trial)
+    release(lock)
     trial.study.sampler = trial_sampler(job.spec.sampler, job.study_seed, trial.number)
     setting = suggest_setting(trial, job.space)
     params = with_setting(job.params, setting)
-    architecture = describe_network(params, job.image_shape, job.classes).model_dump_json()
     tags: dict[str, object] = {
         names.STAGE: "trial",
-        "architecture": architecture,
+        "architecture": job.architecture(params).model_dump_json(),
         "study": job.spec.name,
         "trial": trial.number,
     }
     note = f"Trial {trial.number} of study {job.spec.name}: {setting}"
-    pruned = ""
     with stage_run(params, name=f"trial {trial.number}", note=note, tags=tags, parent_run_id=job.parent_run_id) as run:
         trial.set_user_attr(RUN_ID, run.run_id)
-        scores: list[FoldScore] = []
         try:
-            for score in folds_of(job, params):
-                scores.append(score)
-                run.log_fold(score.fold, _fold_metrics(score))
-                trial.report(statistics.fmean(s.accuracy for s in scores), score.fold)
-                if score.fold < len(job.folds) and trial.should_prune():
-                    pruned = f"pruned after fold {score.fold} of {len(job.folds)}"
-                    break
-        except NonFiniteLossError as error:
-            pruned = f"pruned: {error}"  # a failed trial's neighbourhood would be visited again
+            metrics, pruned = run_folds(trial, job, params, run=run)
         except Exception as error:
             trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}")
             raise
@@ -232,21 +209,36 @@ def run_trial(trial: optuna.Trial, job: Job, turn: multiprocessing.synchronize.L
         run.set_tags({"trial_state": "PRUNED" if pruned else "COMPLETE"})
         if pruned:
             run.set_tags({names.NOTE: f"{note}\n\n{pruned}"})
-        if scores:
-            run.log_final(summary(scores))
+        if metrics:
+            run.log_final(metrics)
     if pruned:
         raise optuna.TrialPruned(pruned)
-    for name, value in summary(scores).items():
+    for name, value in metrics.items():
         trial.set_user_attr(name, value)
-    return statistics.fmean(score.accuracy for score in scores)
+    return metrics["cv/accuracy"]
 
 
-def folds_of(job: Job, params: TrainBaseParams) -> Any:
-    """Return the fold scores of a setting, ending early where the owner is gone."""
+def run_folds(trial: optuna.Trial, job: Job, params: TrainBaseParams, *, run: StageRun) -> tuple[Metrics, str]:
+    """Return the trial's metrics (empty if the first fold diverged) and, if it was pruned, the reason."""
+    folds: list[Metrics] = []
+    try:
+        for number, metrics in enumerate(fold_scores(job, params), 1):
+            folds.append(metrics)
+            run.log_fold(number, metrics)
+            trial.report(summarize(folds)["cv/accuracy"], number)
+            if number < len(job.folds) and trial.should_prune():
+                return summarize(folds), f"pruned after fold {number} of {len(job.folds)}"
+    except NonFiniteLossError as error:  # not FAIL: the sampler would try similar parameters again
+        return summarize(folds) if folds else {}, f"pruned: {error}"
+    return summarize(folds), ""
 
-    def watch() -> None:
+
+def fold_scores(job: Job, params: TrainBaseParams) -> Iterator[Metrics]:
+    """Yield the metrics of each fold; raises KeyboardInterrupt if the process that started the workers is gone."""
+
+    def check_owner() -> None:
         if not process_lives(job.owner):
-            raise OwnerGone
+            raise KeyboardInterrupt
 
     settings = replace(
         job.settings,
@@ -255,36 +247,12 @@ def folds_of(job: Job, params: TrainBaseParams) -> Any:
         weight_decay=params.weight_decay,
         weight_averaging=params.weight_averaging,
     )
-    architecture = describe_network(params, job.image_shape, job.classes)
     return score_folds(
-        architecture,
+        job.architecture(params),
         settings,
-        job.data,
-        job.folds,
+        Labelled(*job.shared.tensors[:2]),
+        folds=job.folds,
         val_fraction=params.val_fraction,
         device=torch.device(params.device),
-        watch=watch,
+        on_epoch=check_owner,
     )
-
-
-def summary(scores: list[FoldScore]) -> dict[str, float]:
-    """Return mean accuracy with its standard deviation over folds, precision, loss and seconds."""
-    accuracies = [score.accuracy for score in scores]
-    return {
-        "cv/accuracy": statistics.fmean(accuracies),
-        "cv/accuracy_std": statistics.stdev(accuracies) if len(scores) > 1 else 0.0,
-        "cv/precision": statistics.fmean(score.precision for score in scores),
-        "cv/loss": statistics.fmean(score.loss for score in scores),
-        "cv/folds": len(scores),
-        "time/trial_seconds": sum(score.seconds for score in scores),
-    }
-
-
-def _fold_metrics(score: FoldScore) -> dict[str, float]:
-    return {
-        "fold/accuracy": score.accuracy,
-        "fold/precision": score.precision,
-        "fold/loss": score.loss,
-        "fold/epochs": score.epochs,
-        "time/fold_seconds": score.seconds,
-    }

@@ -299,7 +299,7 @@ def test_cnn_stages_run_in_sequence_and_are_compared(command: Command, tmp_path:
     report = command("report")
     for done in (base, tuned, scratch, report):
         assert done.returncode == 0, done.stderr
-    assert "blocks: 1 copied and frozen, 1 copied and trained, 1 fresh; head: fresh" in tuned.stderr
+    assert "blocks: 1 frozen, 1 fine-tuned, 1 randomly initialized; head: randomly initialized" in tuned.stderr
     assert len(runs_in(tmp_path)) == 4
     text = (tmp_path / "reports" / "comparison" / "study.md").read_text()
     assert text.count("![") == 10 and "MACs per epoch" in text

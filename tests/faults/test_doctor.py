@@ -75,7 +75,7 @@ def test_failed_checks_print_a_fix_and_exit_with_1(command: Command) -> None:
         "tracking store: MLFLOW_TRACKING_URI=http://127.0.0.1:1 cannot be used" in failing[0]
         and "start the server" in failing[0]
     )
-    assert "study storage: /proc/no/optuna.db cannot be made" in failing[1] and "PIPELINE_STORAGE" in failing[1]
+    assert "study storage: /proc/no/optuna.db cannot be created" in failing[1] and "PIPELINE_STORAGE" in failing[1]
     assert "Engine-1843" not in done.stdout + done.stderr and "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1].endswith("checks, 2 failed")
 
@@ -222,10 +222,10 @@ def test_study_storage_check_leaves_no_trace(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PIPELINE_STORAGE", raising=False)
     (line,) = lines(examine_storage())
-    assert line == "note  study storage: optuna.db is not there yet; the first study makes it"
+    assert line == "note  study storage: optuna.db does not exist yet; the first study creates it"
     optuna.create_study(storage=open_storage(), study_name="mine")
     (line,) = lines(examine_storage())
-    assert line == "ok    study storage: sqlite:///optuna.db: a study was made and deleted"
+    assert line == "ok    study storage: sqlite:///optuna.db: created and deleted a test study"
     assert optuna.get_all_study_names(open_storage()) == ["mine"]
     (tmp_path / "optuna.db").write_bytes(b"not a database" * 1000)
     (line,) = lines(examine_storage())
