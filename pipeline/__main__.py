@@ -1,13 +1,19 @@
 """`python -m pipeline ENTRY_POINT --option value`."""
 
 import gc
+import signal
 import sys
 
 if sys.platform == "win32":
     print("error: platform=win32: only Linux and macOS are supported; on Windows, use WSL", file=sys.stderr)
     sys.exit(2)
 
-# Most of a command's start is imports, and most of that is the collector looking at what will never be garbage.
+# Ctrl-C and SIGTERM wait until they can be handled: a run that `mlflow run` created must not stay RUNNING.
+EARLY_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
+
+# Most of a command's start-up is imports, and most of that is garbage collection without garbage.
 gc.set_threshold(100_000, 50, 100)
 
 from pipeline.interruption import interruptible  # noqa: E402
@@ -15,13 +21,14 @@ from pipeline.interruption import interruptible  # noqa: E402
 if __name__ == "__main__":
     with interruptible(until_exit=True):
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
             from pipeline.cli import cli
 
             cli(prog_name="python -m pipeline")
-        except KeyboardInterrupt:  # before the command itself could take care of it
+        except KeyboardInterrupt:  # before the command itself could handle it
             from pipeline.tracking.recovery.restore_killed import EXIT_INTERRUPTED, mark_adopted_run_killed
 
             mark_adopted_run_killed()
             sys.exit(EXIT_INTERRUPTED)
         finally:
-            gc.freeze()  # nothing that lives now needs to be looked at on the way out
+            gc.freeze()  # nothing needs to be collected on exit

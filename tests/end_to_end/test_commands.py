@@ -307,7 +307,7 @@ def test_cnn_stages_run_in_sequence_and_are_compared(command: Command, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.4, 1.5])
+@pytest.mark.parametrize("delay", [0.7, 1.5])
 def test_early_interrupt_exits_130_and_closes_the_run(tmp_path: Path, empty_store: Path, delay: float) -> None:
     """During imports or data loading, with the two signals that `mlflow run` sends."""
     copy_store(empty_store, tmp_path)

@@ -158,7 +158,7 @@ def test_sync_uploads_pending_model(
         assert folder.exists() is (code == 1)
         proxy.set("full" if code else "pass")
         assert sync_runs() is (code == 0)
-        assert ("still pending" if code else "nothing is pending") in capsys.readouterr().out
+        assert ("still pending" if code else "nothing to upload") in capsys.readouterr().out
         assert folder.exists() is (code == 1)
     assert_run_is_complete(server, folder.name)
     version = MlflowClient(server.url).get_model_version_by_alias("late", "best")
