@@ -1,10 +1,10 @@
-"""`make bench`: every part, one after the other, each in a process of its own; then the table and the picture.
+"""`make bench`: run all parts, each in its own process, and write the tables and the figure.
 
     .venv/bin/python -m benchmarks [--only PART] [--rounds 7]
-    .venv/bin/python -m benchmarks --short          what a change must pass; no peers needed
+    .venv/bin/python -m benchmarks --short          what CI runs; needs no other tools
 
-The parts that need peers run in `.venv-bench`. A part that is measured again replaces its earlier result, and every
-part says at which commit and under what load it was measured.
+Parts that need other tools run in `.venv-bench`. New results of a part replace its old ones; each part records its
+commit and the load of the machine.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PARTS = (
     "busy",
 )  # fmt: skip
 WITH_PEERS = ("libraries",)
-SHORT = ("epoch", "cnn_epoch", "tracking", "startup")  # what other work on the machine disturbs least: one thread
+SHORT = ("epoch", "cnn_epoch", "tracking", "startup")  # single-threaded: least sensitive to other load
 
 
 def measure_here(name: str, options: Options) -> PartResult:
-    """Measure one part in this process."""
+    """Run one part in this process."""
     began, load = time.perf_counter(), os.getloadavg()[0]
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     rows = importlib.import_module(f"benchmarks.{name}").measure(options)
@@ -41,50 +41,49 @@ def measure_here(name: str, options: Options) -> PartResult:
     return PartResult(name, commit(ROOT), when, machine(), round(load, 2), round(seconds, 1), rows)
 
 
-def measure_apart(name: str, options: Options, folder: Path) -> PartResult:
-    """Measure one part in a fresh process, so that no part's libraries or threads disturb another's."""
+def measure_in_subprocess(name: str, options: Options, folder: Path) -> PartResult:
+    """Run one part in a new process, so that parts do not share libraries or threads."""
     python = peer_python() if name in WITH_PEERS else sys.executable
     record = folder / f"{name}.part.json"
-    words = [python, "-m", "benchmarks", "--only", name, "--here", "--rounds", str(options.rounds),
+    command = [python, "-m", "benchmarks", "--only", name, "--here", "--rounds", str(options.rounds),
              "--dataset", options.dataset, "--results", str(record)]  # fmt: skip
     try:
-        subprocess.run([*words, *(["--short"] if options.short else [])], cwd=ROOT, check=True)
+        subprocess.run([*command, *(["--short"] if options.short else [])], cwd=ROOT, check=True)
         return read_results(record)[name]
     finally:
         record.unlink(missing_ok=True)
 
 
-def faults(part: PartResult, slack: float) -> list[str]:
-    """Return the rows that miss their target by more than the slack, or are not as accurate as their peer."""
-    missed = [f"misses its target: {row}" for row in part.rows if row.misses(slack)]
-    return missed + [f"is not as accurate as its peer: {row}" for row in part.rows if row.accuracy_verdict == LOWER]
+def failed_rows(part: PartResult, slack: float) -> list[str]:
+    """Return the rows whose ratio is above target * slack, or whose accuracy is below the peer's."""
+    missed = [f"above target: {row}" for row in part.rows if row.misses(slack)]
+    return missed + [f"accuracy below the peer's: {row}" for row in part.rows if row.accuracy_verdict == LOWER]
 
 
 def check(names: tuple[str, ...], options: Options, folder: Path) -> None:
-    """Measure the short versions; exit with 1 where a ratio misses its target twice."""
-    wrong = []
+    """Run the short parts; exit with 1 if a part fails twice in a row."""
+    failures = []
     for name in names:
-        found = faults(measure_apart(name, options, folder), SLACK)
-        if found:  # other work on the machine may have come in between: once more, then it counts
-            print(f"{name}: {len(found)} of its rows fail; measuring it once more", flush=True)
-            again = measure_apart(name, options, folder)
-            wrong += faults(again, SLACK)
-    for fault in wrong:
-        print(f"FAILED: {fault}", flush=True)
-    if wrong:
+        failed = failed_rows(measure_in_subprocess(name, options, folder), SLACK)
+        if failed:  # maybe other load on the machine
+            print(f"{name}: {len(failed)} rows failed; retrying", flush=True)
+            failures += failed_rows(measure_in_subprocess(name, options, folder), SLACK)
+    for failure in failures:
+        print(f"FAILED: {failure}", flush=True)
+    if failures:
         sys.exit(1)
-    print(f"every ratio is within {SLACK:g} of its target")
+    print(f"all ratios are at most {SLACK:g} times their target")
 
 
 @click.command()
-@click.option("--short", is_flag=True, help="fails where a ratio is far above its target; writes nothing")
-@click.option("--only", type=click.Choice(PARTS), multiple=True, help="these parts alone")
-@click.option("--rounds", default=Options.rounds, show_default=True, help="how often each arm of a pair is timed")
-@click.option("--dataset", default=Options.dataset, show_default=True, help="digits is small, to try it out")
+@click.option("--short", is_flag=True, help="Fail if a ratio is far above its target; write nothing.")
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Run only these parts.")
+@click.option("--rounds", default=Options.rounds, show_default=True, help="Timed rounds per pair.")
+@click.option("--dataset", default=Options.dataset, show_default=True, help="digits is small: for a quick try.")
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "results.json")
-@click.option("--here", is_flag=True, hidden=True, help="in this process")
+@click.option("--here", is_flag=True, hidden=True, help="Run in this process.")
 def main(short: bool, only: tuple[str, ...], rounds: int, dataset: str, results: Path, here: bool) -> None:
-    """Measure, and write RESULTS.md, results.json and results.png beside each other."""
+    """Run benchmarks, and write RESULTS.md, results.json and results.png."""
     options = Options(rounds, short, dataset)
     if here:
         (name,) = only
@@ -96,15 +95,15 @@ def main(short: bool, only: tuple[str, ...], rounds: int, dataset: str, results:
     if short:
         check(only or SHORT, options, results.parent)
         return
-    found = read_results(results)
+    parts = read_results(results)
     for name in only or PARTS:
         print(f"-- {name}", flush=True)
-        found[name] = measure_apart(name, options, results.parent)
-        write_results(results, found)
-        print(f"   {found[name].seconds:.0f} s", flush=True)
+        parts[name] = measure_in_subprocess(name, options, results.parent)
+        write_results(results, parts)
+        print(f"   {parts[name].seconds:.0f} s", flush=True)
     from benchmarks.render import write_page
 
-    write_page({name: found[name] for name in PARTS if name in found}, results.parent)
+    write_page({name: parts[name] for name in PARTS if name in parts}, results.parent)
 
 
 if __name__ == "__main__":

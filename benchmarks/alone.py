@@ -1,4 +1,4 @@
-"""Running one part by itself."""
+"""The command line of a single part."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from benchmarks.rows import Options, Row
 
 
 def run_alone(measure: Callable[[Options], list[Row]]) -> None:
-    """Be the command of one part: take its options, print its rows."""
+    """Parse the options of a part and print its rows."""
 
     @click.command()
-    @click.option("--rounds", default=Options.rounds, show_default=True, help="how often each arm is timed")
-    @click.option("--dataset", default=Options.dataset, show_default=True, help="digits is small")
-    @click.option("--short", is_flag=True, help="only what needs no peers")
+    @click.option("--rounds", default=Options.rounds, show_default=True, help="Timed rounds per pair.")
+    @click.option("--dataset", default=Options.dataset, show_default=True, help="digits is small: for a quick try.")
+    @click.option("--short", is_flag=True, help="Only what needs no other tools.")
     def command(rounds: int, dataset: str, short: bool) -> None:
-        """Print one line a pair."""
+        """Print one line per pair."""
         for row in measure(Options(rounds, short, dataset)):
             print(row, flush=True)
 

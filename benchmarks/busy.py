@@ -1,8 +1,8 @@
-"""Training beside one endless loop per core against the same on the idle machine.
+"""Training time (`time/fit_seconds`) of each default arm on a fully loaded machine against the idle machine.
 
     python -m benchmarks.busy [--rounds 7]
 
-Each default arm as a command, with fewer epochs where that shortens it; what counts is `time/fit_seconds`.
+The load is one endless loop per core. Some arms train for fewer epochs than by default.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ARMS: dict[str, tuple[dict[str, object], float]] = {
 
 @contextmanager
 def busy_cores() -> Iterator[None]:
-    """Keep every core busy with an endless Python loop, each in a process of its own."""
+    """Run one endless Python loop per core, each in its own process."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
         yield
@@ -43,7 +43,7 @@ def busy_cores() -> Iterator[None]:
 
 
 def fit_seconds(place: Workplace, arm: str, options: dict[str, object]) -> float:
-    """Run a stage and return the seconds that its fit took."""
+    """Run a stage and return its training seconds."""
     return place.fit_seconds(place.python("-m", "pipeline", *arm.split(), *stage_options(options)))
 
 
@@ -52,14 +52,14 @@ def measure(options: Options) -> list[Row]:
     rows = []
     with workplace() as place:
         for arm, (changes, target) in ARMS.items():
-            asked = {"dataset": options.dataset, "patience": changes["epochs"], **changes}
+            values = {"dataset": options.dataset, "patience": changes["epochs"], **changes}
             busy, idle = [], []
             for _ in range(options.few):
-                idle.append(fit_seconds(place, arm, asked))
+                idle.append(fit_seconds(place, arm, values))
                 with busy_cores():
-                    busy.append(fit_seconds(place, arm, asked))
-            what = f"{arm}, {changes['epochs']} epochs, one endless loop per core beside it"
-            rows.append(Row(what, "the same, idle", busy, idle, target=target))
+                    busy.append(fit_seconds(place, arm, values))
+            what = f"{arm}, {changes['epochs']} epochs, all cores busy"
+            rows.append(Row(what, "same, idle machine", busy, idle, target=target))
     return rows
 
 

@@ -1,9 +1,9 @@
-"""An epoch of the default base CNN against the classic network and against itself in a plain float32 loop.
+"""One epoch of the default base CNN against a plain float32 loop, with the same and with a classic network.
 
     python -m benchmarks.cnn_epoch [--rounds 7]
 
-Batch 128, then batch 20 on 500 images; this project with the threads that it takes by itself (one in a short run), the
-plain loops with those that PyTorch does. The classic network is conv 32 3x3, conv 32 3x3, max-pool, dense 128.
+Batch 128, then batch 20 on 500 images. Threads: the project's default (one in a short run), PyTorch's default for the
+plain loops. The classic network is conv 32 3x3, conv 32 3x3, max-pool, dense 128.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from benchmarks.alone import run_alone
 from benchmarks.epoch import BYTES, PRODUCTS, pair
 from benchmarks.floors import bytes_floor, products_floor
-from benchmarks.harness import Task, alternate, bare_arm, load_task, project_arm
+from benchmarks.harness import Task, alternate, load_task, plain_arm, project_arm
 from benchmarks.rows import Options, Row
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
@@ -36,7 +36,7 @@ SAME_TARGET, CLASSIC_TARGET = 0.8, 0.25
 
 
 def few_images(task: Task, count: int) -> Task:
-    """Return the task with so many training images."""
+    """Return the task with at most `count` training images."""
     few = task.split.train.take(torch.arange(min(count, len(task.split.train))))
     train = type(task.train)(task.network.scale(few.pixels), few.labels)
     return Task(task.params, task.split, task.network, train, task.test)
@@ -49,22 +49,26 @@ def measure_task(
     params, count = task.params, len(task.train.labels)
     runtime = resolve_training_runtime(params, task.network, params.batch_size)
     arms = {
-        PROJECT: project_arm(task.network, task.train, task.test, fit_settings(params, runtime)),
-        SAME: bare_arm(task.network, task.train, task.test, params.batch_size),
+        PROJECT: project_arm(task.network, fit_settings(params, runtime), train=task.train, test=task.test),
+        SAME: plain_arm(task.network, params.batch_size, train=task.train, test=task.test),
     }
     if classic:
         changed = TrainBaseParams(model="cnn", dataset=params.dataset, **CLASSIC)
         network = build_network(requested_architecture(changed, task.split), generator(0, "weights"))
-        arms[CLASSIC_NAME] = bare_arm(network, task.train, task.test, params.batch_size)
+        arms[CLASSIC_NAME] = plain_arm(network, params.batch_size, train=task.train, test=task.test)
     timed = {name: arm.epoch for name, arm in arms.items()}
     timed[PROJECT] = runtime.in_effect()(arms[PROJECT].epoch)
-    timed[PRODUCTS] = products_floor(task.network, count, params.batch_size, runtime.train_dtype)
+    timed[PRODUCTS] = products_floor(task.network, count, params.batch_size, dtype=runtime.train_dtype)
     timed[BYTES] = bytes_floor(task.network, task.train.values, params.batch_size)
-    found = alternate(timed, rounds, clock=clock)
+    timings = alternate(timed, rounds, clock=clock)
     accuracies = {name: arm.score() for name, arm in arms.items()}
     what = f"CNN epoch, batch {params.batch_size}, {count} images, {str(runtime.train_dtype).removeprefix('torch.')}"
     targets = {SAME: SAME_TARGET, CLASSIC_NAME: CLASSIC_TARGET}
-    return [pair(what, found, (PROJECT, peer), accuracies, targets[peer]) for peer in arms if peer in targets]
+    return [
+        pair(what, timings, (PROJECT, peer), accuracies=accuracies, target=targets[peer])
+        for peer in arms
+        if peer in targets
+    ]
 
 
 def measure(options: Options) -> list[Row]:

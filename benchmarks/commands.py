@@ -1,4 +1,4 @@
-"""Commands as a user types them, in a folder of their own with a store of their own, timed from outside."""
+"""Run and time commands as a user would, in a temporary folder with its own tracking store."""
 
 from __future__ import annotations
 
@@ -24,68 +24,68 @@ SERVER_LIMIT_SECONDS = 90
 
 
 @dataclass(frozen=True)
-class Done:
-    """A command that ended well.
+class CommandResult:
+    """Measurements of a successful command, child processes included.
 
     Attributes:
-        seconds: Wall-clock from its start to its end.
-        processor_seconds: Its processor time, and that of the processes it waited for.
-        peak_bytes: Its peak resident set, or that of the largest process that it waited for.
-        output: What it printed.
+        seconds: Wall-clock time.
+        cpu_seconds: CPU time.
+        peak_bytes: Peak resident set size of its largest process.
+        output: Its stdout.
     """
 
     seconds: float
-    processor_seconds: float
+    cpu_seconds: float
     peak_bytes: int
     output: str
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder from which `mlflow run .` and `python -m pipeline` work, and what lies in it.
+    """A folder in which `mlflow run .` and `python -m pipeline` work.
 
     Attributes:
-        folder: Holds the project's files as links, and a store with its schema made.
-        environment: In which nothing leads to the user's own store.
+        folder: Links to the project's files, and a tracking store with its schema.
+        environment: Environment variables, without any that point to the user's own store.
     """
 
     folder: Path
     environment: dict[str, str]
 
-    def run(self, *words: str, **more: str) -> Done:
-        """Run a command to its end.
+    def run(self, *words: str, **variables: str) -> CommandResult:
+        """Run a command with additional environment variables.
 
         Raises:
-            RuntimeError: It failed; carries what it printed.
+            RuntimeError: The command failed; contains its output.
         """
         record = self.folder / "record.json"
         launch = [sys.executable, "-m", "benchmarks.launcher", str(record), *words]
-        environment = {**self.environment, **more}
-        done = subprocess.run(launch, cwd=self.folder, env=environment, capture_output=True, text=True)
-        code = done.returncode
-        found: dict[str, float] = json.loads(record.read_text(encoding="utf-8")) if code == 0 else {}
-        if code != 0 or found["code"] != 0:
-            raise RuntimeError(f"{' '.join(words)} failed:\n{done.stdout}\n{done.stderr}")
-        return Done(found["seconds"], found["processor_seconds"], int(found["peak_bytes"]), done.stdout)
+        environment = {**self.environment, **variables}
+        process = subprocess.run(launch, cwd=self.folder, env=environment, capture_output=True, text=True)
+        code = process.returncode
+        usage: dict[str, float] = json.loads(record.read_text(encoding="utf-8")) if code == 0 else {}
+        if code != 0 or usage["code"] != 0:
+            raise RuntimeError(f"{' '.join(words)} failed:\n{process.stdout}\n{process.stderr}")
+        return CommandResult(usage["seconds"], usage["cpu_seconds"], int(usage["peak_bytes"]), process.stdout)
 
-    def python(self, *words: str, **more: str) -> Done:
+    def python(self, *words: str, **variables: str) -> CommandResult:
         """Run this environment's Python."""
-        return self.run(sys.executable, *words, **more)
+        return self.run(sys.executable, *words, **variables)
 
     def metric(self, run_id: str, name: str) -> float:
-        """Return the latest value of a metric of a run in the store."""
+        """Return the latest value of a run's metric."""
         with contextlib.closing(sqlite3.connect(self.folder / "mlflow.db", timeout=20)) as connection:
             query = "SELECT value FROM latest_metrics WHERE run_uuid = ? AND key = ?"
             ((value,),) = connection.execute(query, (run_id, name))
         return float(value)
 
-    def fit_seconds(self, done: Done) -> float:
-        """Return the seconds of training that the run of a stage's command has logged."""
-        return self.metric(run_id_of(done.output), "time/fit_seconds")
+    def fit_seconds(self, result: CommandResult) -> float:
+        """Return the training seconds logged by a stage's command."""
+        return self.metric(run_id_of(result.output), "time/fit_seconds")
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Make this the process's working directory and environment, for stages that are called as functions."""
+        """Use the folder and environment in this process, to call stages as functions."""
         before = os.getcwd(), dict(os.environ)
         os.chdir(self.folder)
         os.environ.update(self.environment)
@@ -100,7 +100,7 @@ class Workplace:
 
     @contextlib.contextmanager
     def server(self) -> Iterator[str]:
-        """Run a tracking server over the store, and yield its address."""
+        """Run a tracking server on the store, and yield its URL."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -120,17 +120,17 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + SERVER_LIMIT_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(address, timeout=2) as answer:
-                if answer.status == 200:
+            with urllib.request.urlopen(address, timeout=2) as response:
+                if response.status == 200:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise RuntimeError(f"the tracking server did not answer within {SERVER_LIMIT_SECONDS} s")
+    raise RuntimeError(f"the tracking server did not respond within {SERVER_LIMIT_SECONDS} s")
 
 
 @contextlib.contextmanager
 def workplace() -> Iterator[Workplace]:
-    """Make a folder to run commands in; it is removed afterwards."""
+    """Create a temporary folder to run commands in."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text).resolve()
         for name in ("MLproject", "conda.yaml", "requirements.txt", "pipeline"):
@@ -141,11 +141,11 @@ def workplace() -> Iterator[Workplace]:
 
 
 def clean_environment(folder: Path) -> dict[str, str]:
-    """Return the environment without what would lead to somebody's store; the data stay where they are."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PIPELINE_"))}
+    """Return the environment without MLflow and pipeline variables, except for the data folder."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PIPELINE_"))}
     data = os.path.abspath(os.environ.get("PIPELINE_DATA_DIR") or ROOT / "data")
     return {
-        **kept,
+        **inherited,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "PIPELINE_DATA_DIR": data,
@@ -155,24 +155,20 @@ def clean_environment(folder: Path) -> dict[str, str]:
 
 
 def peer_python() -> str:
-    """Return the Python of the peers' environment.
-
-    Raises:
-        RuntimeError: It is not installed.
-    """
+    """Return the Python that has the other tools installed; RuntimeError if there is none."""
     python = ROOT / ".venv-bench" / "bin" / "python"
     if not python.exists():
-        raise RuntimeError("the peers are not installed: make bench does that, into .venv-bench")
+        raise RuntimeError("the other tools are not installed; run make bench to install them into .venv-bench")
     return str(python)
 
 
 def run_id_of(output: str) -> str:
-    """Return the run id that a stage's last lines name."""
-    found = re.findall(r"run ([0-9a-f]{32}), model", output)
-    assert found, f"no run id in: {output}"
-    return str(found[-1])
+    """Return the run id in a stage's output."""
+    run_ids = re.findall(r"run ([0-9a-f]{32}), model", output)
+    assert run_ids, f"no run id in: {output}"
+    return str(run_ids[-1])
 
 
 def stage_options(options: dict[str, object]) -> Sequence[str]:
-    """Return options as words of a command line."""
+    """Return options as command-line arguments."""
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]

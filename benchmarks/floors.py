@@ -1,8 +1,7 @@
-"""What an epoch cannot take less than: its matrix products and the bytes it must move, both measured here and now.
+"""Lower bounds of an epoch's time: its matrix products, and the bytes it has to move.
 
-A floor is a callable that does an epoch's worth of exactly that and nothing else, so that it can be timed in turn with
-the arms: operations over the rate that this machine reaches for products of that shape, bytes over the bandwidth
-that it reaches for that much memory.
+A floor is a callable that does exactly that work and nothing else for one epoch, so that it can be timed together
+with the arms: at this machine's throughput for matrices of that shape, and its bandwidth for that much memory.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 
 from pipeline.networks.layered import LayeredNetwork
 
-ADAM_COPIES = 3.5  # Adam reads weight, gradient and two moments and writes three: 7 passes, and a copy makes two
+ADAM_COPIES = 3.5  # Adam makes 7 passes (reads weight, gradient, two moments; writes three), a copy makes 2
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product (rows, inner) x (inner, columns); a transposed factor lies in memory the other way round."""
+    """A matrix product (rows, inner) x (inner, columns); a transposed factor is stored column-major."""
 
     rows: int
     inner: int
@@ -29,7 +28,7 @@ class Product:
     right_transposed: bool = False
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Return two factors and a place for the result."""
+        """Return both factors and an output tensor."""
         left = torch.randn(self.inner, self.rows).t() if self.left_transposed else torch.randn(self.rows, self.inner)
         right = (
             torch.randn(self.columns, self.inner).t()
@@ -40,11 +39,11 @@ class Product:
 
 
 def layer_shapes(network: LayeredNetwork, start: int) -> list[tuple[int, int, int, bool]]:
-    """Return (places an image, inputs, outputs, is trained) of every linear and convolution layer from a depth on."""
+    """Return (output positions, inputs, outputs, trained) per linear and convolution layer above depth `start`."""
     shapes: list[tuple[int, int, int, bool]] = []
     hooks = []
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, trained: bool) -> None:
+    def record(module: nn.Module, output: Tensor, *, trained: bool) -> None:
         if isinstance(module, nn.Linear):
             shapes.append((1, module.in_features, module.out_features, trained))
         elif isinstance(module, nn.Conv2d):
@@ -53,7 +52,7 @@ def layer_shapes(network: LayeredNetwork, start: int) -> list[tuple[int, int, in
     for depth, part in enumerate((*network.blocks, network.head)):
         for module in part.modules() if depth >= start else ():
             trained = depth >= network.frozen
-            hooks.append(module.register_forward_hook(lambda m, i, o, trained=trained: note(m, i, o, trained)))
+            hooks.append(module.register_forward_hook(lambda m, _, o, trained=trained: record(m, o, trained=trained)))
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, *network.architecture.image_shape))
@@ -64,11 +63,11 @@ def layer_shapes(network: LayeredNetwork, start: int) -> list[tuple[int, int, in
 
 
 def step_products(network: LayeredNetwork, batch_size: int, start: int = 0) -> list[Product]:
-    """Return the matrix products of one training step: forward, gradients of weights, gradients of inputs."""
+    """Return the matrix products of one training step: forward, weight gradients, input gradients."""
     products: list[Product] = []
     below_is_trained = False
-    for places, inputs, outputs, trained in layer_shapes(network, start):
-        rows = batch_size * places
+    for positions, inputs, outputs, trained in layer_shapes(network, start):
+        rows = batch_size * positions
         products.append(Product(rows, inputs, outputs, right_transposed=True))
         if trained:
             products.append(Product(outputs, rows, inputs, left_transposed=True))
@@ -78,16 +77,17 @@ def step_products(network: LayeredNetwork, batch_size: int, start: int = 0) -> l
     return products
 
 
-def products_floor(network: LayeredNetwork, count: int, batch_size: int, dtype: torch.dtype = torch.float32,
-                   start: int = 0) -> Callable[[], None]:  # fmt: skip
-    """Return a callable that computes an epoch's matrix products, and nothing else.
+def products_floor(
+    network: LayeredNetwork, count: int, batch_size: int, *, dtype: torch.dtype = torch.float32, start: int = 0
+) -> Callable[[], None]:
+    """Return a callable that computes only the matrix products of one epoch.
 
     Args:
-        network: Whose layers.
-        count: Examples in an epoch.
-        batch_size: Of a step; a short last batch counts as what it is of a whole one.
+        network: Its layers define the shapes.
+        count: Examples per epoch.
+        batch_size: A short last batch counts proportionally.
         dtype: Of the factors.
-        start: The depth at which values enter.
+        start: Depth of the input activations.
     """
     factors = [product.factors(dtype) for product in step_products(network, batch_size, start)]
     steps = max(1, round(count / batch_size))
@@ -102,7 +102,7 @@ def products_floor(network: LayeredNetwork, count: int, batch_size: int, dtype: 
 
 
 def bytes_floor(network: LayeredNetwork, values: Tensor, batch_size: int) -> Callable[[], None]:
-    """Return a callable that moves what an epoch must: every example into a batch, Adam's state once a step."""
+    """Return a callable that copies each example into a batch, and Adam's state once per step."""
     count = len(values)
     batch = torch.empty_like(values[:batch_size])
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

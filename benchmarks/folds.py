@@ -1,11 +1,9 @@
-"""Cross-validating one setting, five folds, in a study's running worker pool, in units of one autograd fold.
+"""Seconds per trial of five folds in a study's worker pool, against one fold with autograd on all threads.
 
     python -m benchmarks.folds [--rounds 7]
 
-The unit is one fold's fit and scoring by autograd with every thread that PyTorch takes by itself; a study of several
-trials of the same setting then feeds one pool of two single-threaded workers, and what counts is how long a trial
-takes once every worker has finished its first one: processes are started once a study. Weights are averaged on both
-sides; every trial is an MLflow run.
+The study runs trials with the same hyperparameters on two single-threaded workers; time counts once each worker has
+finished its first trial, because processes start once per study. Both sides use EMA; every trial is an MLflow run.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ PEER = "one autograd fold, all threads"
 
 
 class Unit:
-    """One fold by autograd, and the floor of all."""
+    """One fold with autograd, and the floor of a trial."""
 
     def __init__(self, options: Options, epochs: int = EPOCHS, folds: int = FOLDS):
         self.epochs, self.count = epochs, folds
@@ -57,7 +55,7 @@ class Unit:
         self.folds = cut_folds(examples.labels, folds, 0)
 
     def seconds(self, batch_size: int, gradients: Literal["auto", "autograd"] = "autograd") -> tuple[float, float]:
-        """Return the wall-clock of one fold with the whole machine, and its accuracy."""
+        """Return wall-clock seconds and accuracy of one fold on all threads."""
         runtime = Runtime(torch.device("cpu"), torch.float32, torch.get_num_threads())
         settings = fit_settings(self.params, runtime).for_fold(self.epochs, self.epochs)
         settings = replace(settings, batch_size=batch_size, gradients=gradients)
@@ -69,33 +67,33 @@ class Unit:
         return time.perf_counter() - began, metrics["fold/accuracy"]
 
     def floor(self, batch_size: int) -> float:
-        """Return what all folds cannot take less than on two threads, each a fold: products and bytes."""
+        """Return the floor of all folds on `WORKERS` threads: matrix products and bytes."""
         count = int(len(self.data.labels) * (self.count - 1) / self.count * 0.9)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         began = time.perf_counter()
         products_floor(self.network, count, batch_size)()
         bytes_floor(self.network, self.data.values[:count], batch_size)()
-        taken = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         torch.set_num_threads(threads)
-        return taken * self.epochs * self.count / WORKERS
+        return seconds * self.epochs * self.count / WORKERS
 
 
-def trial_seconds(place: Workplace, unit: Unit, batch_size: int, number: int, trials: int) -> tuple[float, float]:
-    """Run a study of one setting, and return seconds a trial and the mean fold accuracy."""
-    space, name = place.folder / "space.yaml", f"batch {batch_size} round {number}"
+def trial_seconds(place: Workplace, unit: Unit, batch_size: int, *, name: str, trials: int) -> tuple[float, float]:
+    """Run a study with fixed hyperparameters; return seconds per trial and the mean fold accuracy."""
+    space = place.folder / "space.yaml"
     space.write_text(f"batch_size: [{batch_size}]\n", encoding="utf-8")
-    asked = TuneParams(
+    params = TuneParams(
         dataset=unit.params.dataset, trials=trials, folds=FOLDS, fold_epochs=unit.epochs, fold_patience=unit.epochs,
         workers=WORKERS, pruner="none", sampler="random", refit=False, space=str(space), study=name,
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
-        tune(asked)
+        tune(params)
     study = optuna.load_study(study_name=name, storage="sqlite:///optuna.db")
-    done = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-    assert len(done) == trials, f"{len(done)} of {trials} trials are complete"
-    ends = sorted(trial.datetime_complete for trial in done if trial.datetime_complete)
-    accuracy = sum(trial.value or 0.0 for trial in done) / trials
+    completed = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert len(completed) == trials, f"{len(completed)} of {trials} trials are complete"
+    ends = sorted(trial.datetime_complete for trial in completed if trial.datetime_complete)
+    accuracy = sum(trial.value or 0.0 for trial in completed) / trials
     return (ends[-1] - ends[WORKERS - 1]).total_seconds() / (trials - WORKERS), accuracy
 
 
@@ -106,12 +104,12 @@ def measure(options: Options) -> list[Row]:
     with workplace() as place, place.entered():
         unit = Unit(options)
         for size, target in TARGETS.items():
-            unit.seconds(size)  # warms up
+            unit.seconds(size)  # warm-up
             ours, theirs = [], []
             for number in range(ROUNDS):
                 theirs.append(unit.seconds(size))
-                ours.append(trial_seconds(place, unit, size, number, TRIALS))
-            what = f"cross-validation, {FOLDS} folds of {unit.epochs} epochs, batch {size}, a trial"
+                ours.append(trial_seconds(place, unit, size, name=f"batch {size} round {number}", trials=TRIALS))
+            what = f"cross-validation, {FOLDS} folds, {unit.epochs} epochs, batch {size}, per trial"
             rows.append(
                 Row(what, PEER, [seconds for seconds, _ in ours], [seconds for seconds, _ in theirs], target=target,
                     floor=unit.floor(size), accuracy=ours[-1][1], peer_accuracy=theirs[-1][1])

@@ -1,4 +1,4 @@
-"""Timing arms in turn, so that a machine whose speed drifts slows all of them alike; and the hand-written loop."""
+"""Interleaved timing, so that a drift in machine speed affects all arms alike; the plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from pipeline.training.records import FitSettings, Labelled
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds of one arm over all rounds."""
+    """Seconds of one arm, per round."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """Median over rounds."""
         return statistics.median(self.seconds)
 
     def __str__(self) -> str:
@@ -46,8 +46,8 @@ class Arm:
     """One way to train.
 
     Attributes:
-        epoch: Trains for one epoch; returns its seconds where it has timed itself, anything else where not.
-        score: Returns the accuracy on the test images.
+        epoch: Trains for one epoch; may return its own timing in seconds.
+        score: Returns the test accuracy.
     """
 
     epoch: Callable[[], object]
@@ -56,14 +56,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Task:
-    """What every arm of a comparison is given.
+    """Data and initial weights, the same for all arms of a comparison.
 
     Attributes:
-        params: The base network's.
+        params: Of the base network.
         split: Its images.
-        network: With the weights that every arm starts from.
-        train: Scaled pixels and labels.
-        test: Likewise.
+        network: The initial weights.
+        train: Normalized pixels and labels of the training images.
+        test: Of the test images.
     """
 
     params: TrainBaseParams
@@ -74,7 +74,7 @@ class Task:
 
 
 def load_task(options: Options, **changes: Any) -> Task:
-    """Return the base network's task, parameters changed where asked."""
+    """Return the base network's task with changed parameters."""
     params = TrainBaseParams(dataset=options.dataset, **changes)
     dataset = load_dataset(params.dataset, params.data_dir)
     split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=0)
@@ -86,43 +86,44 @@ def load_task(options: Options, **changes: Any) -> Task:
 def alternate(
     arms: Mapping[str, Callable[[], object]],
     rounds: int,
+    *,
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Call every arm once a round, in turn, and return their seconds; the first rounds are not counted.
+    """Run every arm once per round, and return their seconds without the warm-up rounds.
 
-    An arm that returns a float has timed itself. `time.process_time` as clock leaves out waiting for other processes,
-    and suits arms of one thread.
+    An arm that returns a float has timed itself. For single-threaded arms, `time.process_time` as the clock excludes
+    the time spent waiting for other processes.
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(warm_up + rounds):
         for name, arm in arms.items():
             began = clock()
-            own = arm()
-            taken = own if isinstance(own, float) else clock() - began
+            result = arm()
+            elapsed = result if isinstance(result, float) else clock() - began
             if number >= warm_up:
-                seconds[name].append(taken)
+                seconds[name].append(elapsed)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
 def accuracy_of(logits: Callable[[Tensor], Tensor], test: Labelled) -> float:
-    """Return the share of test examples that the largest logit gets right."""
+    """Return the test accuracy."""
     with torch.no_grad():
-        found = torch.cat([logits(part).argmax(1) for part in test.values.split(4096)])
-    return float((found == test.labels).double().mean())
+        predicted = torch.cat([logits(part).argmax(1) for part in test.values.split(4096)])
+    return float((predicted == test.labels).double().mean())
 
 
 def plain_layers(network: LayeredNetwork) -> torch.nn.Sequential:
-    """Return a copy of the network as one writes it by hand, in PyTorch's own memory order."""
+    """Return a copy of the network as a plain module in PyTorch's default memory format."""
     layers = copy.deepcopy(torch.nn.Sequential(*network.blocks, network.head))
     layers.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return layers
 
 
-def bare_arm(network: LayeredNetwork, train: Labelled, test: Labelled, batch_size: int) -> Arm:
-    """Return a hand-written float32 epoch over the same tensors and from the same weights.
+def plain_arm(network: LayeredNetwork, batch_size: int, *, train: Labelled, test: Labelled) -> Arm:
+    """Return a plain float32 PyTorch loop on the same tensors, starting from the same weights.
 
-    A permutation, indexing, forward, backward, PyTorch's default Adam and memory order: what one writes by hand.
+    A permutation, indexing, forward, backward, and PyTorch's default Adam and memory format.
     """
     layers = plain_layers(network)
     trained = [parameter for parameter in layers.parameters() if parameter.requires_grad]
@@ -130,9 +131,9 @@ def bare_arm(network: LayeredNetwork, train: Labelled, test: Labelled, batch_siz
 
     def epoch() -> None:
         layers.train()
-        for places in torch.randperm(len(train.labels)).split(batch_size):
+        for indices in torch.randperm(len(train.labels)).split(batch_size):
             optimizer.zero_grad()
-            cross_entropy(layers(train.values[places]), train.labels[places]).backward()
+            cross_entropy(layers(train.values[indices]), train.labels[indices]).backward()
             optimizer.step()
 
     def score() -> float:
@@ -142,15 +143,12 @@ def bare_arm(network: LayeredNetwork, train: Labelled, test: Labelled, batch_siz
     return Arm(epoch, score)
 
 
-def project_arm(network: LayeredNetwork, train: Labelled, test: Labelled, settings: FitSettings, start: int = 0) -> Arm:
-    """Return the training part of one epoch of `Fit`, with everything that a stage has it do.
+def project_arm(
+    network: LayeredNetwork, settings: FitSettings, *, train: Labelled, test: Labelled, start: int = 0
+) -> Arm:
+    """Return the training part of `Fit`'s epochs, as in a stage; `train` and `test` hold activations at depth `start`.
 
-    Args:
-        network: Copied.
-        train: What to train on, at depth `start`.
-        test: What to score on, likewise.
-        settings: How; the epochs are counted here.
-        start: The depth at which values enter.
+    The network is copied, not modified.
     """
     fit = Fit(copy.deepcopy(network), train, train, settings, start=start)
     done = 0
@@ -170,7 +168,7 @@ def project_arm(network: LayeredNetwork, train: Labelled, test: Labelled, settin
 def endless(
     batch_size: int, weight_averaging: float = 0.998, gradients: Literal["auto", "autograd"] = "auto"
 ) -> FitSettings:
-    """Return the base MLP's settings without an end."""
+    """Return the base MLP's settings without a limit on epochs."""
     return FitSettings(
         10**6, 10**6, batch_size, 1e-3, 1e-4, seed=0, weight_averaging=weight_averaging, gradients=gradients
     )

@@ -1,9 +1,9 @@
-"""Starts one command and writes down what it took; the standard library alone, so that this process stays small.
+"""Run one command and record its resource usage; standard library only, so that this process stays small.
 
     python -m benchmarks.launcher RECORD COMMAND...
 
-A process inherits its starter's peak memory through fork and exec: a command started from a process that has torch
-loaded would seem to need what that one does. Writes seconds, peak bytes and exit code to RECORD as JSON.
+A process inherits the peak memory of its parent through fork and exec: measured from a process with torch loaded,
+every command would seem to need as much. Writes seconds, peak bytes and exit code to RECORD as JSON.
 """  # fmt: skip
 
 import json
@@ -14,7 +14,7 @@ import time
 
 
 def main() -> None:
-    """Run the command, wait, write the record."""
+    """Run the command and write the record."""
     record, *command = sys.argv[1:]
     began = time.perf_counter()
     process = subprocess.Popen(command)
@@ -22,12 +22,12 @@ def main() -> None:
     seconds = time.perf_counter() - began
     code = os.waitstatus_to_exitcode(status)
     process.returncode = code
-    factor = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    factor = 1 if sys.platform == "darwin" else 1024  # Linux reports KiB
     with open(record, "w", encoding="utf-8") as file:
         json.dump(
             {
                 "seconds": seconds,
-                "processor_seconds": usage.ru_utime + usage.ru_stime,
+                "cpu_seconds": usage.ru_utime + usage.ru_stime,
                 "peak_bytes": usage.ru_maxrss * factor,
                 "code": code,
             },

@@ -1,4 +1,4 @@
-"""What a result was measured on: processor, memory, threads, versions, commit."""
+"""Machine, library versions and commit of a measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIBRARIES = ("torch", "mlflow", "optuna", "scikit-learn", "lightning", "skorch",
 
 
 def machine() -> str:
-    """Return one line about the machine and the versions."""
+    """Return machine and versions as one line."""
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{name} {version}" for name in LIBRARIES if (version := installed(name)))
     return f"{os.cpu_count()} cores of {processor()}, {gib:.0f} GiB, Python {platform.python_version()}, {versions}"
@@ -28,7 +28,7 @@ def processor() -> str:
 
 
 def installed(name: str) -> str:
-    """Return a library's version, nothing where it is not installed."""
+    """Return a library's version, or an empty string."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -36,11 +36,11 @@ def installed(name: str) -> str:
 
 
 def commit(root: Path) -> str:
-    """Return the commit, with a plus where files of the project or of the benchmarks differ from it."""
-    words = ["git", "-C", str(root)]
-    asked = subprocess.run([*words, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
-    if asked.returncode:
+    """Return the commit, with a plus sign if code of the project or the benchmarks has uncommitted changes."""
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
         return "unknown"
     code = ["pipeline", "benchmarks/*.py", "requirements.txt"]
-    changed = subprocess.run([*words, "status", "--porcelain", "--", *code], capture_output=True, text=True).stdout
-    return asked.stdout.strip() + ("+" if changed.strip() else "")
+    changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True).stdout
+    return head.stdout.strip() + ("+" if changed.strip() else "")

@@ -1,9 +1,9 @@
-"""What a tracking server that is gone costs training: epochs logged to one that answers, and to ones that do not.
+"""Training time while the tracking server is down or hangs, against a server that responds.
 
     python -m benchmarks.outage [--rounds 7]
 
-All three runs are opened on a real server. Then the client of one is led to a port where nobody listens, and that of
-another to one where somebody listens and never answers. An epoch is the base MLP's with its `log_epoch`, one thread.
+All three runs start on a real server. Then one client is redirected to a closed port, another to a server that accepts
+connections and never responds. Timed: an epoch of the base MLP and its `log_epoch`, one thread.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pipeline.tracking.stage_run import StageRun
 from pipeline.tracking.store import Client
 from pipeline.training.loop import Fit
 
-ANSWERS, REFUSES, HANGS = "a server that answers", "nobody listens", "a server that never answers"
-BATCH_SIZE, EPOCHS = 128, 6  # a round
+UP, DOWN, HANGS = "server up", "server down", "server hangs"
+BATCH_SIZE, EPOCHS = 128, 6  # per round
 TARGET = 1.05
 
 
 @contextlib.contextmanager
-def led_astray(run: StageRun, backlog: int | None) -> Iterator[None]:
-    """Have a run's deliveries go to a port where nobody listens, or where somebody does and never answers."""
+def redirected(run: StageRun, backlog: int | None) -> Iterator[None]:
+    """Send a run's data to a closed port, or (with a backlog) to a server that never responds."""
     client = run.sender.client
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -47,34 +47,34 @@ def led_astray(run: StageRun, backlog: int | None) -> Iterator[None]:
 
 
 def epochs(task: Task, run: StageRun) -> Callable[[], None]:
-    """Return a function that trains some epochs more and logs each, as a stage does."""
+    """Return a function that trains and logs the next epochs, as a stage does."""
     records = iter(Fit(copy.deepcopy(task.network), task.train, task.test, endless(BATCH_SIZE, 0.998, "auto")))
 
-    def some() -> None:
+    def next_epochs() -> None:
         for _ in range(EPOCHS):
             run.log_epoch(next(records))
 
-    return some
+    return next_epochs
 
 
 def measure(options: Options) -> list[Row]:
     """Return the rows of this part."""
     torch.set_num_threads(1)
-    with workplace() as place, contextlib.ExitStack() as opened:
+    with workplace() as place, contextlib.ExitStack() as stack:
         task = load_task(options)
-        opened.enter_context(place.entered())
-        mlflow.set_tracking_uri(opened.enter_context(place.server()))
+        stack.enter_context(place.entered())
+        mlflow.set_tracking_uri(stack.enter_context(place.server()))
         runs = {
-            name: opened.enter_context(stage_run(TrainBaseParams(), name=name, note="", tags={}))
-            for name in (ANSWERS, REFUSES, HANGS)
+            name: stack.enter_context(stage_run(TrainBaseParams(), name=name, note="", tags={}))
+            for name in (UP, DOWN, HANGS)
         }
-        with led_astray(runs[REFUSES], None), led_astray(runs[HANGS], 64):
-            found = alternate({name: epochs(task, run) for name, run in runs.items()}, options.rounds)
-    what = {REFUSES: "an epoch while nobody listens", HANGS: "an epoch while the server never answers"}
-    theirs = [seconds / EPOCHS for seconds in found[ANSWERS].seconds]
+        with redirected(runs[DOWN], None), redirected(runs[HANGS], 64):
+            timings = alternate({name: epochs(task, run) for name, run in runs.items()}, options.rounds)
+    labels = {DOWN: "epoch, tracking server down", HANGS: "epoch, tracking server hangs"}
+    theirs = [seconds / EPOCHS for seconds in timings[UP].seconds]
     return [
-        Row(text, ANSWERS, [seconds / EPOCHS for seconds in found[name].seconds], theirs, target=TARGET)
-        for name, text in what.items()
+        Row(label, UP, [seconds / EPOCHS for seconds in timings[name].seconds], theirs, target=TARGET)
+        for name, label in labels.items()
     ]
 
 

@@ -1,9 +1,9 @@
-"""What a stage costs inside a study over its own fit and evaluation: reading, checks, figures, model, tracking.
+"""Overhead of a stage in a plan run beyond fit and evaluation: data loading, checks, figures, model export, tracking.
 
     python -m benchmarks.overhead [--seeds 3]
 
-One base and three target arms a seed, in one process and a store of their own; the first of each kind, which pays for
-imports, counts like the others. Wanted: at most a second in the median.
+One base and three target arms per seed, in one process with its own store; the first steps, which include imports,
+count as well. Target: a median of at most one second.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ questions:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--dataset", default="auto", show_default=True)
 def main(seeds: int, dataset: str) -> None:
-    """Carry a small study out and print the seconds of each stage that are neither fit nor evaluation."""
+    """Run a small plan and print each stage's seconds outside fit and evaluation."""
     data_dir = os.path.abspath(TrainBaseParams().data_dir)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -55,16 +55,15 @@ def main(seeds: int, dataset: str) -> None:
         client = open_store()
         parent = client.create_run("0").info.run_id
         outcomes = run_plan(walk(plan), PlanContext(lambda: parent))
-        rest = []
+        overheads = []
         for outcome in outcomes:
             assert outcome.run_id, outcome.failure
             metrics = client.get_run(outcome.run_id).data.metrics
-            own = metrics[names.FIT_SECONDS] + metrics[names.EVALUATION_SECONDS]
-            rest.append(outcome.seconds - own)
-            print(f"{outcome.arm} seed {outcome.seed}: {rest[-1]:.2f} s over its own {own:.2f} s")
-    print(
-        f"{machine()}; median {statistics.median(rest):.2f} s, range {min(rest):.2f}-{max(rest):.2f}, n = {len(rest)}"
-    )
+            training = metrics[names.FIT_SECONDS] + metrics[names.EVALUATION_SECONDS]
+            overheads.append(outcome.seconds - training)
+            print(f"{outcome.arm} seed {outcome.seed}: {overheads[-1]:.2f} s + {training:.2f} s fit and evaluation")
+    median, low, high = statistics.median(overheads), min(overheads), max(overheads)
+    print(f"{machine()}; median {median:.2f} s, range {low:.2f}-{high:.2f}, n = {len(overheads)}")
 
 
 if __name__ == "__main__":

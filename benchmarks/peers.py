@@ -1,7 +1,7 @@
-"""The same training as people write it with other libraries, on the same images, from the same weights where possible.
+"""The same training in other libraries, on the same images and, where possible, from the same initial weights.
 
-Every peer gets the same architecture, Adam with a learning rate of 0.001, batch size and number of epochs. Where a
-library lets one hand over tensors in memory, it is handed those, which is faster than what most people write.
+All use the same architecture, batch size, number of epochs and Adam with a learning rate of 0.001. Libraries that
+accept tensors in memory get them, which is faster than typical code.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pipeline.training.records import Labelled
 
 
 class PixelImages(Dataset[Any]):
-    """Images one by one, as torchvision's MNIST gives them: through PIL, then the transforms."""
+    """Single images, as in torchvision's MNIST: PIL, then the transforms."""
 
     def __init__(self, task: Task):
-        torchvision_datasets()  # lets torchvision be imported beside any build of torch
+        torchvision_datasets()  # makes torchvision importable with any build of torch
         from torchvision import transforms
 
         self.pixels, self.labels = task.split.train.pixels, task.split.train.labels
@@ -37,7 +37,7 @@ class PixelImages(Dataset[Any]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Return one image, transformed, and its label."""
+        """Return a transformed image and its label."""
         from PIL import Image
 
         image = Image.fromarray(self.pixels[index, 0].numpy(), mode="L")
@@ -56,8 +56,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield every example once."""
-        for places in torch.randperm(len(self.data.labels)).split(self.batch_size):
-            yield self.data.values[places], self.data.labels[places]
+        for indices in torch.randperm(len(self.data.labels)).split(self.batch_size):
+            yield self.data.values[indices], self.data.labels[indices]
 
 
 def adam(layers: torch.nn.Module) -> torch.optim.Adam:
@@ -66,7 +66,7 @@ def adam(layers: torch.nn.Module) -> torch.optim.Adam:
 
 
 def loader_arm(task: Task, batch_size: int) -> Arm:
-    """Return the tutorial's loop: a DataLoader over a data set with torchvision's transforms."""
+    """Return the tutorial loop: a DataLoader with torchvision's transforms."""
     layers = plain_layers(task.network)
     optimizer = adam(layers)
     loader = DataLoader(PixelImages(task), batch_size=batch_size, shuffle=True)
@@ -81,7 +81,7 @@ def loader_arm(task: Task, batch_size: int) -> Arm:
 
 
 def lightning_arm(task: Task, batch_size: int) -> Arm:
-    """Return Lightning over batches in memory, loggers, bars and checkpoints off; its own hooks time an epoch."""
+    """Return Lightning on tensors in memory, without loggers, progress bars and checkpoints; timed by its hooks."""
     torchvision_datasets()
     import lightning
 
@@ -117,7 +117,7 @@ def lightning_arm(task: Task, batch_size: int) -> Arm:
 
     def epoch() -> float:
         trainer.fit_loop.max_epochs += 1
-        optimizers = trainer.optimizers  # `fit` makes new ones: Adam's state has to be carried over
+        optimizers = trainer.optimizers  # `fit` creates new optimizers: keep Adam's state
         state = optimizers[0].state_dict() if optimizers else None
         module.make_optimizer = lambda: resumed(module.layers, state)
         trainer.fit(module, batches)
@@ -133,7 +133,7 @@ def lightning_arm(task: Task, batch_size: int) -> Arm:
 
 
 def skorch_arm(task: Task, batch_size: int) -> Arm:
-    """Return skorch's classifier, one `partial_fit` an epoch, without validation and printing."""
+    """Return skorch's classifier, one `partial_fit` per epoch, without validation and output."""
     from skorch import NeuralNetClassifier
 
     net = NeuralNetClassifier(
@@ -157,7 +157,7 @@ def skorch_arm(task: Task, batch_size: int) -> Arm:
 
 
 def keras_arm(task: Task, batch_size: int) -> Arm:
-    """Return Keras 3 on its torch backend, one `fit` an epoch; without L2, which would cost it more."""
+    """Return Keras 3 with the torch backend, one `fit` per epoch; without L2, which would slow it down."""
     os.environ["KERAS_BACKEND"] = "torch"
     import keras
 
@@ -176,7 +176,7 @@ def keras_arm(task: Task, batch_size: int) -> Arm:
 
 
 def sklearn_arm(task: Task, batch_size: int) -> Arm:
-    """Return scikit-learn's MLPClassifier, one `partial_fit` an epoch."""
+    """Return scikit-learn's MLPClassifier, one `partial_fit` per epoch."""
     from sklearn.neural_network import MLPClassifier
 
     assert task.params.hidden_layers and task.params.width

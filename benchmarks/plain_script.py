@@ -1,9 +1,9 @@
-"""The base experiment as a plain script, logged as `mlflow.autolog` would: what one writes alone.
+"""The base experiment as a plain PyTorch script with MLflow logging.
 
     python -m benchmarks.plain_script DATASET EPOCHS (memory | loader)
 
-Loads the images, trains the same network with PyTorch's default Adam, logs parameters, five metrics an epoch and the
-model with MLflow, and prints the test accuracy. No checkpoints, no averaging, no figures, no data digests.
+Loads the images, trains the same network with PyTorch's default Adam, logs parameters, five metrics per epoch and
+the model with MLflow, and prints the test accuracy. No checkpoints, EMA, figures or data digests.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def score(layers: torch.nn.Module, data: Labelled) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Train, log, print."""
+    """Train, log to MLflow, and print the test accuracy."""
     dataset, epochs, source = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     task = load_task(Options(dataset=dataset))
-    held_back = Labelled(task.network.scale(task.split.validation.pixels), task.split.validation.labels)
+    validation = Labelled(task.network.scale(task.split.validation.pixels), task.split.validation.labels)
     loader = DataLoader(PixelImages(task), batch_size=BATCH_SIZE, shuffle=True)
     batches = Batches(task.train, BATCH_SIZE) if source == "memory" else loader
     layers = plain_layers(task.network)
@@ -54,7 +54,7 @@ def main() -> None:
                 optimizer.step()
                 loss_sum += loss.item() * len(labels)
                 right += int((logits.argmax(1) == labels).sum())
-            val_loss, val_accuracy = score(layers, held_back)
+            val_loss, val_accuracy = score(layers, validation)
             mlflow.log_metric("train_loss", loss_sum / len(task.train.labels), step=epoch)
             mlflow.log_metric("train_accuracy", right / len(task.train.labels), step=epoch)
             mlflow.log_metric("val_loss", val_loss, step=epoch)

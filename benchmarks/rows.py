@@ -1,6 +1,6 @@
-"""What a benchmark says: one row a comparison, with its target, its floor and the accuracies; and how rows are kept.
+"""Result records: a row per comparison with target, floor and accuracies; reading and writing results.json.
 
-Nothing here imports torch, so that the process that runs the parts stays small.
+Does not import torch, so that the process that runs the parts stays small.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-SLACK = 1.25  # a short run fails where a ratio is this much above its target
+SLACK = 1.25  # a short run fails above target * SLACK
 LOWER = "ours LOWER"
-EQUAL_ACCURACY = 0.01  # accuracies further apart than this are not called equal: single epochs jitter by half a point
+EQUAL_ACCURACY = 0.01  # larger differences are not called equal; single epochs vary by 0.005
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure.
+    """Size of a benchmark run.
 
     Attributes:
-        rounds: How often every arm of a pair is timed, in turn.
-        short: Only what needs no peers and decides whether a change may go in.
-        dataset: `auto`, or a small one (`digits`) to try everything out.
+        rounds: Timed rounds per pair.
+        short: Whether to run only what CI checks.
+        dataset: `auto`, or `digits` for a quick try.
     """
 
     rounds: int = 7
@@ -32,26 +32,26 @@ class Options:
 
     @property
     def few(self) -> int:
-        """Rounds of what takes long."""
+        """Rounds of slow benchmarks."""
         return max(1, self.rounds // 2)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pair, timed in alternating rounds.
+    """One comparison, timed in interleaved rounds.
 
     Attributes:
-        what: What this project did.
-        peer: What it is compared with.
-        ours: One value a round, in `unit`; less is better.
-        theirs: The peer's, in the same rounds.
+        what: The benchmark.
+        peer: The baseline.
+        ours: One value per round, in `unit`; lower is better.
+        theirs: The baseline's, in the same rounds.
         unit: `s`, `ms` or `MB`.
-        target: The ratio ours / theirs that is wanted at most; None where none is.
-        goal: Ours in `unit` that is wanted at most on the reference machine: stated, never tested.
-        floor: What cannot be gone below, in `unit`, measured in the same run.
-        accuracy: Ours on the test images after the last round, as a fraction.
-        peer_accuracy: The peer's.
-        note: What one must know to read it.
+        target: Maximum ratio ours / theirs, if any.
+        goal: Maximum of ours in `unit` on the reference machine; reported, not tested.
+        floor: Lower bound in `unit`, measured in the same run.
+        accuracy: Our test accuracy after the last round, in [0, 1].
+        peer_accuracy: The baseline's.
+        note: A remark below the table.
     """
 
     what: str
@@ -73,34 +73,34 @@ class Row:
 
     @property
     def distance(self) -> float | None:
-        """How many times the floor ours is."""
+        """Ours divided by the floor."""
         return statistics.median(self.ours) / self.floor if self.floor else None
 
     @property
     def accuracy_verdict(self) -> str:
-        """Whether both reached about the same accuracy, in words; empty where it was not measured."""
+        """Comparison of the accuracies; empty if not measured."""
         if self.accuracy is None or self.peer_accuracy is None:
             return ""
-        ahead = self.accuracy - self.peer_accuracy
-        return "equal" if abs(ahead) <= EQUAL_ACCURACY else "ours higher" if ahead > 0 else LOWER
+        difference = self.accuracy - self.peer_accuracy
+        return "equal" if abs(difference) <= EQUAL_ACCURACY else "ours higher" if difference > 0 else LOWER
 
     def misses(self, slack: float = 1.0) -> bool:
-        """Whether the ratio is above its target by more than the slack allows."""
+        """Whether the ratio is above target * slack."""
         return self.target is not None and self.ratio > self.target * slack
 
     def __str__(self) -> str:
-        """Return the row in one line."""
+        """Return the row as one line."""
         parts = [f"{self.what}: {spread(self.ours, self.unit)}; {self.peer}: {spread(self.theirs, self.unit)}"]
         parts.append(f"ratio {self.ratio:.2f}" + (f" (target {self.target:g})" if self.target is not None else ""))
         if self.distance is not None:
-            parts.append(f"{self.distance:.1f} times the floor")
+            parts.append(f"{self.distance:.1f} x the floor")
         if self.accuracy is not None and self.peer_accuracy is not None:
             parts.append(f"accuracy {100 * self.accuracy:.2f} and {100 * self.peer_accuracy:.2f} %")
         return ", ".join(parts)
 
 
 def amount(value: float) -> str:
-    """Return three significant digits, never in exponent form."""
+    """Return three significant digits without an exponent."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3 if value >= 0.1 else 4
     return f"{value:.{digits}f}"
 
@@ -114,16 +114,16 @@ def spread(values: Sequence[float], unit: str) -> str:
 
 @dataclass(frozen=True)
 class PartResult:
-    """The rows of one part, and under what circumstances they were measured.
+    """The rows of one part and the circumstances of the measurement.
 
     Attributes:
-        name: Of the part.
-        commit: The commit measured, with a plus where files differed from it.
+        name: The part.
+        commit: Measured commit; a plus sign means uncommitted changes.
         when: Date and time, UTC.
         machine: Processor, threads, versions.
-        load: The machine's load average (one minute) before it began.
-        seconds: What the whole part took.
-        rows: What was found.
+        load: One-minute load average before the start.
+        seconds: Duration of the part.
+        rows: The results.
     """
 
     name: str
@@ -136,14 +136,14 @@ class PartResult:
 
 
 def read_results(path: Path) -> dict[str, PartResult]:
-    """Return the parts that a file keeps, none where there is no file."""
+    """Return the stored parts; none if the file does not exist."""
     if not path.exists():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {name: PartResult(**{**part, "rows": [Row(**row) for row in part["rows"]]}) for name, part in found.items()}
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    return {name: PartResult(**{**part, "rows": [Row(**row) for row in part["rows"]]}) for name, part in parts.items()}
 
 
 def write_results(path: Path, results: dict[str, PartResult]) -> None:
-    """Keep the parts in a file."""
+    """Write the parts as JSON."""
     text = json.dumps({name: asdict(part) for name, part in results.items()}, indent=1)
     path.write_text(text + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""`make bench-scale`: how time and memory grow with images, width, epochs logged, trials in a study, runs in a store.
+"""`make bench-scale`: growth of time and memory with images, width, logged epochs, trials and runs.
 
     python -m benchmarks.scale [--only KIND] [--points 3]
 
-Every point is a process of its own with a store of its own. The exponent is the slope of the logarithms over the larger
-half of the sizes: 1 is linear, 0 does not grow. Writes SCALE.md, scale.json and scale.png.
+Each point runs in its own process with its own store. The exponent is the log-log slope over the larger half of the
+sizes: 1 is linear, 0 is constant. Writes SCALE.md, scale.json and scale.png.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ SIZES: dict[str, tuple[int, ...]] = {
 }
 LABELS = {
     "images": "training images (5x100 MLP, batch 128, one thread)",
-    "width": "neurons a layer (5,000 images, batch 128, one thread)",
-    "epochs": "epochs logged to one run (sqlite)",
+    "width": "neurons per layer (5,000 images, batch 128, one thread)",
+    "epochs": "epochs in one run (sqlite)",
     "trials": "trials in a study (sqlite, TPE)",
     "runs": "runs in the store (sqlite)",
 }
-LINEAR = 1.15  # above this, growth is called worse than linear
+LINEAR = 1.15  # exponents above count as superlinear
 WHY = {
-    "width": "A layer's weights and products grow with the square of its width.",
-    "trials": "TPE looks at every earlier trial and sorts them.",
+    "width": "A layer's weights and MACs grow with the square of its width.",
+    "trials": "TPE sorts all earlier trials.",
 }
 Points = dict[int, dict[str, float]]
 
 
 def measure(kind: str, sizes: tuple[int, ...]) -> Points:
-    """Return what each size cost."""
-    found: Points = {}
+    """Return the measurements of each size."""
+    points: Points = {}
     for size in sizes:
         with workplace() as place:
-            done = place.python("-m", "benchmarks.scale_points", kind, str(size))
-        found[size] = json.loads(done.output.splitlines()[-1])
-        print(f"{kind} {size}: {found[size]}", flush=True)
-    return found
+            result = place.python("-m", "benchmarks.scale_points", kind, str(size))
+        points[size] = json.loads(result.output.splitlines()[-1])
+        print(f"{kind} {size}: {points[size]}", flush=True)
+    return points
 
 
 def exponent(points: Mapping[int, Mapping[str, float]], name: str) -> float:
-    """Return the slope of log(value) over log(size), fitted to the larger half of the sizes (at least two)."""
+    """Return the log-log slope, fitted to the larger half of the sizes (at least two)."""
     sizes = sorted(points)[-max(2, (len(points) + 1) // 2) :]
     values = [max(points[size][name], 1e-9) for size in sizes]
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def table(results: Mapping[str, Points]) -> str:
-    """Return smallest and largest values with their exponents, and a sentence where growth is worse than linear."""
-    lines = ["| against | what | smallest | largest | exponent |", "|---|---|---|---|---|"]
-    worse = []
+    """Return the values at the smallest and largest size with their exponents, and list superlinear growth."""
+    lines = ["| size | measured | smallest | largest | exponent |", "|---|---|---|---|---|"]
+    superlinear = []
     for kind, points in results.items():
         sizes = sorted(points)
         for name in points[sizes[0]]:
@@ -71,14 +71,13 @@ def table(results: Mapping[str, Points]) -> str:
             ends = [f"{amount(points[size][name])} at {size:,}" for size in (sizes[0], sizes[-1])]
             lines.append(f"| {LABELS[kind]} | {name} | {ends[0]} | {ends[1]} | {slope:.2f} |")
             if slope > LINEAR:
-                worse.append(
-                    f"- {name} grows worse than linearly with {kind} (exponent {slope:.2f}). {WHY.get(kind, '')}"
-                )
-    return "\n".join([*lines, "", *(worse or ["Nothing grows worse than linearly."])])
+                reason = WHY.get(kind, "")
+                superlinear.append(f"- {name} grows superlinearly with {kind} (exponent {slope:.2f}). {reason}")
+    return "\n".join([*lines, "", *(superlinear or ["Nothing grows superlinearly."])])
 
 
 def draw(results: Mapping[str, Points]) -> Figure:
-    """Return one column a kind: seconds above, memory below, both axes logarithmic."""
+    """Return one column per size: seconds above, memory below, on log-log axes."""
     figure = Figure(figsize=(3.1 * len(results) + 0.6, 6), layout="constrained")
     axes = figure.subplots(2, len(results), squeeze=False, sharex="col")
     for column, (kind, points) in enumerate(results.items()):
@@ -98,21 +97,29 @@ def draw(results: Mapping[str, Points]) -> Figure:
 
 
 @click.command()
-@click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="these alone; the others stay as they are")
-@click.option("--points", type=click.IntRange(2), default=7, show_default=True, help="the smallest so many sizes")
+@click.option(
+    "--only", type=click.Choice(list(SIZES)), multiple=True, help="Measure only these; keep the other results."
+)
+@click.option(
+    "--points",
+    type=click.IntRange(2),
+    default=7,
+    show_default=True,
+    help="Number of sizes, starting with the smallest.",
+)
 @click.option("--folder", type=click.Path(path_type=Path, exists=True), default=ROOT / "benchmarks")
 def main(only: tuple[str, ...], points: int, folder: Path) -> None:
-    """Measure every scale, and write the table and the figure."""
+    """Measure, and write the table and the figure."""
     record = folder / "scale.json"
-    kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    results = {kind: {int(size): value for size, value in found.items()} for kind, found in kept.items()}
+    stored = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    results = {kind: {int(size): value for size, value in points.items()} for kind, points in stored.items()}
     for kind in only or SIZES:
         results[kind] = measure(kind, SIZES[kind][:points])
         record.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     ordered = {kind: results[kind] for kind in SIZES if kind in results}
     head = (
-        "# How costs grow\n\nMade by `make bench-scale`: every point is a process of its own with a store of its own.\n"
-        "The exponent is the slope of the logarithms over the larger half of the sizes: 1 is linear.\n\n"
+        "# Scaling\n\nGenerated by `make bench-scale`. Each point runs in its own process with its own store.\n"
+        "The exponent is the log-log slope over the larger half of the sizes: 1 is linear.\n\n"
         f"Machine: {machine()}. Commit {commit(ROOT)}.\n\n![Seconds and memory against size](scale.png)\n"
     )
     (folder / "SCALE.md").write_text(f"{head}\n{table(ordered)}\n", encoding="utf-8")

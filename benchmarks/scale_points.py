@@ -1,8 +1,8 @@
-"""One point of a scale.
+"""Measure one point of `scale`.
 
     python -m benchmarks.scale_points KIND SIZE
 
-A process of its own, so that its memory is its own; prints JSON.
+Runs in its own process, to measure peak memory; prints JSON.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from pipeline.training.loop import Fit
 from pipeline.training.records import EpochRecord, Labelled
 from pipeline.tuning.study import StudySpec, open_storage, open_study, started_count, trial_sampler
 
-Found = dict[str, float]
+Measurements = dict[str, float]
 WIDTH_IMAGES = 5_000
 
 
 def peak_mb() -> float:
-    """Return this process's peak resident set."""
+    """Return this process's peak resident set size."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def train_epoch(images: int, width: int) -> Found:
+def train_epoch(images: int, width: int) -> Measurements:
     """Train and validate one epoch of a 5-layer MLP on synthetic images, batch 128, one thread."""
     torch.set_num_threads(1)
-    draw = generator(0, "images")
-    pixels = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8, generator=draw)
-    labels = torch.randint(0, 5, (images,), generator=draw)
+    rng = generator(0, "images")
+    pixels = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8, generator=rng)
+    labels = torch.randint(0, 5, (images,), generator=rng)
     architecture = MLPArchitecture(image_shape=(1, 28, 28), classes=(0, 1, 2, 3, 4), width=width)
     network = build_network(architecture, generator(0, "weights"))
     data = Labelled(network.scale(pixels), labels)
@@ -57,27 +57,27 @@ def train_epoch(images: int, width: int) -> Found:
     return {"epoch_seconds": min(seconds), "peak_mb": peak_mb()}
 
 
-def log_epochs(count: int) -> Found:
-    """Log that many epochs to one run as fast as possible: the training thread's time, and until all has arrived."""
+def log_epochs(count: int) -> Measurements:
+    """Log epochs to one run as fast as possible; time the training thread, and until all data is uploaded."""
     with stage_run(TrainBaseParams(), name="scale", note="", tags={}) as run:
         began = time.perf_counter()
         for epoch in range(1, count + 1):
             run.log_epoch(EpochRecord(epoch, 0.1, 0.9, 0.1, 0.9, 0.25, True))
         logged = time.perf_counter() - began
-        assert run.uploader.flush(600), "not everything arrived"
-        arrived = time.perf_counter() - began
-    return {"training_thread_seconds": logged, "arrived_seconds": arrived, "peak_mb": peak_mb()}
+        assert run.uploader.flush(600), "upload timed out"
+        uploaded = time.perf_counter() - began
+    return {"training_thread_seconds": logged, "uploaded_seconds": uploaded, "peak_mb": peak_mb()}
 
 
-def study_of(trials: int) -> Found:
-    """Fill a study, then open it, ask it for a trial as a worker does, and tell the result."""
+def study_of(trials: int) -> Measurements:
+    """Fill a study, then time opening it and one trial as in a worker."""
     spec = StudySpec(f"scale {trials}", "tpe", "none", {"folds": "5"})
     study = open_study(open_storage(), spec)
     space: dict[str, optuna.distributions.BaseDistribution] = {
         "learning_rate": optuna.distributions.FloatDistribution(3e-4, 5e-3, log=True),
         "width": optuna.distributions.IntDistribution(50, 200, step=50),
     }
-    draw = torch.rand((trials, 2), generator=generator(0, "trials")).tolist()
+    samples = torch.rand((trials, 2), generator=generator(0, "trials")).tolist()
     study.add_trials(
         [
             optuna.trial.create_trial(
@@ -85,7 +85,7 @@ def study_of(trials: int) -> Found:
                 distributions=space,
                 value=a * b,
             )
-            for a, b in draw
+            for a, b in samples
         ]
     )
     began = time.perf_counter()
@@ -103,15 +103,15 @@ def study_of(trials: int) -> Found:
     return {"open_seconds": opened, "trial_seconds": median_seconds(one_trial, 3), "peak_mb": peak_mb()}
 
 
-def store_of(runs: int) -> Found:
-    """Fill a store, then open a stage's run in it, log an epoch, and end it."""
+def store_of(runs: int) -> Measurements:
+    """Fill a store, then time a stage's run with one epoch, and a search."""
     with stage_run(TrainBaseParams(), name="first", note="", tags={}) as run:
         client, experiment = run.client, run.experiment_id
     for number in range(runs):
-        filled = client.create_run(experiment, tags={"stage": "train_base", "host": "another"}).info.run_id
+        run_id = client.create_run(experiment, tags={"stage": "train_base", "host": "another"}).info.run_id
         points = [Metric(name, 0.9, 1, 1) for name in ("train/loss", "val/loss", "val/accuracy")]
-        client.log_batch(filled, metrics=points, tags=[RunTag("cache_key", str(number))], synchronous=True)
-        client.set_terminated(filled)
+        client.log_batch(run_id, metrics=points, tags=[RunTag("cache_key", str(number))], synchronous=True)
+        client.set_terminated(run_id)
 
     def one_stage() -> None:
         with stage_run(TrainBaseParams(), name="scale", note="", tags={}) as run:
@@ -129,7 +129,7 @@ def store_of(runs: int) -> Found:
 
 
 def median_seconds(call: Callable[[], None], times: int) -> float:
-    """Call once to warm up, then return the median over some calls."""
+    """Return the median over several calls, after one warm-up call."""
     call()
     seconds = []
     for _ in range(times):
@@ -139,7 +139,7 @@ def median_seconds(call: Callable[[], None], times: int) -> float:
     return statistics.median(seconds)
 
 
-KINDS: dict[str, Callable[[int], Found]] = {
+KINDS: dict[str, Callable[[int], Measurements]] = {
     "images": lambda size: train_epoch(size, 100),
     "width": lambda size: train_epoch(WIDTH_IMAGES, size),
     "epochs": log_epochs,
@@ -149,12 +149,12 @@ KINDS: dict[str, Callable[[int], Found]] = {
 
 
 def main() -> None:
-    """Measure the point that the command line names."""
+    """Measure the point given on the command line."""
     kind, size = sys.argv[1], int(sys.argv[2])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):
-        found = KINDS[kind](size)
-    print(json.dumps(found))
+        measurements = KINDS[kind](size)
+    print(json.dumps(measurements))
 
 
 if __name__ == "__main__":

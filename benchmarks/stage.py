@@ -1,9 +1,9 @@
-"""A whole stage as a command against the same experiment as a plain script with MLflow's logging calls.
+"""`train_base` as a command against the same experiment as a plain script with MLflow logging.
 
     python -m benchmarks.stage [--rounds 7]
 
-Same images, network, batch size and epochs, the same store; both from the start of the process to its end. Ours
-besides writes checkpoints, figures, digests and a model that later stages can cut.
+Same images, network, batch size, epochs and store; timed from process start to exit. Ours also writes checkpoints,
+figures, digests and a model that later stages can reuse.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PEERS = {"plain script, tensors in memory": "memory", "plain script, DataLoader 
 
 
 def floor_seconds(options: Options, imports: float) -> float:
-    """Return the import of torch plus the products and bytes of all epochs."""
+    """Return the import time of torch plus the floors of all epochs."""
     task = load_task(options)
     began = time.perf_counter()
     products_floor(task.network, len(task.train.labels), 128)()
@@ -33,25 +33,25 @@ def floor_seconds(options: Options, imports: float) -> float:
 
 def measure(options: Options) -> list[Row]:
     """Return the rows of this part."""
-    words = ("-m", "pipeline", "train_base", *stage_options(
+    command = ("-m", "pipeline", "train_base", *stage_options(
         {"dataset": options.dataset, "epochs": EPOCHS, "patience": EPOCHS}
     ))  # fmt: skip
     ours: list[float] = []
     theirs: dict[str, list[float]] = {peer: [] for peer in PEERS}
     accuracies: dict[str, float] = {}
     with workplace() as place:
-        place.python(*words)  # warms up
+        place.python(*command)  # warm-up
         for _ in range(max(2, options.few // 2)):
-            done = place.python(*words)
-            ours.append(done.seconds)
-            accuracies["ours"] = place.metric(run_id_of(done.output), "test/accuracy")
+            result = place.python(*command)
+            ours.append(result.seconds)
+            accuracies["ours"] = place.metric(run_id_of(result.output), "test/accuracy")
             for peer, source in PEERS.items():
-                done = place.python("-m", "benchmarks.plain_script", options.dataset, str(EPOCHS), source)
-                theirs[peer].append(done.seconds)
-                accuracies[peer] = float(re.findall(r"test accuracy ([\d.]+)", done.output)[-1])
+                result = place.python("-m", "benchmarks.plain_script", options.dataset, str(EPOCHS), source)
+                theirs[peer].append(result.seconds)
+                accuracies[peer] = float(re.findall(r"test accuracy ([\d.]+)", result.output)[-1])
         imports = statistics.median(place.python("-c", "import torch").seconds for _ in range(3))
     floor = floor_seconds(options, imports)
-    what = f"train_base as a command, {EPOCHS} epochs, start to end"
+    what = f"train_base command, {EPOCHS} epochs, end to end"
     return [
         Row(what, peer, ours, theirs[peer], target=1.0, floor=floor, accuracy=accuracies["ours"],
             peer_accuracy=accuracies[peer])

@@ -1,9 +1,8 @@
-"""Seconds per epoch by threads and batch size, as a Markdown table: what `threads=auto` rests on.
+"""Seconds per epoch by number of threads and batch size: the basis of `threads=auto`.
 
     python -m benchmarks.threads [--rounds 7] [--busy]
 
-Numbers of threads take turns within a round. `--busy` keeps every core busy with an endless loop meanwhile. An epoch
-has 500 or 6400 images of the base's classes.
+Prints a Markdown table; thread counts are interleaved. `--busy` runs an endless loop per core meanwhile.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -36,30 +35,32 @@ def thread_counts() -> list[int]:
 
 
 def row(model: str, images: int, batch_size: int, rounds: int, dataset: str) -> str:
-    """Return one row of the table: million multiply-adds per step, what auto takes, seconds for each thread count."""
+    """Return one table row: million MACs per step, threads with auto, seconds for each thread count."""
     task = few_images(load_task(Options(dataset=dataset), model=model), images)
     settings = replace(endless(batch_size), learning_rate=task.params.learning_rate)
     operations = batch_size * training_macs(task.network)
     timed: dict[str, Callable[[], object]] = {}
     for threads in thread_counts():
         runtime = Runtime(torch.device("cpu"), torch.float32, threads)
-        timed[str(threads)] = runtime.in_effect()(project_arm(task.network, task.train, task.test, settings).epoch)
-    found = alternate(timed, rounds)
+        timed[str(threads)] = runtime.in_effect()(
+            project_arm(task.network, settings, train=task.train, test=task.test).epoch
+        )
+    timings = alternate(timed, rounds)
     auto = resolve_runtime("cpu", "float32", "auto", operations=operations).threads
-    seconds = [spread(found[name].seconds, "s") for name in timed]
+    seconds = [spread(timings[name].seconds, "s") for name in timed]
     return f"| {' | '.join(map(str, (model, images, batch_size, f'{operations / 1e6:.0f}', auto, *seconds)))} |"
 
 
 @click.command()
-@click.option("--rounds", default=Options.rounds, show_default=True, help="how often each number of threads is timed")
-@click.option("--dataset", default=Options.dataset, show_default=True, help="digits is small")
-@click.option("--busy", is_flag=True, help="one endless loop per core beside it")
+@click.option("--rounds", default=Options.rounds, show_default=True, help="Timed rounds.")
+@click.option("--dataset", default=Options.dataset, show_default=True, help="digits is small: for a quick try.")
+@click.option("--busy", is_flag=True, help="Run an endless loop per core meanwhile.")
 def main(rounds: int, dataset: str, busy: bool) -> None:
     """Print the table."""
     load, policy = os.getloadavg()[0], os.environ.get("OMP_WAIT_POLICY", "")
     print(f"load {load:.2f}, OMP_WAIT_POLICY={policy}, {OPERATIONS_PER_THREAD / 1e6:.0f} million per thread\n")
     heads = [f"{count} thread{'s' if count > 1 else ''}" for count in thread_counts()]
-    print(f"| {' | '.join(['network', 'images', 'batch', 'million multiply-adds per step', 'auto takes', *heads])} |")
+    print(f"| {' | '.join(['network', 'images', 'batch', 'million MACs per step', 'auto', *heads])} |")
     print("|---" * (5 + len(heads)) + "|")
     with busy_cores() if busy else nullcontext():
         for case in CASES:

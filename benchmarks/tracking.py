@@ -1,10 +1,10 @@
-"""What logging an epoch costs: this project's journal and background thread against five `mlflow.log_metric` calls.
+"""Cost of logging an epoch: this project's journal and background thread against five `mlflow.log_metric` calls.
 
     python -m benchmarks.tracking [--rounds 7]
 
-Ours is the wall-clock of `log_epoch` in the training thread plus the processor time of every other thread of the
-process meanwhile; the peer's is the wall-clock of five calls, for which training waits. The floor is a sqlite
-transaction of five rows, and through a server one request besides, both in processor time.
+Ours is the wall-clock time of `log_epoch` plus the CPU time of all other threads; the baseline is the wall-clock time
+of the five calls, which block training. The floor is the CPU time of a sqlite transaction with five rows, plus one
+request if there is a server.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.stage_run import StageRun
 from pipeline.training.records import EpochRecord
 
-EPOCHS = 8  # a round
-EPOCH_SECONDS = 0.25  # the base MLP's, which the background thread has to itself
+EPOCHS = 8  # per round
+EPOCH_SECONDS = 0.25  # duration of an epoch, in which the background thread works
 PEER = "five mlflow.log_metric calls"
 
 
 def project_milliseconds(run: StageRun, first: int) -> float:
-    """Log some epochs through the run, and return what one cost."""
-    in_training = 0.0
+    """Log `EPOCHS` epochs through a run; return milliseconds per epoch."""
+    training_seconds = 0.0
     before = time.process_time() - time.thread_time()
     for epoch in range(first, first + EPOCHS):
         began = time.perf_counter()
         run.log_epoch(EpochRecord(epoch, 0.1 / epoch, 0.9, 0.1 / epoch, 0.9, EPOCH_SECONDS, True))
-        in_training += time.perf_counter() - began
+        training_seconds += time.perf_counter() - began
         time.sleep(EPOCH_SECONDS)
     run.uploader.flush(60)
-    elsewhere = time.process_time() - time.thread_time() - before
-    return 1000 * (in_training + elsewhere) / EPOCHS
+    other_threads = time.process_time() - time.thread_time() - before
+    return 1000 * (training_seconds + other_threads) / EPOCHS
 
 
 def peer_milliseconds(first: int) -> float:
-    """Log some epochs with MLflow's own calls, and return what one cost."""
+    """Log `EPOCHS` epochs with MLflow's calls; return milliseconds per epoch."""
     began = time.perf_counter()
     for epoch in range(first, first + EPOCHS):
         for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "time/epoch_seconds"):
@@ -55,7 +55,7 @@ def peer_milliseconds(first: int) -> float:
 
 
 def transaction_milliseconds(path: Path) -> float:
-    """Return the processor time of a transaction of five rows in a sqlite file of its own, write-ahead log on."""
+    """Return the CPU time of a transaction with five rows in a new sqlite file with write-ahead logging."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE IF NOT EXISTS points (name TEXT, value REAL, step INTEGER)")
@@ -69,7 +69,7 @@ def transaction_milliseconds(path: Path) -> float:
 
 
 def request_milliseconds(address: str) -> float:
-    """Return the processor time that one request to a server takes."""
+    """Return the CPU time of one request to a server."""
     seconds = []
     for _ in range(20):
         began = time.thread_time()
@@ -78,8 +78,8 @@ def request_milliseconds(address: str) -> float:
     return 1000 * statistics.median(seconds)
 
 
-def compare(what: str, rounds: int, target: float, goal: float, floor: float) -> Row:
-    """Return the row of the active store."""
+def compare(what: str, rounds: int, *, target: float, goal: float, floor: float) -> Row:
+    """Return the row of the active tracking store."""
     ours, theirs = [], []
     params = TrainBaseParams()
     with stage_run(params, name="benchmark", note="", tags={}) as run, mlflow.start_run():
@@ -97,13 +97,13 @@ def measure(options: Options) -> list[Row]:
     with workplace() as place, place.entered():
         mlflow.set_tracking_uri(place.environment["MLFLOW_TRACKING_URI"])
         transaction = transaction_milliseconds(place.folder / "floor.db")
-        rows = [compare("tracking an epoch, sqlite", rounds, 0.45, 10, transaction)]
+        rows = [compare("logging an epoch, sqlite", rounds, target=0.45, goal=10, floor=transaction)]
         if options.short:
             return rows
         with place.server() as address:
             mlflow.set_tracking_uri(address)
             floor = transaction + request_milliseconds(address)
-            return [*rows, compare("tracking an epoch, local server", rounds, 0.5, 30, floor)]
+            return [*rows, compare("logging an epoch, local server", rounds, target=0.5, goal=30, floor=floor)]
 
 
 if __name__ == "__main__":

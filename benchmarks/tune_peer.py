@@ -1,8 +1,8 @@
-"""The peer of `tune`: Optuna, skorch and scikit-learn's cross_val_score, as their documentation puts them together.
+"""The baseline of `tune`: Optuna, skorch and scikit-learn's cross_val_score, combined as in their documentation.
 
     .venv-bench/bin/python -m benchmarks.tune_peer SETTINGS.json
 
-Prints seconds and mean accuracy of every setting, as JSON.
+Prints seconds and mean accuracy per trial as JSON.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 
 
-def classifier(setting: dict[str, float], asked: dict[str, Any], classes: tuple[int, ...]) -> NeuralNetClassifier:
-    """Return a fresh classifier with the base MLP's architecture."""
+def classifier(setting: dict[str, float], config: dict[str, Any], classes: tuple[int, ...]) -> NeuralNetClassifier:
+    """Return a randomly initialized classifier with the base MLP's architecture."""
     network = build_network(
         MLPArchitecture(image_shape=(1, 28, 28), classes=classes, hidden_layers=5, width=100), generator(0, "weights")
     )
@@ -39,8 +39,8 @@ def classifier(setting: dict[str, float], asked: dict[str, Any], classes: tuple[
         optimizer=torch.optim.Adam,
         optimizer__weight_decay=setting["weight_decay"],
         lr=setting["learning_rate"],
-        batch_size=asked["batch_size"],
-        max_epochs=asked["epochs"],
+        batch_size=config["batch_size"],
+        max_epochs=config["epochs"],
         iterator_train__shuffle=True,
         train_split=None,
         verbose=0,
@@ -48,19 +48,19 @@ def classifier(setting: dict[str, float], asked: dict[str, Any], classes: tuple[
 
 
 def main() -> None:
-    """Run the settings as trials."""
-    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    params = TrainBaseParams(dataset=asked["dataset"])
+    """Run one trial per setting."""
+    config = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    params = TrainBaseParams(dataset=config["dataset"])
     dataset = load_dataset(params.dataset, params.data_dir)
     examples = choose_classes(dataset.train, params.class_numbers, dataset)
     pixels, labels = (examples.pixels.float() / 255).numpy(), examples.labels.numpy()
-    place = np.zeros(len(labels), dtype=int)
-    for number, fold in enumerate(cut_folds(examples.labels, asked["folds"], 0)):
-        place[fold.numpy()] = number
-    folds = PredefinedSplit(place)
+    fold_of = np.zeros(len(labels), dtype=int)
+    for number, fold in enumerate(cut_folds(examples.labels, config["folds"], 0)):
+        fold_of[fold.numpy()] = number
+    folds = PredefinedSplit(fold_of)
     study = optuna.create_study(direction="maximize")
-    found = []
-    for setting in asked["settings"]:
+    results = []
+    for setting in config["settings"]:
         study.enqueue_trial(setting)
 
     def objective(trial: optuna.Trial) -> float:
@@ -69,13 +69,13 @@ def main() -> None:
             "weight_decay": trial.suggest_float("weight_decay", 0.00001, 0.0005, log=True),
         }
         began = time.perf_counter()
-        net = classifier(setting, asked, tuple(params.class_numbers))
+        net = classifier(setting, config, tuple(params.class_numbers))
         accuracy = float(np.mean(cross_val_score(net, pixels, labels, cv=folds, scoring="accuracy")))
-        found.append((time.perf_counter() - began, accuracy))
+        results.append((time.perf_counter() - began, accuracy))
         return accuracy
 
-    study.optimize(objective, n_trials=len(asked["settings"]))
-    print(json.dumps(found))
+    study.optimize(objective, n_trials=len(config["settings"]))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What maintainers run: pins, generated pages."""
+"""Maintainer tools: pinned requirements, generated docs, screenshots."""

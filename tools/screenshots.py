@@ -1,7 +1,7 @@
 """Take the screenshots of docs/comparing-runs.md: `python -m tools.screenshots FOLDER`.
 
-FOLDER is where a study was carried out (`mlflow.db` and `optuna.db` lie there). Both UIs are started on loopback,
-looked at in headless Chromium, and stopped. Needs the dev requirements and Debian's chromium.
+FOLDER is where a plan was run (it contains `mlflow.db` and `optuna.db`). Runs both UIs on loopback and opens them in
+headless Chromium. Needs the dev requirements and Debian's chromium.
 """
 
 from __future__ import annotations
@@ -26,28 +26,37 @@ from mlflow import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-START_SECONDS, DRAWN_MS = 120, 15_000  # megabytes of scripts, and pages that go on asking
+START_SECONDS, DRAWN_MS = 120, 15_000  # the UIs load megabytes of scripts and keep polling
 CLICKED_MS = 3_000
 SIZE = {"width": 1500, "height": 950}
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
+    """Return an unused port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @contextmanager
 def uis(folder: Path) -> Iterator[tuple[str, str]]:
-    """Start both UIs on a folder's stores and give their addresses, MLflow's first."""
+    """Run both UIs on a folder's stores; yield the URLs of MLflow and the dashboard."""
     ports = free_port(), free_port()
-    words = [sys.executable, "-m", "pipeline", "ui", "--mlflow_port", str(ports[0]), "--dashboard_port", str(ports[1])]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "ui",
+        "--mlflow_port",
+        str(ports[0]),
+        "--dashboard_port",
+        str(ports[1]),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(IMAGES.parent.parent)}
-    with subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + START_SECONDS
-            while not all(answers(port) for port in ports):
+            while not all(responds(port) for port in ports):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("the UIs did not start")
                 time.sleep(0.5)
@@ -56,8 +65,8 @@ def uis(folder: Path) -> Iterator[tuple[str, str]]:
             process.send_signal(signal.SIGINT)
 
 
-def answers(port: int) -> bool:
-    """Whether something serves HTTP on a port."""
+def responds(port: int) -> bool:
+    """Whether a port serves HTTP."""
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
     except OSError:
@@ -65,46 +74,48 @@ def answers(port: int) -> bool:
     return True
 
 
-def take(page: Page, address: str, name: str, *, expanded: bool = False) -> None:
-    """Open an address, wait until it is drawn, and keep a picture of it."""
+def take_screenshot(page: Page, address: str, name: str, *, expanded: bool = False) -> None:
+    """Open a page, wait until it is rendered, and save a screenshot."""
     page.goto(address)
     page.wait_for_timeout(DRAWN_MS)
     assistant = page.get_by_role("button", name="Close")
     if assistant.count():
         assistant.last.click()
     if expanded:
-        page.locator("[role='gridcell'] button").first.click()  # the study's row, in which its steps are nested
+        page.locator("[role='gridcell'] button").first.click()  # the plan run, with its steps nested below
     page.wait_for_timeout(CLICKED_MS)
     page.screenshot(path=IMAGES / f"{name}.png")
     click.echo(IMAGES / f"{name}.png")
 
 
-def look_at_mlflow(page: Page, address: str, client: MlflowClient) -> None:
-    """Take the table of a study's arms, the comparison of some of them, and their curves."""
+def take_mlflow_screenshots(page: Page, address: str, client: MlflowClient) -> None:
+    """Take the run table of a plan, the comparison of some arms, and their curves."""
     arms = client.search_runs(
         ["0"], "tags.stage = 'transfer' and params.seed = '0'", order_by=["attributes.start_time"]
     )
-    chosen = [run.info.run_id for run in arms][:6]
-    wanted = quote("tags.stage = 'transfer' and params.seed = '0'")
-    take(page, f"{address}/#/experiments/0/runs?searchFilter={wanted}", "mlflow_table", expanded=True)
-    runs, experiments = quote(json.dumps(chosen)), quote(json.dumps(["0"]))
-    take(page, f"{address}/#/compare-runs?runs={runs}&experiments={experiments}", "mlflow_compare")
-    take(page, f"{address}/#/experiments/0/runs?searchFilter={wanted}&compareRunsMode=CHART", "mlflow_charts")
+    run_ids = [run.info.run_id for run in arms][:6]
+    search = quote("tags.stage = 'transfer' and params.seed = '0'")
+    take_screenshot(page, f"{address}/#/experiments/0/runs?searchFilter={search}", "mlflow_table", expanded=True)
+    runs, experiments = quote(json.dumps(run_ids)), quote(json.dumps(["0"]))
+    take_screenshot(page, f"{address}/#/compare-runs?runs={runs}&experiments={experiments}", "mlflow_compare")
+    take_screenshot(
+        page, f"{address}/#/experiments/0/runs?searchFilter={search}&compareRunsMode=CHART", "mlflow_charts"
+    )
 
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(folder: Path) -> None:
-    """Take all of them."""
+    """Take all screenshots."""
     client = MlflowClient(f"sqlite:///{folder.resolve()}/mlflow.db")
     storage = f"sqlite:///{folder.resolve()}/optuna.db"
-    number = max(optuna.storages.RDBStorage(storage).get_all_studies(), key=lambda found: found._study_id)._study_id
+    number = max(optuna.storages.RDBStorage(storage).get_all_studies(), key=lambda study: study._study_id)._study_id
     browser_path = shutil.which("chromium")
     with uis(folder) as (mlflow_address, dashboard_address), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
-        look_at_mlflow(page, mlflow_address, client)
-        take(page, f"{dashboard_address}/dashboard/studies/{number}", "optuna_dashboard")
+        take_mlflow_screenshots(page, mlflow_address, client)
+        take_screenshot(page, f"{dashboard_address}/dashboard/studies/{number}", "optuna_dashboard")
         browser.close()
 
 
