@@ -1,4 +1,4 @@
-"""Results of the environment check: one line each, with the fix."""
+"""Results of the environment check, printed as one line per check, with the fix."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Device, threads, arithmetic and seeds: everything about where a computation runs.
-
-Nothing here knows of data, networks or MLflow.
-"""
+"""Device, threads, precision, seeds and process identity. Independent of data, networks and MLflow."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from typing import Literal
 import psutil
 import torch
 
-OPERATIONS_PER_THREAD = 50_000_000  # multiply-adds of a step for which a thread pays; docs/defaults.md has the table
+OPERATIONS_PER_THREAD = 50_000_000  # MACs of a step per thread; see docs/defaults.md
 
 
 def missing_device(name: str) -> str:
-    """Return why a device is not usable here, or an empty string where it is.
+    """Return why a device is not usable on this machine, or an empty string.
 
     Args:
         name: `cpu`, `cuda`, `cuda:N` or `mps`.
@@ -32,7 +29,7 @@ def missing_device(name: str) -> str:
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count <= int(number or 0):
-            return f"this machine has {count} CUDA devices that PyTorch can use; device=cpu works everywhere"
+            return f"PyTorch can use {count} CUDA devices on this machine; device=cpu works everywhere"
     if kind == "mps" and not torch.backends.mps.is_available():
         return "this machine has no MPS device; device=cpu works everywhere"
     return ""
@@ -40,12 +37,12 @@ def missing_device(name: str) -> str:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a stage computes.
+    """Device, precision and threads of a stage.
 
     Attributes:
         device: The resolved device.
-        train_dtype: `torch.float32`, or `torch.bfloat16` for autocast while training; evaluation is always float32.
-        threads: Processor threads of one operation.
+        train_dtype: `torch.float32`, or `torch.bfloat16` for training under autocast; evaluation always uses float32.
+        threads: CPU threads of one operation.
     """
 
     device: torch.device
@@ -54,7 +51,7 @@ class Runtime:
 
     @property
     def description(self) -> dict[str, str]:
-        """The part of a result's identity that is the machine's: device, arithmetic, threads and versions."""
+        """The machine's part of a cache key: device, dtype, threads and versions."""
         import numpy
 
         return {
@@ -67,7 +64,7 @@ class Runtime:
 
     @contextmanager
     def in_effect(self) -> Iterator[None]:
-        """Have PyTorch compute with these threads, deterministically and without TF32; then restore what was set."""
+        """Set threads and deterministic kernels, disable TF32, and restore the previous settings at the end."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
         torch.set_num_threads(self.threads)
@@ -83,16 +80,15 @@ class Runtime:
 def resolve_runtime(
     device: str, dtype: str, threads: int | Literal["auto"], *, operations: int, convolutional: bool = False
 ) -> Runtime:
-    """Choose device, precision and threads; nothing is set until the runtime is `in_effect`.
+    """Resolve device, precision and threads; settings apply within `Runtime.in_effect`.
 
     Args:
-        device: `auto` (CUDA, else MPS, else CPU) or a device's name.
-        dtype: `auto` takes bfloat16 only for convolutions on processors that compute with it, where it was
-            measured to pay; else float32.
-        threads: `auto` follows from `operations` and the machine's cores alone, so that a step gets the same
-            number, and thereby the same rounding, in every process.
-        operations: Multiply-adds of one optimizer step, or of one pass of a chunk where nothing is trained.
-        convolutional: Whether the network is one of convolutions.
+        device: `auto` (CUDA, else MPS, else CPU) or the name of a device.
+        dtype: `auto` uses bfloat16 for convolutions on processors that support it natively, else float32.
+        threads: `auto` depends on `operations` and the number of cores only: the same step has the same number of
+            threads, and the same rounding, in every process.
+        operations: MACs of one optimizer step, or of the forward pass of a chunk if nothing is trained.
+        convolutional: Whether the network has convolutions.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -104,13 +100,13 @@ def resolve_runtime(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given, so that a clock read next has it."""
+    """Wait for a device to finish, for timing."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the device computes with bfloat16 rather than emulating it."""
+    """Return whether the device supports bfloat16 natively."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_flag("avx512_bf16")
@@ -127,8 +123,8 @@ def _cpu_flag(flag: str) -> bool:
 def derive_seed(seed: int, *purpose: object) -> int:
     """Return a seed in [0, 2**63) for one purpose, independent of the seeds for others.
 
-    The batch order of epoch 7 is `derive_seed(seed, "order", 7)`, so that training can go on from any epoch
-    without any stored generator state.
+    The batch order of epoch 7 is `derive_seed(seed, "order", 7)`, so that training can resume from any epoch
+    without stored generator state.
     """
     text = ":".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -140,16 +136,16 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """Return a tensor's content as bytes, for digests."""
+    """Return the content of a tensor as bytes, for digests."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().data
 
 
 def process_identity() -> dict[str, str]:
-    """Return tags by which another process can tell whether this one still lives.
+    """Return tags by which another process can check whether this one is alive.
 
-    `process` is the process id, its start and, after a second space, the boot and PID namespace that both are counted
-    in; where these are unknown (neither Linux nor macOS), the start is a wall-clock time and counts for the host name.
+    `process` is the process id, its start time and the scope of both (boot and PID namespace); without a known scope
+    (neither Linux nor macOS), the start is a wall-clock time and is only valid together with the host name.
     """
     process, scope = psutil.Process(), process_scope()
     started = f"{_start(process)} {scope}" if scope else f"{process.create_time():.2f}"
@@ -157,14 +153,14 @@ def process_identity() -> dict[str, str]:
 
 
 def process_lives(identity: str, host: str = "") -> bool | None:
-    """Whether a process still lives; None where this process cannot know.
+    """Return whether a process is alive, or None if that is unknown.
 
-    It cannot know of another boot (another machine, or this one before it was restarted), of another container (PIDs
-    are counted anew there), or of another user's process that the system hides.
+    It is unknown for another boot (another machine, or this one before a reboot), another container, and hidden
+    processes of other users.
 
     Args:
-        identity: The process, as `process_identity` writes it, or as earlier releases did: without a boot.
-        host: Its host name, which decides where no boot is named; empty for this one's.
+        identity: As in `process_identity`, or as written by earlier releases, without a scope.
+        host: Its host name, used if there is no scope; empty for this host.
     """
     number, started, scope = (*identity.split(), "", "", "")[:3]
     if (scope != process_scope()) if scope else (host not in ("", socket.gethostname())):
@@ -183,9 +179,9 @@ def process_lives(identity: str, host: str = "") -> bool | None:
 
 @functools.cache
 def process_scope() -> str:
-    """Return what process ids are unique in: this boot of this machine, and on Linux this PID namespace.
+    """Return the scope of process ids: this boot and, on Linux, this PID namespace; empty if unknown.
 
-    Host names are not: containers share them, and they change. Empty where the system does not tell.
+    A host name is no such scope: containers share them, and they change.
     """
     try:
         if sys.platform == "darwin":

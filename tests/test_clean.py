@@ -162,7 +162,9 @@ def test_clean_keeps_killed_run_until_it_is_deleted(command: Command, tmp_path: 
     refused = command("clean", "--dry_run", "perhaps")
     assert refused.returncode == 2 and "'perhaps' is not a valid boolean" in refused.stderr
     spared = command("clean", "--dry_run", "false")
-    assert spared.returncode == 0 and f"resume --run_id {run.info.run_id}\nnothing to remove" in spared.stdout, spared.stderr
+    assert spared.returncode == 0 and f"resume --run_id {run.info.run_id}\nnothing to remove" in spared.stdout, (
+        spared.stderr
+    )
     store_of(tmp_path).delete_run(run.info.run_id)
     assert "1 removable" in command("clean").stdout
     assert local_state(tmp_path, run.info.run_id).exists()

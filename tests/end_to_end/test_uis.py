@@ -128,9 +128,7 @@ def look_at_dashboard(page: Page, address: str, study: optuna.Study, folder: Pat
 def look_at_mlflow(page: Page, address: str, metrics: dict[str, float], folder: Path) -> None:
     """Check the run page: description, metrics, and a nested run per trial."""
     page.goto(address)
-    expect(page.get_by_text("Study seen: 4 trials, 3 folds, digits 0-2.")).to_be_visible(
-        timeout=PATIENCE_MS
-    )
+    expect(page.get_by_text("Study seen: 4 trials, 3 folds, digits 0-2.")).to_be_visible(timeout=PATIENCE_MS)
     shown = {}
     for name in ("cv/accuracy", "study/complete", "study/pruned"):
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
