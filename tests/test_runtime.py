@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from pipeline.data.records import Dataset
 from pipeline.data.splits import choose_classes
 from pipeline.networks.build import build_network
-from pipeline.networks.from_params import describe_network
+from pipeline.networks.from_params import architecture_from_params
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.train_base import train_base
@@ -34,7 +34,9 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def default_threads(model: str, *, frozen: int = 0, start: int = 0, **changes: Any) -> int:
     """The thread count for training a default network on 28x28 images."""
     params = TrainBaseParams(model=model, **changes)
-    network = build_network(describe_network(params, (1, 28, 28), params.class_numbers), generator(0, "weights"))
+    network = build_network(
+        architecture_from_params(params, (1, 28, 28), params.class_numbers), generator(0, "weights")
+    )
     network.freeze(frozen)
     return resolve_training_runtime(params, network, params.batch_size, start=start).threads
 
@@ -108,7 +110,7 @@ def test_feature_timing_synchronizes_the_device(digits: Dataset, monkeypatch: py
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(device.type))
     params = TrainBaseParams(dataset="digits")
     images = choose_classes(digits.train, (0, 1), digits).pixels
-    architecture = describe_network(params, tuple(images.shape[1:]), (0, 1))  # type: ignore[arg-type]
+    architecture = architecture_from_params(params, tuple(images.shape[1:]), (0, 1))  # type: ignore[arg-type]
     network = build_network(architecture, generator(0, "weights")).to("meta")
     prefix_seconds(network, 2, [images], 32)
     assert waited == ["meta", "meta"]  # before the first and before the second look at the clock
