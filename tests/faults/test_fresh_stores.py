@@ -175,4 +175,4 @@ def test_read_only_folder_error_explains_the_fix(tmp_path: Path) -> None:
     with read_only(tmp_path / "kept"):
         done = setup(tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/kept/mlflow.db")
     assert done.returncode == 2
-    assert "Make its folder writable for you, or have MLFLOW_TRACKING_URI name another file." in done.stderr
+    assert "Make its folder writable, or set MLFLOW_TRACKING_URI to another file." in done.stderr
