@@ -255,7 +255,7 @@ def test_step_with_missing_artifacts_or_deleted_run_is_rerun(
     shutil.rmtree(model.artifact_location.removeprefix("file://"))
     capsys.readouterr()
     second = main(small(plan, seeds=1, explain=True))
-    assert second.metrics["study/run"] == 1, "the base came out the same to the bit, so what builds on it stays"
+    assert second.metrics["study/run"] == 1, "the base is bit-identical, so the arms that build on it stay cached"
     assert "has the same key but its model" in capsys.readouterr().out
     store.delete_run(runs["transfer"])
     third = main(small(plan, seeds=1))

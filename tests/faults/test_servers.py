@@ -150,11 +150,11 @@ def test_sync_uploads_pending_model(
     assert process.returncode == 0, out
     assert "model URI pending: run python -m pipeline sync" in out and "some data is not uploaded yet" in out
     (folder,) = (tmp_path / ".pipeline" / "runs").iterdir()
-    for mode, code, told in (("refuse", 1, "cannot be used"), ("pass", 0, "1 models")):
+    for mode, code, message in (("refuse", 1, "cannot be used"), ("pass", 0, "1 models")):
         proxy.set(mode)
         with stage(tmp_path, "sync", **environment) as syncing:
             out, _ = syncing.communicate(timeout=90)
-        assert syncing.returncode == code and told in out, out
+        assert syncing.returncode == code and message in out, out
         assert folder.exists() is (code == 1)
         proxy.set("full" if code else "pass")
         assert sync_runs() is (code == 0)
