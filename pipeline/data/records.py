@@ -1,4 +1,4 @@
-"""A data set in memory."""
+"""A data set: decoded images in memory or in a memory-mapped file, with labels and identities."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.data.preprocessing import Geometry
+
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in memory.
+    """Labelled images.
 
     Attributes:
-        pixels: uint8 (N, C, H, W), 0-255.
+        pixels: uint8 (N, C, H, W), 0-255; in memory, or memory-mapped: index it, but never copy all of it.
         labels: int64 (N,), class numbers of the data set.
+        ids: int64 (N,), identities of the images; see `identity`. Equal images have equal identities.
     """
 
     pixels: Tensor
     labels: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,14 @@ class Dataset:
     """A data set with its test split.
 
     Attributes:
-        name: `mnist`, `digits`, `folder:PATH`, ...
+        name: `mnist`, `digits`, `torchvision:CIFAR10`, `folder:PATH`, ...
         train: For training and validation.
         test: Read by the final evaluation only.
         class_names: Name of class k at index k.
         source: Path of its files, or name of the package that bundles it.
         note: How it was chosen and where it was read from.
+        geometry: Size, channels and resizing of `pixels`.
+        validation: The official validation split, if there is one.
     """
 
     name: str
@@ -39,3 +49,5 @@ class Dataset:
     class_names: tuple[str, ...]
     source: str
     note: str
+    geometry: Geometry
+    validation: Images | None = None

@@ -51,7 +51,8 @@ def stratified_cut(labels: Tensor, fraction: float, *, seed: int, purpose: str) 
 def cut_test(images: Images) -> tuple[Images, Images]:
     """Split the images of a source without an official test split, always in the same way."""
     train, test = stratified_cut(images.labels, TEST_FRACTION, seed=TEST_SEED, purpose="test")
-    return Images(images.pixels[train], images.labels[train]), Images(images.pixels[test], images.labels[test])
+    first, second = (Images(images.pixels[rows], images.labels[rows], images.ids[rows]) for rows in (train, test))
+    return first, second
 
 
 def cut_folds(labels: Tensor, folds: int, seed: int) -> list[Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.data.identity import content_ids
 from pipeline.data.idx import SIDE
+from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Dataset, Images
 from pipeline.data.stratified import cut_test
 
@@ -17,5 +19,6 @@ def load_digits(note: str = "scikit-learn's digits, upsampled from 8x8 to 28x28"
     small = torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)
     upsampled = torch.nn.functional.interpolate(small, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
     pixels = upsampled.round().clamp(0, 255).to(torch.uint8)
-    train, test = cut_test(Images(pixels, torch.from_numpy(bunch.target).long()))
-    return Dataset("digits", train, test, tuple(map(str, range(10))), "sklearn.datasets.load_digits", note)
+    train, test = cut_test(Images(pixels, torch.from_numpy(bunch.target).long(), content_ids(pixels)))
+    geometry = Geometry(size=(SIDE, SIDE), channels=1)
+    return Dataset("digits", train, test, tuple(map(str, range(10))), "sklearn.datasets.load_digits", note, geometry)

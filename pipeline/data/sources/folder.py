@@ -6,13 +6,17 @@ from pathlib import Path
 
 import torch
 
+from pipeline.data.identity import content_ids
+from pipeline.data.idx import SIDE
 from pipeline.data.image_file import read_grey_image
+from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Dataset, Images
 from pipeline.data.stratified import cut_test
 from pipeline.data.torchvision_import import torchvision_datasets
 from pipeline.errors import DataFileError, Fault
 from pipeline.params import FOLDER_PREFIX
 
+GEOMETRY = Geometry(size=(SIDE, SIDE), channels=1)
 MIN_IMAGES_PER_CLASS = 3  # one each for training, validation and test
 
 
@@ -37,9 +41,9 @@ def load_folder(name: str) -> Dataset:
         needed = f"a class needs at least {MIN_IMAGES_PER_CLASS} images (train, validation, test)"
         raise _invalid(name, f"{needed}; too few in {', '.join(small)}.", "Add images.")
     pixels = torch.stack([read_grey_image(Path(file)) for file, _ in listing.samples])
-    train, test = cut_test(Images(pixels, labels))
+    train, test = cut_test(Images(pixels, labels, content_ids(pixels)))
     note = f"{len(pixels)} images in {path}, converted to grey 28x28"
-    return Dataset(name, train, test, tuple(listing.classes), str(path.absolute()), note)
+    return Dataset(name, train, test, tuple(listing.classes), str(path.absolute()), note, GEOMETRY)
 
 
 def _invalid(name: str, allowed: str, remedy: str) -> DataFileError:

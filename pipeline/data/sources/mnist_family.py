@@ -11,7 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.data.idx import read_idx_files
+from pipeline.data.identity import content_ids
+from pipeline.data.idx import SIDE, read_idx_files
+from pipeline.data.preprocessing import Geometry
 from pipeline.data.reachability import any_reachable
 from pipeline.data.records import Dataset, Images
 from pipeline.data.torchvision_import import torchvision_datasets
@@ -69,14 +71,17 @@ def _read_family(name: str, data_dir: str, states: tuple[tuple[int, int], ...]) 
     splits = []
     for image_file, label_file in (member.files[:2], member.files[2:]):
         labels = arrays[label_file]  # QMNIST's have eight columns, the digit is the first
-        splits.append(Images(arrays[image_file].unsqueeze(1), (labels if labels.ndim == 1 else labels[:, 0]).long()))
+        pixels = arrays[image_file].unsqueeze(1)
+        labels = (labels if labels.ndim == 1 else labels[:, 0]).long()
+        splits.append(Images(pixels, labels, content_ids(pixels)))
     train, test = splits
     for images, what in ((train, "training"), (test, "test")):
         if len(images.pixels) != len(images.labels) or int(images.labels.max()) > 9 or int(images.labels.min()) < 0:
             remedy = f"Remove the files in {folder} and run again to download them, or copy valid ones there."
             raise DataFileError(Fault("data_dir", data_dir, f"the {what} files of {name} do not match.", remedy))
     classes = getattr(torchvision_datasets(), member.class_name).classes if name in NAMED_CLASSES else range(10)
-    return Dataset(name, train, test, tuple(map(str, classes)), str(folder.absolute()), f"{name}, read from {folder}")
+    geometry, note = Geometry(size=(SIDE, SIDE), channels=1), f"{name}, read from {folder}"
+    return Dataset(name, train, test, tuple(map(str, classes)), str(folder.absolute()), note, geometry)
 
 
 def _download(name: str, data_dir: str, missing: list[str]) -> None:
