@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.identity import content_ids
+from pipeline.data.records import Images
 from pipeline.data.splits import Examples
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network, weights_digest
@@ -40,7 +42,9 @@ def images(count: int = 90, seed: int = 0) -> Examples:
     draw = generator(seed, "images")
     labels = torch.arange(count) % 3
     pixels = torch.randint(0, 128, (count, 1, 6, 6), generator=draw) + 60 * labels.view(-1, 1, 1, 1)
-    return Examples(pixels.clamp(max=255).to(torch.uint8), labels, torch.arange(count) * 2)
+    pixels = pixels.clamp(max=255).to(torch.uint8).repeat_interleave(2, 0)  # every other row is used
+    images = Images(pixels, labels.repeat_interleave(2), content_ids(pixels))
+    return Examples(images, torch.arange(count) * 2, labels)
 
 
 def labelled(network: LayeredNetwork, examples: Examples) -> Labelled:

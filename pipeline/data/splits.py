@@ -25,31 +25,56 @@ VAL_PER_CLASS = 30  # validation images per class with few labels
 
 @dataclass(frozen=True)
 class Examples:
-    """Images of the chosen classes.
+    """Images of the chosen classes: rows of an official split, which may be memory-mapped.
 
     Attributes:
-        pixels: uint8 (N, C, H, W), 0-255.
+        images: All images of the official split.
+        rows: int64 (N,), ascending rows of `images`.
         labels: int64 (N,), 0 to K-1: index of the class among the selected ones.
-        indices: int64 (N,), index of each image in the official split it comes from.
     """
 
-    pixels: Tensor
+    images: Images
+    rows: Tensor
     labels: Tensor
-    indices: Tensor
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
 
-    def take(self, indices: Tensor) -> Examples:
-        """Return the examples at some indices (M,)."""
-        return Examples(self.pixels[indices], self.labels[indices], self.indices[indices])
+    def take(self, positions: Tensor) -> Examples:
+        """Return the examples at some positions (M,)."""
+        return Examples(self.images, self.rows[positions], self.labels[positions])
+
+    def gather(self, positions: Tensor) -> Tensor:
+        """Return the pixels uint8 (M, C, H, W) at some positions (M,)."""
+        return self.images.pixels[self.rows[positions]]
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """All pixels uint8 (N, C, H, W) as a copy in memory; use `gather` for data that may exceed memory."""
+        return self.images.pixels[self.rows]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.images.pixels.shape[1:]
+        return channels, height, width
+
+    @property
+    def ids(self) -> Tensor:
+        """Identities int64 (N,) of the images."""
+        return self.images.ids[self.rows]
+
+    @property
+    def indices(self) -> Tensor:
+        """The rows."""
+        return self.rows
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits over shapes, pixels and labels."""
-        digest = hashlib.sha256(str((tuple(self.pixels.shape), tuple(self.labels.shape))).encode())
-        digest.update(tensor_bytes(self.pixels))
+        """32 hexadecimal digits over shape, identities and labels."""
+        digest = hashlib.sha256(str((self.image_shape, len(self))).encode())
+        digest.update(tensor_bytes(self.ids))
         digest.update(tensor_bytes(self.labels))
         return digest.hexdigest()[:32]
 
@@ -92,8 +117,7 @@ class Split:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
-        channels, height, width = self.train.pixels.shape[1:]
-        return channels, height, width
+        return self.train.image_shape
 
 
 def split_for_base(dataset: Dataset, classes: tuple[int, ...], *, val_fraction: float, seed: int) -> Split:
@@ -186,7 +210,7 @@ def choose_classes(images: Images, classes: tuple[int, ...], dataset: Dataset) -
     new_label[list(classes)] = torch.arange(len(classes))
     labels = new_label[images.labels]
     indices = (labels >= 0).nonzero().flatten()
-    return Examples(images.pixels[indices], labels[indices], indices)
+    return Examples(images, indices, labels[indices])
 
 
 def folds_digest(examples: Examples, folds: list[Tensor]) -> str:

@@ -94,7 +94,7 @@ def choose_dataset(params: AnyTargetParams, client: Client) -> tuple[Dataset, Ba
     name = base.dataset if base and params.dataset == "auto" else params.dataset
     dataset = load_dataset(name, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
     if base is not None:
-        architecture, shape = base.network.architecture, tuple(dataset.train.pixels.shape[1:])
+        architecture, shape = base.network.architecture, dataset.geometry.image_shape
         problem = ""
         if architecture.family != params.family and not params.any_family:
             problem = f"its family is {architecture.family}, and {params.entry_point} needs {params.family}"
@@ -197,7 +197,7 @@ def newest_base(params: AnyTargetParams, client: Client, dataset: Dataset, *, de
         client,
         family=params.family,
         dataset=dataset.name,
-        image_shape=tuple(dataset.train.pixels.shape[1:]),
+        image_shape=dataset.geometry.image_shape,
         classes=params.class_numbers,
         depth=depth,
     )

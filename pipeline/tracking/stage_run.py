@@ -158,7 +158,7 @@ class StageRun:
 
 
 def _dataset_entry(split: Split, context: str, examples: Examples) -> dict[str, object]:
-    shape = [-1, *examples.pixels.shape[1:]]
+    shape = [-1, *examples.image_shape]
     pixels = [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": shape}}]
     labels = [{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}]
     return {

@@ -112,7 +112,9 @@ def test_all_input_errors_are_reported_together(command: Command) -> None:
 ON_WINDOWS = "import runpy, sys; sys.platform = 'win32'; runpy.run_module('pipeline', run_name='__main__')"
 
 
-@pytest.mark.parametrize("words", [[sys.executable, "-c", ON_WINDOWS], ["make", "--no-print-directory", "help"]], ids=["python", "make"])
+@pytest.mark.parametrize(
+    "words", [[sys.executable, "-c", ON_WINDOWS], ["make", "--no-print-directory", "help"]], ids=["python", "make"]
+)
 def test_windows_is_rejected_and_error_suggests_wsl(words: list[str]) -> None:
     done = subprocess.run(words, cwd=ROOT, env=clean_environment(OS="Windows_NT"), capture_output=True, text=True)
     assert done.returncode == 2
