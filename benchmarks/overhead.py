@@ -22,7 +22,6 @@ from pipeline.params import TrainBaseParams
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import load_plan
 from pipeline.plan.records import walk
-from pipeline.report.records import KINDS
 from pipeline.tracking import names
 from pipeline.tracking.result_cache import PlanContext
 from pipeline.tracking.store import open_store
@@ -51,7 +50,7 @@ def main(seeds: int, dataset: str) -> None:
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         Path("plan.yaml").write_text(PLAN, encoding="utf-8")
         overrides = {"data_dir": data_dir, "dataset": dataset}
-        plan = load_plan("plan.yaml", PlanOverrides("quick", seeds, overrides, kinds=KINDS))
+        plan = load_plan("plan.yaml", PlanOverrides("quick", seeds, overrides))
         client = open_store()
         parent = client.create_run("0").info.run_id
         outcomes = run_plan(walk(plan), PlanContext(lambda: parent))

@@ -17,7 +17,6 @@ from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import PLANS, load_plan
 from pipeline.plan.outcome import record_from_json
 from pipeline.plan.records import walk
-from pipeline.report.records import KINDS
 from pipeline.stages.main import main
 from pipeline.stages.report import report
 from pipeline.tracking import cache_key as key_module
@@ -51,7 +50,7 @@ def plan(tmp_path: Path) -> str:
 
 
 def plan_overrides(**more: object) -> PlanOverrides:
-    return PlanOverrides(**{"profile": "quick", "kinds": KINDS, **more})  # type: ignore[arg-type]
+    return PlanOverrides(**{"profile": "quick", **more})  # type: ignore[arg-type]
 
 
 def test_plan_order_is_by_seed_with_bases_first(plan: str) -> None:

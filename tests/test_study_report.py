@@ -15,14 +15,14 @@ from mlflow import MlflowClient
 from scipy import stats
 
 from pipeline.params import TrainBaseParams, TransferParams
-from pipeline.plan.records import Question
+from pipeline.plan.records import KINDS, Question
 from pipeline.report.elements import Answer, Table
 from pipeline.report.loader import write_report
 from pipeline.report.questions.context import context_of
 from pipeline.report.questions.dispatch import answer
 from pipeline.report.questions.quantities import TEST_ACCURACY, pair
 from pipeline.report.questions.surface import pareto_front
-from pipeline.report.records import KINDS, LedgerLine, Links, Member, PlanRunFacts, ReportedArm
+from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
 from pipeline.report.renderer import render_html, render_markdown
 from pipeline.report.statistics import paired_difference, paired_ratio, ratio_verdict
 from pipeline.stages.train_base import train_base

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
 from pipeline.errors import UserInputError, suggest
@@ -23,48 +24,29 @@ ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles")
 
 @dataclass(frozen=True)
 class PlanOverrides:
-    """Command-line overrides that apply to every arm.
+    """Command-line overrides that apply to every arm."""
 
-    Attributes:
-        profile: Name of the profile.
-        seeds: Number of seeds per arm, or None for the profile's.
-        overrides: Parameters for every arm that has them, such as `dataset`.
-        base_classes: Classes of every base; empty for the plan's.
-        target_classes: Classes of every target; empty for the plan's.
-        kinds: Known kinds of questions.
-    """
-
-    profile: str
-    seeds: int | None = None
-    overrides: Setting = field(default_factory=dict)
-    base_classes: str = ""
-    target_classes: str = ""
-    kinds: tuple[str, ...] = ()
+    profile: str  # name of the profile
+    seeds: int | None = None  # number of seeds per arm; None for the profile's
+    overrides: Setting = field(default_factory=dict)  # parameters for every arm that has them, such as `dataset`
+    base_classes: str = ""  # classes of every base; empty for the plan's
+    target_classes: str = ""  # classes of every target; empty for the plan's
 
 
+@dataclass(frozen=True)
 class ArmReader:
-    """Reads the arms of one plan.
+    """Reads the arms of one plan."""
 
-    Args:
-        root: The whole file.
-        errors: Collects what is wrong.
-        plan_overrides: From the command line.
-        profile: The selected profile.
-        seeds: Default number of seeds per arm.
-    """
+    root: LinedMapping  # the whole file
+    errors: PlanErrors  # collects what is wrong
+    plan_overrides: PlanOverrides
+    profile: LinedMapping  # the selected profile
+    seeds: int  # default number of seeds per arm
 
-    def __init__(
-        self,
-        root: LinedMapping,
-        errors: PlanErrors,
-        plan_overrides: PlanOverrides,
-        *,
-        profile: LinedMapping,
-        seeds: int,
-    ):
-        self.root, self.errors, self.plan_overrides = root, errors, plan_overrides
-        self.profile, self.seeds = profile, seeds
-        self.entries = errors.mapping(root, "arms")
+    @cached_property
+    def entries(self) -> LinedMapping:
+        """The arms as they are in the file, by name."""
+        return self.errors.mapping(self.root, "arms")
 
     def read(self) -> dict[str, PlannedArm]:
         """Return the arms by name, grids expanded, each after its base."""
@@ -150,22 +132,22 @@ class ArmReader:
         return combinations
 
     def _check_params(self, entry: LinedMapping, arm: PlannedArm) -> None:
-        params = self.errors.mapping(entry, "params")
-        for name in RESERVED:
-            if name in arm.setting:
-                place = (params, name) if name in params else (self.entries, arm.grid)
-                self.errors.add(*place, f"{name} is not a parameter of an arm; see seeds and base in docs/plans.md.")
-                return
+        def add(name: str, *texts: str) -> None:
+            params = self.errors.mapping(entry, "params")
+            self.errors.add(*((params, name) if name in params else (self.entries, arm.grid)), *texts)
+
+        if reserved := next((name for name in RESERVED if name in arm.setting), None):
+            add(reserved, f"{reserved} is not a parameter of an arm; see seeds and base in docs/plans.md.")
+            return
         raw = {**arm.setting, **({"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {})}
         try:
             parse_params(arm.kind, raw)
         except UserInputError as error:
             for fault in error.faults:
-                place = (params, fault.name) if fault.name in params else (self.entries, arm.grid)
-                self.errors.add(*place, str(fault), "")
+                add(fault.name, str(fault), "")
 
     def _check_base(self, arm: PlannedArm, arms: Mapping[str, PlannedArm]) -> None:
-        entry = self.entries[arm.grid] if isinstance(self.entries[arm.grid], LinedMapping) else self.entries
+        entry = self.entries[arm.grid]
         takes_base = issubclass(arm.kind, TargetParams)
         if not arm.base:
             if takes_base and arm.kind.entry_point != "scratch_cnn":

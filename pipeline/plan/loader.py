@@ -32,10 +32,10 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
     errors.known_keys(root, PLAN_KEYS, "plan")
     profile = select_profile(root, errors, plan_overrides.profile)
     seeds = plan_overrides.seeds or errors.seeds(profile, 1)
-    arms = ArmReader(root, errors, plan_overrides, profile=profile, seeds=seeds).read()
+    arms = ArmReader(root, errors, plan_overrides, profile, seeds).read()
     if not arms:
         errors.add(root, "arms", "must name at least one arm.")
-    questions = tuple(QuestionReader(root, errors, kinds=plan_overrides.kinds, arms=arms).read())
+    questions = tuple(QuestionReader(root, errors, arms).read())
     if errors.faults:
         raise UserInputError(*errors.faults)
     return Plan(

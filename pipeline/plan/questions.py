@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from pipeline.errors import suggest
-from pipeline.plan.records import PlannedArm, Question
+from pipeline.plan.records import KINDS, PlannedArm, Question
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping
 
 QUESTION_KEYS = ("key", "study", "text", "kind", "arms", "reference", "labelled")
 
 
+@dataclass(frozen=True)
 class QuestionReader:
-    """Reads the questions of one plan.
+    """Reads the questions of one plan."""
 
-    Args:
-        root: The whole file.
-        errors: Collects what is wrong.
-        kinds: Known kinds of questions.
-        arms: Arms of the plan, by name.
-    """
-
-    def __init__(
-        self, root: LinedMapping, errors: PlanErrors, *, kinds: tuple[str, ...], arms: Mapping[str, PlannedArm]
-    ):
-        self.root, self.errors, self.kinds, self.arms = root, errors, kinds, arms
+    root: LinedMapping  # the whole file
+    errors: PlanErrors  # collects what is wrong
+    arms: Mapping[str, PlannedArm]  # of the plan, by name
 
     def read(self) -> Iterator[Question]:
         """Yield the questions in file order."""
@@ -50,9 +44,9 @@ class QuestionReader:
 
     def _question(self, item: LinedMapping) -> Question:
         kind, reference = str(item.get("kind", "")), str(item.get("reference") or "")
-        if kind not in self.kinds:
-            allowed = f"{kind} must be one of {', '.join(self.kinds)}."
-            self.errors.add(item, "kind", allowed, suggest(kind, self.kinds))
+        if kind not in KINDS:
+            allowed = f"{kind} must be one of {', '.join(KINDS)}."
+            self.errors.add(item, "kind", allowed, suggest(kind, KINDS))
         arms, pairs = self._arms(item), self._pairs(item)
         if not item.get("arms") and not pairs:
             self.errors.add(item, "arms" if "arms" in item else "key", "names no arms.")

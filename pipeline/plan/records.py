@@ -1,97 +1,79 @@
-"""A validated plan and the steps it consists of."""
+"""A validated plan, its questions, and the steps it consists of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.params import StageParams
 
 Setting = dict[str, Any]
 
+# kinds of questions; `report/questions/` has a function for each
+KINDS = (
+    "score",  # test accuracy and precision, learning curves
+    "compare",  # test accuracy vs. the reference, paired by seed
+    "convergence",  # epochs and seconds to a validation threshold, vs. the reference
+    "overfitting",  # training - test accuracy, optionally vs. the reference
+    "caching",  # time per epoch and in total on cached features, and the break-even
+    "time",  # why training takes longer: epochs, time per epoch, MACs, share of parameters trained
+    "labels",  # difference from the reference by number of labels
+    "surface",  # accuracy and time over reuse_layers, unfreeze and per_class, and recommended settings
+)
+
 
 @dataclass(frozen=True)
 class PlannedArm:
-    """One arm of a plan; one step per seed.
+    """One arm of a plan; one step per seed."""
 
-    Attributes:
-        name: Unique in the plan; an arm of a grid carries its values in its name.
-        label: Shown in tables and figures.
-        kind: Parameter record of its entry point.
-        setting: Its parameters, including the profile's, without seed and base.
-        base: Name of the arm whose model it builds on, or empty.
-        seeds: Number of seeds; it runs with seeds 0 to seeds - 1.
-        grid: Name of the arm in the file that it was expanded from.
-    """
-
-    name: str
-    label: str
-    kind: type[StageParams]
-    setting: Setting
-    base: str
-    seeds: int
-    grid: str
+    name: str  # unique in the plan; an arm of a grid carries its values in its name
+    label: str  # in tables and figures
+    kind: type[StageParams]  # parameter record of its entry point
+    setting: Setting  # its parameters, including the profile's, without seed and base
+    base: str  # name of the arm whose model it builds on, or empty
+    seeds: int  # number of seeds; it runs with seeds 0 to seeds - 1
+    grid: str  # name of the arm in the file that it was expanded from
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a plan.
+    """One question of a plan."""
 
-    Attributes:
-        key: Its number, such as `2.3`.
-        study: Heading of its chapter, such as `A: digits 0-4 to 5-9, an MLP`.
-        text: The question itself.
-        kind: One of `report.records.KINDS`.
-        arms: Names of the arms that answer it.
-        reference: Name of the arm they are compared with, or empty.
-        labelled: For kind `labels`: pairs of (arm, its reference), one pair per number of labels.
-    """
-
-    key: str
-    study: str
-    text: str
-    kind: str
-    arms: tuple[str, ...]
-    reference: str = ""
-    labelled: tuple[tuple[str, str], ...] = ()
+    key: str  # its number, such as `2.3`
+    study: str  # heading of its chapter, such as `A: digits 0-4 to 5-9, an MLP`
+    text: str  # the question itself
+    kind: str  # one of `KINDS`
+    arms: tuple[str, ...]  # names of the arms that answer it
+    reference: str = ""  # name of the arm they are compared with, or empty
+    labelled: tuple[tuple[str, str], ...] = ()  # for kind `labels`: (arm, its reference) per number of labels
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A plan with one of its profiles applied.
+class PlanHeader:
+    """What a plan and the record of a plan run have in common."""
 
-    Attributes:
-        name: File name without its suffix.
-        title: Heading of the report.
-        description: One paragraph.
-        profile: Name of the profile.
-        seeds: Default number of seeds per arm.
-        arms: By name; a base comes before the arms that build on it.
-        questions: In file order.
-    """
+    name: str  # file name of the plan without its suffix
+    title: str  # heading of the report
+    description: str  # one paragraph
+    profile: str  # name of the selected profile
+    seeds: int  # default number of seeds per arm
 
-    name: str
-    title: str
-    description: str
-    profile: str
-    seeds: int
-    arms: dict[str, PlannedArm]
-    questions: tuple[Question, ...]
+
+@dataclass(frozen=True)
+class Plan(PlanHeader):
+    """A plan with one of its profiles applied."""
+
+    arms: dict[str, PlannedArm]  # by name; a base comes before the arms that build on it
+    questions: tuple[Question, ...]  # in file order
 
 
 @dataclass(frozen=True)
 class Step:
-    """One arm with one seed, which is one MLflow run.
-
-    Attributes:
-        arm: The arm.
-        seed: The seed.
-        base: The step whose model it builds on, as (arm, seed), or None.
-    """
+    """One arm with one seed, which is one MLflow run."""
 
     arm: PlannedArm
     seed: int
-    base: tuple[str, int] | None = field(default=None)
+    base: tuple[str, int] | None = None  # (arm, seed) of the step whose model it builds on
 
     @property
     def place(self) -> tuple[str, int]:

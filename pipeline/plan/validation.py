@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,12 @@ from pipeline.yaml_lines import LinedMapping
 MAX_SEEDS = 1000
 
 
+@dataclass(frozen=True)
 class PlanErrors:
-    """The errors of one plan file.
+    """The errors of one plan file."""
 
-    Args:
-        path: Of the file, for messages.
-
-    Attributes:
-        faults: Collected so far.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.faults: list[Fault] = []
+    path: Path  # of the file, for messages
+    faults: list[Fault] = field(default_factory=list)  # collected so far
 
     def add(self, mapping: Mapping[str, Any], key: str, allowed: str, remedy: str = "See docs/plans.md.") -> None:
         """Record an error at a key of a mapping."""

@@ -13,18 +13,6 @@ from pipeline.tracking.queries import Arm
 
 CAP_MARK = "\u2021"  # double dagger
 
-# kinds of questions; `questions/` has a function for each
-KINDS = (
-    "score",  # test accuracy and precision, learning curves
-    "compare",  # test accuracy vs. the reference, paired by seed
-    "convergence",  # epochs and seconds to a validation threshold, vs. the reference
-    "overfitting",  # training - test accuracy, optionally vs. the reference
-    "caching",  # time per epoch and in total on cached features, and the break-even
-    "time",  # why training takes longer: epochs, time per epoch, MACs, share of parameters trained
-    "labels",  # difference from the reference by number of labels
-    "surface",  # accuracy and time over reuse_layers, unfreeze and per_class, and recommended settings
-)
-
 
 @dataclass(frozen=True)
 class Member:

@@ -24,7 +24,6 @@ from pipeline.plan.loader import load_plan
 from pipeline.plan.outcome import PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan, walk
 from pipeline.report.loader import write_plan_report
-from pipeline.report.records import KINDS
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.queries import Store, read_plan_record
@@ -74,7 +73,6 @@ def plan_overrides(params: MainParams) -> PlanOverrides:
         overrides={**overrides, "data_dir": params.data_dir},
         base_classes="" if params.base_classes == "auto" else params.base_classes,
         target_classes="" if params.target_classes == "auto" else params.target_classes,
-        kinds=KINDS,
     )
 
 

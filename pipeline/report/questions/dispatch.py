@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.plan.records import Question
+from pipeline.plan.records import KINDS, Question
 from pipeline.report.elements import CACHED_MARK, Answer, capitalized
 from pipeline.report.questions.accuracy import compare, score
 from pipeline.report.questions.arm_differences import base_arms, differing_params
@@ -14,7 +14,7 @@ from pipeline.report.questions.cost import caching, time
 from pipeline.report.questions.label_curves import labels
 from pipeline.report.questions.learning import convergence, overfitting
 from pipeline.report.questions.surface import surface
-from pipeline.report.records import CAP_MARK, KINDS, PlanRunFacts
+from pipeline.report.records import CAP_MARK, PlanRunFacts
 
 ANSWERERS: dict[str, Callable[[QuestionContext], Answer]] = {
     "score": score,
