@@ -21,7 +21,7 @@ from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
 from pipeline.tracking.queries import read_arm
-from tests.made_up_study import arm_of, member
+from tests.synthetic_plan_run import arm_of, member
 
 
 def test_confidence_interval_matches_scipy() -> None:

@@ -23,13 +23,22 @@ from pipeline.report.questions.dispatch import answer
 from pipeline.report.questions.quantities import TEST_ACCURACY, pair
 from pipeline.report.questions.surface import pareto_front
 from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
-from pipeline.report.renderer import render_html, render_markdown
+from pipeline.report.renderer import render
 from pipeline.report.statistics import paired_difference, paired_ratio, ratio_verdict
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
 from pipeline.tracking.queries import read_arm
-from tests.made_up_study import arm_of, member, question, reference_study, run_id_of, scored, study, surface_study
+from tests.synthetic_plan_run import (
+    arm_of,
+    member,
+    plan_run,
+    question,
+    reference_plan_run,
+    run_id_of,
+    scored,
+    surface_plan_run,
+)
 
 SCRATCH = (0.90, 0.92, 0.91)
 AHEAD = (0.92, 0.94, 0.93)
@@ -37,7 +46,7 @@ UNCLEAR = (0.93, 0.90, 0.92)
 
 
 def answered(query: Question, *arms: ReportedArm, **more: object) -> Answer:
-    return answer(study(arms, query, **more), query)
+    return answer(plan_run(arms, query, **more), query)
 
 
 def texts(table: Table | None) -> list[list[str]]:
@@ -48,7 +57,7 @@ def texts(table: Table | None) -> list[list[str]]:
 # statistics
 
 
-def test_the_paired_p_value_is_scipys() -> None:
+def test_paired_p_value_matches_scipy() -> None:
     p = paired_difference(UNCLEAR, SCRATCH).p_value
     assert p == pytest.approx(stats.ttest_rel(UNCLEAR, SCRATCH).pvalue)
     assert math.isnan(paired_difference([0.9], [0.8]).p_value)
@@ -79,9 +88,9 @@ def test_no_difference_is_claimed_if_interval_includes_zero(pairs: list[tuple[fl
     mine, theirs = zip(*pairs, strict=True)
     query = question("compare", "mine", "again", reference="theirs")
     arms = [scored("mine", mine), scored("theirs", theirs)]
-    single = context_of(study(arms, query), query).comparison(TEST_ACCURACY, "Test accuracy")
+    single = context_of(plan_run(arms, query), query).comparison(TEST_ACCURACY, "Test accuracy")
     arms.append(scored("again", mine))
-    grouped = context_of(study(arms, query), query).comparison(TEST_ACCURACY, "Test accuracy")
+    grouped = context_of(plan_run(arms, query), query).comparison(TEST_ACCURACY, "Test accuracy")
     differences = [one - other for one, other in pairs]
     half = stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(differences) if len(pairs) > 1 else math.inf
     claimed = "pp higher" in single or "pp lower" in single
@@ -95,7 +104,7 @@ def test_no_difference_is_claimed_if_interval_includes_zero(pairs: list[tuple[fl
 # question kinds
 
 
-def test_a_score_gives_accuracy_with_interval_and_count() -> None:
+def test_score_reports_accuracy_with_interval_and_count() -> None:
     result = answered(question("score", "net"), scored("net", SCRATCH, train=0.999, seconds=2.5))
     assert result.headline == "Net: test accuracy 91.00 +- 2.48 % (3 seeds)."
     assert result.sentences == (
@@ -105,7 +114,7 @@ def test_a_score_gives_accuracy_with_interval_and_count() -> None:
     assert [chart.name for chart in result.charts] == ["01_question_1_1_loss", "01_question_1_1_accuracy"]
 
 
-def test_precision_is_told_where_it_is_asked_for() -> None:
+def test_precision_is_reported_if_the_question_mentions_it() -> None:
     query = question("score", "net", text="What precision does it reach?")
     result = answered(query, scored("net", SCRATCH, precision=0.88))
     assert result.headline == "Net: test accuracy 91.00 +- 2.48 %, macro precision 88.00 +- 0.00 % (3 seeds)."
@@ -133,7 +142,7 @@ def test_tuned_arm_reports_cross_validation_results() -> None:
     )
 
 
-def test_a_comparison_names_difference_interval_p_and_count() -> None:
+def test_comparison_reports_difference_interval_p_and_count() -> None:
     result = answered(question("compare", "a", reference="b"), scored("a", UNCLEAR), scored("b", SCRATCH))
     assert result.headline == "Test accuracy: a 91.67 %, b 91.00 %: not significant (95 % CI includes 0, 3 seeds)."
     p = stats.ttest_rel(UNCLEAR, SCRATCH).pvalue
@@ -144,7 +153,7 @@ def test_a_comparison_names_difference_interval_p_and_count() -> None:
     assert [chart.name[-8:] for chart in result.charts] == ["1_1_loss", "accuracy", "_seconds"]
 
 
-def test_several_arms_are_grouped_by_what_is_shown() -> None:
+def test_several_arms_are_grouped_by_verdict() -> None:
     query = question("compare", "better", "worse", "unclear", "single", reference="scratch")
     result = answered(
         query,
@@ -161,7 +170,7 @@ def test_several_arms_are_grouped_by_what_is_shown() -> None:
     assert "Single and scratch are paired on their shared seed: 2." in result.notes
 
 
-def test_a_finding_against_transfer_is_told_as_one() -> None:
+def test_negative_transfer_is_reported() -> None:
     query = question("compare", "transfer", reference="scratch")
     result = answered(query, scored("transfer", SCRATCH), scored("scratch", AHEAD))
     assert result.headline == "Test accuracy: transfer 91.00 %, scratch 93.00 %: 2.00 pp lower (3 seeds)."
@@ -292,7 +301,7 @@ def surface_arm(name: str, reuse: int, unfreeze: int, values: tuple[float, ...],
     return arm_of(name, runs)
 
 
-def test_recipe_is_cheapest_arm_not_worse_on_validation() -> None:
+def test_recommendation_is_cheapest_arm_not_worse_on_validation() -> None:
     arms = [
         surface_arm("scratch", 0, 0, (0.90, 0.91, 0.92), 9.0),
         surface_arm("best", 5, 5, (0.95, 0.96, 0.97), 8.0),
@@ -312,7 +321,7 @@ def test_recipe_is_cheapest_arm_not_worse_on_validation() -> None:
     assert "5 reused, 3 unfrozen (+0.0)" in result.charts[0].alt
 
 
-def test_recipe_with_two_seeds_is_best_on_validation() -> None:
+def test_recommendation_with_two_seeds_is_best_on_validation() -> None:
     arms = [surface_arm("scratch", 0, 0, (0.90, 0.91), 1.0), surface_arm("best", 5, 5, (0.95, 0.96), 8.0)]
     result = answered(question("surface", "scratch", "best"), *arms)
     assert result.headline == "100 labels per class: reuse_layers=5, unfreeze=5."
@@ -330,7 +339,7 @@ def test_pareto_front_holds_non_dominated_points() -> None:
 def test_missing_arms_are_listed_on_top_and_per_question() -> None:
     lost = arm_of("lost", [], (0, "NonFiniteLossError: nan"), (1, "NonFiniteLossError: nan"), label="the lost one")
     partly = scored("partly", (0.92, 0.94), (2, "killed"))
-    facts = study(
+    facts = plan_run(
         [scored("scratch", SCRATCH), partly, lost],
         question("compare", "partly", "lost", reference="scratch"),
         question("score", "lost", key="1.2"),
@@ -345,7 +354,7 @@ def test_missing_arms_are_listed_on_top_and_per_question() -> None:
     )
     assert second.headline == "Not answered: none of its arms finished." and second.table is None
     assert third.headline.startswith("Not compared: its reference did not finish. partly: test accuracy 93.00")
-    page = render_html(facts, [first, second, third], "today")
+    page = render("study.html", facts, [first, second, third], date="today")
     top = page[: page.index(">Summary<")]
     for line in ("is missing seed 2: killed.", "is missing: NonFiniteLossError: nan."):
         assert line in top
@@ -362,11 +371,11 @@ def test_every_question_kind_handles_one_seed_and_no_runs(kind: str) -> None:
     assert "1 seed" in text or kind == "surface"
     claim = r"\b(higher|lower|fewer|smaller|larger)\b|(fast|slow)er(?!( per epoch)? \(1 seed\): open)"
     assert not re.search(claim, text), text
-    empty = answer(study([], query), query)
+    empty = answer(plan_run([], query), query)
     assert empty.headline == "Not answered: none of its arms finished."
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_unknown_question_kind_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"question 1.1: kind must be one of score, compare, .* got 'guess'"):
         answered(question("guess", "a"), scored("a", [0.9]))
 
@@ -389,26 +398,26 @@ def write_files(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
 
 def test_numbers_link_to_runs_on_a_tracking_server(tmp_path: Path) -> None:
     arms = [scored("a", AHEAD), scored("b", SCRATCH)]
-    facts = study(arms, question("compare", "a", reference="b"), links=Links("http://host:5000/", "7"))
+    facts = plan_run(arms, question("compare", "a", reference="b"), links=Links("http://host:5000/", "7"))
     page, text = write_files(facts, tmp_path)
     for seed in range(3):
         href = f"http://host:5000/#/experiments/7/runs/{run_id_of('a', seed)}"
         assert f'<a href="{href}">{seed}</a>' in page and f"[{seed}]({href})" in text
     assert "http://host:5000/#/compare-runs?runs=" in page
-    unnamed, _ = write_files(study(arms, *facts.questions, links=Links("sqlite:///mlflow.db", "")), tmp_path)
+    unnamed, _ = write_files(plan_run(arms, *facts.questions, links=Links("sqlite:///mlflow.db", "")), tmp_path)
     assert "/experiments/" not in unnamed and "sqlite:" not in unnamed
 
 
 def test_arm_names_are_escaped(tmp_path: Path) -> None:
     arm = scored("a", AHEAD)
     evil = ReportedArm("a", "<script>alert(1)</script> | *x*", "transfer", arm.members, ((9, "<img src=x>"),))
-    page, text = write_files(study([evil], question("score", "a", text="<b>Which?")), tmp_path)
+    page, text = write_files(plan_run([evil], question("score", "a", text="<b>Which?")), tmp_path)
     assert "<script" not in page and "<img src=x" not in page and "<b>" not in page
     assert "\\<script>alert(1)\\</script> \\| \\*x\\*" in text
 
 
 def test_csv_has_one_row_per_run_with_every_metric(tmp_path: Path) -> None:
-    facts = study([scored("a", AHEAD), scored("b", [0.5], metrics={"cv/accuracy": 0.4}, reused=True)])
+    facts = plan_run([scored("a", AHEAD), scored("b", [0.5], metrics={"cv/accuracy": 0.4}, reused=True)])
     write_files(facts, tmp_path)
     with (tmp_path / "study.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -419,13 +428,13 @@ def test_csv_has_one_row_per_run_with_every_metric(tmp_path: Path) -> None:
     assert {name for one in facts.arms["b"].members for name in one.run.metrics} <= rows[0].keys()
 
 
-def test_protocol_lists_budgets_differences_versions_and_ledger(tmp_path: Path) -> None:
+def test_methods_list_budgets_differences_versions_and_ledger(tmp_path: Path) -> None:
     arms = [
         scored("a", AHEAD, params={"dropout": "0.2"}, tags={names.BASE_RUN_ID: run_id_of("b", 0)}),
         scored("b", SCRATCH, params={"dropout": "0.0", "learning_rate": "0.01"}, stage="train_base"),
     ]
     ledger = (LedgerLine("a", 3, 60.0, 0.0), LedgerLine("b", 3, 0.0, 40.0))
-    facts = study(arms, question("compare", "a", reference="b"), ledger=ledger)
+    facts = plan_run(arms, question("compare", "a", reference="b"), ledger=ledger)
     _, text = write_files(facts, tmp_path)
     for line in (
         "| 1.1 | dropout | b: 0.0; a: 0.2 |",
@@ -444,7 +453,7 @@ def test_protocol_lists_budgets_differences_versions_and_ledger(tmp_path: Path) 
     assert not any("starts from" in note for note in answered(facts.questions[0], fresh, arms[1]).notes)
 
 
-@pytest.mark.parametrize("facts", [surface_study(), pytest.param(reference_study(), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("facts", [surface_plan_run(), pytest.param(reference_plan_run(), marks=pytest.mark.slow)])
 def test_full_report_is_complete_and_small(facts: PlanRunFacts, tmp_path: Path) -> None:
     page, text = write_files(facts, tmp_path)
     assert len(page) < 3_000_000
@@ -455,9 +464,9 @@ def test_full_report_is_complete_and_small(facts: PlanRunFacts, tmp_path: Path) 
 
 
 def test_markdown_contains_the_same_answers() -> None:
-    facts = study([scored("a", AHEAD), scored("b", SCRATCH)], question("compare", "a", reference="b"))
+    facts = plan_run([scored("a", AHEAD), scored("b", SCRATCH)], question("compare", "a", reference="b"))
     answers = [answer(facts, query) for query in facts.questions]
-    text = render_markdown(facts, answers, "today")
+    text = render("study.md", facts, answers, date="today")
     assert "**Test accuracy: a 93.00 %, b 91.00 %: 2.00 pp higher (3 seeds).**" in text
     assert "| b | 0 1 2 | 91.00 +- 2.48 | 91.00 +- 2.48 | - | - | 2.00 +- 0.00 |" in text
 
@@ -472,7 +481,7 @@ def test_report_of_real_runs_contains_their_numbers(store: MlflowClient, tmp_pat
         for name, more in (("five", {}), ("cached", {"features": "auto"}), ("scratch", {"reuse_layers": 0})):
             run_id = transfer(TransferParams(**common, **more)).run_id
             arms[name].append(Member(seed, read_arm(store, run_id), reused=False))
-    facts = study(
+    facts = plan_run(
         [arm_of(name, members) for name, members in arms.items()],
         question("score", "five", text="What precision?"),
         question("caching", "cached", reference="five", key="2.2"),
@@ -500,7 +509,7 @@ HIDE_ALL_BUT = """number => {
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.parametrize("facts", [reference_study(), surface_study()], ids=["assignments", "surface"])
+@pytest.mark.parametrize("facts", [reference_plan_run(), surface_plan_run()], ids=["assignments", "surface"])
 def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 

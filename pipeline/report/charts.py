@@ -1,4 +1,4 @@
-"""Charts of a report: curves over epochs, markers with intervals, bars with intervals.
+"""Charts of a report: curves over epochs, markers and bars with intervals, heat maps, Pareto fronts.
 
 Each chart is one small image with readable text, so that a page can place charts side by side, or below each other on
 a phone. Margins are fixed in inches: a layout engine would take several times as long.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from pipeline.report.elements import Chart
 from pipeline.report.statistics import Estimate
 
 WIDTH = 3.1  # inches, as all lengths here
-CURVES_HEIGHT = 1.75
+CURVES_HEIGHT, FRONT_HEIGHT = 1.75, 1.6
 LEFT, RIGHT, TOP, BOTTOM = 0.52, 0.10, 0.26, 0.36
 ROW_HEIGHT = 0.33
 LEGEND_LINE = 0.122
@@ -30,6 +30,8 @@ DPI = 165
 COLORS = ("#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # color-blind safe
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP"
+
+Point = tuple[float, float, str]  # seconds, accuracy, name
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,9 @@ class Series:
 
     label: str  # in the legend
     style: SeriesStyle  # of its arm
+    x: Sequence[float]  # at least as long as the shortest curve
     curves: tuple[Sequence[float], ...]  # one per seed; drawn up to the length of the shortest
     faint: bool = False  # draw as the less important of two curves with the same style
-    start: int = 1  # x of the first point
-    x: Sequence[float] | None = None  # all x values, instead of counting from `start`
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ def line_chart(
     The y axis is logarithmic with `log`, else it ends at `top`; `threshold` is the y of a horizontal line.
     """
     height = TOP + CURVES_HEIGHT + BOTTOM + LEGEND_LINE * len(series) + 0.02
-    figure, axes = new_chart(text, height, CURVES_HEIGHT)
+    figure, axes = _new_chart(text, height, CURVES_HEIGHT)
     for one in series:
         _draw_curve(axes, one)
     if threshold is not None:
         axes.axhline(threshold, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)))
     if log:
         axes.set_yscale("log")
-        label_log_ticks(axes.yaxis)
+        _label_log_ticks(axes.yaxis)
     elif top is not None:
         axes.set_ylim(_bottom(series, top), top)
     if text.xlabel == "epoch":
@@ -119,21 +120,20 @@ def line_chart(
         *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.3 / WIDTH, 0), fontsize=TINY,
         frameon=False, borderaxespad=0.1, labelspacing=0.18, handlelength=2.2,
     )  # fmt: skip
-    return rendered(text, figure)
+    return _rendered(text, figure)
 
 
 def _draw_curve(axes: Axes, one: Series) -> None:
     length = min(map(len, one.curves))
     values = np.array([curve[:length] for curve in one.curves], dtype=float)
-    x = np.arange(one.start, one.start + length) if one.x is None else np.asarray(one.x[:length])
     line, width, alpha = (":", 1.1, 0.9) if one.faint else (one.style.line, 1.4, 1.0)
     marker = one.style.marker if length < 3 else None
     axes.plot(
-        x, values.mean(0), color=one.style.color, linestyle=line, linewidth=width, alpha=alpha, label=one.label,
-        marker=marker, markersize=3,
+        one.x[:length], values.mean(0), color=one.style.color, linestyle=line, linewidth=width, alpha=alpha,
+        label=one.label, marker=marker, markersize=3,
     )  # fmt: skip
     if len(one.curves) > 1 and not one.faint:
-        axes.fill_between(x, values.min(0), values.max(0), color=one.style.color, alpha=0.16, linewidth=0)
+        axes.fill_between(one.x[:length], values.min(0), values.max(0), color=one.style.color, alpha=0.16, linewidth=0)
 
 
 def _bottom(series: Sequence[Series], top: float) -> float:
@@ -160,7 +160,7 @@ def point_chart(
     axes.set_xlim(low - margin, max(100, high) + 0.4 * margin if exceeds else high + margin)
     if zero:
         axes.axvline(0, color="#555555", linewidth=0.9)
-    return rendered(text, figure)
+    return _rendered(text, figure)
 
 
 def _draw_point(axes: Axes, y: int, row: Row, *, connected: bool) -> list[float]:
@@ -192,10 +192,47 @@ def bar_chart(text: ChartText, rows: Sequence[Row]) -> Chart:
             axes.errorbar(mean, y, xerr=ends, color="#222222", elinewidth=1, capsize=2.5, fmt="none")
         highest = max(highest, mean + width, *row.values)
     axes.set_xlim(0, 1.05 * highest or 1.0)
-    return rendered(text, figure)
+    return _rendered(text, figure)
 
 
-def new_chart(text: ChartText, height: float, body: float, *, left: float = LEFT) -> tuple[Figure, Axes]:
+def heat_map(text: ChartText, cells: Mapping[tuple[int, int], tuple[float, str]], limit: float) -> Chart:
+    """Draw (value, text) by (column, row), with a color scale from -limit to limit."""
+    columns, rows = (sorted({cell[axis] for cell in cells}) for axis in (0, 1))
+    grid = np.full((len(rows), len(columns)), np.nan)
+    body = max(0.9, 0.3 * len(rows))
+    figure, axes = _new_chart(text, TOP + body + BOTTOM, body)
+    for (column, row), (value, label) in cells.items():
+        x, y = columns.index(column), rows.index(row)
+        grid[y, x] = value
+        color = "white" if abs(value) > 0.62 * limit else "black"
+        axes.text(x, y, label, ha="center", va="center", fontsize=TINY, color=color)
+    axes.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    axes.set_xticks(range(len(columns)), [str(column) for column in columns])
+    axes.set_yticks(range(len(rows)), [str(row) for row in rows])
+    return _rendered(text, figure)
+
+
+def front_chart(text: ChartText, points: Sequence[Point], front: Sequence[Point], *, style: SeriesStyle) -> Chart:
+    """Draw points, and their Pareto front, fastest first, as labeled steps."""
+    figure, axes = _new_chart(text, TOP + FRONT_HEIGHT + BOTTOM, FRONT_HEIGHT)
+    axes.plot([point[0] for point in points], [point[1] for point in points], "o", color="#999999", markersize=3)
+    axes.step(
+        [point[0] for point in front], [point[1] for point in front], where="post", color=style.color,
+        marker=style.marker, markersize=4, linewidth=1.1,
+    )  # fmt: skip
+    scratch = [point for point in points if not point[2][0].isdigit() and point not in front]
+    for seconds, value, name in [*front, *scratch]:
+        axes.annotate(
+            name, (seconds, value), xytext=(-2, 2), textcoords="offset points", fontsize=TINY, ha="right", va="bottom"
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.14)
+    _label_log_ticks(axes.xaxis)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    return _rendered(text, figure)
+
+
+def _new_chart(text: ChartText, height: float, body: float, *, left: float = LEFT) -> tuple[Figure, Axes]:
     """Return a figure of some height with labeled axes of height `body` below its title."""
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((left / WIDTH, 1 - (TOP + body) / height, 1 - (left + RIGHT) / WIDTH, body / height))
@@ -208,7 +245,7 @@ def new_chart(text: ChartText, height: float, body: float, *, left: float = LEFT
     return figure, axes
 
 
-def label_log_ticks(axis: Axis) -> None:
+def _label_log_ticks(axis: Axis) -> None:
     """Label 1, 2 and 5 of each decade of a logarithmic axis as plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
@@ -219,7 +256,7 @@ def _row_chart(text: ChartText, rows: Sequence[Row]) -> tuple[Figure, Axes]:
     """Return a figure with one labeled line per row, y = 0, 1, ... from the top."""
     body = ROW_HEIGHT * len(rows) + 0.06
     below = BOTTOM + 0.12 * text.xlabel.count("\n")
-    figure, axes = new_chart(text, TOP + body + below, body, left=0.14)
+    figure, axes = _new_chart(text, TOP + body + below, body, left=0.14)
     axes.set_ylim(len(rows) - 0.62, -0.62)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -232,7 +269,7 @@ def _row_chart(text: ChartText, rows: Sequence[Row]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def rendered(text: ChartText, figure: Figure) -> Chart:
+def _rendered(text: ChartText, figure: Figure) -> Chart:
     """Return a figure as a chart."""
     target = io.BytesIO()
     figure.savefig(target, dpi=DPI, format="png")

@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.plan.outcome import Outcome, PlanRecord
-from pipeline.report.questions.arm_differences import host_of
 from pipeline.report.questions.dispatch import answer
 from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
-from pipeline.report.renderer import render_html, render_markdown
+from pipeline.report.renderer import render
 from pipeline.tracking import names
 from pipeline.tracking.queries import Store, read_step
 
@@ -74,14 +73,14 @@ def write_report(facts: PlanRunFacts, folder: Path) -> list[Path]:
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     figures = folder / names.FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    pages = {"study.html": render_html(facts, answers, date), "study.md": render_markdown(facts, answers, date)}
-    for name, text in pages.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    pages = [folder / name for name in ("study.html", "study.md")]
+    for page in pages:
+        page.write_text(render(page.name, facts, answers, date=date), encoding="utf-8")
     _write_runs(facts, folder / "study.csv")
     charts = {figures / f"{chart.name}.png": chart.png for one in answers for chart in one.charts}
     for path, png in charts.items():
         path.write_bytes(png)
-    return [*(folder / name for name in (*pages, "study.csv")), *charts]
+    return [*pages, folder / "study.csv", *charts]
 
 
 def _write_runs(facts: PlanRunFacts, path: Path) -> None:
@@ -92,4 +91,4 @@ def _write_runs(facts: PlanRunFacts, path: Path) -> None:
         writer.writerow(["arm", "label", "stage", "seed", "run_id", "reused", "host", *metrics])
         for arm, member in facts.runs:
             origin = [arm.name, arm.label, arm.entry_point, member.seed, member.run.run_id, member.reused]
-            writer.writerow([*origin, host_of(member), *(member.run.metrics.get(name, "") for name in metrics)])
+            writer.writerow([*origin, member.host, *(member.run.metrics.get(name, "") for name in metrics)])

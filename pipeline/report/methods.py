@@ -15,13 +15,7 @@ import psutil
 
 from pipeline.plan.records import Question
 from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Table, text_cell, text_table
-from pipeline.report.questions.arm_differences import (
-    base_run_ids,
-    differing_params,
-    extra_params,
-    host_of,
-    parameter,
-)
+from pipeline.report.questions.arm_differences import differing_params, extra_params
 from pipeline.report.questions.context import context_of
 from pipeline.report.questions.quantities import TEST_ACCURACY
 from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
@@ -81,7 +75,7 @@ def environment_lines(facts: PlanRunFacts) -> list[str]:
         f"Versions: Python {platform.python_version()}, {versions}.",
         f"This machine: {cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB RAM, {platform.system()}.",
     ]
-    if hosts := Counter(host_of(member) or "unknown host" for _, member in facts.runs):
+    if hosts := Counter(member.host or "unknown host" for _, member in facts.runs):
         lines.append(f"Runs by host: {_counts(hosts)}.")
     digests: dict[str, Counter[str]] = defaultdict(Counter)
     for arm, member in facts.runs:
@@ -148,7 +142,7 @@ def _differing_bases(facts: PlanRunFacts, arms: Sequence[ReportedArm]) -> dict[s
     """Return the base arms of arms; empty if all have the same."""
     owner = {member.run.run_id: arm.label for arm, member in facts.runs}
     bases = [
-        ", ".join(dict.fromkeys(owner.get(run_id, run_id or NO_VALUE) for run_id in base_run_ids(arm))) for arm in arms
+        ", ".join(dict.fromkeys(owner.get(run_id, run_id or NO_VALUE) for run_id in arm.base_run_ids)) for arm in arms
     ]
     return {"base": bases} if len(set(bases)) > 1 else {}
 
@@ -202,7 +196,7 @@ def _finished(facts: PlanRunFacts) -> list[ReportedArm]:
 
 
 def _params(arm: ReportedArm, param_names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(parameter(arm, name) or NO_VALUE for name in param_names)
+    return tuple(arm.parameter(name) or NO_VALUE for name in param_names)
 
 
 def _tag(arm: ReportedArm, name: str) -> str:

@@ -22,6 +22,11 @@ class Member:
     run: Arm  # as read from the tracking store
     reused: bool  # whether it was a cache hit
 
+    @property
+    def host(self) -> str:
+        """Where it ran; empty if that was not logged."""
+        return self.run.tags.get("host", "")
+
 
 @dataclass(frozen=True)
 class ReportedArm:
@@ -32,6 +37,16 @@ class ReportedArm:
     entry_point: str  # of its runs
     members: tuple[Member, ...]  # finished runs, by seed
     failures: tuple[tuple[int, str], ...] = ()  # (seed, reason) of the others
+
+    def parameter(self, name: str) -> str:
+        """Return a parameter's value; several, joined by commas, if the runs differ; empty if no run has it."""
+        values = dict.fromkeys(member.run.params.get(name, "") for member in self.members)
+        return ", ".join(value for value in values if value)
+
+    @property
+    def base_run_ids(self) -> list[str]:
+        """The distinct base runs of its runs; an empty id for runs without a base."""
+        return list(dict.fromkeys(member.run.tags.get(names.BASE_RUN_ID, "") for member in self.members))
 
     @property
     def unconverged(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.report.records import Member, ReportedArm
-from pipeline.tracking import names
 
 # do not affect the result, or differ in every comparison
 IGNORED_PARAMS = (
@@ -14,16 +13,10 @@ IGNORED_PARAMS = (
 )  # fmt: skip
 
 
-def parameter(arm: ReportedArm, name: str) -> str:
-    """Return a parameter's value; several, joined by commas, if the runs differ; empty if no run has it."""
-    values = dict.fromkeys(member.run.params.get(name, "") for member in arm.members)
-    return ", ".join(value for value in values if value)
-
-
 def differing_params(arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
     """Return the parameters that all arms have but with different values, each with one value per arm."""
     shared = sorted(set.intersection(*map(_param_names, arms)))
-    values = {name: [parameter(arm, name) for arm in arms] for name in shared}
+    values = {name: [arm.parameter(name) for arm in arms] for name in shared}
     return {name: by_arm for name, by_arm in values.items() if len(set(by_arm)) > 1}
 
 
@@ -31,18 +24,13 @@ def extra_params(arms: Sequence[ReportedArm]) -> dict[str, list[str]]:
     """Return the parameters that only some arms have, as `name value` texts by the arm's label."""
     shared = set.intersection(*map(_param_names, arms))
     extra = {
-        arm.label: [f"{name} {parameter(arm, name)}" for name in sorted(_param_names(arm) - shared)] for arm in arms
+        arm.label: [f"{name} {arm.parameter(name)}" for name in sorted(_param_names(arm) - shared)] for arm in arms
     }
     return {label: texts for label, texts in extra.items() if texts}
 
 
 def _param_names(arm: ReportedArm) -> set[str]:
     return {name for member in arm.members for name in member.run.params} - set(IGNORED_PARAMS)
-
-
-def base_run_ids(arm: ReportedArm) -> list[str]:
-    """Return the distinct base runs of an arm's runs; an empty id for runs without a base."""
-    return list(dict.fromkeys(member.run.tags.get(names.BASE_RUN_ID, "") for member in arm.members))
 
 
 def base_arms(arms: Sequence[ReportedArm]) -> list[tuple[ReportedArm, ReportedArm]]:
@@ -55,14 +43,9 @@ def base_arms(arms: Sequence[ReportedArm]) -> list[tuple[ReportedArm, ReportedAr
     return [
         (arm, by_name[name])
         for arm in arms
-        if arm.entry_point != "scratch_cnn" and parameter(arm, "reuse_layers") != "0"
-        for name in dict.fromkeys(owner[run_id] for run_id in base_run_ids(arm) if run_id in owner)
+        if arm.entry_point != "scratch_cnn" and arm.parameter("reuse_layers") != "0"
+        for name in dict.fromkeys(owner[run_id] for run_id in arm.base_run_ids if run_id in owner)
     ]
-
-
-def host_of(member: Member) -> str:
-    """Return the host of a run; empty if it was not logged."""
-    return member.run.tags.get("host", "")
 
 
 def incomparable_times(arms: Sequence[ReportedArm]) -> str:
@@ -77,5 +60,5 @@ def incomparable_times(arms: Sequence[ReportedArm]) -> str:
 
 def _machine(member: Member) -> str:
     """Return the host, and the device unless it is the CPU; empty if the host is unknown."""
-    host, device = host_of(member), member.run.params.get("device", "cpu")
+    host, device = member.host, member.run.params.get("device", "cpu")
     return f"{host} ({device})" if host and device != "cpu" else host

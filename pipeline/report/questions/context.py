@@ -105,13 +105,10 @@ class QuestionContext:
 
     def difference_columns(self, quantity: Quantity, heading: str) -> tuple[Column, Column]:
         """Return two columns: the paired difference from the reference, and its p value."""
+        pairings = {arm.name: self.pair(arm, quantity) for arm in self.others}
 
         def column(text: Callable[[Estimate], str]) -> Callable[[ReportedArm], str]:
-            def cell_text(arm: ReportedArm) -> str:
-                pairing = None if arm is self.reference else self.pair(arm, quantity)
-                return text(pairing.difference) if pairing else NO_VALUE
-
-            return cell_text
+            return lambda arm: text(pairing.difference) if (pairing := pairings.get(arm.name)) else NO_VALUE
 
         return (heading, column(quantity.difference_text)), ("p", column(lambda difference: difference.p_text))
 
@@ -168,9 +165,10 @@ class QuestionContext:
             length = min(map(len, [*curves, *times])) if by_time else min(map(len, curves))
             if not length:
                 continue
-            x = np.array([curve[:length] for curve in times]).cumsum(1).mean(0).tolist() if by_time else None
+            elapsed = np.array([curve[:length] for curve in times]).cumsum(1).mean(0).tolist() if by_time else None
             scaled = tuple([scale * value for value in curve] for curve in curves)
-            series.append(Series(f"{arm.marked_label}{label}", self.styles[arm.name], scaled, faint, x=x))
+            x = elapsed or range(1, length + 1)
+            series.append(Series(f"{arm.marked_label}{label}", self.styles[arm.name], x, scaled, faint))
         return series
 
 

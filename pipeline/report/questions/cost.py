@@ -103,7 +103,7 @@ def _accuracy_change(context: QuestionContext, arm: ReportedArm) -> str:
     if pairing is None:
         return ""
     both = f"{arm.label} and {context.reference_arm.label}"
-    largest = max(abs(pairing.values[seed] - pairing.reference[seed]) for seed in pairing.seeds)
+    largest = max(map(abs, pairing.differences.values()))
     if largest == 0:
         return f"{both} have identical test accuracy for every seed."
     return f"Test accuracies of {both} differ by at most {largest:.2f} pp per seed."
@@ -118,7 +118,7 @@ def _elapsed_chart(context: QuestionContext) -> list[Chart]:
             np.cumsum([first.get(member.seed, 0.0), *member.run.curves.get(names.EPOCH_SECONDS, [])]).tolist()
             for member in arm.members
         )
-        series.append(Series(arm.marked_label, context.styles[arm.name], curves, start=0))
+        series.append(Series(arm.marked_label, context.styles[arm.name], range(len(curves[0])), curves))
     ends = "; ".join(f"{one.label} {np.mean([curve[-1] for curve in one.curves]):.2f} s" for one in series)
     alt = f"Elapsed seconds by epoch, including feature extraction before the first. At the end: {ends}."
     return [line_chart(context.chart_text("elapsed", "Elapsed time by epoch", alt, ylabel="s"), series)]

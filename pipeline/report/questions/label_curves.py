@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from pipeline.report.charts import Row, point_chart, rows_text, style_of
 from pipeline.report.elements import Answer, Cell, Chart, Link, Table, seed_cell, text_cell
-from pipeline.report.questions.arm_differences import parameter
 from pipeline.report.questions.context import QuestionContext
-from pipeline.report.questions.quantities import TEST_ACCURACY, Pairing, Values, pair
+from pipeline.report.questions.quantities import TEST_ACCURACY, Pairing, pair
 from pipeline.report.records import ReportedArm
 
 ALL = "all"
@@ -24,11 +23,6 @@ class LabelPoint:
     arm: ReportedArm
     reference: ReportedArm  # what it is compared with
     pairing: Pairing  # their test accuracies
-
-    @property
-    def differences(self) -> Values:
-        """Test accuracy of the arm - reference, in pp, by seed."""
-        return {seed: value - self.pairing.reference[seed] for seed, value in self.pairing.values.items()}
 
 
 def labels(context: QuestionContext) -> Answer:
@@ -56,7 +50,7 @@ def label_points(context: QuestionContext) -> list[LabelPoint]:
         if name in arms and reference in arms:
             pairing = context.pair(arms[name], TEST_ACCURACY, arms[reference])
             if pairing is not None:
-                per_class = parameter(arms[name], "per_class") or ALL
+                per_class = arms[name].parameter("per_class") or ALL
                 points.append(LabelPoint(per_class, arms[name], arms[reference], pairing))
     return sorted(points, key=lambda point: label_count(point.labels))
 
@@ -73,7 +67,7 @@ def labels_text(labels: str) -> str:
 
 def _dependence(fewest: LabelPoint, most: LabelPoint) -> str:
     """Return how the difference with the fewest labels compares with that with the most, paired by seed."""
-    pairing = pair(fewest.differences, most.differences)
+    pairing = pair(fewest.pairing.differences, most.pairing.differences)
     if pairing is None:
         return ""
     change = pairing.difference
@@ -107,7 +101,7 @@ def _charts(context: QuestionContext, points: list[LabelPoint], titles: list[str
         if (mean := TEST_ACCURACY.mean(arm))
     ]
     differences = [
-        Row(title, ARM_STYLE, point.pairing.difference, tuple(point.differences.values()))
+        Row(title, ARM_STYLE, point.pairing.difference, tuple(point.pairing.differences.values()))
         for title, point in zip(titles, points, strict=True)
     ]
     alts = (

@@ -9,7 +9,7 @@ from functools import partial
 
 from pipeline.report.elements import NO_VALUE
 from pipeline.report.records import ReportedArm
-from pipeline.report.statistics import Estimate, Ratio, estimate, paired_difference, paired_ratio, seeds_text
+from pipeline.report.statistics import Estimate, Ratio, estimate, paired_ratio, seeds_text
 from pipeline.tracking import names
 
 Values = Mapping[int, float]  # by seed
@@ -30,9 +30,14 @@ class Pairing:
         return tuple(self.values)
 
     @property
+    def differences(self) -> Values:
+        """Value - reference, by seed."""
+        return {seed: value - self.reference[seed] for seed, value in self.values.items()}
+
+    @property
     def difference(self) -> Estimate:
-        """Value - reference."""
-        return paired_difference(list(self.values.values()), list(self.reference.values()))
+        """The mean of value - reference."""
+        return estimate(list(self.differences.values()))
 
     @property
     def ratio(self) -> Ratio:
@@ -103,19 +108,25 @@ class Quantity:
         """Return a signed difference with its interval, as tables show it."""
         return difference.text(self.decimals(abs(difference.mean)), sign=True)
 
-    def difference_size(self, difference: Estimate) -> str:
-        """Return the absolute difference with its unit."""
+    def _difference_size(self, difference: Estimate) -> str:
         size = abs(difference.mean)
         return f"{size:.{self.decimals(size)}f} {self.difference_unit}"
 
     def verdict(self, difference: Estimate) -> str:
         """Return what a paired difference shows, such as `2.00 pp higher (3 seeds)`."""
+        word, seeds = self._verdict_word(difference), seeds_text(difference.count)
+        if word == NO_VERDICT:
+            return word
+        if word == NOT_SIGNIFICANT:
+            return f"{word.removesuffix(')')}, {seeds})"
+        return f"{self._difference_size(difference)} {word} ({seeds})"
+
+    def _verdict_word(self, difference: Estimate) -> str:
         if difference.count < 2:
             return NO_VERDICT
-        seeds = seeds_text(difference.count)
         if not difference.significant:
-            return f"{NOT_SIGNIFICANT.removesuffix(')')}, {seeds})"
-        return f"{self.difference_size(difference)} {self.above if difference.mean > 0 else self.below} ({seeds})"
+            return NOT_SIGNIFICANT
+        return self.above if difference.mean > 0 else self.below
 
     def signed_verdict(self, value: Estimate) -> str:
         """Return what a mean that can have either sign shows, such as `+2.00 pp (3 seeds)`."""
@@ -127,14 +138,9 @@ class Quantity:
         """Return what differences, by the arm's label, show; arms with the same verdict are grouped."""
         groups: dict[str, list[str]] = {self.above: [], self.below: [], NOT_SIGNIFICANT: [], NO_VERDICT: []}
         for label, difference in differences.items():
-            seeds = seeds_text(difference.count)
-            if difference.count < 2:
-                groups[NO_VERDICT].append(label)
-            elif not difference.significant:
-                groups[NOT_SIGNIFICANT].append(f"{label} ({seeds})")
-            else:
-                word = self.above if difference.mean > 0 else self.below
-                groups[word].append(f"{label} ({self.difference_size(difference)}, {seeds})")
+            word, seeds = self._verdict_word(difference), seeds_text(difference.count)
+            size = f"{self._difference_size(difference)}, " if word in (self.above, self.below) else ""
+            groups[word].append(label if word == NO_VERDICT else f"{label} ({size}{seeds})")
         return "; ".join(f"{verdict}: {', '.join(labels)}" for verdict, labels in groups.items() if labels)
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.report.charts import style_of
+from pipeline.report.charts import Point, front_chart, heat_map, style_of
 from pipeline.report.elements import NO_VALUE, Answer, Chart, Table, seed_cell, text_cell
-from pipeline.report.questions.arm_differences import parameter
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.label_curves import ALL, label_count, labels_text
 from pipeline.report.questions.quantities import (
@@ -21,7 +20,6 @@ from pipeline.report.questions.quantities import (
     Quantity,
     pair,
 )
-from pipeline.report.questions.surface_charts import Point, front_chart, heat_map
 from pipeline.report.records import ReportedArm
 from pipeline.report.statistics import seeds_text
 
@@ -107,10 +105,10 @@ def surface_points(context: QuestionContext) -> list[SurfacePoint]:
     """Return the arms that have reuse_layers, unfreeze and all scores."""
     points = []
     for arm in context.arms:
-        reuse, unfreeze = (parameter(arm, name) for name in ("reuse_layers", "unfreeze"))
+        reuse, unfreeze = (arm.parameter(name) for name in ("reuse_layers", "unfreeze"))
         scored = all(quantity.values(arm) for quantity in (TEST_ACCURACY, VAL_ACCURACY, TRAINING_TIME))
         if reuse.isdigit() and unfreeze.isdigit() and scored:
-            points.append(SurfacePoint(arm, int(reuse), int(unfreeze), parameter(arm, "per_class") or ALL))
+            points.append(SurfacePoint(arm, int(reuse), int(unfreeze), arm.parameter("per_class") or ALL))
     return points
 
 

@@ -92,12 +92,12 @@ def scored(
 
 def record_of(name: str, *questions: Question, **more: object) -> PlanRecord:
     """Return the record of a plan run without its outcomes."""
-    about = {"title": "A study", "description": "Made up.", "profile": "quick", "seeds": 3, "total_seconds": 12.0}
+    about = {"title": "A study", "description": "Synthetic.", "profile": "quick", "seeds": 3, "total_seconds": 12.0}
     nothing = {"arms": (), "outcomes": (), "command": ""}
     return PlanRecord(name=name, questions=questions, **{**about, **nothing, **more})  # type: ignore[arg-type]
 
 
-def study(
+def plan_run(
     arms: Sequence[ReportedArm],
     *questions: Question,
     ledger: Sequence[LedgerLine] = (),
@@ -105,7 +105,7 @@ def study(
     **more: object,
 ) -> PlanRunFacts:
     """Return a plan run with some arms and questions."""
-    record = record_of("made_up", *questions, **more)
+    record = record_of("synthetic", *questions, **more)
     return PlanRunFacts(record, {arm.name: arm for arm in arms}, links, tuple(ledger))
 
 
@@ -113,7 +113,7 @@ def question(
     kind: str, *arms: str, reference: str = "", text: str = "Which?", key: str = "1.1", **more: object
 ) -> Question:
     """Return a question."""
-    return Question(key, "A: made up", text, kind, arms, reference, **more)  # type: ignore[arg-type]
+    return Question(key, "A: synthetic", text, kind, arms, reference, **more)  # type: ignore[arg-type]
 
 
 class Noise:
@@ -348,7 +348,7 @@ def reference_arms(noise: Noise, seeds: int = 5) -> list[ReportedArm]:
     return arms
 
 
-def reference_study(seeds: int = 5) -> PlanRunFacts:
+def reference_plan_run(seeds: int = 5) -> PlanRunFacts:
     """Return a plan run like the reference studies: two studies, 15 questions, about 80 runs."""
     arms = reference_arms(Noise(), seeds)
     first, second = "A: digits 0-4 to 5-9, an MLP with few labels", "B: digits 0-6 to 7-9, a CNN"
@@ -443,7 +443,7 @@ def reference_study(seeds: int = 5) -> PlanRunFacts:
     return PlanRunFacts(record, {arm.name: arm for arm in arms}, links, lines, "5" * 32)
 
 
-def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) -> PlanRunFacts:
+def surface_plan_run(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) -> PlanRunFacts:
     """Return a plan run over layers reused and unfrozen, for several numbers of labels."""
     noise = Noise()
     arms = []
@@ -474,4 +474,4 @@ def surface_study(seeds: int = 3, labels: Sequence[str] = ("20", "100", "500")) 
         "surface",
         tuple(arm.name for arm in arms),
     )
-    return study(arms, surface, seeds=seeds, title="The transfer surface")
+    return plan_run(arms, surface, seeds=seeds, title="The transfer surface")
