@@ -14,19 +14,12 @@ State = Literal["ok", "note", "FAIL"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        state: `ok`, `note` (worth knowing; stages still work) or `FAIL` (a stage would fail).
-        what: The subject, in a word or two.
-        text: The observation.
-        fix: What to do about it, or empty.
-    """
-
-    state: State
-    what: str
-    text: str
-    fix: str = ""
+    state: State  # `ok`, `note` (worth knowing; stages still work) or `FAIL` (a stage would fail)
+    what: str  # the subject, in a word or two
+    text: str  # the observation
+    fix: str = ""  # what to do about it, or empty
 
     def __str__(self) -> str:
         """Return one line, without passwords."""
@@ -34,11 +27,14 @@ class CheckResult:
         return without_password(f"{self.state:4}  {line}" + (f"  ->  {self.fix}" if self.fix else ""))
 
 
+def nearest_existing(path: Path) -> Path:
+    """Return `path`, or its nearest parent that exists."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+
+
 def unwritable_reason(folder: Path) -> str:
     """Return why no file can be created in `folder` (or its nearest existing parent), or an empty string."""
-    parent = folder.absolute()
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
+    parent = nearest_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=parent):
             return ""

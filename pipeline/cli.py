@@ -6,12 +6,11 @@ so that all faults, unknown options included, are reported together.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,12 +43,11 @@ def cli(level: int | None) -> None:
 def command_for(kind: type[StageParams]) -> click.Command:
     """Return the command of one entry point, its options read from its parameter record."""
     options: list[click.Parameter] = [option_for(name, kind) for name in kind.model_fields]
-    summary = (kind.__doc__ or "").strip().splitlines()[0]
     return click.Command(
         kind.entry_point,
         params=options,
         callback=lambda **given: run_stage(kind, given),
-        help=summary,
+        help=(kind.__doc__ or "").strip().splitlines()[0],
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
 
@@ -72,9 +70,13 @@ def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
         try:
             raw.update(unknown_options(click.get_current_context().args))
             params = parse_params(kind, raw)
-            load_stage(kind.entry_point)(params)  # heavy imports only after validation
+            from pipeline.execution.runner import load_stage  # heavy imports only after validation
+
+            load_stage(kind)(params)
         except UserInputError as error:
-            reject(error)
+            print_faults(error)
+            mark_adopted_run_failed(f"Rejected before anything started:\n\n{error}")
+            sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             mark_adopted_run_killed()
             click.echo("interrupted; saved work is kept", err=True)
@@ -101,36 +103,22 @@ def mark_adopted_run_failed(note: str) -> None:
             click.echo(f"warning: cannot end the run created by mlflow: {why}", err=True)
 
 
-def load_stage(entry_point: str) -> Callable[[StageParams], object]:
-    """Import and return `pipeline.stages.<entry_point>.<entry_point>`."""
-    stage: Callable[[StageParams], object] = getattr(
-        importlib.import_module(f"pipeline.stages.{entry_point}"), entry_point
-    )
-    return stage
-
-
 def unknown_options(words: list[str]) -> dict[str, str]:
     """Return options unknown to click as raw parameters, which validation rejects by name."""
     options: dict[str, str] = {}
-    position = 0
-    while position < len(words):
-        name, equals, value = words[position].partition("=")
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
         if not name.startswith("--"):
             raise UserInputError(Fault(name, None, "is not an option.", "Options are written --name value."))
-        if not equals and position + 1 < len(words):
-            position += 1
-            value = words[position]
-        options[name.removeprefix("--")] = value
-        position += 1
+        options[name.removeprefix("--")] = value if equals else next(rest, "")
     return options
 
 
-def reject(error: UserInputError) -> None:
-    """Print the faults, record them in the run created by `mlflow run`, and exit."""
+def print_faults(error: UserInputError) -> None:
+    """Print one line per fault."""
     for fault in error.faults:
         click.echo(f"error: {fault}", err=True)
-    mark_adopted_run_failed(f"Rejected before anything started:\n\n{error}")
-    sys.exit(EXIT_BAD_INPUT)
 
 
 @contextmanager
@@ -140,8 +128,7 @@ def exit_codes(bad_input: int = EXIT_BAD_INPUT) -> Iterator[None]:
         with interruptible():
             yield
     except UserInputError as error:
-        for fault in error.faults:
-            click.echo(f"error: {fault}", err=True)
+        print_faults(error)
         sys.exit(bad_input)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

@@ -22,16 +22,10 @@ MINUTES_FROM_SECONDS = 120
 
 
 class Epoch(Protocol):
-    """The fields of an epoch record that are displayed."""
+    """An epoch record; its `str` is displayed."""
 
     @property
     def epoch(self) -> int: ...  # noqa: D102
-    @property
-    def train_loss(self) -> float: ...  # noqa: D102
-    @property
-    def val_loss(self) -> float: ...  # noqa: D102
-    @property
-    def val_accuracy(self) -> float: ...  # noqa: D102
 
 
 E = TypeVar("E", bound=Epoch)
@@ -90,22 +84,11 @@ def watch(records: Iterable[E], epochs: int) -> Iterator[E]:
     """Yield epoch records, showing a progress bar on a terminal and a line every few seconds elsewhere."""
     if sys.stdout.isatty() and _Output.display is None:
         yield from _with_bar(records, epochs)
-    else:
-        yield from _with_lines(records, epochs)
-
-
-def _describe(record: Epoch) -> str:
-    return (
-        f"train loss {record.train_loss:.4f}, val loss {record.val_loss:.4f}, "
-        f"val accuracy {100 * record.val_accuracy:.2f} %"
-    )
-
-
-def _with_lines(records: Iterable[E], epochs: int) -> Iterator[E]:
+        return
     last = -SECONDS_BETWEEN_LINES
     for record in records:
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            echo(f"epoch {record.epoch}/{epochs}: {_describe(record)}")
+            echo(f"epoch {record.epoch}/{epochs}: {record}")
             last = time.monotonic()
         yield record
 
@@ -113,46 +96,30 @@ def _with_lines(records: Iterable[E], epochs: int) -> Iterator[E]:
 def _with_bar(records: Iterable[E], epochs: int) -> Iterator[E]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("epoch"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
+    counter, description = (TextColumn("epoch"), MofNCompleteColumn()), TextColumn("{task.description}")
+    with Progress(*counter, BarColumn(), description, TimeRemainingColumn(), transient=True) as bar:
         task = bar.add_task("", total=epochs)
         for record in records:
-            bar.update(task, completed=record.epoch, description=_describe(record))
+            bar.update(task, completed=record.epoch, description=str(record))
             yield record
 
 
 @dataclass(frozen=True)
 class StepLabel:
-    """A plan step in the display.
+    """A plan step in the display."""
 
-    Attributes:
-        label: Of its arm.
-        seed: Its seed.
-        kind: Its entry point; steps of one kind take about the same time.
-    """
-
-    label: str
+    label: str  # of its arm
     seed: int
-    kind: str
+    kind: str  # its entry point; steps of one kind take about the same time
 
 
 class PlanDisplay:
-    """Progress of a plan: a live table of arms on a terminal, one line per step elsewhere.
-
-    Args:
-        steps: In the order in which they run.
-    """
+    """Progress of a plan: a live table of arms on a terminal, one line per step elsewhere."""
 
     def __init__(self, steps: list[StepLabel]):
-        self.steps = steps
-        self.notes: dict[int, str] = {}
-        self.seconds: dict[int, float] = {}
+        self.steps = steps  # in the order in which they run
+        self.notes: dict[int, str] = {}  # outcomes by step number
+        self.seconds: dict[int, float] = {}  # likewise, of the steps that were not cached
         self.status = ""
         self._started = self._step_started = time.monotonic()
         self._current = 0

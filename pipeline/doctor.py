@@ -1,4 +1,4 @@
-"""`doctor`: check the environment for real, in a few seconds, and leave nothing behind."""
+"""`python -m pipeline doctor`: check in a few seconds that stages would run in this environment; changes nothing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.checks import CheckResult
+from pipeline.checks import CheckResult, nearest_existing
 from pipeline.console import echo
 from pipeline.data.idx import read_idx_files
 from pipeline.data.sources.mnist_family import FAMILY
 from pipeline.data.torchvision_import import operators_load, torchvision_datasets
+from pipeline.disk_space import REMEDY as FREE_SOME_SPACE
 from pipeline.errors import DataFileError
 from pipeline.redaction import shown_variable
 from pipeline.runtime import has_bfloat16
@@ -45,16 +46,10 @@ MEANINGS = {
     "CUDA_VISIBLE_DEVICES": "visible GPUs",
 }
 
-Check = Callable[[], Iterator[CheckResult]]
-
 
 def examine(environment: Mapping[str, str]) -> Iterator[CheckResult]:
-    """Run all checks.
-
-    Args:
-        environment: The environment variables at the start of the process.
-    """
-    checks: list[Check] = [
+    """Run all checks; `environment` holds the environment variables at the start of the process."""
+    checks: list[Callable[[], Iterator[CheckResult]]] = [
         examine_python,
         examine_torch,
         examine_device,
@@ -75,22 +70,21 @@ def examine(environment: Mapping[str, str]) -> Iterator[CheckResult]:
 
 def run_checks(environment: Mapping[str, str]) -> int:
     """Print one line per check and a summary; return the number of failures."""
-    results = []
+    states = []
     for result in examine(environment):
         echo(str(result))
-        results.append(result)
-    failures = sum(result.state == "FAIL" for result in results)
-    echo(f"{len(results)} checks, {failures} failed")
+        states.append(result.state)
+    failures = states.count("FAIL")
+    echo(f"{len(states)} checks, {failures} failed")
     return failures
 
 
 def examine_python() -> Iterator[CheckResult]:
     """Check the Python version."""
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
-    if sys.version_info < MIN_PYTHON:
-        yield CheckResult("FAIL", "python", text, "Python 3.11 or later is needed: make PYTHON=python3.11 setup")
-    else:
-        yield CheckResult("ok", "python", text)
+    supported = sys.version_info >= MIN_PYTHON
+    fix = "" if supported else "Python 3.11 or later is needed: make PYTHON=python3.11 setup"
+    yield CheckResult("ok" if supported else "FAIL", "python", text, fix)
 
 
 def examine_torch() -> Iterator[CheckResult]:
@@ -100,9 +94,8 @@ def examine_torch() -> Iterator[CheckResult]:
     yield CheckResult("ok", "torch", f"{torch.__version__}, built {build}")
     required = [line.split("==")[1] for line in requires("torchvision") or [] if line.startswith("torch==")]
     if required and required[0].strip() != torch_version:
-        yield CheckResult(
-            "FAIL", "torchvision", f"{torchvision_version} needs torch {required[0]}, got {torch_version}", "make setup"
-        )
+        text = f"{torchvision_version} needs torch {required[0]}, got {torch_version}"
+        yield CheckResult("FAIL", "torchvision", text, "make setup")
         return
     matching = operators_load()
     torchvision_datasets()
@@ -118,16 +111,13 @@ def examine_device() -> Iterator[CheckResult]:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         yield CheckResult("ok", "device", f"auto: cuda ({names})")
-        return
-    if torch.backends.mps.is_available():
+    elif torch.backends.mps.is_available():
         yield CheckResult("ok", "device", "auto: mps")
-        return
-    bfloat16 = "with" if has_bfloat16("cpu") else "without"
-    text = f"auto: cpu, {os.cpu_count()} cores, {bfloat16} bfloat16"
-    if Path("/proc/driver/nvidia/version").exists():
-        yield CheckResult("note", "device", f"{text}; this torch cannot use the installed NVIDIA driver")
     else:
-        yield CheckResult("ok", "device", text)
+        text = f"auto: cpu, {os.cpu_count()} cores, {'with' if has_bfloat16('cpu') else 'without'} bfloat16"
+        unused = Path("/proc/driver/nvidia/version").exists()
+        why = "; this torch cannot use the installed NVIDIA driver" if unused else ""
+        yield CheckResult("note" if unused else "ok", "device", text + why)
 
 
 def examine_data(data_dir: Path) -> Iterator[CheckResult]:
@@ -139,9 +129,8 @@ def examine_data(data_dir: Path) -> Iterator[CheckResult]:
             continue
         count += 1
         if missing:
-            yield CheckResult(
-                "note", "data", f"{name} in {folder} lacks {', '.join(missing)}", "A stage downloads them."
-            )
+            text = f"{name} in {folder} lacks {', '.join(missing)}"
+            yield CheckResult("note", "data", text, "A stage downloads them.")
             continue
         try:
             sizes = [len(numbers) for numbers in read_idx_files(name, folder, member.files).values()]
@@ -173,15 +162,14 @@ def examine_disks() -> Iterator[CheckResult]:
     """Check the free space on each disk that a stage writes to."""
     seen: set[int] = set()
     for folder in (state_folder(), store_folder(), Path.cwd(), Path(tempfile.gettempdir())):
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        existing = nearest_existing(folder)
         if existing.stat().st_dev in seen:
             continue
         seen.add(existing.stat().st_dev)
         free = shutil.disk_usage(existing).free
         text = f"{free / 2**30:.1f} GiB free under {existing}"
-        fix = "Free some space, or move PIPELINE_STATE_DIR and the stores to another disk."
         if free < LOW_DISK_BYTES:
-            yield CheckResult("FAIL" if free < FULL_DISK_BYTES else "note", "disk", text, fix)
+            yield CheckResult("FAIL" if free < FULL_DISK_BYTES else "note", "disk", text, FREE_SOME_SPACE)
         else:
             yield CheckResult("ok", "disk", text)
 
@@ -190,7 +178,7 @@ def examine_variables(environment: Mapping[str, str]) -> Iterator[CheckResult]:
     """List the environment variables that affect a stage, without passwords."""
     names = sorted(name for name in environment if name.upper().startswith(VARIABLES))
     for name in names:
-        meaning = MEANINGS.get(name, "")
-        yield CheckResult("note", name, shown_variable(name, environment[name]) + (f"  ({meaning})" if meaning else ""))
+        meaning = f"  ({MEANINGS[name]})" if name in MEANINGS else ""
+        yield CheckResult("note", name, shown_variable(name, environment[name]) + meaning)
     if not names:
         yield CheckResult("ok", "environment", "no variable affects a stage")

@@ -7,7 +7,7 @@ what to do next. `cli.py` alone turns it into exit code 2.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.redaction import without_password
@@ -15,19 +15,12 @@ from pipeline.redaction import without_password
 
 @dataclass(frozen=True)
 class Fault:
-    """One invalid input.
+    """One invalid input."""
 
-    Attributes:
-        name: The parameter, file or setting.
-        value: What was received; None prints the name alone.
-        allowed: What is wrong, or what would be accepted.
-        remedy: What to do next.
-    """
-
-    name: str
-    value: object
-    allowed: str
-    remedy: str = ""
+    name: str  # of the parameter, file or setting
+    value: object  # what was received; None prints the name alone
+    allowed: str  # what is wrong, or what would be accepted
+    remedy: str = ""  # what to do next
 
     def __str__(self) -> str:
         """Return the fault as one line, with passwords redacted."""
@@ -36,11 +29,7 @@ class Fault:
 
 
 class UserInputError(ValueError):
-    """Invalid user input, raised before any work starts.
-
-    Args:
-        faults: All of them, so that they can be fixed at once.
-    """
+    """Invalid user input, raised before any work starts, with all of its faults, so that they can be fixed at once."""
 
     def __init__(self, *faults: Fault) -> None:
         assert faults, "a UserInputError needs at least one fault"
@@ -79,5 +68,5 @@ def invalid(name: str, value: object, problem: str, *, remedy: str = "") -> User
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return "Did you mean X?" for the closest known word, or an empty string."""
-    near: Sequence[str] = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"Did you mean {near[0]}?" if near else ""

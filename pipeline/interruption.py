@@ -29,11 +29,8 @@ def interruptible(*, until_exit: bool = False) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM into `Interrupted` and ignore the following ones.
 
     Ctrl-C under `mlflow run` reaches a process as SIGINT and then as SIGTERM; the second must not interrupt the cleanup
-    that the first one started. Does nothing inside another `interruptible`, and outside the main thread, where Python
-    installs no handlers.
-
-    Args:
-        until_exit: Once interrupted, keep ignoring signals after the block, because the process is about to exit.
+    that the first one started. With `until_exit`, an interrupted process keeps ignoring signals after the block. Does
+    nothing inside another `interruptible`, and outside the main thread, where Python installs no handlers.
     """
     if threading.current_thread() is not threading.main_thread() or _State.active:
         yield

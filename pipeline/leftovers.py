@@ -1,4 +1,4 @@
-"""What commands leave on disk: where it lies, how large and old it is, and whether it is still needed."""
+"""What commands leave on disk: its path, size and age, and whether it is still needed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Leftover:
-    """A folder or file that a command has left on disk.
+    """A folder or file that a command has left on disk."""
 
-    Attributes:
-        kind: What it is, such as `run state`.
-        path: Where it lies.
-        removable: Whether nothing needs it any more.
-        why: Why it is needed, or why it is not.
-        remove: Removes it unless it is needed by now; returns whether it has been removed.
-    """
-
-    kind: str
+    kind: str  # such as `run state`
     path: Path
-    removable: bool
-    why: str
-    remove: Callable[[], bool]
+    removable: bool  # whether nothing needs it any more
+    why: str  # why it is or is not needed
+    remove: Callable[[], bool]  # removes it unless it is needed by now; returns whether it has been removed
 
     def measure(self) -> tuple[int, float]:
         """Return the bytes of all its files, and the seconds since the last of them was written to."""

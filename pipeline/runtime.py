@@ -20,11 +20,7 @@ OPERATIONS_PER_THREAD = 50_000_000  # MACs of a step per thread; see docs/defaul
 
 
 def missing_device(name: str) -> str:
-    """Return why a device is not usable on this machine, or an empty string.
-
-    Args:
-        name: `cpu`, `cuda`, `cuda:N` or `mps`.
-    """
+    """Return why `cpu`, `cuda`, `cuda:N` or `mps` is not usable on this machine, or an empty string."""
     kind, _, number = name.partition(":")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -37,17 +33,11 @@ def missing_device(name: str) -> str:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device, precision and threads of a stage.
-
-    Attributes:
-        device: The resolved device.
-        train_dtype: `torch.float32`, or `torch.bfloat16` for training under autocast; evaluation always uses float32.
-        threads: CPU threads of one operation.
-    """
+    """Device, precision and threads of a stage."""
 
     device: torch.device
-    train_dtype: torch.dtype
-    threads: int
+    train_dtype: torch.dtype  # float32, or bfloat16 for training under autocast; evaluation always uses float32
+    threads: int  # CPU threads of one operation
 
     @property
     def description(self) -> dict[str, str]:
@@ -80,13 +70,13 @@ class Runtime:
 def resolve_runtime(
     device: str, dtype: str, threads: int | Literal["auto"], *, operations: int, convolutional: bool = False
 ) -> Runtime:
-    """Resolve device, precision and threads; settings apply within `Runtime.in_effect`.
+    """Resolve device, precision and threads; they take effect within `Runtime.in_effect`.
 
     Args:
         device: `auto` (CUDA, else MPS, else CPU) or the name of a device.
         dtype: `auto` uses bfloat16 for convolutions on processors that support it natively, else float32.
-        threads: `auto` depends on `operations` and the number of cores only: the same step has the same number of
-            threads, and the same rounding, in every process.
+        threads: `auto` depends only on `operations` and the number of cores: the same step uses the same number of
+            threads, and rounds the same way, in every process.
         operations: MACs of one optimizer step, or of the forward pass of a chunk if nothing is trained.
         convolutional: Whether the network has convolutions.
     """
@@ -109,15 +99,8 @@ def has_bfloat16(device: str) -> bool:
     """Return whether the device supports bfloat16 natively."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_flag("avx512_bf16")
-
-
-def _cpu_flag(flag: str) -> bool:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-            return any(flag in line.split() for line in lines if line.startswith("flags"))
-    except OSError:
-        return False
+    capability = torch.backends.cpu.get_cpu_capability()
+    return device == "cpu" and capability.startswith("AVX512") and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
@@ -142,10 +125,10 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def process_identity() -> dict[str, str]:
-    """Return tags by which another process can check whether this one is alive.
+    """Return the tags `host` and `process`, by which another process can check whether this one is alive.
 
-    `process` is the process id, its start time and the scope of both (boot and PID namespace); without a known scope
-    (neither Linux nor macOS), the start is a wall-clock time and is only valid together with the host name.
+    `process` is the process id, its start time and the scope of both; without a known scope, the start is a wall-clock
+    time and is only valid together with the host name.
     """
     process, scope = psutil.Process(), process_scope()
     started = f"{_start(process)} {scope}" if scope else f"{process.create_time():.2f}"
@@ -153,14 +136,11 @@ def process_identity() -> dict[str, str]:
 
 
 def process_lives(identity: str, host: str = "") -> bool | None:
-    """Return whether a process is alive, or None if that is unknown.
+    """Return whether the process with an `identity` (see `process_identity`) is alive, or None if that is unknown.
 
     It is unknown for another boot (another machine, or this one before a reboot), another container, and hidden
-    processes of other users.
-
-    Args:
-        identity: As in `process_identity`, or as written by earlier releases, without a scope.
-        host: Its host name, used if there is no scope; empty for this host.
+    processes of other users. Earlier releases wrote identities without a scope; then `host` has to match (empty for
+    this host).
     """
     number, started, scope = (*identity.split(), "", "", "")[:3]
     if (scope != process_scope()) if scope else (host not in ("", socket.gethostname())):
@@ -193,16 +173,16 @@ def process_scope() -> str:
 
 
 def _start(process: psutil.Process) -> str:
-    """Return when a process started, in s, as a step of the clock does not change it.
+    """Return the start time of a process, in s, such that adjusting the system clock does not change it.
 
-    On Linux it is counted from the boot. On macOS it is the wall clock as it was then, which the kernel keeps as it is;
-    psutil's public `create_time` adds the boot's time to the one, and corrects the other.
+    Linux counts it from boot, macOS stores the wall-clock time of the start. psutil's public `create_time` is computed
+    from the current boot time, which an adjustment shifts.
     """
     return f"{process._proc.create_time(monotonic=True):.2f}"  # type: ignore[attr-defined]
 
 
 def _is_hidden(number: int) -> bool:
-    """Whether a process that /proc does not show is there all the same, as with `hidepid` on shared machines."""
+    """Whether a process exists although /proc does not list it, as with `hidepid` on shared machines."""
     try:
         os.kill(number, 0)
     except PermissionError:

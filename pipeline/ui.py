@@ -25,26 +25,25 @@ DASHBOARD = (
 def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
     """Start both, print their addresses and wait; when one exits, stop the other.
 
-    Args:
-        tracking_uri: Tracking store; for a server, its address is printed and no MLflow UI is started.
-        mlflow_port: Port of MLflow's UI.
-        dashboard_port: Port of the Optuna dashboard.
+    If the tracking store is a server, its address is printed and no MLflow UI is started.
 
     Raises:
         UserInputError: One of them exited by itself, most often because its port is in use.
     """
-    tools = Path(sys.executable).parent
+    mlflow = str(Path(sys.executable).parent / "mlflow")
     commands = {
-        "MLflow": ([str(tools / "mlflow"), "ui", "--host", HOST, "--port", str(mlflow_port)], mlflow_port),
-        "Optuna dashboard": (
-            [sys.executable, "-c", DASHBOARD, HOST, str(dashboard_port)],
-            dashboard_port,
-        ),
+        "MLflow": ([mlflow, "ui", "--host", HOST, "--port", str(mlflow_port)], mlflow_port),
+        "Optuna dashboard": ([sys.executable, "-c", DASHBOARD, HOST, str(dashboard_port)], dashboard_port),
     }
     if tracking_uri.startswith(("http://", "https://")):
         del commands["MLflow"]
         echo(f"MLflow: {without_password(tracking_uri)}")
-    environment = {**os.environ, "PIPELINE_STORAGE": storage_url(), "MLFLOW_BACKEND_STORE_URI": tracking_uri}
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nothing here needs its job processes, which take 1.8 GB
+        **os.environ,
+        "PIPELINE_STORAGE": storage_url(),
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri,
+    }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, (command, port) in commands.items():

@@ -14,15 +14,11 @@ MAX_DEPTH = 10  # nested mappings and lists; a plan needs seven
 
 
 class LinedMapping(dict[str, Any]):
-    """A mapping that knows the line of each of its keys.
-
-    Attributes:
-        lines: Line number by key, from 1.
-    """
+    """A mapping that knows the line of each of its keys."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lines: dict[str, int] = {}
+        self.lines: dict[str, int] = {}  # line number by key, from 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,12 +40,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _constru
 
 
 def read_yaml(name: str, path: Path, remedy: str) -> LinedMapping:
-    """Return the mapping in a YAML file.
-
-    Args:
-        name: The parameter that names the file, for messages.
-        path: The file.
-        remedy: What to do if it cannot be read.
+    """Return the mapping in a YAML file; error messages give `name`, the parameter with its path, and `remedy`.
 
     Raises:
         UserInputError: The file cannot be read, is too large, is not YAML, or holds no mapping.

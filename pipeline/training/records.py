@@ -77,6 +77,11 @@ class EpochRecord:
     epoch_seconds: float
     is_best: bool
 
+    def __str__(self) -> str:
+        """Return the metrics that are shown while training."""
+        losses = f"train loss {self.train_loss:.4f}, val loss {self.val_loss:.4f}"
+        return f"{losses}, val accuracy {100 * self.val_accuracy:.2f} %"
+
 
 @dataclass
 class Progress:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.cli import load_stage
+from pipeline.execution.runner import load_stage
 from pipeline.params import ENTRY_POINTS, parse_params
 from pipeline.tracking.recovery.run_history import read_run_history
 from pipeline.training.checkpoint import load_checkpoint
@@ -59,7 +59,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Re
 def uninterrupted(entry_point: str, *words: str) -> str:
     """Run the same stage uninterrupted in this process and return its run id."""
     raw = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
-    return str(load_stage(entry_point)(parse_params(ENTRY_POINTS[entry_point], raw)).run_id)
+    return str(load_stage(ENTRY_POINTS[entry_point])(parse_params(ENTRY_POINTS[entry_point], raw)).run_id)
 
 
 def test_resumed_train_base_is_bit_identical(command: Command, tmp_path: Path, reference: Result) -> None:
