@@ -16,7 +16,7 @@ import psutil
 from pipeline.plan.records import Question
 from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Table, text_cell, text_table
 from pipeline.report.questions.arm_differences import differing_params, extra_params
-from pipeline.report.questions.context import context_of
+from pipeline.report.questions.context import arm_names
 from pipeline.report.questions.quantities import TEST_ACCURACY
 from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
@@ -49,55 +49,56 @@ class Section:
 def methods_sections(facts: PlanRunFacts) -> list[Section]:
     """Return the sections that have content."""
     sections = [
-        Section("How to read the numbers", statistics_lines(facts)),
-        Section("Environment", environment_lines(facts)),
-        Section("Wall-clock time", time_lines(facts), time_table(facts)),
-        Section("Differences between compared arms", table=differences_table(facts)),
-        Section("Data", data_lines(facts), data_table(facts)),
-        Section("Training budget", table=budget_table(facts)),
-        Section("All runs", table=runs_table(facts)),
+        Section("How to read the numbers", _statistics_lines(facts)),
+        Section("Environment", _environment_lines(facts)),
+        Section("Wall-clock time", _time_lines(facts), _time_table(facts)),
+        Section("Differences between compared arms", table=_differences_table(facts)),
+        Section("Data", _data_lines(facts), _data_table(facts)),
+        Section("Training budget", table=_budget_table(facts)),
+        Section("All runs", table=_runs_table(facts)),
     ]
     return [section for section in sections if section.lines or section.table.rows]
 
 
-def statistics_lines(facts: PlanRunFacts) -> list[str]:
-    """Return how to read the numbers, with the number of comparisons in this report."""
+def _statistics_lines(facts: PlanRunFacts) -> list[str]:
     count = sum(len(set(question.arms) - {question.reference}) for question in facts.questions if question.reference)
     expected = f" ({count} comparisons here; one in twenty is expected to be significant by chance)" if count else ""
     return [STATISTICS[0], f"{STATISTICS[1]}{expected}.", STATISTICS[2]]
 
 
-def environment_lines(facts: PlanRunFacts) -> list[str]:
-    """Return the versions and machine that wrote the report, and the hosts and code versions of the runs."""
+def _environment_lines(facts: PlanRunFacts) -> list[str]:
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     memory = psutil.virtual_memory().total / 2**30
     lines = [
         f"Versions: Python {platform.python_version()}, {versions}.",
-        f"This machine: {cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB RAM, {platform.system()}.",
+        f"This machine: {_cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB RAM, {platform.system()}.",
     ]
-    if hosts := Counter(member.host or "unknown host" for _, member in facts.runs):
-        lines.append(f"Runs by host: {_counts(hosts)}.")
+    if not facts.runs:
+        return lines
     digests: dict[str, Counter[str]] = defaultdict(Counter)
     for arm, member in facts.runs:
         digests[arm.entry_point][member.run.tags.get(names.CODE_DIGEST, "")[:12] or "unknown"] += 1
-    if digests:
-        lines.append(f"Code digests (runs): {'; '.join(f'{stage} {_counts(digests[stage])}' for stage in digests)}.")
     mixed = [stage for stage, counts in digests.items() if len(counts) > 1]
-    return lines + [f"Runs of {stage} come from different versions of its code." for stage in mixed]
+    return [
+        *lines,
+        f"Runs by host: {_counts(Counter(member.host or 'unknown host' for _, member in facts.runs))}.",
+        f"Code digests (runs): {'; '.join(f'{stage} {_counts(counts)}' for stage, counts in digests.items())}.",
+        *(f"Runs of {stage} come from different versions of its code." for stage in mixed),
+    ]
 
 
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{key} ({count})" for key, count in counter.items())
 
 
-def cpu_model() -> str:
+def _cpu_model() -> str:
     """Return the CPU model from /proc/cpuinfo, or what Python knows on other systems."""
     info = Path("/proc/cpuinfo")
     match = re.search(r"model name\s*: (.*)", info.read_text("utf-8", "replace")) if info.exists() else None
     return match[1] if match else platform.processor() or platform.machine()
 
 
-def time_lines(facts: PlanRunFacts) -> list[str]:
+def _time_lines(facts: PlanRunFacts) -> list[str]:
     """Return the time that the plan run took, and what cached runs and cached features saved; empty if ad hoc."""
     if not facts.ledger:
         return []
@@ -116,8 +117,7 @@ def time_lines(facts: PlanRunFacts) -> list[str]:
     return lines
 
 
-def time_table(facts: PlanRunFacts) -> Table:
-    """Return the seconds spent and saved per arm, with their sum."""
+def _time_table(facts: PlanRunFacts) -> Table:
     lines = [(line.what, line.runs, line.seconds, line.saved_seconds) for line in facts.ledger]
     if lines:
         _, runs, seconds, saved = zip(*lines, strict=True)
@@ -126,7 +126,7 @@ def time_table(facts: PlanRunFacts) -> Table:
     return text_table(("what", "runs", "spent (s)", "saved by cache (s)"), rows)
 
 
-def differences_table(facts: PlanRunFacts) -> Table:
+def _differences_table(facts: PlanRunFacts) -> Table:
     """Return one row per parameter in which the arms of a question differ, with each arm's value."""
     rows = []
     for question in facts.questions:
@@ -151,34 +151,30 @@ def _compared_arms(facts: PlanRunFacts, question: Question) -> list[list[Reporte
     """Return the groups of arms that a question compares; none for a surface, which varies everything."""
     if question.kind == "surface":
         return []
-    if question.labelled:
-        pairs = [[facts.arms[name] for name in pair if name in facts.arms] for pair in question.labelled]
-        return [pair for pair in pairs if len(pair) == 2 and all(arm.members for arm in pair)]
-    arms = list(context_of(facts, question).arms)
-    return [arms] if len(arms) > 1 else []
+    groups = question.labelled or [arm_names(question)]
+    finished = [[facts.arms[name] for name in group if name in facts.arms] for group in groups]
+    present = [[arm for arm in group if arm.members] for group in finished]
+    return [group for group in present if len(group) > 1]
 
 
-def data_lines(facts: PlanRunFacts) -> list[str]:
-    """Return the distinct notes on data sets that runs have logged."""
+def _data_lines(facts: PlanRunFacts) -> list[str]:
     return [note for note in dict.fromkeys(member.run.tags.get("dataset_note", "") for _, member in facts.runs) if note]
 
 
-def data_table(facts: PlanRunFacts) -> Table:
+def _data_table(facts: PlanRunFacts) -> Table:
     """Return stage, data, labels, seeds and precision; arms with equal settings share a row."""
     settings = {}
-    for arm in _finished(facts):
-        labels = _params(arm, ("per_class", "val_per_class"))
+    for arm in facts.finished_arms:
+        data = (_tag(arm, names.DATASET), _tag(arm, names.CLASSES), *_params(arm, ("per_class", "val_per_class")))
         seeds = ", ".join(str(member.seed) for member in arm.members)
-        machine = "/".join(_params(arm, ("device", "dtype", "threads")))
-        data = _tag(arm, names.DATASET), _tag(arm, names.CLASSES)
-        settings[arm.label] = (arm.entry_point, *data, *labels, seeds, machine)
+        settings[arm.label] = (arm.entry_point, *data, seeds, "/".join(_params(arm, ("device", "dtype", "threads"))))
     columns = ("stage", "data", "classes", "labels per class", "for validation", "seeds", "device/dtype/ threads")
     return _grouped(columns, settings)
 
 
-def budget_table(facts: PlanRunFacts) -> Table:
+def _budget_table(facts: PlanRunFacts) -> Table:
     """Return the resolved training budget; arms with equal settings share a row."""
-    settings = {arm.label: _params(arm, BUDGET) for arm in _finished(facts)}
+    settings = {arm.label: _params(arm, BUDGET) for arm in facts.finished_arms}
     trained = {label: setting for label, setting in settings.items() if set(setting) != {NO_VALUE}}
     return _grouped(("max epochs", *BUDGET[1:]), trained)
 
@@ -191,10 +187,6 @@ def _grouped(columns: tuple[str, ...], settings: dict[str, tuple[str, ...]]) -> 
     return text_table((*columns, "arms"), [(*setting, "; ".join(labels)) for setting, labels in arms.items()])
 
 
-def _finished(facts: PlanRunFacts) -> list[ReportedArm]:
-    return [arm for arm in facts.arms.values() if arm.members]
-
-
 def _params(arm: ReportedArm, param_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(arm.parameter(name) or NO_VALUE for name in param_names)
 
@@ -203,10 +195,9 @@ def _tag(arm: ReportedArm, name: str) -> str:
     return ", ".join(dict.fromkeys(member.run.tags.get(name, NO_VALUE) for member in arm.members))
 
 
-def runs_table(facts: PlanRunFacts) -> Table:
-    """Return the test accuracy of every run, linked to the run."""
+def _runs_table(facts: PlanRunFacts) -> Table:
     rows = []
-    for arm in _finished(facts):
+    for arm in facts.finished_arms:
         runs = Cell(tuple(_run_link(member, facts.links) for member in arm.members))
         rows.append((text_cell(arm.marked_label), text_cell(TEST_ACCURACY.text(arm)), runs))
     return Table(("arm", TEST_ACCURACY.heading, f"seed: {TEST_ACCURACY.heading}"), tuple(rows))

@@ -110,6 +110,11 @@ class PlanRunFacts:
         return self.record.questions
 
     @property
+    def finished_arms(self) -> list[ReportedArm]:
+        """The arms with at least one finished run."""
+        return [arm for arm in self.arms.values() if arm.members]
+
+    @property
     def runs(self) -> list[tuple[ReportedArm, Member]]:
         """All finished runs with their arms."""
         return [(arm, member) for arm in self.arms.values() for member in arm.members]

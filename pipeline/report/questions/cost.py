@@ -28,7 +28,7 @@ from pipeline.report.questions.quantities import (
     seconds_per_epoch,
 )
 from pipeline.report.records import ReportedArm
-from pipeline.report.statistics import Ratio, ratio_verdict
+from pipeline.report.statistics import ratio_verdict
 from pipeline.tracking import names
 
 
@@ -38,7 +38,7 @@ def caching(context: QuestionContext) -> Answer:
     verdicts: list[str] = []
     sentences: list[str] = []
     for arm in context.others:
-        if comparable and (speedup := epoch_speedup(context, arm)):
+        if comparable and (speedup := _epoch_speedup(context, arm)):
             verdicts.append(f"{arm.label} vs. {context.reference_arm.label}: {speedup}")
             sentences.append(_total_times(context, arm))
         sentences += [_break_even(arm), _accuracy_change(context, arm)]
@@ -52,27 +52,21 @@ def caching(context: QuestionContext) -> Answer:
     )
 
 
-def epoch_speedup(context: QuestionContext, arm: ReportedArm) -> str:
+def _epoch_speedup(context: QuestionContext, arm: ReportedArm) -> str:
     """Return how an arm's epochs compare with equally many of the reference; empty without shared seeds."""
-    reference = context.reference_arm
-    epochs = shared_epochs(arm, reference)
-    times = [positive(seconds_per_epoch(one, epochs)) for one in (reference, arm)]
-    pairing = pair(*times)
+    counts, others = (_epoch_counts(one) for one in (arm, context.reference_arm))
+    epochs = {seed: min(counts[seed], others[seed]) for seed in counts.keys() & others.keys()}
+    pairing = pair(*(positive(seconds_per_epoch(one, epochs)) for one in (context.reference_arm, arm)))
     if pairing is None:
         return ""
     verdict = ratio_verdict(pairing.ratio, above="faster per epoch", below="slower per epoch")
-    counts = sorted({epochs[seed] for seed in pairing.seeds})
-    span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    timed = sorted({epochs[seed] for seed in pairing.seeds})
+    span = f"{timed[0]}" if len(timed) == 1 else f"{timed[0]} to {timed[-1]}"
     return f"{verdict}, timed over the first {span} epochs of both"
 
 
-def shared_epochs(arm: ReportedArm, reference: ReportedArm) -> dict[int, int]:
-    """Return the number of epochs that both arms trained, by seed."""
-    counts, others = (
-        {member.seed: len(member.run.curves.get(names.EPOCH_SECONDS, [])) for member in one.members}
-        for one in (arm, reference)
-    )
-    return {seed: min(counts[seed], others[seed]) for seed in counts.keys() & others.keys()}
+def _epoch_counts(arm: ReportedArm) -> dict[int, int]:
+    return {member.seed: len(member.run.curves.get(names.EPOCH_SECONDS, [])) for member in arm.members}
 
 
 def _total_times(context: QuestionContext, arm: ReportedArm) -> str:
@@ -157,18 +151,17 @@ def time(context: QuestionContext) -> Answer:
 def _explanation(context: QuestionContext, arm: ReportedArm, factors: Sequence[Quantity]) -> list[str]:
     """Return the ratios that a ratio of training times consists of, and which dominates."""
     reference = context.reference_arm
-    ratios: dict[str, Ratio] = {}
-    for quantity in factors:
-        if pairing := context.pair(arm, quantity, for_ratio=True):
-            ratios[quantity.name] = pairing.ratio
+    pairings = {quantity: context.pair(arm, quantity, for_ratio=True) for quantity in factors}
+    ratios = {quantity: pairing.ratio for quantity, pairing in pairings.items() if pairing}
     if not ratios:
         return []
-    listed = "; ".join(f"{name} {ratio.text()}" for name, ratio in ratios.items())
+    listed = "; ".join(f"{quantity.name} {ratio.text()}" for quantity, ratio in ratios.items())
     sentences = [f"Ratios {arm.label} / {reference.label}: {listed}."]
-    if {EPOCHS.name, EPOCH_TIME.name} <= ratios.keys():
-        dominant = max((EPOCHS.name, EPOCH_TIME.name), key=lambda name: abs(math.log(ratios[name].mean)))
-        cause = "the number of epochs" if dominant == EPOCHS.name else "the time per epoch"
-        sentences.append(f"Takeaway: {cause} accounts for more of the difference on average.")
+    causes = {"the number of epochs": ratios.get(EPOCHS), "the time per epoch": ratios.get(EPOCH_TIME)}
+    logs = {cause: abs(math.log(ratio.mean)) for cause, ratio in causes.items() if ratio}
+    if len(logs) == len(causes):
+        dominant = max(logs, key=lambda cause: logs[cause])
+        sentences.append(f"Takeaway: {dominant} accounts for more of the difference on average.")
     shares = [TRAINED_SHARE.mean_text(one) for one in (arm, reference)]
     if NO_VALUE not in shares:
         sentences.append(f"{arm.label} trains {shares[0]} % of its parameters, {reference.label} {shares[1]} %.")

@@ -36,11 +36,11 @@ def convergence(context: QuestionContext) -> Answer:
 
 def common_threshold(arms: tuple[ReportedArm, ...]) -> float:
     """Return 0.98; 0.95 if every run reached that, but not 0.98."""
-
-    def reached(threshold: float) -> bool:
-        return all(len(epochs_to(threshold).values(arm)) == len(arm.members) for arm in arms)
-
-    return LOWEST_THRESHOLD if reached(LOWEST_THRESHOLD) and not reached(THRESHOLD) else THRESHOLD
+    reached, reached_lowest = (
+        all(len(epochs_to(threshold).values(arm)) == len(arm.members) for arm in arms)
+        for threshold in (THRESHOLD, LOWEST_THRESHOLD)
+    )
+    return LOWEST_THRESHOLD if reached_lowest and not reached else THRESHOLD
 
 
 def _epochs_column(quantity: Quantity) -> Column:

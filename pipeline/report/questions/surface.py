@@ -12,14 +12,7 @@ from pipeline.report.charts import Point, front_chart, heat_map, style_of
 from pipeline.report.elements import NO_VALUE, Answer, Chart, Table, seed_cell, text_cell
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.label_curves import ALL, label_count, labels_text
-from pipeline.report.questions.quantities import (
-    TEST_ACCURACY,
-    TRAINING_TIME,
-    VAL_ACCURACY,
-    Pairing,
-    Quantity,
-    pair,
-)
+from pipeline.report.questions.quantities import TEST_ACCURACY, TRAINING_TIME, VAL_ACCURACY, Pairing, Quantity, pair
 from pipeline.report.records import ReportedArm
 from pipeline.report.statistics import seeds_text
 
