@@ -10,6 +10,7 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.report.elements import Chart
-from pipeline.report.statistics import Estimate
+from pipeline.report.statistics import Estimate, estimate
 
 WIDTH = 3.1  # inches, as all lengths here
 CURVES_HEIGHT, FRONT_HEIGHT = 1.75, 1.6
@@ -71,9 +72,13 @@ class Row:
 
     label: str  # above the marker
     style: SeriesStyle  # of the arm
-    mean: Estimate  # mean and interval
     values: Sequence[float]  # one per seed, drawn as ticks
     hollow: Estimate | None = None  # mean of a second quantity, drawn as a hollow marker
+
+    @cached_property
+    def mean(self) -> Estimate:
+        """Mean and interval."""
+        return estimate(self.values)
 
     @property
     def half_width(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.report.charts import line_chart
-from pipeline.report.elements import Answer, Chart, Table
+from pipeline.report.elements import Answer, Chart
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.quantities import (
     CV_ACCURACY,
@@ -29,11 +29,12 @@ def score(context: QuestionContext) -> Answer:
     arms = [arm for arm in context.arms if TEST_ACCURACY.mean(arm)]
     if not arms:
         return Answer(context.question, "Not answered: no run has a test accuracy.")
-    precision = asks_for_precision(context)
+    precision = _asks_for_precision(context)
     few = len(arms) <= MAX_ARMS_IN_SENTENCE
     headline = "; ".join(_accuracy(arm, precision) for arm in arms) if few else _range(arms, precision)
     sentences = (*map(_search, arms), *(map(_training, arms) if few else ()))
-    return Answer(context.question, f"{headline}.", sentences, accuracy_table(context), accuracy_charts(context))
+    columns = (TRAIN_ACCURACY.column, TEST_ACCURACY.column, TEST_PRECISION.column, TRAINING_TIME.column)
+    return Answer(context.question, f"{headline}.", sentences, context.table(*columns), _accuracy_charts(context))
 
 
 def compare(context: QuestionContext) -> Answer:
@@ -41,18 +42,19 @@ def compare(context: QuestionContext) -> Answer:
     comparison = context.comparison(TEST_ACCURACY, "Test accuracy")
     headline = comparison or "Not compared: no seed is shared with the reference."
     sentences = [_differences(context, TEST_ACCURACY)]
-    if comparison and asks_for_precision(context):
+    if comparison and _asks_for_precision(context):
         headline += f" {context.comparison(TEST_PRECISION, 'Macro precision')}"
         sentences.append(_differences(context, TEST_PRECISION))
     if "how long" in context.question.text.lower():
         times = [f"{arm.label} {_mean(TRAINING_TIME, arm)}" for arm in context.others]
         headline += f" Training time: {', '.join(times)}."
     sentences += map(_search, context.others)
-    table = accuracy_table(context, compared=True)
-    return Answer(context.question, headline, tuple(sentences), table, accuracy_charts(context))
+    differences = context.difference_columns(TEST_ACCURACY, f"\u0394 vs. {context.reference_arm.label} (pp)")
+    table = context.table(TEST_ACCURACY.column, TEST_PRECISION.column, *differences, TRAINING_TIME.column)
+    return Answer(context.question, headline, tuple(sentences), table, _accuracy_charts(context))
 
 
-def asks_for_precision(context: QuestionContext) -> bool:
+def _asks_for_precision(context: QuestionContext) -> bool:
     """Whether the question mentions precision."""
     return "precis" in context.question.text.lower()
 
@@ -66,13 +68,11 @@ def _differences(context: QuestionContext, quantity: Quantity) -> str:
         pairing = context.pair(arm, quantity)
         if pairing is None or len(pairing.seeds) < 2:
             continue
-        mean, reference = (
-            estimate(list(side.values())).text(2, unit=" %") for side in (pairing.values, pairing.reference)
-        )
-        p = pairing.difference.p_text
+        sides = (pairing.values, pairing.reference)
+        mean, reference = (estimate(list(side.values())).text(2, unit=" %") for side in sides)
+        difference, p = quantity.difference_text(pairing.difference), pairing.difference.p_text
         parts.append(
-            f"{arm.label} {mean}, {context.reference_arm.label} {reference}: "
-            f"\u0394 {quantity.difference_text(pairing.difference)} pp "
+            f"{arm.label} {mean}, {context.reference_arm.label} {reference}: \u0394 {difference} pp "
             f"(paired, p {p if p.startswith('<') else f'= {p}'}, {seeds_text(len(pairing.seeds))})"
         )
     prefix = "Macro precision: " if quantity is TEST_PRECISION else ""
@@ -118,20 +118,10 @@ def _training(arm: ReportedArm) -> str:
     )
 
 
-def accuracy_table(context: QuestionContext, *, compared: bool = False) -> Table:
-    """Return accuracies and training time, with the difference from the reference if `compared`."""
-    scores = [TEST_ACCURACY.column, TEST_PRECISION.column]
-    if compared:
-        scores += context.difference_columns(TEST_ACCURACY, f"\u0394 vs. {context.reference_arm.label} (pp)")
-    else:
-        scores.insert(0, TRAIN_ACCURACY.column)
-    return context.table(*scores, TRAINING_TIME.column)
-
-
-def accuracy_charts(context: QuestionContext) -> tuple[Chart, ...]:
+def _accuracy_charts(context: QuestionContext) -> tuple[Chart, ...]:
     """Draw loss over epochs, accuracy, and training time if it can be compared."""
     hollow, legend = None, ""
-    if asks_for_precision(context):
+    if _asks_for_precision(context):
         hollow, legend = TEST_PRECISION, "filled: test accuracy; hollow: macro precision"
     elif context.question.kind == "score":
         hollow, legend = TRAIN_ACCURACY, "filled: test; hollow: training"

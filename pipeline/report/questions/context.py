@@ -120,13 +120,10 @@ class QuestionContext:
     def rows(self, quantity: Quantity, hollow: Quantity | None = None) -> list[Row]:
         """Return a chart row for each arm with values of a quantity, and optionally of a second one."""
         return [
-            Row(
-                arm.marked_label, self.styles[arm.name], mean, tuple(quantity.values(arm).values()),
-                hollow.mean(arm) if hollow else None,
-            )
+            Row(arm.marked_label, self.styles[arm.name], values, hollow.mean(arm) if hollow else None)
             for arm in self.arms
-            if (mean := quantity.mean(arm))
-        ]  # fmt: skip
+            if (values := tuple(quantity.values(arm).values()))
+        ]
 
     def bars(self, quantity: Quantity, name: str, title: str) -> list[Chart]:
         """Draw a quantity as one bar per arm; an empty list without values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.report.charts import Row, point_chart, rows_text, style_of
+from pipeline.report.charts import Row, SeriesStyle, point_chart, rows_text, style_of
 from pipeline.report.elements import Answer, Cell, Chart, Link, Table, seed_cell, text_cell
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.quantities import TEST_ACCURACY, Pairing, pair
@@ -23,6 +23,11 @@ class LabelPoint:
     arm: ReportedArm
     reference: ReportedArm  # what it is compared with
     pairing: Pairing  # their test accuracies
+
+    @property
+    def styled_arms(self) -> tuple[tuple[ReportedArm, SeriesStyle], ...]:
+        """Both arms with their styles."""
+        return (self.arm, ARM_STYLE), (self.reference, REFERENCE_STYLE)
 
 
 def labels(context: QuestionContext) -> Answer:
@@ -45,13 +50,12 @@ def labels(context: QuestionContext) -> Answer:
 def label_points(context: QuestionContext) -> list[LabelPoint]:
     """Return the pairs of arms that share seeds, fewest labels first."""
     arms = {arm.name: arm for arm in context.arms}
-    points = []
-    for name, reference in context.question.labelled:
-        if name in arms and reference in arms:
-            pairing = context.pair(arms[name], TEST_ACCURACY, arms[reference])
-            if pairing is not None:
-                per_class = arms[name].parameter("per_class") or ALL
-                points.append(LabelPoint(per_class, arms[name], arms[reference], pairing))
+    pairs = [(arms[name], arms[other]) for name, other in context.question.labelled if {name, other} <= arms.keys()]
+    points = [
+        LabelPoint(arm.parameter("per_class") or ALL, arm, reference, pairing)
+        for arm, reference in pairs
+        if (pairing := context.pair(arm, TEST_ACCURACY, reference))
+    ]
     return sorted(points, key=lambda point: label_count(point.labels))
 
 
@@ -84,7 +88,7 @@ def _table(context: QuestionContext, points: list[LabelPoint]) -> Table:
         members = [member for member in point.arm.members if member.seed in point.pairing.seeds]
         difference = point.pairing.difference
         cells = [text_cell(point.labels), seed_cell(members, context.links)]
-        for arm, style in ((point.arm, ARM_STYLE), (point.reference, REFERENCE_STYLE)):
+        for arm, style in point.styled_arms:
             cells += [Cell((Link(arm.marked_label),), style.color), context.number(arm, TEST_ACCURACY.text(arm))]
         for text in (TEST_ACCURACY.difference_text(difference), difference.p_text):
             cells.append(context.number(point.arm, text))
@@ -95,19 +99,16 @@ def _table(context: QuestionContext, points: list[LabelPoint]) -> Table:
 
 def _charts(context: QuestionContext, points: list[LabelPoint], titles: list[str]) -> tuple[Chart, ...]:
     accuracies = [
-        Row(arm.marked_label, style, mean, tuple(TEST_ACCURACY.values(arm).values()))
+        Row(arm.marked_label, style, tuple(TEST_ACCURACY.values(arm).values()))
         for point in points
-        for arm, style in ((point.arm, ARM_STYLE), (point.reference, REFERENCE_STYLE))
-        if (mean := TEST_ACCURACY.mean(arm))
+        for arm, style in point.styled_arms
     ]
     differences = [
-        Row(title, ARM_STYLE, point.pairing.difference, tuple(point.pairing.differences.values()))
+        Row(title, ARM_STYLE, tuple(point.pairing.differences.values()))
         for title, point in zip(titles, points, strict=True)
     ]
-    alts = (
-        f"Test accuracy in %, mean with 95 % CI: {rows_text(accuracies)}.",
-        f"Paired difference in pp, mean with 95 % CI: {rows_text(differences)}.",
-    )
-    text = context.chart_text("accuracy", "Test accuracy by number of labels", alts[0], xlabel="%")
-    delta = context.chart_text("difference", "\u0394 by number of labels", alts[1], xlabel="pp")
+    alt = f"Test accuracy in %, mean with 95 % CI: {rows_text(accuracies)}."
+    text = context.chart_text("accuracy", "Test accuracy by number of labels", alt, xlabel="%")
+    alt = f"Paired difference in pp, mean with 95 % CI: {rows_text(differences)}."
+    delta = context.chart_text("difference", "\u0394 by number of labels", alt, xlabel="pp")
     return point_chart(text, accuracies, bounded=True), point_chart(delta, differences, zero=True)
