@@ -70,16 +70,6 @@ class _ConsoleHandler(logging.Handler):
             display.set_status(text)
 
 
-@contextmanager
-def capture_output(display: PlanDisplay) -> Iterator[None]:
-    """Show the output of a plan step as its status in the display; print each distinct warning once per plan run."""
-    _Output.display = display
-    try:
-        yield
-    finally:
-        _Output.display = None
-
-
 def watch(records: Iterable[E], epochs: int) -> Iterator[E]:
     """Yield epoch records, showing a progress bar on a terminal and a line every few seconds elsewhere."""
     if sys.stdout.isatty() and _Output.display is None:
@@ -140,9 +130,15 @@ class PlanDisplay:
         if self._live is not None:
             self._live.__exit__(kind, error, tb)
 
-    def begin(self, number: int) -> None:
-        """Mark a step as running."""
+    @contextmanager
+    def running(self, number: int) -> Iterator[None]:
+        """Mark a step as running, and show its output as its status; a warning is printed once per plan run."""
         self._current, self._step_started, self.status = number, time.monotonic(), ""
+        _Output.display = self
+        try:
+            yield
+        finally:
+            _Output.display = None
 
     def set_status(self, text: str) -> None:
         """Show the last line of `text` beside the running step."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pipeline.console import PlanDisplay, StepLabel, capture_output, echo
+from pipeline.console import PlanDisplay, StepLabel, echo
 from pipeline.params import StageParams, parse_params
 from pipeline.plan.outcome import Outcome
 from pipeline.plan.records import Plan, Step, walk
@@ -32,8 +32,7 @@ def run_plan(steps: list[Step], plan_context: PlanContext, *, explain: bool = Fa
     outcomes: list[Outcome] = []
     with PlanDisplay([StepLabel(step.arm.label, step.seed, step.arm.kind.entry_point) for step in steps]) as display:
         for number, step in enumerate(steps):
-            display.begin(number)
-            with capture_output(display):
+            with display.running(number):
                 outcome, result = attempt_step(step, results, plan_context)
             if result is not None:
                 results[step.place] = result

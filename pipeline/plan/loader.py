@@ -26,7 +26,7 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
         UserInputError: The file cannot be read, or the plan has errors (all reported, by line and key).
     """
     known = sorted(path.stem for path in PLANS.glob("*.yaml"))
-    path = plan_path(text)
+    path = PLANS / f"{text}.yaml" if text in known else Path(text)
     root = read_yaml("plan", path, suggest(text, known) or f"Give a YAML file, or one of {', '.join(known)}.")
     errors = PlanErrors(path)
     errors.known_keys(root, PLAN_KEYS, "plan")
@@ -47,12 +47,6 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
         arms=arms,
         questions=questions,
     )
-
-
-def plan_path(text: str) -> Path:
-    """Return the file of a plan that ships, or `text` as a path."""
-    shipped = PLANS / f"{text}.yaml"
-    return shipped if "/" not in text and shipped.is_file() else Path(text)
 
 
 def select_profile(root: LinedMapping, errors: PlanErrors, name: str) -> LinedMapping:

@@ -48,12 +48,13 @@ class Section:
 
 def methods_sections(facts: PlanRunFacts) -> list[Section]:
     """Return the sections that have content."""
+    notes = dict.fromkeys(member.run.tags.get("dataset_note", "") for _, member in facts.runs)
     sections = [
         Section("How to read the numbers", _statistics_lines(facts)),
         Section("Environment", _environment_lines(facts)),
         Section("Wall-clock time", _time_lines(facts), _time_table(facts)),
         Section("Differences between compared arms", table=_differences_table(facts)),
-        Section("Data", _data_lines(facts), _data_table(facts)),
+        Section("Data", list(filter(None, notes)), _data_table(facts)),
         Section("Training budget", table=_budget_table(facts)),
         Section("All runs", table=_runs_table(facts)),
     ]
@@ -155,10 +156,6 @@ def _compared_arms(facts: PlanRunFacts, question: Question) -> list[list[Reporte
     finished = [[facts.arms[name] for name in group if name in facts.arms] for group in groups]
     present = [[arm for arm in group if arm.members] for group in finished]
     return [group for group in present if len(group) > 1]
-
-
-def _data_lines(facts: PlanRunFacts) -> list[str]:
-    return [note for note in dict.fromkeys(member.run.tags.get("dataset_note", "") for _, member in facts.runs) if note]
 
 
 def _data_table(facts: PlanRunFacts) -> Table:

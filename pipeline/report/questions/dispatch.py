@@ -16,16 +16,9 @@ from pipeline.report.questions.learning import convergence, overfitting
 from pipeline.report.questions.surface import surface
 from pipeline.report.records import CAP_MARK, PlanRunFacts
 
-ANSWERERS: dict[str, Callable[[QuestionContext], Answer]] = {
-    "score": score,
-    "compare": compare,
-    "convergence": convergence,
-    "overfitting": overfitting,
-    "caching": caching,
-    "time": time,
-    "labels": labels,
-    "surface": surface,
-}
+Answerer = Callable[[QuestionContext], Answer]
+FUNCTIONS: tuple[Answerer, ...] = (score, compare, convergence, overfitting, caching, time, labels, surface)
+ANSWERERS = {function.__name__: function for function in FUNCTIONS}
 assert tuple(ANSWERERS) == KINDS, "every kind of question has a function that answers it"
 REFERENCE_OPTIONAL = ("score", "overfitting", "labels", "surface")
 
