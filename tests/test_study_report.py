@@ -6,6 +6,7 @@ import csv
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from pipeline.report.questions.context import context_of
 from pipeline.report.questions.dispatch import answer
 from pipeline.report.questions.quantities import TEST_ACCURACY, pair
 from pipeline.report.questions.surface import pareto_front
-from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
+from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.report.renderer import render
 from pipeline.report.statistics import paired_difference, paired_ratio, ratio_verdict
 from pipeline.stages.train_base import train_base
@@ -428,20 +429,30 @@ def test_csv_has_one_row_per_run_with_every_metric(tmp_path: Path) -> None:
     assert {name for one in facts.arms["b"].members for name in one.run.metrics} <= rows[0].keys()
 
 
-def test_methods_list_budgets_differences_versions_and_ledger(tmp_path: Path) -> None:
+def test_methods_list_budgets_differences_versions_and_times(tmp_path: Path) -> None:
     arms = [
         scored("a", AHEAD, params={"dropout": "0.2"}, tags={names.BASE_RUN_ID: run_id_of("b", 0)}),
-        scored("b", SCRATCH, params={"dropout": "0.0", "learning_rate": "0.01"}, stage="train_base"),
+        scored(
+            "b",
+            SCRATCH,
+            params={"dropout": "0.0", "learning_rate": "0.01"},
+            stage="train_base",
+            reused=True,
+            seconds=13.5,
+        ),
     ]
-    ledger = (LedgerLine("a", 3, 60.0, 0.0), LedgerLine("b", 3, 0.0, 40.0))
-    facts = plan_run(arms, question("compare", "a", reference="b"), ledger=ledger)
+    arms[0] = replace(arms[0], seconds=60.0)
+    facts = plan_run(arms, question("compare", "a", reference="b"), total_seconds=61.5)
     _, text = write_files(facts, tmp_path)
     for line in (
         "| 1.1 | dropout | b: 0.0; a: 0.2 |",
         "| 1.1 | learning\\_rate | b: 0.01; a: 0.001 |",
         "| 1.1 | base | b: -; a: b |",
         "| 400 | 100 | 20 | 0.01 | 0.005 | b |",
-        "| sum | 6 | 60.0 | 40.0 |",
+        "| a | 3 | 60.0 | 0.0 |",
+        "| b | 3 | 0.0 | 40.5 |",
+        "| startup and loading the plan | 0 | 1.5 | 0.0 |",
+        "| sum | 6 | 61.5 | 40.5 |",
         "| a | 93.00 +- 2.48 | 0: 92.00 1: 94.00 2: 93.00 |",
         "Runs by host: bench (6).",
     ):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.plan.outcome import Outcome, PlanRecord
 from pipeline.report.questions.dispatch import answer
-from pipeline.report.records import LedgerLine, Links, Member, PlanRunFacts, ReportedArm
+from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.report.renderer import render
 from pipeline.tracking import names
 from pipeline.tracking.queries import Store, read_step
@@ -43,24 +43,11 @@ def load_plan_run(store: Store, record: PlanRecord, run_id: str) -> PlanRunFacts
                 if outcome.run_id
             ),
             failures=tuple((outcome.seed, outcome.failure) for outcome in outcomes[arm.name] if outcome.failure),
+            seconds=sum(outcome.seconds for outcome in outcomes[arm.name]),
         )
         for arm in record.arms
     }
-    ledger = _ledger(record, outcomes, arms) if record.total_seconds else ()
-    return PlanRunFacts(record, arms, Links(store.server, store.experiment_id), ledger, run_id)
-
-
-def _ledger(
-    record: PlanRecord, outcomes: dict[str, list[Outcome]], arms: dict[str, ReportedArm]
-) -> tuple[LedgerLine, ...]:
-    """Return the time spent on each arm and saved by the cache, and the rest of the plan run's time."""
-    lines = []
-    for arm in arms.values():
-        saved = sum(member.run.metrics.get(names.TOTAL_SECONDS, 0.0) for member in arm.members if member.reused)
-        spent = sum(outcome.seconds for outcome in outcomes[arm.name])
-        lines.append(LedgerLine(arm.label, len(outcomes[arm.name]), spent, saved))
-    rest = record.total_seconds - sum(line.seconds for line in lines)
-    return (*lines, LedgerLine("startup and loading the plan", 0, rest, 0.0))
+    return PlanRunFacts(record, arms, Links(store.server, store.experiment_id), run_id)
 
 
 def write_report(facts: PlanRunFacts, folder: Path) -> list[Path]:

@@ -101,10 +101,10 @@ def _cpu_model() -> str:
 
 def _time_lines(facts: PlanRunFacts) -> list[str]:
     """Return the time that the plan run took, and what cached runs and cached features saved; empty if ad hoc."""
-    if not facts.ledger:
+    if not facts.record.total_seconds:
         return []
     cached = sum(member.reused for _, member in facts.runs)
-    saved = sum(line.saved_seconds for line in facts.ledger)
+    saved = sum(arm.saved_seconds for arm in facts.arms.values())
     lines = [f"The plan run took {facts.record.total_seconds:.1f} s; {cached} of {len(facts.runs)} runs were cached"]
     lines[0] += f", which saved {saved:.1f} s." if cached else "."
     metrics = [m.run.metrics for _, m in facts.runs if names.FEATURES_SAVED_SECONDS in m.run.metrics]
@@ -119,12 +119,13 @@ def _time_lines(facts: PlanRunFacts) -> list[str]:
 
 
 def _time_table(facts: PlanRunFacts) -> Table:
-    lines = [(line.what, line.runs, line.seconds, line.saved_seconds) for line in facts.ledger]
-    if lines:
-        _, runs, seconds, saved = zip(*lines, strict=True)
-        lines.append(("sum", sum(runs), sum(seconds), sum(saved)))
-    rows = ((what, runs, f"{seconds:.1f}", f"{saved:.1f}") for what, runs, seconds, saved in lines)
-    return text_table(("what", "runs", "spent (s)", "saved by cache (s)"), rows)
+    """Return the seconds spent and saved per arm, and their sums; empty if ad hoc."""
+    total, arms = facts.record.total_seconds, facts.arms.values()
+    rows = [(arm.label, len(arm.members) + len(arm.failures), arm.seconds, arm.saved_seconds) for arm in arms]
+    rows.append(("startup and loading the plan", 0, total - sum(arm.seconds for arm in arms), 0.0))
+    rows.append(("sum", sum(runs for _, runs, *_ in rows), total, sum(arm.saved_seconds for arm in arms)))
+    texts = [(what, runs, f"{seconds:.1f}", f"{saved:.1f}") for what, runs, seconds, saved in rows]
+    return text_table(("what", "runs", "spent (s)", "saved by cache (s)"), texts if total else ())
 
 
 def _differences_table(facts: PlanRunFacts) -> Table:

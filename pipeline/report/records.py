@@ -37,6 +37,12 @@ class ReportedArm:
     entry_point: str  # of its runs
     members: tuple[Member, ...]  # finished runs, by seed
     failures: tuple[tuple[int, str], ...] = ()  # (seed, reason) of the others
+    seconds: float = 0.0  # wall-clock time of its steps in this plan run
+
+    @property
+    def saved_seconds(self) -> float:
+        """Original wall-clock time of the cached runs."""
+        return sum(member.run.metrics.get(names.TOTAL_SECONDS, 0.0) for member in self.members if member.reused)
 
     def parameter(self, name: str) -> str:
         """Return a parameter's value; several, joined by commas, if the runs differ; empty if no run has it."""
@@ -57,16 +63,6 @@ class ReportedArm:
     def marked_label(self) -> str:
         """The label, marked if a run was stopped by its epoch cap."""
         return f"{self.label}{CAP_MARK}" if self.unconverged else self.label
-
-
-@dataclass(frozen=True)
-class LedgerLine:
-    """Wall-clock time of a part of a plan run."""
-
-    what: str  # label of an arm, or another part
-    runs: int  # number of runs
-    seconds: float  # time spent
-    saved_seconds: float  # original time of the cached runs
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,6 @@ class PlanRunFacts:
     record: PlanRecord
     arms: dict[str, ReportedArm]  # by name, in the plan's order
     links: Links
-    ledger: tuple[LedgerLine, ...] = ()  # wall-clock time by arm; empty if the runs were not made by a plan run
     run_id: str = ""  # the plan run; empty without one
 
     @property
