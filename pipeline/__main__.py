@@ -13,7 +13,7 @@ EARLY_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
 
-# Most of a command's start-up is imports, and most of that is garbage collection without garbage.
+# Most of a command's start-up time is imports, and most of that is garbage collection that frees nothing.
 gc.set_threshold(100_000, 50, 100)
 
 from pipeline.interruption import interruptible  # noqa: E402

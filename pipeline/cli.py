@@ -153,7 +153,9 @@ def sync() -> None:
 
 
 @cli.command("clean")
-@click.option("--dry_run", "--dry-run", type=click.BOOL, default=True, show_default=True, metavar="VALUE")
+@click.option(
+    "--dry_run", "--dry-run", type=click.BOOL, default=True, show_default=True, metavar="VALUE", help="Only list."
+)
 def clean_command(dry_run: bool) -> None:
     """List local state with size and age; with --dry_run false, remove what is no longer needed."""
     from pipeline.clean import clean

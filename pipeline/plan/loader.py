@@ -1,6 +1,6 @@
 """Load a plan from YAML. A plan with errors is rejected as a whole, before anything runs.
 
-`docs/plans.md` describes the format; `plans/` holds the plans that ship.
+`docs/plans.md` describes the format; `plans/` holds the built-in plans.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROFILE_KEYS = ("seeds", "params")
 
 
 def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
-    """Return a plan that ships, by its name, or one from a YAML file.
+    """Return a built-in plan, by its name, or the plan in a YAML file.
 
     Raises:
         UserInputError: The file cannot be read, or the plan has errors (all reported, by line and key).

@@ -42,23 +42,23 @@ def learning_curves(history: Sequence[EpochRecord], best_epoch: int, title: str)
     """Draw training and validation loss and accuracy over epochs, with the selected epoch marked."""
     figure = Figure(figsize=(10, 4.2))
     left, right = figure.subplots(1, 2, gridspec_kw=_margins(10, 4.2, left=0.9, right=0.15, bottom=0.55, top=0.8))
-    epochs = [record.epoch for record in history]
-    train, validation = [r.train_loss for r in history], [r.val_loss for r in history]
-    _curve(left, train, validation, epochs=epochs, best_epoch=best_epoch)
-    train, validation = [100 * r.train_accuracy for r in history], [100 * r.val_accuracy for r in history]
-    _curve(right, train, validation, epochs=epochs, best_epoch=best_epoch)
+    _draw_curves(left, "Loss", [(record.train_loss, record.val_loss) for record in history], best_epoch=best_epoch)
     left.set(ylabel="cross-entropy (nats)", yscale="log")
+    accuracies = [(100 * record.train_accuracy, 100 * record.val_accuracy) for record in history]
+    _draw_curves(right, "Accuracy", accuracies, best_epoch=best_epoch)
     right.set(ylabel="accuracy (%)")
-    for axes, subject in ((left, "Loss"), (right, "Accuracy")):
-        axes.set_title(subject, y=1.0)
-        axes.xaxis.set_label_coords(0.5, -0.1)
-        axes.yaxis.set_label_coords(-0.13, 0.5)
     figure.suptitle(title)
     return figure
 
 
-def _curve(axes: Axes, train: list[float], validation: list[float], *, epochs: list[int], best_epoch: int) -> None:
+def _draw_curves(axes: Axes, subject: str, values: Sequence[tuple[float, float]], *, best_epoch: int) -> None:
+    """Draw (training, validation) by epoch."""
+    train, validation = zip(*values, strict=True)
+    epochs = range(1, len(values) + 1)
     marker = "." if len(epochs) < 40 else ""
+    axes.set_title(subject, y=1.0)
+    axes.xaxis.set_label_coords(0.5, -0.1)
+    axes.yaxis.set_label_coords(-0.13, 0.5)
     axes.plot(epochs, train, color=TRAIN_COLOR, marker=marker, label="training (running mean)")
     axes.plot(epochs, validation, color=VAL_COLOR, marker=marker, label="validation")
     axes.axvline(best_epoch, color=MARK_COLOR, linestyle="--", linewidth=1)

@@ -74,6 +74,10 @@ class Quantity:
         """Return the values of an arm's runs by seed, in the reported unit; runs without one are left out."""
         return {seed: self.scale * value for seed, value in sorted(self.read(arm).items())}
 
+    def pair(self, arm: ReportedArm, reference: ReportedArm) -> Pairing | None:
+        """Pair the values of two arms by seed; None without a shared seed."""
+        return pair(self.values(arm), self.values(reference))
+
     @property
     def column(self) -> tuple[str, Callable[[ReportedArm], str]]:
         """A table column: heading, and text of an arm's cell."""

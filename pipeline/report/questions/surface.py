@@ -12,7 +12,7 @@ from pipeline.report.charts import Point, front_chart, heat_map, style_of
 from pipeline.report.elements import NO_VALUE, Answer, Chart, Table, seed_cell, text_cell
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.label_curves import ALL, label_count, labels_text
-from pipeline.report.questions.quantities import TEST_ACCURACY, TRAINING_TIME, VAL_ACCURACY, Pairing, Quantity, pair
+from pipeline.report.questions.quantities import TEST_ACCURACY, TRAINING_TIME, VAL_ACCURACY, Pairing, Quantity
 from pipeline.report.records import ReportedArm
 from pipeline.report.statistics import seeds_text
 
@@ -46,9 +46,7 @@ class SurfacePoint:
 
     def difference_from(self, other: SurfacePoint | None) -> Pairing | None:
         """Pair test accuracies with another point's; None without one, with itself, or without shared seeds."""
-        if other is None or other is self:
-            return None
-        return pair(TEST_ACCURACY.values(self.arm), TEST_ACCURACY.values(other.arm))
+        return TEST_ACCURACY.pair(self.arm, other.arm) if other is not None and other is not self else None
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def recommend(points: Sequence[SurfacePoint], times_comparable: bool) -> Recomme
 
 def _as_good(point: SurfacePoint, best: SurfacePoint) -> bool:
     """Whether a point is not significantly worse than the best; False if too few seeds can be compared."""
-    pairing = pair(VAL_ACCURACY.values(point.arm), VAL_ACCURACY.values(best.arm))
+    pairing = VAL_ACCURACY.pair(point.arm, best.arm)
     if pairing is None or len(pairing.seeds) < MIN_SEEDS:
         return False
     return not (pairing.difference.significant and pairing.difference.mean < 0)
