@@ -51,9 +51,9 @@ def score_folds(
 
     Args:
         architecture: Of the network.
-        settings: Of each fit; its seed is derived from theirs.
+        settings: Of each fit; a fold's seed is derived from theirs.
         data: Normalized pixels and labels of all training images, on the CPU.
-        folds: Indices of each fold's held-out images.
+        folds: int64 indices of each fold's held-out images.
         val_fraction: Fraction of the other images that is used for early stopping.
         device: For training and scoring.
         on_epoch: Called after every epoch.

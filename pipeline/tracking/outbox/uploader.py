@@ -23,14 +23,11 @@ class Uploader:
     """Uploads the entries of one journal, in order, in the background.
 
     Entries are collected for `pause_seconds` and sent together. See `journal.send_pending` for the callbacks.
-
-    Attributes:
-        last_error: Error of the last attempt; None if it succeeded.
     """
 
     def __init__(self, journal: Journal, send: Send, on_damaged: Callable[[str], None], *, pause_seconds: float = 1.0):
         self.journal = journal
-        self.last_error: Exception | None = None
+        self.last_error: Exception | None = None  # of the last attempt
         self._send, self._on_damaged, self._pause = send, on_damaged, pause_seconds
         self._changed = threading.Condition()
         self._flushing = self._given_up = False
@@ -67,7 +64,7 @@ class Uploader:
         return self.flush(limit_seconds) and self._closed.wait(limit_seconds)
 
     def _all_uploaded(self) -> bool:
-        if uploaded_bytes(self.journal.folder) >= self.journal.size() and not self.journal.in_memory():
+        if uploaded_bytes(self.journal.folder) >= self.journal.size and not self.journal.in_memory():
             return True
         return self._closing.is_set()  # checked last: on_uploaded may just have removed the folder
 
@@ -109,11 +106,9 @@ class Uploader:
             now = time.monotonic()
             self.last_error = error
             self._failing_since = self._failing_since or now
-            with self._changed:
-                self._given_up = now - self._failing_since > GIVE_UP_SECONDS
-                self._changed.notify_all()
-            return False
-        self.last_error = self._failing_since = None
+            self._given_up = now - self._failing_since > GIVE_UP_SECONDS
+        else:
+            self.last_error = self._failing_since = None
         with self._changed:
             self._changed.notify_all()
-        return True
+        return self.last_error is None
