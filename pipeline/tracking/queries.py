@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,9 +53,9 @@ class Store:
 
     @property
     def server(self) -> str:
-        """The tracking server's URL without credentials; empty for other stores."""
+        """The tracking server's URL, from which `open_store` has removed credentials; empty for other stores."""
         uri = mlflow.get_tracking_uri().rstrip("/")
-        return re.sub(r"//[^/@]*@", "//", uri) if uri.startswith(("http://", "https://")) else ""
+        return uri if uri.startswith(("http://", "https://")) else ""
 
 
 def read_step(client: MlflowClient, run_id: str) -> FinishedRun:

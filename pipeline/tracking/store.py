@@ -52,7 +52,6 @@ TLS_REMEDY = (
 )
 LOGIN_REMEDY = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account with access."
 
-
 # what this process knows about stores that it has reached before
 _stores_with_runs: set[str] = set()  # tracking URIs
 _experiment_ids: dict[tuple[str, str], str] = {}  # (tracking URI, name in the environment) -> id

@@ -64,9 +64,7 @@ def score_folds(
     for number, held_out in enumerate(folds, 1):
         began = time.perf_counter()
         seed = derive_seed(settings.seed, "fold", number)
-        mask = torch.ones(len(data.labels), dtype=torch.bool)
-        mask[held_out] = False
-        indices = mask.nonzero().flatten()
+        indices = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
         cut = stratified_cut(data.labels[indices], val_fraction, seed=seed, purpose="validation")
         network = build_network(architecture, generator(seed, "weights")).to(device)
         train, validation, test = (_take(data, split, device) for split in (indices[cut[0]], indices[cut[1]], held_out))

@@ -118,7 +118,7 @@ class Workers:
     def stop(self, limit_seconds: float = 10) -> None:
         """Terminate the workers; kill those that do not exit in time."""
         for process in self.processes:
-            if process.is_alive():
+            if process.is_alive():  # notices an exit, after which another process may have its id
                 process.terminate()
         for process in self.processes:
             process.join(limit_seconds)

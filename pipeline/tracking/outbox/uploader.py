@@ -44,12 +44,10 @@ class Uploader:
 
     def flush(self, limit_seconds: float) -> bool:
         """Wait until everything is uploaded, time is up, or the store keeps failing; return whether it is uploaded."""
-        deadline = time.monotonic() + limit_seconds
         with self._changed:
             self._flushing, self._given_up = True, False
             self._changed.notify_all()
-            while not self._all_uploaded() and not self._given_up and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(min(left, 0.5))
+            self._changed.wait_for(lambda: self._given_up or self._all_uploaded(), limit_seconds)
             self._flushing = False
             return self._all_uploaded()
 
