@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from pipeline.console import echo
 from pipeline.leftovers import Leftover
-from pipeline.tracking.outbox.clean import list_run_states
+from pipeline.tracking.recovery.clean import list_run_states
 
 LISTERS: tuple[Callable[[], Iterable[Leftover]], ...] = (list_run_states,)
 

@@ -146,7 +146,7 @@ def setup() -> None:
 @cli.command()
 def sync() -> None:
     """Upload what interrupted runs left in the local state; exit 1 if something is still pending."""
-    from pipeline.tracking.outbox.sync import sync_runs
+    from pipeline.tracking.recovery.sync import sync_runs
 
     with exit_codes(bad_input=EXIT_FAILED):
         sys.exit(0 if sync_runs() else EXIT_FAILED)

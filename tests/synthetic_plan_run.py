@@ -10,7 +10,7 @@ from pipeline.plan.outcome import PlanRecord
 from pipeline.plan.records import Question
 from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
-from pipeline.tracking.queries import Arm
+from pipeline.tracking.queries import FinishedRun
 
 HOST = "bench"
 
@@ -66,7 +66,7 @@ def member(
     about = {names.DATASET: "mnist", names.CLASSES: "5-9", names.CODE_DIGEST: "c0de" * 8, "host": host, **(tags or {})}
     budget = {"epochs": "400", "patience": "100", "batch_size": "20", "learning_rate": "0.001", "weight_decay": "0.005"}
     machine = {"device": "cpu", "dtype": "float32", "threads": "2", "seed": str(seed)}
-    run = Arm(
+    run = FinishedRun(
         run_id_of(arm, seed), f"{arm} seed {seed}", stage, about, {**budget, **machine, **(params or {})}, final, curves
     )
     return Member(seed, run, reused)

@@ -15,7 +15,7 @@ from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import Entry, Journal, send_pending
 from pipeline.tracking.outbox.local_state import lock_run_state, run_folder, state_folder
 from pipeline.tracking.outbox.sender import REJECTED
-from pipeline.tracking.outbox.sync import sync_runs
+from pipeline.tracking.recovery.sync import sync_runs
 from tests.conftest import Command
 from tests.faults.killing import TINY, journaled_epochs, kill_when, local_state, runs_of, store_of
 

@@ -20,7 +20,7 @@ from pipeline.stages.report import report
 from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
-from pipeline.tracking.queries import read_arm
+from pipeline.tracking.queries import read_trained_run
 from tests.synthetic_plan_run import arm_of, member
 
 
@@ -66,7 +66,7 @@ def test_comparison_explains_training_time_differences(store: MlflowClient, tmp_
     assert table[names.TRAINABLE_SHARE][1] < table[names.TRAINABLE_SHARE][2] == 1
     assert table[names.EPOCH_OPERATIONS][1] < table[names.EPOCH_OPERATIONS][2]
     text = (folder / "study.md").read_text()
-    label, reference = (read_arm(store, run.run_id).name.replace("_", "\\_") for run in (tuned, scratch))
+    label, reference = (read_trained_run(store, run.run_id).name.replace("_", "\\_") for run in (tuned, scratch))
     assert f"Ratios {label} / {reference}: epochs 1.00 (1 seed); time per epoch" in text and "MACs per epoch" in text
     assert f"Test accuracy: {label} " in text and "no verdict (1 seed)" in text
     files = {item.path for item in store.list_artifacts(run_id, "report")}

@@ -29,7 +29,7 @@ from pipeline.report.statistics import paired_difference, paired_ratio, ratio_ve
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
-from pipeline.tracking.queries import read_arm
+from pipeline.tracking.queries import read_trained_run
 from tests.synthetic_plan_run import (
     arm_of,
     member,
@@ -491,7 +491,7 @@ def test_report_of_real_runs_contains_their_numbers(store: MlflowClient, tmp_pat
         common = {**quick, "seed": seed, "base": base.model_uri, "per_class": 20}
         for name, more in (("five", {}), ("cached", {"features": "auto"}), ("scratch", {"reuse_layers": 0})):
             run_id = transfer(TransferParams(**common, **more)).run_id
-            arms[name].append(Member(seed, read_arm(store, run_id), reused=False))
+            arms[name].append(Member(seed, read_trained_run(store, run_id), reused=False))
     facts = plan_run(
         [arm_of(name, members) for name, members in arms.items()],
         question("score", "five", text="What precision?"),

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import optuna
@@ -388,6 +389,6 @@ def test_no_workers_start_for_trials_running_elsewhere(store: MlflowClient, monk
 
     monkeypatch.setattr(stage, "Workers", Idle)
     monkeypatch.setattr(stage.time, "sleep", sleep)
-    job = type("Job", (), {"trials": 1})()
+    job = SimpleNamespace(params=SimpleNamespace(trials=1))
     stage.search(study, job, 2)
     assert len(fills) == 1 and waits == [stage.POLL_SECONDS] * 5

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pipeline.plan.outcome import ArmName, Outcome, PlanRecord
 from pipeline.plan.records import Question
 from pipeline.tracking import names
-from pipeline.tracking.queries import Arm
+from pipeline.tracking.queries import FinishedRun
 
 NAME = "comparison"
 HEADING = "Runs side by side"
 TASK_TAGS = (names.DATASET, names.CLASSES)
 
 
-def ad_hoc_record(runs: Sequence[Arm]) -> PlanRecord:
+def ad_hoc_record(runs: Sequence[FinishedRun]) -> PlanRecord:
     """Return a record in which each run is an arm, and the last one is the reference.
 
     Args:
@@ -40,7 +40,7 @@ def ad_hoc_record(runs: Sequence[Arm]) -> PlanRecord:
     )
 
 
-def _questions(runs: Sequence[Arm], reference_label: str) -> tuple[Question, ...]:
+def _questions(runs: Sequence[FinishedRun], reference_label: str) -> tuple[Question, ...]:
     """Return questions on accuracy and training time, and a comparison with runs on the same data and classes."""
     *others, reference = runs
     questions = [("Test accuracy and learning curves", "score", runs)]

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pipeline.plan.outcome import PlanRecord
 from pipeline.plan.records import Question
 from pipeline.tracking import names
-from pipeline.tracking.queries import Arm
+from pipeline.tracking.queries import FinishedRun
 
 CAP_MARK = "\u2021"  # double dagger
 
@@ -19,7 +19,7 @@ class Member:
     """A finished run of an arm."""
 
     seed: int  # pairs it with the runs of other arms
-    run: Arm  # as read from the tracking store
+    run: FinishedRun  # as read from the tracking store
     reused: bool  # whether it was a cache hit
 
     @property

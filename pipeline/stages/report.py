@@ -19,7 +19,14 @@ from pipeline.report.ad_hoc_plan import ad_hoc_record
 from pipeline.report.loader import write_plan_report
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.queries import Arm, Store, newest_arm, newest_plan_run, read_arm, read_plan_record
+from pipeline.tracking.queries import (
+    FinishedRun,
+    Store,
+    newest_plan_run,
+    newest_run,
+    read_plan_record,
+    read_trained_run,
+)
 from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import Client, open_store
 
@@ -64,18 +71,18 @@ def find_plan_run(client: Client, runs: str) -> tuple[str, PlanRecord] | None:
         ) from None
 
 
-def chosen_runs(client: Client, runs: str) -> list[Arm]:
+def chosen_runs(client: Client, runs: str) -> list[FinishedRun]:
     """Return the requested runs, or the newest finetune_cnn run between its base and the matching scratch_cnn run.
 
     Raises:
         UserInputError: A requested run cannot be used, or there is nothing to compare.
     """
     if runs != "auto":
-        return [read_arm(client, run_id) for run_id in runs.split(",")]
-    tuned = newest_arm(client, "finetune_cnn")
-    scratch = newest_arm(client, "scratch_cnn", like=tuned) if tuned else None
+        return [read_trained_run(client, run_id) for run_id in runs.split(",")]
+    tuned = newest_run(client, "finetune_cnn")
+    scratch = newest_run(client, "scratch_cnn", like=tuned) if tuned else None
     if tuned is None or scratch is None:
         missing = "no finished finetune_cnn run has a matching scratch_cnn run."
         raise UserInputError(Fault("runs", "auto", missing, "Run both first, or pass run ids."))
     base = tuned.tags.get(names.BASE_RUN_ID)
-    return [*([read_arm(client, base)] if base else []), tuned, scratch]
+    return [*([read_trained_run(client, base)] if base else []), tuned, scratch]

@@ -182,13 +182,10 @@ def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
     return Job(
         spec=spec,
         space=setup.space,
-        trials=params.trials,
         params=params,
         image_shape=split.image_shape,
-        classes=split.classes,
         settings=fit_settings(params, setup.runtime).for_fold(params.fold_epochs, params.fold_patience),
         shared=share_tensors([network.scale(examples.pixels), examples.labels, *setup.folds]),
-        study_seed=params.seed,
         parent_run_id=run_id,
         folder=os.getcwd(),
         environment=store_environment() | {k: v for k, v in os.environ.items() if k.startswith("PIPELINE_")},
@@ -228,7 +225,7 @@ def search(study: Study, job: Job, count: int) -> None:
         RuntimeError: Trials or workers fail repeatedly without a finished trial in between.
     """
     clean_up(study)
-    if finished_count(study) >= job.trials:
+    if finished_count(study) >= job.params.trials:
         return
     max_deaths = (MAX_RETRIES + 1) * max(MAX_FAILURES, count)
     failure_counts = FailureCounts(study, max_deaths, finished_count(study), len(failures(study)))
@@ -236,16 +233,16 @@ def search(study: Study, job: Job, count: int) -> None:
     workers.fill()
     logged = time.monotonic()
     try:
-        while workers.any_alive() or finished_count(study) < job.trials:
+        while workers.any_alive() or finished_count(study) < job.params.trials:
             if workers.any_alive():
                 workers.wait(POLL_SECONDS)
             else:
                 time.sleep(POLL_SECONDS)  # other machines run the last trials
             clean_up(study)
-            needs_workers = started_count(study) < job.trials and (workers.any_died() or not workers.any_alive())
+            needs_workers = started_count(study) < job.params.trials and (workers.any_died() or not workers.any_alive())
             failure_counts.update(workers.fill() if needs_workers else [])
             if time.monotonic() - logged > PROGRESS_SECONDS:
-                log_progress(study, job.trials)
+                log_progress(study, job.params.trials)
                 logged = time.monotonic()
     finally:
         workers.stop()

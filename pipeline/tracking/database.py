@@ -25,6 +25,11 @@ def is_postgresql(url: str) -> bool:
     return url.startswith(("postgresql://", "postgresql+"))
 
 
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a sqlite URL (in which MLflow writes a space as %20), or None for other URLs."""
+    return Path(sqlalchemy.make_url(url).database or "") if url.startswith("sqlite:///") else None
+
+
 @contextmanager
 def exclusive_setup(url: str, *, forbidden_table: str) -> Iterator[None]:
     """Hold an advisory lock on a PostgreSQL database while its tables are created; other databases are not locked.

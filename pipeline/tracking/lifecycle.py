@@ -14,13 +14,12 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from uuid import uuid4
 
 import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import RunStatus, RunTag
+from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
@@ -32,44 +31,29 @@ from pipeline.redaction import first_line, without_password
 from pipeline.runtime import process_identity
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import code_digest
-from pipeline.tracking.outbox.clean import clear_uploaded
 from pipeline.tracking.outbox.journal import Entry, Journal
 from pipeline.tracking.outbox.local_state import lock_run_state, run_folder
 from pipeline.tracking.outbox.sender import Sender
 from pipeline.tracking.outbox.uploader import Uploader
+from pipeline.tracking.recovery.clean import clear_uploaded
 from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from pipeline.tracking.recovery.restore_killed import restore_killed_status
-from pipeline.tracking.recovery.resume import check_same_result, claim_interrupted, resume_command, suggest_resume
-from pipeline.tracking.stage_run import MAX_TAG_LENGTH, UPLOAD_LIMIT_SECONDS, StageRun
+from pipeline.tracking.recovery.resume import claim_interrupted, resume_command, suggest_resume
+from pipeline.tracking.stage_run import UPLOAD_LIMIT_SECONDS, StageRun, tag_values
 from pipeline.tracking.store import (
     active_experiment_id,
     holds_runs_of_this_process,
     note_run_of_this_process,
     open_store,
     reach_store,
+    set_run_tags,
     unusable_store,
 )
 
 logger = logging.getLogger(__name__)
 
-LATE_LIMIT_SECONDS = 2  # if the store has exceeded the upload limit before
+LATE_LIMIT_SECONDS = 2.0  # if the store has exceeded the upload limit before
 KILLED_LIMIT_SECONDS = 1.2  # Ctrl-C should return quickly
-
-
-@dataclass(frozen=True)
-class _NewRun:
-    """How to create a run."""
-
-    name: str
-    parent_run_id: str | None
-    tags: dict[str, str]  # set at creation, so that they exist even if the process is killed right after
-
-    @property
-    def all_tags(self) -> dict[str, str]:
-        """The tags plus the parent's id and MLflow's own tags: user, source, commit."""
-        parent = {names.PARENT_RUN_ID: self.parent_run_id} if self.parent_run_id else {}
-        tags: dict[str, str] = resolve_tags({**self.tags, **parent})
-        return tags
 
 
 @contextmanager
@@ -90,131 +74,121 @@ def stage_run(
     Raises:
         UserInputError: The store is not usable, the run cannot be resumed, or its result would differ.
     """
-    new_run = _NewRun(name, parent_run_id, _initial_tags(params, note, tags))
+    tags = _initial_tags(params, note, tags, parent_run_id)
     with interruptible():
         if resumed_run_id is not None:
-            run, logged_params = _reopen(open_store(), resumed_run_id, new_run.tags)
+            run, logged_params = _reopen(open_store(), resumed_run_id, tags)
         else:
-            run, logged_params = _begin(new_run)
+            run, logged_params = _begin(name, tags)
         run.nested = parent_run_id is not None
         try:
             raise_if_interrupted()
             new_params = {name: value for name, value in params.logged().items() if name not in logged_params}
             run.uploader.put({"kind": "params", "params": new_params})
             yield run
-            _end(run, RunStatus.FINISHED, limit_seconds=_upload_limit(run))
+            _end(run, RunStatus.FINISHED)
         except KeyboardInterrupt:
-            note = f"{note}\n\nInterrupted; its last checkpoint is saved."
-            _end(run, RunStatus.KILLED, note=note, limit_seconds=KILLED_LIMIT_SECONDS)
+            _end(run, RunStatus.KILLED, f"{note}\n\nInterrupted; its last checkpoint is saved.")
             if run.final_status == RunStatus.KILLED:
                 echo(f"to resume: {resume_command(params.entry_point, run.run_id)}")
                 if run.adopted:
                     restore_killed_status(run.run_id, mlflow.get_tracking_uri())
             raise
         except BaseException as error:
-            note = f"{note}\n\nFailed with {type(error).__name__}: {error}"
-            _end(run, RunStatus.FAILED, note=note, limit_seconds=_upload_limit(run))
+            _end(run, RunStatus.FAILED, f"{note}\n\nFailed with {type(error).__name__}: {error}")
             raise
 
 
-def _initial_tags(params: StageParams, note: str, tags: Mapping[str, object]) -> dict[str, str]:
-    all_tags = {
-        names.STAGE: params.entry_point,
-        names.NOTE: note,
-        names.CODE_DIGEST: code_digest(params.entry_point),
-        names.PARAMETERS: json.dumps(params.logged()),
-        names.OPENED: int(time.time() * 1000),
-        **process_identity(),
-        **tags,
-    }
-    return {name: str(value)[:MAX_TAG_LENGTH] for name, value in all_tags.items()}
+def _initial_tags(
+    params: StageParams, note: str, tags: Mapping[str, object], parent_run_id: str | None
+) -> dict[str, str]:
+    """Return the tags set at creation, so that they exist even if the process is killed right after."""
+    parent = {names.PARENT_RUN_ID: parent_run_id} if parent_run_id is not None else {}
+    return tag_values(
+        {
+            names.STAGE: params.entry_point,
+            names.NOTE: note,
+            names.CODE_DIGEST: code_digest(params.entry_point),
+            names.PARAMETERS: json.dumps(params.logged()),
+            names.OPENED: int(time.time() * 1000),
+            **process_identity(),
+            **tags,
+            **parent,
+        }
+    )
 
 
-def _begin(new_run: _NewRun) -> tuple[StageRun, Collection[str]]:
+def _begin(name: str, tags: dict[str, str]) -> tuple[StageRun, Collection[str]]:
     """Create a run, or adopt the one created by `mlflow run`; also return the names of parameters it already has.
 
     If the store is unreachable but holds runs of this process, the run is started locally and created there later;
     otherwise, UserInputError is raised.
     """
-    nested = new_run.parent_run_id is not None
+    nested = names.PARENT_RUN_ID in tags
     may_wait = nested or holds_runs_of_this_process()
     try:
         client = reach_store()
         if not nested:
             close_orphaned_runs(client)
-        suggest_resume(client, new_run.tags[names.STAGE], new_run.tags.get(names.CACHE_KEY, ""))
-        return _adopt_or_create(client, new_run)
+        suggest_resume(client, tags[names.STAGE], tags.get(names.CACHE_KEY, ""))
+        return _adopt_or_create(client, name, tags)
     except (MlflowException, UserInputError) as error:
         if not may_wait:
             raise unusable_store(error) from error
         logger.warning(f"tracking store unreachable ({first_line(error)}): storing this run locally until it is back")
-        return _create_offline(new_run), ()
+        return _create_offline(name, tags), ()
 
 
-def _adopt_or_create(client: MlflowClient, new_run: _NewRun) -> tuple[StageRun, Collection[str]]:
-    started = time.perf_counter()
-    adopted_id = os.environ.get("MLFLOW_RUN_ID") if new_run.parent_run_id is None else None
+def _adopt_or_create(client: MlflowClient, name: str, tags: dict[str, str]) -> tuple[StageRun, Collection[str]]:
+    adopted_id = os.environ.get("MLFLOW_RUN_ID") if names.PARENT_RUN_ID not in tags else None
     if adopted_id:
         mlflow_run = client.get_run(adopted_id)
-        client.update_run(adopted_id, status="RUNNING", name=new_run.name)
-        tags = [RunTag(key, value) for key, value in new_run.tags.items()]
-        client.log_batch(adopted_id, tags=tags, synchronous=True)
+        client.update_run(adopted_id, status="RUNNING", name=name)
+        set_run_tags(client, adopted_id, tags)
         del os.environ["MLFLOW_RUN_ID"]
     else:
-        mlflow_run = client.create_run(active_experiment_id(), tags=new_run.all_tags, run_name=new_run.name)
+        # resolve_tags adds MLflow's own: user, source, commit
+        mlflow_run = client.create_run(active_experiment_id(), tags=resolve_tags(tags), run_name=name)
     note_run_of_this_process()
-    run = _open(client, mlflow_run.info.run_id, mlflow_run.info.experiment_id, started=started)
+    run = _open(client, mlflow_run.info.run_id, mlflow_run.info.experiment_id, entries=[_tags_entry(tags)])
     run.adopted = bool(adopted_id)
-    run.uploader.put({"kind": "tags", "tags": new_run.tags})
     return run, mlflow_run.data.params
 
 
-def _create_offline(new_run: _NewRun) -> StageRun:
+def _create_offline(name: str, tags: dict[str, str]) -> StageRun:
     """Start a run under a local id; the store assigns another one when the run is uploaded."""
-    started = time.perf_counter()
     experiment_id = active_experiment_id()
     creation = {
         "kind": "create",
         "experiment_id": experiment_id,
-        "name": new_run.name,
+        "name": name,
         "start_time": int(time.time() * 1000),
-        "tags": new_run.all_tags,
+        "tags": resolve_tags(tags),
     }
     client = MlflowClient(mlflow.get_tracking_uri())
-    run = _open(client, uuid4().hex, experiment_id, started=started, entries=[creation])
-    run.uploader.put({"kind": "tags", "tags": new_run.tags})
-    return run
+    return _open(client, uuid4().hex, experiment_id, entries=[creation, _tags_entry(tags)])
 
 
 def _reopen(client: MlflowClient, run_id: str, tags: dict[str, str]) -> tuple[StageRun, Collection[str]]:
     """Reopen an interrupted run; raise UserInputError if it is in progress, has ended, or its inputs have changed."""
     started = time.perf_counter()
-    experiment_id, lock, history = claim_interrupted(client, run_id)
-    try:
-        differences = check_same_result(run_id, history.tags, tags)
-    except BaseException:
-        lock.release()
-        raise
-    process_tags = [RunTag(key, value) for key, value in process_identity().items()]
-    client.log_batch(run_id, tags=process_tags, synchronous=True)
-    run = _open(client, run_id, experiment_id, started=started, lock=lock)
-    run.run_history = history
+    lock, history, differences = claim_interrupted(client, run_id, tags)
+    set_run_tags(client, run_id, process_identity())
     tags = {name: value for name, value in tags.items() if name not in (names.OPENED, names.CODE_DIGEST)}
     if differences:  # neither version alone would reproduce the result, so it must not be cached
         tags |= {names.RESUMED_WITH: json.dumps(differences), names.CACHE_KEY: ""}
-    run.uploader.put({"kind": "status", "status": "RUNNING"})
-    run.uploader.put({"kind": "tags", "tags": tags})
+    entries = [{"kind": "status", "status": "RUNNING"}, _tags_entry(tags)]
+    run = _open(client, run_id, history.experiment_id, entries=entries, lock=lock)
+    run.started, run.run_history = started, history
     return run, history.params
 
 
+def _tags_entry(tags: dict[str, str]) -> Entry:
+    return {"kind": "tags", "tags": tags}
+
+
 def _open(
-    client: MlflowClient,
-    run_id: str,
-    experiment_id: str,
-    *,
-    started: float,
-    entries: Iterable[Entry] = (),
-    lock: FileLock | None = None,
+    client: MlflowClient, run_id: str, experiment_id: str, *, entries: Iterable[Entry], lock: FileLock | None = None
 ) -> StageRun:
     """Lock the run's local state, write the first journal entries and start the uploader."""
     folder = run_folder(run_id)
@@ -226,14 +200,10 @@ def _open(
         journal.append(entry)
     sender = Sender(client, run_id, folder)
     uploader = Uploader(journal, sender.send, sender.report_damaged)
-    return StageRun(client, run_id, experiment_id, folder, uploader, sender, lock, started)
+    return StageRun(client, run_id, experiment_id, folder, uploader, sender, lock)
 
 
-def _upload_limit(run: StageRun) -> float:
-    return LATE_LIMIT_SECONDS if run.late else UPLOAD_LIMIT_SECONDS
-
-
-def _end(run: StageRun, status: int, *, note: str = "", limit_seconds: float) -> None:
+def _end(run: StageRun, status: int, note: str = "") -> None:
     """Set the run's final status and wait for pending uploads, after which its local state is cleared."""
     if run.final_status is None:  # otherwise interrupted during the upload of a final status, which then stands
         if note:
@@ -243,6 +213,9 @@ def _end(run: StageRun, status: int, *, note: str = "", limit_seconds: float) ->
         run.final_status = status
         if status != RunStatus.FINISHED and (run.folder / names.CHECKPOINTS).is_dir():
             run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)  # after the status, which is small
+    limit_seconds = LATE_LIMIT_SECONDS if run.late else UPLOAD_LIMIT_SECONDS
+    if status == RunStatus.KILLED:
+        limit_seconds = KILLED_LIMIT_SECONDS
     uploaded = run.uploader.close(limit_seconds, lambda: _clear(run))
     for message in run.sender.rejected:
         logger.warning(f"rejected by the tracking store: {message} (saved in {run.folder})")

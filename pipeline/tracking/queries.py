@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,22 +32,16 @@ _invalid_runs = partial(invalid, "runs", remedy="Pass finished runs, separated b
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A finished run, as read by reports.
-
-    Attributes:
-        stage: Its entry point.
-        metrics: Final metrics.
-        curves: Values per epoch of each metric in `CURVES`.
-    """
+class FinishedRun:
+    """A finished run, as read by reports."""
 
     run_id: str
     name: str
-    stage: str
+    stage: str  # its entry point
     tags: dict[str, str]
     params: dict[str, str]
-    metrics: dict[str, float]
-    curves: dict[str, list[float]]
+    metrics: dict[str, float]  # final values
+    curves: dict[str, list[float]]  # values per epoch of each metric in `CURVES`
 
 
 @dataclass(frozen=True)
@@ -60,17 +53,17 @@ class Store:
 
     @property
     def server(self) -> str:
-        """The tracking server's URL without credentials; empty for other stores."""
+        """The tracking server's URL, from which `open_store` has removed credentials; empty for other stores."""
         uri = mlflow.get_tracking_uri().rstrip("/")
-        return re.sub(r"//[^/@]*@", "//", uri) if uri.startswith(("http://", "https://")) else ""
+        return uri if uri.startswith(("http://", "https://")) else ""
 
 
-def read_step(client: MlflowClient, run_id: str) -> Arm:
+def read_step(client: MlflowClient, run_id: str) -> FinishedRun:
     """Return the finished run of a plan step, of any stage."""
     return _read_run(client, client.get_run(resolve_run_id(run_id)))
 
 
-def read_arm(client: MlflowClient, run_id: str) -> Arm:
+def read_trained_run(client: MlflowClient, run_id: str) -> FinishedRun:
     """Return a finished run of a stage that trains; raise UserInputError for any other run."""
     try:
         run = client.get_run(resolve_run_id(run_id))
@@ -83,7 +76,7 @@ def read_arm(client: MlflowClient, run_id: str) -> Arm:
     return _read_run(client, run)
 
 
-def newest_arm(client: MlflowClient, stage: str, *, like: Arm | None = None) -> Arm | None:
+def newest_run(client: MlflowClient, stage: str, *, like: FinishedRun | None = None) -> FinishedRun | None:
     """Return the newest finished run of a stage, with the data, classes, number of labels and seed of `like`."""
     for run in search_newest_runs(client, f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'"):
         if like is None or (
@@ -98,12 +91,12 @@ def _same(first: dict[str, str], second: dict[str, str], keys: tuple[str, ...]) 
     return all(first.get(key) == second.get(key) for key in keys)
 
 
-def _read_run(client: MlflowClient, run: Run) -> Arm:
+def _read_run(client: MlflowClient, run: Run) -> FinishedRun:
     curves = {}
     for name in CURVES:
         points = sorted(client.get_metric_history(run.info.run_id, name), key=lambda point: int(point.step))
         curves[name] = [float(point.value) for point in points]
-    return Arm(
+    return FinishedRun(
         run_id=run.info.run_id,
         name=run.info.run_name,
         stage=run.data.tags.get(names.STAGE, ""),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -22,51 +24,40 @@ from pipeline.tracking.store import holds_runs_of_this_process, open_store, sear
 logger = logging.getLogger(__name__)
 
 MAX_SEARCHED_RUNS = 200
-PARAMETER_WEIGHT = 100  # arms of a plan differ in parameters, so the closest run is one with the same parameters
 
 
+@dataclass
 class PlanContext:
-    """Gives a step access to its plan run: cached results, and the parent run (created on first use).
+    """The plan run that a step belongs to."""
 
-    `parent` returns the id of the plan run; `rerun` ignores cached results.
-
-    Attributes:
-        why: Explains the cache hit or miss of the last step.
-    """
-
-    def __init__(self, parent: Callable[[], str], *, rerun: bool = False):
-        self._parent = parent
-        self.rerun = rerun
-        self.why = ""
-
-    @property
-    def parent_run_id(self) -> str:
-        """The id of the plan run."""
-        return self._parent()
-
-    def cached_result(self, key: CacheKey) -> StageResult | None:
-        """Return the cached result for `key`, or None if the step has to run."""
-        client = open_store()
-        try:
-            result = None if self.rerun else find_cached_result(client, key)
-        except MlflowException as error:
-            if not holds_runs_of_this_process():
-                raise
-            self.why = f"cache miss: tracking store unreachable ({first_line(error)})"
-            return None
-        if result is not None:
-            self.why = f"cache hit: run {result.run_id}"
-        else:
-            self.why = f"cache miss: {'rerun=true' if self.rerun else explain_cache_miss(client, key)}"
-        return result
+    parent: Callable[[], str]  # returns the id of the plan run, which is created by the first call
+    rerun: bool = False  # ignore cached results
+    why: str = ""  # explains the cache hit or miss of the last step
 
 
 def cached_step_result(plan_context: PlanContext | None, key: CacheKey, register_as: str = "") -> StageResult | None:
     """Return the cached result of a plan step and register its model; None outside a plan or on a cache miss."""
-    result = plan_context.cached_result(key) if plan_context is not None else None
-    if result is not None:
-        register_cached(result, register_as)
+    if plan_context is None:
+        return None
+    client = open_store()
+    try:
+        result = None if plan_context.rerun else find_cached_result(client, key)
+    except MlflowException as error:
+        if not holds_runs_of_this_process():
+            raise
+        plan_context.why = f"cache miss: tracking store unreachable ({first_line(error)})"
+        return None
+    if result is None:
+        plan_context.why = f"cache miss: {'rerun=true' if plan_context.rerun else explain_cache_miss(client, key)}"
+        return None
+    plan_context.why = f"cache hit: run {result.run_id}"
+    register_cached(result, register_as)
     return result
+
+
+def parent_run_of(plan_context: PlanContext | None) -> str | None:
+    """Return the plan run of a step (created if necessary), or None for a stage outside a plan."""
+    return plan_context.parent() if plan_context is not None else None
 
 
 def register_cached(result: StageResult, name: str) -> None:
@@ -75,11 +66,6 @@ def register_cached(result: StageResult, name: str) -> None:
         val_accuracy = result.metrics[names.VAL_FINAL_ACCURACY]
         client = open_store()
         logger.info(register_model(client, result.run_id, result.model_uri, name=name, val_accuracy=val_accuracy))
-
-
-def parent_run_of(plan_context: PlanContext | None) -> str | None:
-    """Return the plan run of a step (created if necessary), or None for a stage outside a plan."""
-    return plan_context.parent_run_id if plan_context is not None else None
 
 
 def find_cached_result(client: MlflowClient, key: CacheKey) -> StageResult | None:
@@ -112,12 +98,9 @@ def explain_cache_miss(client: MlflowClient, key: CacheKey) -> str:
             candidates.append(key.changes_since(json.loads(run.data.tags[names.KEY_PARTS])))
         except (KeyError, ValueError):
             continue
-    closest = min(candidates, key=_distance, default={})
+    # arms of a plan differ in parameters, so a run with the same parameters is closest
+    closest = min(candidates, key=lambda parts: ("params" in parts, sum(map(len, parts.values()))), default={})
     return "; ".join(change for changes in closest.values() for change in changes) or "no finished run of this stage"
-
-
-def _distance(changes: dict[str, list[str]]) -> int:
-    return sum(map(len, changes.values())) + PARAMETER_WEIGHT * ("params" in changes)
 
 
 def _missing_artifact(client: MlflowClient, run: Run) -> str:
@@ -126,10 +109,8 @@ def _missing_artifact(client: MlflowClient, run: Run) -> str:
     if uri and not has_model_files(client, uri):
         return f"model {uri}"
     if names.FEATURES_FINGERPRINT in run.data.tags and run.data.tags.get(names.STAGE) == "cache_features":
-        try:
-            sizes = artifact_sizes(client, run.info.run_id, names.FEATURES)
-        except MlflowException:
-            sizes = {}
-        if f"{names.FEATURES}/{names.FEATURES_FILE}" not in sizes:
-            return "features artifact"
+        with contextlib.suppress(MlflowException):
+            if f"{names.FEATURES}/{names.FEATURES_FILE}" in artifact_sizes(client, run.info.run_id, names.FEATURES):
+                return ""
+        return "features artifact"
     return ""

@@ -27,65 +27,47 @@ MAX_TAG_LENGTH = 8000
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage returns.
-
-    Attributes:
-        model_uri: Accepted by later stages as `base`; empty if the stage trains no model.
-        metrics: Final metrics.
-        reused: Whether this is a cached result.
-    """
+    """What a stage returns."""
 
     run_id: str
-    model_uri: str
-    metrics: dict[str, float]
-    reused: bool = False
+    model_uri: str  # accepted by later stages as `base`; empty if the stage trains no model
+    metrics: dict[str, float]  # final ones
+    reused: bool = False  # whether this is a cached result
 
 
 @dataclass
 class StageRun:
-    """A run in progress.
-
-    Attributes:
-        folder: The run's local state: journal, checkpoints and figures until they are uploaded.
-        lock: Held while this process works on the run.
-        started: `time.perf_counter()` at the start of the stage.
-        adopted: Whether `mlflow run` created the run.
-        nested: Whether it has a parent run.
-        run_history: What earlier processes logged; None if this process created the run.
-        worked_seconds: Work of earlier processes up to the restored checkpoint.
-        lost_seconds: Work of earlier processes after it.
-        late: Whether uploading exceeded the time limit.
-        final_status: As logged; None while the run is in progress.
-        final_metrics: Everything logged with `log_final`.
-        final_points: The same as (name, value, timestamp in ms, step), to attach exact copies to the model.
-    """
+    """A run in progress."""
 
     client: MlflowClient
     run_id: str
     experiment_id: str
-    folder: Path
+    folder: Path  # local state: journal, checkpoints and figures until they are uploaded
     uploader: Uploader
     sender: Sender
-    lock: FileLock
-    started: float
-    adopted: bool = False
-    nested: bool = False
-    run_history: RunHistory | None = None
-    worked_seconds: float = 0.0
-    lost_seconds: float = 0.0
-    late: bool = False
-    final_status: int | None = None
-    final_metrics: dict[str, float] = field(default_factory=dict)
-    final_points: list[Point] = field(default_factory=list)
+    lock: FileLock  # held while this process works on the run
+    started: float = field(default_factory=time.perf_counter)  # of the stage
+    adopted: bool = False  # created by `mlflow run`
+    nested: bool = False  # has a parent run
+    run_history: RunHistory | None = None  # what earlier processes logged; None if this process created the run
+    worked_seconds: float = 0.0  # work of earlier processes up to the restored checkpoint
+    lost_seconds: float = 0.0  # work of earlier processes after it
+    late: bool = False  # uploading has exceeded the time limit
+    final_status: int | None = None  # as logged; None while the run is in progress
+    final_points: list[Point] = field(default_factory=list)  # everything logged with `log_final`
+
+    @property
+    def final_metrics(self) -> dict[str, float]:
+        """Everything logged with `log_final`, by name."""
+        return {name: value for name, value, _, _ in self.final_points}
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
-        tags = {name: str(value)[:MAX_TAG_LENGTH] for name, value in tags.items()}
-        self.uploader.put({"kind": "tags", "tags": tags})
+        self.uploader.put({"kind": "tags", "tags": tag_values(tags)})
 
     def log_epoch(self, record: EpochRecord) -> None:
         """Log one epoch's metrics at step = epoch."""
-        self._log_metrics(
+        self.log_metrics(
             {
                 names.TRAIN_LOSS: record.train_loss,
                 names.TRAIN_ACCURACY: record.train_accuracy,
@@ -96,18 +78,12 @@ class StageRun:
             record.epoch,
         )
 
-    def log_fold(self, fold: int, metrics: Mapping[str, float]) -> None:
-        """Log one fold's metrics at step = fold."""
-        self._log_metrics(metrics, fold)
-
     def log_final(self, metrics: Mapping[str, float]) -> None:
         """Log final metrics at step 0."""
-        points = self._log_metrics(metrics, 0)
-        self.final_metrics.update({name: value for name, value, _, _ in points})
-        self.final_points += points
+        self.final_points += self.log_metrics(metrics, 0)
 
-    def _log_metrics(self, metrics: Mapping[str, float], step: int) -> list[Point]:
-        """Log values that no earlier process has logged; return all, of which a resumed run keeps the first ones."""
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> list[Point]:
+        """Log values that no earlier process has logged; return all values, earlier ones unchanged."""
         now = int(time.time() * 1000)
         logged = self.run_history.metrics if self.run_history else {}
         new = [(name, float(value), now, step) for name, value in metrics.items() if (name, step) not in logged]
@@ -123,17 +99,15 @@ class StageRun:
         kept, lost = self.run_history.spent_seconds(len(history))
         self.worked_seconds = kept + float(self.run_history.tags.get(names.WORKED_SECONDS, 0))
         self.lost_seconds = lost + float(self.run_history.tags.get(names.WASTED_SECONDS, 0))
-        opened = int(time.time() * 1000)
         self.uploader.put({"kind": "restored", "epoch": len(history)})
         spent = {names.WORKED_SECONDS: self.worked_seconds, names.WASTED_SECONDS: self.lost_seconds}
-        self.set_tags({names.OPENED: opened, **spent})
+        self.set_tags({names.OPENED: int(time.time() * 1000), **spent})
         for record in history:
             self.log_epoch(record)
 
     def log_split(self, split: Split) -> None:
         """Log the training, validation and test data as inputs, with their digests."""
-        parts = (("training", split.train), ("validation", split.validation), ("testing", split.test))
-        for context, examples in parts:
+        for context, examples in (("training", split.train), ("validation", split.validation), ("testing", split.test)):
             self.uploader.put(_dataset_entry(split, context, examples))
         self.set_tags({names.DATASET: split.dataset, names.CLASSES: split.classes_text, "dataset_note": split.note})
 
@@ -155,6 +129,11 @@ class StageRun:
     def elapsed_seconds(self) -> float:
         """Return the wall-clock time of the stage, including the work of earlier processes that was kept."""
         return time.perf_counter() - self.started + self.worked_seconds
+
+
+def tag_values(tags: Mapping[str, object]) -> dict[str, str]:
+    """Return tags as strings of a length that every store accepts."""
+    return {name: str(value)[:MAX_TAG_LENGTH] for name, value in tags.items()}
 
 
 def _dataset_entry(split: Split, context: str, examples: Examples) -> dict[str, object]:

@@ -11,27 +11,26 @@ import os
 import re
 import shlex
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 import mlflow
 from alembic.util import CommandError
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _get_experiment_id  # MLflow's rule for the active experiment
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from requests import Response
-from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.disk_space import REMEDY as FREE_SOME_SPACE
 from pipeline.disk_space import disk_full_message
 from pipeline.errors import UserInputError, invalid
 from pipeline.redaction import first_line
-from pipeline.tracking.database import OPTUNA_TABLE, exclusive_setup, prepare_sqlite
+from pipeline.tracking.database import OPTUNA_TABLE, exclusive_setup, prepare_sqlite, sqlite_path
 from pipeline.tracking.schema import write_schema
 
 Client = MlflowClient
@@ -53,12 +52,9 @@ TLS_REMEDY = (
 )
 LOGIN_REMEDY = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account with access."
 
-
-class _Known:
-    """What this process knows about stores that it has reached before."""
-
-    holding_runs: ClassVar[set[str]] = set()  # tracking URIs
-    experiments: ClassVar[dict[tuple[str, str], str]] = {}  # (tracking URI, name in the environment) -> id
+# what this process knows about stores that it has reached before
+_stores_with_runs: set[str] = set()  # tracking URIs
+_experiment_ids: dict[tuple[str, str], str] = {}  # (tracking URI, name in the environment) -> id
 
 
 def open_store() -> MlflowClient:
@@ -155,12 +151,12 @@ def _sqlite_remedy(path: Path, error: Exception) -> str:
 
 def note_run_of_this_process() -> None:
     """Remember that the active store holds a run of this process: from now on, uploads may wait for it."""
-    _Known.holding_runs.add(mlflow.get_tracking_uri())
+    _stores_with_runs.add(mlflow.get_tracking_uri())
 
 
 def holds_runs_of_this_process() -> bool:
     """Return whether the active store holds a run created by this process."""
-    return mlflow.get_tracking_uri() in _Known.holding_runs
+    return mlflow.get_tracking_uri() in _stores_with_runs
 
 
 def active_experiment_id() -> str:
@@ -169,11 +165,11 @@ def active_experiment_id() -> str:
     try:
         experiment_id = _get_experiment_id()
     except MlflowException:
-        if key not in _Known.experiments:
+        if key not in _experiment_ids:
             raise
-        return _Known.experiments[key]  # the store is unreachable at the moment
+        return _experiment_ids[key]  # the store is unreachable at the moment
     assert experiment_id is not None
-    _Known.experiments[key] = experiment_id
+    _experiment_ids[key] = experiment_id
     return experiment_id
 
 
@@ -189,6 +185,11 @@ def search_running(client: MlflowClient, experiment_id: str, condition: str) -> 
     return list(client.search_runs([experiment_id], condition, max_results=SEARCHED_RUNS))
 
 
+def set_run_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run in one request."""
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()], synchronous=True)
+
+
 def store_environment() -> dict[str, str]:
     """Return the environment variables that point another process to the same store and experiment."""
     return {
@@ -198,11 +199,6 @@ def store_environment() -> dict[str, str]:
     }
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """Return the file of a sqlite URI (in which MLflow writes a space as %20), or None for other URIs."""
-    return Path(make_url(uri).database or "") if uri.startswith("sqlite:///") else None
-
-
 def ping_server(uri: str, limit_seconds: float) -> Response:
     """Send one request to a tracking server with MLflow's certificates and credentials, and return any response.
 
@@ -210,7 +206,6 @@ def ping_server(uri: str, limit_seconds: float) -> Response:
         MlflowException: The server does not respond in time, or rejects the connection.
     """
     credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-    response: Response = http_request(  # type: ignore[no-untyped-call]
-        credentials, "/health", "GET", timeout=limit_seconds, max_retries=0, raise_on_status=False
-    )
+    options = {"timeout": limit_seconds, "max_retries": 0, "raise_on_status": False}
+    response: Response = http_request(credentials, "/health", "GET", **options)  # type: ignore[no-untyped-call]
     return response

@@ -7,6 +7,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from mlflow.exceptions import MlflowException
 from pipeline.checks import CheckResult, unwritable_reason
 from pipeline.errors import UserInputError
 from pipeline.redaction import first_line
+from pipeline.tracking.database import sqlite_path
 from pipeline.tracking.outbox.journal import JOURNAL, is_uploaded, read_part
 from pipeline.tracking.outbox.local_state import state_folder
 from pipeline.tracking.recovery.orphans import orphaned_runs
-from pipeline.tracking.recovery.unstarted_runs import unstarted_runs
-from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, ping_server, search_running, sqlite_path
+from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, ping_server, search_running
 
 STORE = "tracking store"
 CLOCK_TOLERANCE_SECONDS = 60.0
@@ -40,36 +41,55 @@ def examine_store() -> Iterator[CheckResult]:
     """Check the store, the active experiment, orphaned runs and pending uploads."""
     path = sqlite_path(mlflow.get_tracking_uri())
     if path is not None and not path.exists():
-        yield _check_creatable(path)
-        yield from _check_journals()
-        return
-    try:
-        client = open_store()
-    except UserInputError as error:
-        fault = error.faults[0]
-        yield CheckResult("FAIL", STORE, f"{fault.name}={fault.value} {fault.allowed}", fault.remedy)
+        yield check_new_sqlite(STORE, path, created="the first stage creates it", variable="MLFLOW_TRACKING_URI")
     else:
-        yield from _check_writable(client)
-        yield from _check_runs(client)
+        yield from _check_store()
     yield from _check_journals()
 
 
-def _check_creatable(path: Path) -> CheckResult:
+def check_new_sqlite(what: str, path: Path, *, created: str, variable: str) -> CheckResult:
+    """Check that a sqlite file that does not exist yet can be created; `variable` sets its location."""
     if reason := unwritable_reason(path.parent):
-        fix = "Make the folder writable, or set MLFLOW_TRACKING_URI to another location."
-        return CheckResult("FAIL", STORE, f"{path} cannot be created: {reason}", fix)
-    return CheckResult("note", STORE, f"{path} does not exist yet; the first stage creates it")
+        fix = f"Make the folder writable, or set {variable} to another location."
+        return CheckResult("FAIL", what, f"{path} cannot be created: {reason}", fix)
+    return CheckResult("note", what, f"{path} does not exist yet; {created}")
 
 
-def _check_writable(client: MlflowClient) -> Iterator[CheckResult]:
-    """Set and delete a tag of the active experiment, and check its artifact folder."""
-    uri = mlflow.get_tracking_uri()
+def check_failed(what: str, error: UserInputError) -> CheckResult:
+    """Return the failed check of a database that cannot be used."""
+    fault = error.faults[0]
+    return CheckResult("FAIL", what, f"{fault.name}={fault.value} {fault.allowed}", fault.remedy)
+
+
+def _check_store() -> Iterator[CheckResult]:
+    try:
+        client = open_store()
+    except UserInputError as error:
+        yield check_failed(STORE, error)
+        return
     experiment = _active_experiment(client)
     if experiment is None:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or os.environ.get("MLFLOW_EXPERIMENT_ID")
-        text = f"{uri} is readable; experiment {name} does not exist yet"
+        text = f"{mlflow.get_tracking_uri()} is readable; experiment {name} does not exist yet"
         yield CheckResult("note", STORE, text, "The first stage creates it.")
         return
+    yield from _check_writable(client, experiment)
+    yield _check_runs(client, experiment.experiment_id)
+
+
+def _active_experiment(client: MlflowClient) -> Experiment | None:
+    """Return the experiment that a stage would log to, without creating it."""
+    if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        return client.get_experiment_by_name(name)
+    try:
+        return client.get_experiment(os.environ.get("MLFLOW_EXPERIMENT_ID") or "0")
+    except MlflowException:
+        return None
+
+
+def _check_writable(client: MlflowClient, experiment: Experiment) -> Iterator[CheckResult]:
+    """Set and delete a tag of the experiment, and check its artifact folder."""
+    uri = mlflow.get_tracking_uri()
     if experiment.lifecycle_stage != "active":
         fix = "Restore it, or set MLFLOW_EXPERIMENT_NAME to another one."
         yield CheckResult("FAIL", STORE, f"experiment {experiment.name} is deleted", fix)
@@ -87,43 +107,23 @@ def _check_writable(client: MlflowClient) -> Iterator[CheckResult]:
         yield CheckResult("FAIL", "artifacts", f"not writable: {reason}", "Make the folder writable.")
 
 
-def _active_experiment(client: MlflowClient) -> Experiment | None:
-    """Return the experiment that a stage would log to, without creating it."""
-    name, experiment_id = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if name:
-        return client.get_experiment_by_name(name)
-    try:
-        return client.get_experiment(experiment_id or "0")
-    except MlflowException:
-        return None
-
-
 def _sqlite_details(uri: str) -> str:
     path = sqlite_path(uri)
     if path is None:
         return ""
-    with sqlite3.connect(path, timeout=5) as connection:
+    with closing(sqlite3.connect(path, timeout=5)) as connection:
         schema = connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
     return f", schema {schema}, journal mode {mode}"
 
 
-def _check_runs(client: MlflowClient) -> Iterator[CheckResult]:
+def _check_runs(client: MlflowClient, experiment_id: str) -> CheckResult:
     """Report RUNNING runs whose process is known to be gone."""
-    experiment = _active_experiment(client)
-    if experiment is None:
-        return
-    running = search_running(client, experiment.experiment_id, "tags.process LIKE '% %'")
-    orphans = [
-        run.info.run_id
-        for search in (orphaned_runs, unstarted_runs)
-        for run in search(client, experiment.experiment_id)
-    ]
-    if orphans:
+    if orphans := [run.info.run_id for run in orphaned_runs(client, experiment_id)]:
         text = f"{len(orphans)} RUNNING without a process: {', '.join(orphans[:MAX_LISTED])}"
-        yield CheckResult("note", "runs", text, "The next stage marks them KILLED.")
-    else:
-        yield CheckResult("ok", "runs", f"{len(running)} RUNNING, none orphaned")
+        return CheckResult("note", "runs", text, "The next stage marks them KILLED.")
+    running = search_running(client, experiment_id, "tags.process LIKE '% %'")
+    return CheckResult("ok", "runs", f"{len(running)} RUNNING, none orphaned")
 
 
 def _check_journals() -> Iterator[CheckResult]:

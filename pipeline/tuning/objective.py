@@ -51,9 +51,9 @@ def score_folds(
 
     Args:
         architecture: Of the network.
-        settings: Of each fit; its seed is derived from theirs.
+        settings: Of each fit; a fold's seed is derived from theirs.
         data: Normalized pixels and labels of all training images, on the CPU.
-        folds: Indices of each fold's held-out images.
+        folds: int64 indices of each fold's held-out images.
         val_fraction: Fraction of the other images that is used for early stopping.
         device: For training and scoring.
         on_epoch: Called after every epoch.
@@ -64,9 +64,7 @@ def score_folds(
     for number, held_out in enumerate(folds, 1):
         began = time.perf_counter()
         seed = derive_seed(settings.seed, "fold", number)
-        mask = torch.ones(len(data.labels), dtype=torch.bool)
-        mask[held_out] = False
-        indices = mask.nonzero().flatten()
+        indices = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
         cut = stratified_cut(data.labels[indices], val_fraction, seed=seed, purpose="validation")
         network = build_network(architecture, generator(seed, "weights")).to(device)
         train, validation, test = (_take(data, split, device) for split in (indices[cut[0]], indices[cut[1]], held_out))

@@ -21,7 +21,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from pydantic import ValidationError
 
-from pipeline.errors import Fault, UserInputError, suggest
+from pipeline.errors import Fault, UserInputError, invalid, suggest
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.params import Family, TrainBaseParams, parse_params
 from pipeline.yaml_lines import read_yaml
@@ -33,7 +33,6 @@ SEARCHABLE = (
     "width", "channels", "kernels", "strides", "pool", "dense_width", "dense_dropout",
 )  # fmt: skip
 INTEGERS = ("batch_size", "hidden_layers", "width", "dense_width")
-
 
 Dimension = FloatDistribution | IntDistribution | CategoricalDistribution
 Space = dict[str, Dimension]
@@ -165,7 +164,7 @@ def check_combinations(space: Space, params: TrainBaseParams, image_shape: tuple
         except ValueError as error:
             remedy = "Change the space or the fixed parameters."
             reason = f"invalid combination ({_first_reason(error)})."
-            raise UserInputError(Fault("space", json.dumps(setting), reason, remedy)) from None
+            raise invalid("space", json.dumps(setting), reason, remedy=remedy) from None
 
 
 def _first_reason(error: ValueError) -> str:

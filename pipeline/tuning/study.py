@@ -12,14 +12,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import Fault, UserInputError
-from pipeline.redaction import without_password
+from pipeline.errors import invalid
+from pipeline.redaction import first_line, without_password
 from pipeline.runtime import derive_seed, process_identity, process_lives
 from pipeline.tracking.database import (
     CONNECT_SECONDS,
@@ -27,6 +26,7 @@ from pipeline.tracking.database import (
     exclusive_setup,
     is_postgresql,
     prepare_sqlite,
+    sqlite_path,
 )
 from pipeline.tracking.recovery.orphans import close_runs_of_process
 
@@ -42,7 +42,6 @@ SEARCHER = {"optuna": optuna.__version__}  # samplers and pruners change between
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 FACTS_IN_NOTE = ("model", "dataset", "classes", "folds", "seed")
 MAX_RETRIES = 2  # per parameter set, if its worker dies: for lack of memory by chance, or because of the parameters
-RETRY_MESSAGE = "Its worker process died; its parameters are queued again."
 GIVE_UP_MESSAGE = (
     f"Its worker process died, {MAX_RETRIES + 1} times with these parameters: no more retries. "
     "If memory ran out: lower workers, or the upper bounds of the space."
@@ -77,15 +76,14 @@ def open_storage() -> optuna.storages.RDBStorage:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     url = storage_url()
     try:
-        if url.startswith("sqlite:///"):
-            prepare_sqlite(Path(url.removeprefix("sqlite:///")), lambda: _connect(url))
+        if path := sqlite_path(url):
+            prepare_sqlite(path, lambda: _connect(url))
         with exclusive_setup(url, forbidden_table=MLFLOW_TABLE):
             return _connect(url)
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, ValueError, RuntimeError) as error:
-        reason = without_password(str(error).strip().splitlines()[0].rstrip("."))
         remedy = "Unset it to use sqlite:///optuna.db, or see docs/scaling.md."
-        fault = Fault("PIPELINE_STORAGE", without_password(url), f"cannot be used: {reason}.", remedy)
-        raise UserInputError(fault) from None
+        problem = f"cannot be used: {first_line(error)}."
+        raise invalid("PIPELINE_STORAGE", without_password(url), problem, remedy=remedy) from None
 
 
 def _connect(url: str) -> optuna.storages.RDBStorage:
@@ -108,16 +106,12 @@ def trial_sampler(name: str, study_seed: int, number: int) -> optuna.samplers.Ba
 
 @dataclass(frozen=True)
 class StudySpec:
-    """Name and configuration of a study.
-
-    Attributes:
-        facts: Everything that a trial's value depends on, such as folds, classes, data digest and space.
-    """
+    """Name and configuration of a study."""
 
     name: str
     sampler: str
     pruner: str
-    facts: dict[str, str]
+    facts: dict[str, str]  # everything that a trial's value depends on, such as folds, classes, data digest and space
 
 
 def open_study(storage: optuna.storages.RDBStorage, spec: StudySpec) -> optuna.Study:
@@ -138,8 +132,8 @@ def open_study(storage: optuna.storages.RDBStorage, spec: StudySpec) -> optuna.S
     changes = [f"{name} is {stored[name]}, not {value}" for name, value in spec.facts.items()
                if stored.get(name, value) != value]  # fmt: skip
     if changes:
-        reason = f"already exists with other settings: {'; '.join(changes)}."
-        raise UserInputError(Fault("study", spec.name, reason, "Choose another name with study=NAME."))
+        problem = f"already exists with other settings: {'; '.join(changes)}."
+        raise invalid("study", spec.name, problem, remedy="Choose another name with study=NAME.")
     for name in spec.facts.keys() - stored.keys():
         study.set_user_attr(name, spec.facts[name])
     if not stored:
@@ -200,7 +194,7 @@ def fail_stale_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def has_lost_worker(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether the worker of a running trial died: checked directly if it ran on this machine, else by heartbeat."""
+    """Return whether the worker of a running trial died: visible on this machine, else judged by its heartbeat."""
     host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
     if host is None or process is None:
         age = datetime.now() - (trial.datetime_start or datetime.min)
@@ -211,13 +205,13 @@ def has_lost_worker(study: optuna.Study, trial: FrozenTrial) -> bool:
 
 
 def may_retry(trial: FrozenTrial) -> bool:
-    """Whether a trial whose worker died has retries left."""
+    """Return whether a trial whose worker died has retries left."""
     return int(trial.user_attrs.get(RETRIES, 0)) < MAX_RETRIES
 
 
 def retry_message(trial: FrozenTrial) -> str:
     """Return whether a trial whose worker died is retried, for logs and the run's note."""
-    return RETRY_MESSAGE if may_retry(trial) else GIVE_UP_MESSAGE
+    return "Its worker process died; its parameters are queued again." if may_retry(trial) else GIVE_UP_MESSAGE
 
 
 def retry_lost_trial(study: optuna.Study, trial: FrozenTrial) -> None:

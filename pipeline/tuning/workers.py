@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.errors import NonFiniteLossError
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
-from pipeline.params import TrainBaseParams
+from pipeline.params import TrainBaseParams, TuneParams
 from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
@@ -53,37 +53,18 @@ Lock = multiprocessing.synchronize.Lock
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the workers of a study share.
-
-    Attributes:
-        spec: Of the study.
-        space: The search space.
-        trials: Target number of finished trials.
-        params: The fixed parameters, with the device resolved.
-        image_shape: (C, H, W).
-        classes: Class labels.
-        settings: Of each fold's fit; a trial replaces the searched values.
-        shared: Normalized pixels and labels of all training images, then the held-out indices of each fold.
-        study_seed: For samplers and folds.
-        parent_run_id: The study's MLflow run.
-        folder: Working directory.
-        environment: MLFLOW_* and PIPELINE_* variables; the fork server may have been started with others.
-        owner: Process that started the workers (see `runtime.process_identity`); they exit when it does.
-    """
+    """Everything that the workers of a study share."""
 
     spec: StudySpec
     space: Space
-    trials: int
-    params: TrainBaseParams
-    image_shape: tuple[int, int, int]
-    classes: tuple[int, ...]
-    settings: FitSettings
-    shared: SharedTensors
-    study_seed: int
-    parent_run_id: str
-    folder: str
-    environment: dict[str, str]
-    owner: str
+    params: TuneParams  # with the device resolved
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    settings: FitSettings  # of each fold's fit; a trial replaces the searched values
+    shared: SharedTensors  # normalized pixels and labels of all training images, then each fold's held-out indices
+    parent_run_id: str  # the study's MLflow run
+    folder: str  # working directory
+    environment: dict[str, str]  # MLFLOW_* and PIPELINE_*; the fork server may have been started with others
+    owner: str  # process that started the workers (see `runtime.process_identity`); they exit when it does
 
     @property
     def folds(self) -> list[Tensor]:
@@ -92,7 +73,7 @@ class Job:
 
     def architecture(self, params: TrainBaseParams) -> MLPArchitecture | CNNArchitecture:
         """Return the architecture of a trial."""
-        return architecture_from_params(params, self.image_shape, self.classes)
+        return architecture_from_params(params, self.image_shape, params.class_numbers)
 
 
 def start_forkserver() -> multiprocessing.context.ForkServerContext:
@@ -137,7 +118,7 @@ class Workers:
     def stop(self, limit_seconds: float = 10) -> None:
         """Terminate the workers; kill those that do not exit in time."""
         for process in self.processes:
-            if process.is_alive():
+            if process.is_alive():  # notices an exit, after which another process may have its id
                 process.terminate()
         for process in self.processes:
             process.join(limit_seconds)
@@ -149,9 +130,7 @@ class Workers:
 def work(job: Job, lock: Lock) -> None:
     """Run trials until the study has enough; the target of a worker process.
 
-    Args:
-        job: Of the study.
-        lock: Held from counting the trials until the next one is recorded, so that no extra trial starts.
+    The lock is held from counting the trials until the next one is recorded, so that no extra trial starts.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the owner sends SIGTERM
     os.chdir(job.folder)
@@ -163,7 +142,7 @@ def work(job: Job, lock: Lock) -> None:
     with runtime.in_effect(), contextlib.suppress(KeyboardInterrupt):
         while True:
             lock.acquire(timeout=LOCK_TIMEOUT_SECONDS)
-            if started_count(study) >= job.trials or not process_lives(job.owner):
+            if started_count(study) >= job.params.trials or not process_lives(job.owner):
                 release(lock)
                 return
             study.optimize(lambda trial: run_or_requeue(trial, job, lock), n_trials=1, catch=(Exception,))
@@ -188,7 +167,7 @@ def run_trial(trial: optuna.Trial, job: Job, lock: Lock) -> float:
     """Return the mean fold accuracy of a trial, logged as a nested MLflow run."""
     record_worker(trial)
     release(lock)
-    trial.study.sampler = trial_sampler(job.spec.sampler, job.study_seed, trial.number)
+    trial.study.sampler = trial_sampler(job.spec.sampler, job.params.seed, trial.number)
     setting = suggest_setting(trial, job.space)
     params = with_setting(job.params, setting)
     tags: dict[str, object] = {
@@ -221,16 +200,18 @@ def run_trial(trial: optuna.Trial, job: Job, lock: Lock) -> float:
 def run_folds(trial: optuna.Trial, job: Job, params: TrainBaseParams, *, run: StageRun) -> tuple[Metrics, str]:
     """Return the trial's metrics (empty if the first fold diverged) and, if it was pruned, the reason."""
     folds: list[Metrics] = []
+    pruned = ""
     try:
         for number, metrics in enumerate(fold_scores(job, params), 1):
             folds.append(metrics)
-            run.log_fold(number, metrics)
+            run.log_metrics(metrics, number)
             trial.report(summarize(folds)["cv/accuracy"], number)
             if number < len(job.folds) and trial.should_prune():
-                return summarize(folds), f"pruned after fold {number} of {len(job.folds)}"
+                pruned = f"pruned after fold {number} of {len(job.folds)}"
+                break
     except NonFiniteLossError as error:  # not FAIL: the sampler would try similar parameters again
-        return summarize(folds) if folds else {}, f"pruned: {error}"
-    return summarize(folds), ""
+        pruned = f"pruned: {error}"
+    return summarize(folds) if folds else {}, pruned
 
 
 def fold_scores(job: Job, params: TrainBaseParams) -> Iterator[Metrics]:

@@ -21,7 +21,7 @@ from pipeline.stages.main import main
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking.outbox.journal import JOURNAL, read_part
-from pipeline.tracking.outbox.sync import sync_runs
+from pipeline.tracking.recovery.sync import sync_runs
 from pipeline.training.records import EpochRecord
 from tests.conftest import copy_store, use_stores
 from tests.faults.killing import TINY, assert_one_ready_model, journaled_epochs, points_of, stage, wait_until

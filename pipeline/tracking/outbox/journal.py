@@ -34,12 +34,12 @@ class Journal:
         self.path = folder / JOURNAL
         self._lock = threading.Lock()
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        self._size = _size_of_complete_lines(self._file)
-        os.ftruncate(self._file, self._size)  # a line truncated by a crash was never logged
+        self.size = read_part(self.path).end  # on disk, in bytes
+        os.ftruncate(self._file, self.size)  # a line truncated by a crash was never logged
         self._unwritten: list[bytes] = []
         self._needs_fsync = False
         uploaded = uploaded_bytes(folder)
-        _record_uploaded(folder, uploaded if uploaded <= self._size else 0)  # it may count a previous journal's bytes
+        _record_uploaded(folder, uploaded if uploaded <= self.size else 0)  # it may count a previous journal's bytes
 
     def append(self, entry: Entry) -> None:
         """Write an entry with a timestamp in ms; returns immediately."""
@@ -66,10 +66,6 @@ class Journal:
         with self._lock:
             self._unwritten = [line for line in self._unwritten if line not in lines]
 
-    def size(self) -> int:
-        """Return the size on disk in bytes."""
-        return self._size
-
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
@@ -82,53 +78,31 @@ class Journal:
                 if written < len(line):
                     raise OSError(f"{written} of {len(line)} bytes were written")
             except OSError:
-                os.ftruncate(self._file, self._size)  # a partial line would corrupt the next one
+                os.ftruncate(self._file, self.size)  # a partial line would corrupt the next one
                 return
-            self._size += len(line)
+            self.size += len(line)
             self._needs_fsync = True
             del self._unwritten[0]
 
 
-def _size_of_complete_lines(file: int) -> int:
-    """Return the size of a file up to its last newline."""
-    end = os.fstat(file).st_size
-    while end > 0:
-        begin = max(0, end - BATCH_BYTES)
-        newline = os.pread(file, end - begin, begin).rfind(b"\n")
-        if newline >= 0:
-            return begin + newline + 1
-        end = begin
-    return 0
-
-
 @dataclass(frozen=True)
 class Part:
-    """Consecutive lines of a journal.
-
-    Attributes:
-        entries: The valid ones.
-        damaged: One message per invalid line.
-        end: Byte offset after the last line.
-    """
+    """Consecutive lines of a journal."""
 
     entries: list[Entry]
-    damaged: list[str]
-    end: int
+    damaged: list[str]  # one message per invalid line
+    end: int  # byte offset after the last line
 
 
 def read_part(path: Path, begin: int = 0, size: int = -1) -> Part:
-    """Read complete lines of a journal from byte offset `begin`; an incomplete last line is ignored.
-
-    Reads about `size` bytes, or everything if -1.
-    """
+    """Read complete lines of a journal: about `size` bytes from offset `begin`, or all if -1."""
     with path.open("rb") as file:
         file.seek(begin)
-        content = file.read(size) if size >= 0 else file.read()
-        if size >= 0 and not content.endswith(b"\n"):
-            content += file.readline()
-    content = content[: content.rfind(b"\n") + 1]
+        content = file.read(size)
+        content += b"" if content.endswith(b"\n") else file.readline()
+    content = content[: content.rfind(b"\n") + 1]  # without an incomplete last line
     entries, damaged, offset = [], [], begin
-    for line in content.splitlines(keepends=True) if content else []:
+    for line in content.splitlines(keepends=True):
         try:
             entry = json.loads(line)
             if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -63,6 +65,17 @@ def lock_run_state(folder: Path) -> FileLock | None:
     return lock
 
 
+@contextmanager
+def locked_run_state(folder: Path) -> Iterator[bool]:
+    """Lock a run's state during the block; yields False if another process holds the lock."""
+    lock = lock_run_state(folder)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.release()
+
+
 def has_local_state(folder: Path) -> bool:
     """Return whether a run has a journal or checkpoints in its local folder."""
     return (folder / JOURNAL).exists() or (folder / names.CHECKPOINTS).is_dir()
@@ -70,7 +83,7 @@ def has_local_state(folder: Path) -> bool:
 
 def is_abandoned(folder: Path) -> bool:
     """Return whether a run has local state that no process holds."""
-    lock = lock_run_state(folder) if has_local_state(folder) else None
-    if lock is not None:
-        lock.release()
-    return lock is not None
+    if not has_local_state(folder):
+        return False
+    with locked_run_state(folder) as locked:
+        return locked

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.utils import chunk_list
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.redaction import first_line
 from pipeline.tracking import names
-from pipeline.tracking.outbox import model_upload
 from pipeline.tracking.outbox.journal import Entry
-from pipeline.tracking.outbox.local_state import record_alias, resolve_run_id, resolve_run_ids
+from pipeline.tracking.outbox.local_state import record_alias, resolve_run_id, resolve_run_ids, run_id_of
+from pipeline.tracking.outbox.model_upload import register_model, upload_model
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 900, 90, 90  # MLflow's limits per batch: 1,000 items, 100 parameters, 100 tags
 PERMANENT_CODES = {
@@ -35,27 +35,19 @@ REJECTED = "refused.jsonl"
 KINDS_WITH_RUN_IDS = ("tags", "params", "base", "create")
 LOCAL_KINDS = ("opened", "restored", "again")  # only read when the run is resumed
 
-T = TypeVar("T")
-
 
 class NotYetError(RuntimeError):
     """An entry refers to something that is not uploaded yet; a later attempt will succeed."""
 
 
 class Sender:
-    """Uploads the entries of one run; entries that the store rejects are written to a file in the run's local state.
-
-    Attributes:
-        rejected: One message per entry that the store rejected for good; all others are retried until they succeed.
-        model_uri: `models:/m-...` once the run's model is uploaded.
-        messages: Results of the upload to show to the user.
-    """
+    """Uploads the entries of one run; entries that the store rejects are written to a file in the run's local state."""
 
     def __init__(self, client: MlflowClient, run_id: str, folder: Path):
         self.client, self.run_id, self.folder = client, resolve_run_id(run_id), folder
-        self.rejected: list[str] = []
-        self.messages: list[str] = []
-        self.model_uri = ""
+        self.rejected: list[str] = []  # one message per entry rejected for good; others are retried until they succeed
+        self.messages: list[str] = []  # results of the upload to show to the user
+        self.model_uri = ""  # models:/m-... once the run's model is uploaded
         self._local_run_id = run_id
         self._failure_counts: Counter[str] = Counter()  # first entry of a group -> rejections
         self._quarantine: set[str] = set()
@@ -126,19 +118,19 @@ class Sender:
         record_alias(self._local_run_id, self.run_id)
 
     def _send_metrics(self, entries: list[Entry]) -> None:
-        points = [Metric(*point) for entry in entries for point in entry["metrics"]]
-        for batch in _batches(points, MAX_METRICS):
-            self.client.log_batch(self.run_id, metrics=batch, synchronous=True)
+        self._log_batches("metrics", [Metric(*point) for entry in entries for point in entry["metrics"]], MAX_METRICS)
 
     def _send_params(self, entries: list[Entry]) -> None:
         params = [Param(name, value) for entry in entries for name, value in entry["params"].items()]
-        for batch in _batches(params, MAX_PARAMS):
-            self.client.log_batch(self.run_id, params=batch, synchronous=True)
+        self._log_batches("params", params, MAX_PARAMS)
 
     def _send_tags(self, entries: list[Entry]) -> None:
         latest = {name: value for entry in entries for name, value in entry["tags"].items()}
-        for batch in _batches([RunTag(name, value) for name, value in latest.items()], MAX_TAGS):
-            self.client.log_batch(self.run_id, tags=batch, synchronous=True)
+        self._log_batches("tags", [RunTag(name, value) for name, value in latest.items()], MAX_TAGS)
+
+    def _log_batches(self, kind: str, items: Sequence[Metric | Param | RunTag], size: int) -> None:
+        for batch in chunk_list(items, size):  # type: ignore[no-untyped-call]
+            self.client.log_batch(self.run_id, **{kind: batch}, synchronous=True)
 
     def _send_datasets(self, entries: list[Entry]) -> None:
         inputs = [
@@ -154,7 +146,7 @@ class Sender:
         for entry in entries:
             uri = str(entry["model_uri"])
             if uri.startswith("runs:/"):  # the base was not uploaded yet when this entry was logged
-                base_run_id = uri.removeprefix("runs:/").split("/")[0]
+                base_run_id = run_id_of(uri)
                 uri = self.client.get_run(base_run_id).data.tags.get(names.MODEL_URI, "")
                 if not uri:
                     raise NotYetError(f"the model of base run {base_run_id} is not uploaded yet")
@@ -173,14 +165,13 @@ class Sender:
 
     def _send_models(self, entries: list[Entry]) -> None:
         for entry in entries:
-            self.model_uri = model_upload.upload_model(self.client, self.run_id, folder=self.folder, entry=entry)
+            self.model_uri = upload_model(self.client, self.run_id, folder=self.folder, entry=entry)
 
     def _send_registrations(self, entries: list[Entry]) -> None:
         for entry in entries:
             uri = self.model_uri or self.client.get_run(self.run_id).data.tags[names.MODEL_URI]
             name, val_accuracy = str(entry["name"]), float(entry["val_accuracy"])
-            message = model_upload.register_model(self.client, self.run_id, uri, name=name, val_accuracy=val_accuracy)
-            self.messages.append(message)
+            self.messages.append(register_model(self.client, self.run_id, uri, name=name, val_accuracy=val_accuracy))
 
     def _send_status(self, entries: list[Entry]) -> None:
         last = entries[-1]
@@ -197,7 +188,3 @@ def _is_permanent(error: Exception) -> bool:
     return error.error_code in PERMANENT_CODES and (
         isinstance(error, RestException) or "API request to" not in str(error)
     )
-
-
-def _batches(items: list[T], size: int) -> list[list[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

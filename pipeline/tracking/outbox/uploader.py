@@ -23,14 +23,11 @@ class Uploader:
     """Uploads the entries of one journal, in order, in the background.
 
     Entries are collected for `pause_seconds` and sent together. See `journal.send_pending` for the callbacks.
-
-    Attributes:
-        last_error: Error of the last attempt; None if it succeeded.
     """
 
     def __init__(self, journal: Journal, send: Send, on_damaged: Callable[[str], None], *, pause_seconds: float = 1.0):
         self.journal = journal
-        self.last_error: Exception | None = None
+        self.last_error: Exception | None = None  # of the last attempt
         self._send, self._on_damaged, self._pause = send, on_damaged, pause_seconds
         self._changed = threading.Condition()
         self._flushing = self._given_up = False
@@ -47,12 +44,10 @@ class Uploader:
 
     def flush(self, limit_seconds: float) -> bool:
         """Wait until everything is uploaded, time is up, or the store keeps failing; return whether it is uploaded."""
-        deadline = time.monotonic() + limit_seconds
         with self._changed:
             self._flushing, self._given_up = True, False
             self._changed.notify_all()
-            while not self._all_uploaded() and not self._given_up and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(min(left, 0.5))
+            self._changed.wait_for(lambda: self._given_up or self._all_uploaded(), limit_seconds)
             self._flushing = False
             return self._all_uploaded()
 
@@ -67,7 +62,7 @@ class Uploader:
         return self.flush(limit_seconds) and self._closed.wait(limit_seconds)
 
     def _all_uploaded(self) -> bool:
-        if uploaded_bytes(self.journal.folder) >= self.journal.size() and not self.journal.in_memory():
+        if uploaded_bytes(self.journal.folder) >= self.journal.size and not self.journal.in_memory():
             return True
         return self._closing.is_set()  # checked last: on_uploaded may just have removed the folder
 
@@ -109,11 +104,9 @@ class Uploader:
             now = time.monotonic()
             self.last_error = error
             self._failing_since = self._failing_since or now
-            with self._changed:
-                self._given_up = now - self._failing_since > GIVE_UP_SECONDS
-                self._changed.notify_all()
-            return False
-        self.last_error = self._failing_since = None
+            self._given_up = now - self._failing_since > GIVE_UP_SECONDS
+        else:
+            self.last_error = self._failing_since = None
         with self._changed:
             self._changed.notify_all()
-        return True
+        return self.last_error is None

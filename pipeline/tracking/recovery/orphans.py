@@ -1,23 +1,39 @@
-"""Runs left open by processes that are gone, and the run that `mlflow run` creates for a command."""
+"""Runs left open by processes that are gone, and the run that `mlflow run` creates for a command.
+
+If `mlflow run` exits before its command starts (conda or uv is missing), its run has no process tag. Then the live
+processes of this machine are searched: for one that was started for the run, and for an `mlflow run` that may still be
+preparing its environment. Closing a run that a script's `mlflow.projects.run` is still preparing is harmless: the stage
+that adopts it sets it to RUNNING again.
+"""
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import mlflow
+import psutil
 from mlflow import MlflowClient
-from mlflow.entities import Run, RunTag
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
+from pipeline.params import ENTRY_POINTS
 from pipeline.runtime import process_identity, process_lives
 from pipeline.tracking import names
+from pipeline.tracking.database import sqlite_path
 from pipeline.tracking.outbox.journal import final_status, logged_entries
 from pipeline.tracking.outbox.local_state import is_abandoned, run_folder
-from pipeline.tracking.recovery.unstarted_runs import unstarted_runs
-from pipeline.tracking.store import active_experiment_id, open_store, search_running
+from pipeline.tracking.store import active_experiment_id, open_store, search_running, set_run_tags
 
 logger = logging.getLogger(__name__)
+
+PROJECT = Path(__file__).resolve().parents[3]
+MIN_AGE_MS = 86_400_000  # on a server: a younger run may be in preparation on another machine
 
 
 @contextmanager
@@ -35,35 +51,33 @@ def mark_as_resuming(run_id: str) -> None:
     """Tag the run created by `mlflow run -e resume` with the run that it resumes and with this process."""
     if adopted := os.environ.get("MLFLOW_RUN_ID"):
         tags = {names.RESUMED_RUN_ID: run_id, names.NOTE: f"Resumes run {run_id}.", **process_identity()}
-        open_store().log_batch(adopted, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+        set_run_tags(open_store(), adopted, tags)
 
 
 def fail_unclaimed_run(note: str) -> None:
-    """End the run created by `mlflow run` as FAILED with a note, unless a stage has adopted it."""
-    run_id = os.environ.pop("MLFLOW_RUN_ID", None)
-    if run_id:
+    """Mark the run created by `mlflow run` as FAILED, with a note, unless a stage has adopted it."""
+    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
         client = open_store()
         client.set_tag(run_id, names.NOTE, note[:8000])
         client.set_terminated(run_id, "FAILED")
 
 
 def close_orphaned_runs(client: MlflowClient) -> None:
-    """End all runs of the active experiment whose process is known to be gone as KILLED."""
+    """Mark all runs of the active experiment whose process is known to be gone as KILLED."""
     for run in orphaned_runs(client, active_experiment_id()):
         if final_status(logged_entries(run_folder(run.info.run_id))):
             logger.info(f"run {run.info.run_id} has ended but is not uploaded: run python -m pipeline sync")
+            continue
+        if "process" in run.data.tags:
+            reason, state = "Its process exited without closing it; closed by a later command.", "without a process"
         else:
-            _close(
-                client, run, status="KILLED", reason="Its process exited without closing it; closed by a later command."
-            )
-            logger.info(f"run {run.info.run_id} was RUNNING without a process: marked KILLED")
-    for run in unstarted_runs(client, active_experiment_id()):
-        _close(client, run, status="KILLED", reason="Its `mlflow run` exited before the command started.")
-        logger.info(f"run {run.info.run_id} was RUNNING, but its command never started: marked KILLED")
+            reason, state = "Its `mlflow run` exited before the command started.", "but its command never started"
+        _close(client, run, status="KILLED", reason=reason)
+        logger.info(f"run {run.info.run_id} was RUNNING {state}: marked KILLED")
 
 
 def orphaned_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
-    """Return the RUNNING runs of an experiment whose process is known to be gone.
+    """Return the RUNNING runs of an experiment whose process is known to be gone, or whose command never started.
 
     If the process is not visible from here (another host), its run counts only if its unlocked local state is here.
     """
@@ -72,11 +86,55 @@ def orphaned_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
         alive = process_lives(run.data.tags["process"], run.data.tags.get("host", ""))
         if is_abandoned(run_folder(run.info.run_id)) if alive is None else not alive:
             orphans.append(run)
-    return orphans
+    return orphans + _unstarted_runs(client, experiment_id)
+
+
+def _unstarted_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
+    """Return the runs created by an `mlflow run` on this machine that exited before its command started."""
+    runs = search_running(client, experiment_id, "tags.`mlflow.source.type` = 'PROJECT'")
+    candidates = [run for run in runs if _may_be_unstarted(run)]
+    if not candidates:
+        return []
+    started, preparing = _live_processes()
+    return [
+        run
+        for run in candidates
+        if run.info.run_id not in started and not any(began * 1000 <= run.info.start_time for began in preparing)
+    ]
+
+
+def _may_be_unstarted(run: Run) -> bool:
+    tags = run.data.tags
+    if "process" in tags or names.STAGE in tags or tags.get(MLFLOW_USER) != getpass.getuser():
+        return False
+    if tags.get(MLFLOW_PROJECT_ENTRY_POINT) not in ENTRY_POINTS:
+        return False
+    if sqlite_path(mlflow.get_tracking_uri()) is not None:
+        return True
+    # the source is a path, or a repository with a subdirectory after #
+    repository, _, subdirectory = tags.get(MLFLOW_SOURCE_NAME, "").removeprefix("file://").partition("#")
+    old = run.info.start_time < time.time() * 1000 - MIN_AGE_MS
+    return old and Path(repository) / subdirectory == PROJECT
+
+
+def _live_processes() -> tuple[set[str], list[float]]:
+    """Return the ids of runs with a live process, and the start time of each `mlflow run` that has started none yet."""
+    started: dict[int, str] = {}  # parent process -> run id
+    launchers: dict[int, float] = {}
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if any(Path(word).name == "mlflow" and "run" in words[index:] for index, word in enumerate(words)):
+                launchers[process.pid] = process.create_time()
+            if run_id := process.environ().get("MLFLOW_RUN_ID"):
+                started[process.ppid()] = run_id
+        except psutil.Error:  # it has exited, or belongs to another user
+            continue
+    return set(started.values()), [start for pid, start in launchers.items() if pid not in started]
 
 
 def close_runs_of_process(host: str, process: str, *, run_id: str, reason: str) -> None:
-    """End the runs of a dead process as FAILED, and their parent run as KILLED if its process is dead too.
+    """Mark the runs of a dead process as FAILED, and their parent run as KILLED if its process is dead too.
 
     A parent on a host that is not visible from here would have closed them within seconds, so it counts as dead. `host`
     and `process` are as written by `runtime.process_identity`. `run_id` is the run that the process was working on, or

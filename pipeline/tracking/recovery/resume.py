@@ -40,27 +40,23 @@ _invalid_run = partial(invalid, "run_id")
 
 @dataclass(frozen=True)
 class InterruptedRun:
-    """A run that can be resumed, with its resolved parameters."""
+    """A run that can be resumed."""
 
     run_id: str
     stage: str
-    parameters: dict[str, str]
+    parameters: dict[str, str]  # resolved
     inherits_labels: bool  # trains on the label sample of its base
 
 
 def find_interrupted(client: MlflowClient, run_id: str, *, force: bool = False) -> InterruptedRun:
-    """Return an interrupted run.
-
-    `force` assumes that it was interrupted even if its process is not visible from here and its state is elsewhere.
+    """Return an interrupted run; `force` also accepts one whose process is not visible and whose state is elsewhere.
 
     Raises:
         UserInputError: The run does not exist or cannot be resumed; with a remedy.
     """
-    run = _get_run(client, run_id)
-    history = read_run_history(client, run, run_folder(run_id))
-    _check_ended(run, history)
+    _, history, process_is_invisible = _read_interrupted(client, run_id)
     local_state = has_local_state(run_folder(run_id))
-    if _is_open(run, history) and _is_alive(history) is None and not local_state:
+    if process_is_invisible and not local_state:
         _check_forced(run_id, history, force)
     stage = history.tags.get(names.STAGE, "")
     parameters = json.loads(history.tags.get(names.PARAMETERS, "{}"))
@@ -80,21 +76,24 @@ def find_interrupted(client: MlflowClient, run_id: str, *, force: bool = False) 
     return InterruptedRun(run_id, stage, parameters, names.INHERITED_LABELS in history.tags)
 
 
-def claim_interrupted(client: MlflowClient, run_id: str) -> tuple[str, FileLock, RunHistory]:
-    """Lock an interrupted run's state, download missing checkpoints, and return its experiment id, lock and history.
+def claim_interrupted(
+    client: MlflowClient, run_id: str, tags: Mapping[str, str]
+) -> tuple[FileLock, RunHistory, dict[str, list[str]]]:
+    """Lock an interrupted run's state, download missing checkpoints, and compare its tags with the present `tags`.
+
+    Returns:
+        The lock, the run's history, and what has changed on the machine or in the code, as name -> [before, now].
 
     Raises:
-        UserInputError: Another process is working on the run, or it has ended.
+        UserInputError: Another process is working on the run, it has ended, or its data or base have changed.
     """
     folder = run_folder(run_id)
     lock = lock_run_state(folder)
     if lock is None:
         raise _in_progress(run_id, "another process is working on it")
     try:
-        run = _get_run(client, run_id)
-        history = read_run_history(client, run, folder)
-        _check_ended(run, history)
-        if _is_open(run, history) and _is_alive(history) is None and has_local_state(folder):
+        _, history, process_is_invisible = _read_interrupted(client, run_id)
+        if process_is_invisible and has_local_state(folder):
             logger.info(
                 f"the process on {_host(history)} is not visible from here, but its state is here and unlocked: "
                 "assuming it was interrupted"
@@ -102,18 +101,14 @@ def claim_interrupted(client: MlflowClient, run_id: str) -> tuple[str, FileLock,
         if not (folder / names.CHECKPOINTS).is_dir() and _has_checkpoints(client, run_id):
             client.download_artifacts(run_id, names.CHECKPOINTS, str(folder))
             logger.info("downloaded checkpoints from the run's artifacts")
+        return lock, history, _check_same_result(run_id, history.tags, tags)
     except BaseException:
         lock.release()
         raise
-    return str(run.info.experiment_id), lock, history
 
 
-def check_same_result(run_id: str, before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
-    """Compare a run's tags with the present ones, warn about differences, return them as name -> [before, now].
-
-    Raises:
-        UserInputError: The data or the base have changed, so the result would differ.
-    """
+def _check_same_result(run_id: str, before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
+    """Warn about differences between a run's tags and the present ones; raise UserInputError if its input differs."""
     old_key, new_key = (json.loads(tags.get(names.KEY_PARTS, "{}")) for tags in (before, now))
     inputs = _differences(old_key.get("inputs", {}), new_key["inputs"])
     if names.KEY_PARTS in before and inputs:
@@ -148,21 +143,21 @@ def resume_command(stage: str, run_id: str) -> str:
     return f"python -m pipeline resume --run_id {run_id}" if stage in RESUMABLE else "run the same command again"
 
 
-def _get_run(client: MlflowClient, run_id: str) -> Run:
+def _read_interrupted(client: MlflowClient, run_id: str) -> tuple[Run, RunHistory, bool]:
+    """Return a run, its history, and whether it may be in progress in a process that is not visible from here.
+
+    Raises:
+        UserInputError: The run does not exist, has finished, or its process is visibly alive.
+    """
     try:
         run = client.get_run(run_id)
     except MlflowException:
-        raise _invalid_run(
-            run_id, "not in this tracking store.", remedy="Check MLFLOW_TRACKING_URI and the id."
-        ) from None
+        remedy = "Check MLFLOW_TRACKING_URI and the id."
+        raise _invalid_run(run_id, "not in this tracking store.", remedy=remedy) from None
     if run.info.lifecycle_stage != "active":
         raise _invalid_run(run_id, "deleted.", remedy="Restore it with mlflow runs restore, or run its command again.")
-    return run
-
-
-def _check_ended(run: Run, history: RunHistory) -> None:
-    """Raise UserInputError if a run has finished, or if its process is visibly alive."""
-    run_id, tags = run.info.run_id, history.tags
+    history = read_run_history(client, run, run_folder(run_id))
+    tags = history.tags
     if names.RESUMED_RUN_ID in tags:
         remedy = f"Resume that one: python -m pipeline resume --run_id {tags[names.RESUMED_RUN_ID]}."
         raise _invalid_run(run_id, "this run only resumed another one.", remedy=remedy)
@@ -171,20 +166,12 @@ def _check_ended(run: Run, history: RunHistory) -> None:
         raise _invalid_run(run_id, f"already FINISHED, with model {model}.", remedy="Use that model.")
     if history.final_status == "FINISHED":
         raise _invalid_run(run_id, "finished, but not uploaded yet.", remedy="Run python -m pipeline sync.")
-    if _is_open(run, history) and _is_alive(history):
+    if run.info.status != "RUNNING" or history.final_status or "process" not in tags:
+        return run, history, False
+    alive = process_lives(tags["process"], tags.get("host", ""))
+    if alive:
         raise _in_progress(run_id, f"process {tags['process'].split()[0]} is alive")
-
-
-def _is_open(run: Run, history: RunHistory) -> bool:
-    """Return whether neither the store nor the journal has a final status."""
-    return run.info.status == "RUNNING" and not history.final_status
-
-
-def _is_alive(history: RunHistory) -> bool | None:
-    """Return whether a run's process is alive; None if it is not visible from here, False if there was none."""
-    if "process" not in history.tags:
-        return False
-    return process_lives(history.tags["process"], history.tags.get("host", ""))
+    return run, history, alive is None
 
 
 def _check_forced(run_id: str, history: RunHistory, force: bool) -> None:
@@ -223,6 +210,5 @@ def _command(stage: str, parameters: Mapping[str, str]) -> str:
 
 
 def _in_progress(run_id: str, reason: str) -> UserInputError:
-    return _invalid_run(
-        run_id, f"still in progress: {reason}.", remedy="Wait, or stop it with Ctrl-C or SIGTERM first."
-    )
+    remedy = "Wait, or stop it with Ctrl-C or SIGTERM first."
+    return _invalid_run(run_id, f"still in progress: {reason}.", remedy=remedy)

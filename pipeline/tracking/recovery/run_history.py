@@ -26,21 +26,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class RunHistory:
-    """The state of a run before this process resumes it.
+    """What earlier processes logged for a run, including data that is not uploaded yet."""
 
-    Attributes:
-        tags: Including pending ones.
-        params: Names of the logged parameters.
-        metrics: All logged values.
-        final_status: As set by the last process; empty if it did not end the run.
-        attempts: Work since the run was last resumed.
-    """
-
+    experiment_id: str
     tags: dict[str, str]
-    params: frozenset[str]
+    params: frozenset[str]  # names
     metrics: MetricValues
-    final_status: str
-    attempts: tuple[Attempt, ...]
+    final_status: str  # as set by the last process; empty if it did not end the run
+    attempts: tuple[Attempt, ...]  # since the run was last resumed
 
     def spent_seconds(self, epoch: int) -> tuple[float, float]:
         """Return the wall-clock time spent up to the end of `epoch`, which is kept, and after it, which is lost."""
@@ -53,7 +46,7 @@ class RunHistory:
 
 
 def read_run_history(client: MlflowClient, run: Run, folder: Path) -> RunHistory:
-    """Return what was logged for a run, according to its journal in `folder` and to the store."""
+    """Read what was logged for a run from its journal in `folder` and from the store."""
     entries = logged_entries(folder)
     tags, params = dict(run.data.tags), set(run.data.params)
     for entry in entries:
@@ -66,7 +59,14 @@ def read_run_history(client: MlflowClient, run: Run, folder: Path) -> RunHistory
         for point in client.get_metric_history(run.info.run_id, name):
             metrics.setdefault((name, int(point.step)), (float(point.value), int(point.timestamp)))
     attempts = _attempts(entries) or [_attempt_from_store(tags, metrics, int(run.info.start_time))]
-    return RunHistory(tags, frozenset(params), metrics, final_status(entries), tuple(attempts))
+    return RunHistory(
+        experiment_id=str(run.info.experiment_id),
+        tags=tags,
+        params=frozenset(params),
+        metrics=metrics,
+        final_status=final_status(entries),
+        attempts=tuple(attempts),
+    )
 
 
 def _journal_metrics(entries: list[Entry]) -> Iterator[tuple[str, float, int, int]]:

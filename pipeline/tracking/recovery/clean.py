@@ -19,7 +19,7 @@ from pipeline.tracking.outbox.journal import JOURNAL, UPLOADED, final_status, is
 from pipeline.tracking.outbox.local_state import (
     LOCK,
     has_local_state,
-    lock_run_state,
+    locked_run_state,
     resolve_run_id,
     run_folder,
     state_folder,
@@ -75,9 +75,10 @@ def list_run_states() -> Iterator[Leftover]:
         UserInputError: The tracking store is not usable.
     """
     folders = [path for path in sorted(state_folder().glob("runs/*")) if path.is_dir() and not path.is_symlink()]
-    client = open_store() if folders else None
+    if not folders:
+        return
+    client = open_store()
     for folder in folders:
-        assert client is not None
         removable, reason = _check(client, folder)
         yield Leftover("run state", folder, removable, reason, functools.partial(_remove, client, folder))
 
@@ -88,16 +89,11 @@ def _remove(client: MlflowClient, folder: Path) -> bool:
 
 def _check(client: MlflowClient, folder: Path, *, delete: bool = False) -> tuple[bool, str]:
     """Return whether a run's state can be deleted, and the reason; delete it if requested."""
-    lock = lock_run_state(folder)
-    if lock is None:
-        return False, "its process is alive"
-    try:
-        removable, reason = _check_locked(client, folder)
+    with locked_run_state(folder) as locked:
+        removable, reason = _check_locked(client, folder) if locked else (False, "its process is alive")
         if removable and delete:
             _delete(folder)
         return removable, reason
-    finally:
-        lock.release()
 
 
 def _check_locked(client: MlflowClient, folder: Path) -> tuple[bool, str]:
