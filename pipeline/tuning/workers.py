@@ -20,8 +20,9 @@ import optuna
 import torch
 from torch import Tensor
 
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import NonFiniteLossError
-from pipeline.networks.from_params import architecture_from_params
+from pipeline.networks.from_params import architecture_from_params, with_convolutions
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import process_lives, resolve_runtime
@@ -60,10 +61,10 @@ class Job:
         space: The search space.
         trials: Target number of finished trials.
         params: The fixed parameters, with the device resolved.
-        image_shape: (C, H, W).
-        classes: Class labels.
+        preprocessing: Of the images.
+        classes: Names of the classes.
         settings: Of each fold's fit; a trial replaces the searched values.
-        shared: Normalized pixels and labels of all training images, then the held-out indices of each fold.
+        shared: Normalized pixels, labels and identities of all training images, then the held-out indices of each fold.
         study_seed: For samplers and folds.
         parent_run_id: The study's MLflow run.
         folder: Working directory.
@@ -75,8 +76,8 @@ class Job:
     space: Space
     trials: int
     params: TrainBaseParams
-    image_shape: tuple[int, int, int]
-    classes: tuple[int, ...]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
     settings: FitSettings
     shared: SharedTensors
     study_seed: int
@@ -88,11 +89,11 @@ class Job:
     @property
     def folds(self) -> list[Tensor]:
         """Indices of each fold's held-out images."""
-        return self.shared.tensors[2:]
+        return self.shared.tensors[3:]
 
     def architecture(self, params: TrainBaseParams) -> MLPArchitecture | CNNArchitecture:
         """Return the architecture of a trial."""
-        return architecture_from_params(params, self.image_shape, self.classes)
+        return architecture_from_params(params, self.preprocessing, self.classes)
 
 
 def start_forkserver() -> multiprocessing.context.ForkServerContext:
@@ -190,7 +191,7 @@ def run_trial(trial: optuna.Trial, job: Job, lock: Lock) -> float:
     release(lock)
     trial.study.sampler = trial_sampler(job.spec.sampler, job.study_seed, trial.number)
     setting = suggest_setting(trial, job.space)
-    params = with_setting(job.params, setting)
+    params = with_convolutions(with_setting(job.params, setting), job.preprocessing.image_shape)
     tags: dict[str, object] = {
         names.STAGE: "trial",
         "architecture": job.architecture(params).model_dump_json(),
@@ -251,6 +252,7 @@ def fold_scores(job: Job, params: TrainBaseParams) -> Iterator[Metrics]:
         job.architecture(params),
         settings,
         Labelled(*job.shared.tensors[:2]),
+        ids=job.shared.tensors[2],
         folds=job.folds,
         val_fraction=params.val_fraction,
         device=torch.device(params.device),
