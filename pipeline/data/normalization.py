@@ -30,12 +30,11 @@ def resolve_preprocessing(params: DataParams, geometry: Geometry, train: Example
     words = {name: getattr(params, name) for name in ("mean", "std")}
     words = {name: ("none" if is_small else "measured") if word == "auto" else word for name, word in words.items()}
     measured = dict(zip(("mean", "std"), measure(train), strict=True)) if "measured" in words.values() else {}
-    values: dict[str, tuple[float, ...] | None] = {}
+    values: dict[str, object] = {"mean": None, "std": None}
     for name, word in words.items():
-        values[name] = (
-            None if word == "none" else measured[name] if word == "measured" else given(params, name, geometry)
-        )
-    return Preprocessing(**geometry.model_dump(), **values)
+        if word != "none":
+            values[name] = measured[name] if word == "measured" else given(params, name, geometry)
+    return Preprocessing.model_validate(geometry.model_dump() | values)
 
 
 def given(params: DataParams, name: str, geometry: Geometry) -> tuple[float, ...]:

@@ -220,11 +220,14 @@ def _sample_training(
         logger.info(f"per_class: {min(left)} instead of {per_class}, all that the smallest class has")
         per_class = min(left)
     for label, count in enumerate(left):
-        wanted = sample.val_per_class if sample.val_per_class != "auto" else 1
-        if count < (1 if per_class == "all" else per_class) or held[label] < wanted:
+        class_name = f"class {dataset.class_names[classes[label]]} of {dataset.name}"
+        if held[label] < (sample.val_per_class if sample.val_per_class != "auto" else 1):
+            what = f"{class_name} has {held[label]} images for validation that the base was not trained on."
+            raise UserInputError(Fault("val_per_class", sample.val_per_class, what, "Choose a smaller val_per_class."))
+        if count < (1 if per_class == "all" else per_class):
             what = (
-                f"class {dataset.class_names[classes[label]]} of {dataset.name} has {count + held[label]} training "
-                f"images, {held[label]} of them for validation: at most {count} are left."
+                f"{class_name} has {count + held[label]} training images, {held[label]} of them for validation: "
+                f"at most {count} are left."
             )
             raise UserInputError(Fault("per_class", per_class, what, "Choose a smaller per_class or val_per_class."))
     if per_class == "all":

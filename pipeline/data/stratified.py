@@ -73,12 +73,12 @@ def test_rows(labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     in_test = order < int(TEST_FRACTION * MAX_RANK)
     for label in torch.unique(labels).tolist():
         rows = (labels == label).nonzero().flatten()
-        distinct = ids[rows[order[rows].argsort(stable=True)]].tolist()
-        distinct = list(dict.fromkeys(distinct))
+        rows = rows[order[rows].argsort(stable=True)]
         if not bool(in_test[rows].any()):
-            in_test[ids == distinct[0]] = True
+            in_test[ids == ids[rows[0]]] = True
+        tested = list(dict.fromkeys(ids[rows[in_test[rows]]].tolist()))
         missing = MIN_TRAINING_IMAGES - len(torch.unique(ids[rows[~in_test[rows]]]))
-        for identity in distinct[1:][::-1][: max(0, missing)]:
+        for identity in tested[max(1, len(tested) - max(0, missing)) :]:
             in_test[ids == identity] = False
     return (~in_test).nonzero().flatten(), in_test.nonzero().flatten()
 

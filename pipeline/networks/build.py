@@ -126,7 +126,7 @@ def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture:
         architecture = _ADAPTER.validate_json(text, strict=True)
     except ValidationError as error:
         if _is_version_1(text):
-            raise EarlierReleaseError("trained by an earlier release, which stored positions of images") from None
+            raise EarlierReleaseError("invalid architecture: written by an earlier release") from None
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "document"
         raise ValueError(f"invalid architecture: {key}: {first['msg']}") from None

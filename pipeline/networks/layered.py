@@ -26,7 +26,7 @@ Size = Annotated[int, Field(ge=1, le=16_384)]
 DropoutProbability = Annotated[float, Field(ge=0, lt=1)]
 ClassName = Annotated[str, Field(min_length=1, max_length=255)]
 
-VERSION = 2  # of architecture files; 1 had an image shape and class numbers
+VERSION: Literal[2] = 2  # of architecture files; 1 had an image shape and class numbers
 
 
 class Architecture(BaseModel):
@@ -181,7 +181,7 @@ class LayeredNetwork(nn.Module):
     def scale(self, pixels: Tensor) -> Tensor:
         """Normalize pixels (B, C, H, W) of any dtype from [0, 255] to float32 (pixels / 255 - mean) / std."""
         values = pixels.float()
-        if self.factor is None:
+        if self.factor is None or self.offset is None:
             return values / PIXEL_MAXIMUM if values is pixels else values.div_(PIXEL_MAXIMUM)
         if values is pixels:
             return values * self.factor + self.offset

@@ -50,7 +50,7 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Labels per class (default: 100, or all if a class has fewer, for an MLP; all for a CNN; or a continued base's).",
+        "Labels per class (default: 100 or what a class has for an MLP, all for a CNN, or those of a continued base).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(

@@ -121,11 +121,11 @@ def choose_target(params: AnyTargetParams, client: Client, *, depth: int, needs_
             lacks a class.
     """
     if params.base != "auto":
-        base = load_base(client, params.base)
-        check_base(params, base)
-        name = base.dataset if params.dataset == "auto" else params.dataset
-        dataset = load_data(params, dataset=name, geometry=base.network.architecture.preprocessing.geometry)
-        return Target(dataset, target_classes(params, dataset.class_names, dataset.name, base), base)
+        named = load_base(client, params.base)
+        check_base(params, named)
+        name = named.dataset if params.dataset == "auto" else params.dataset
+        dataset = load_data(params, dataset=name, geometry=named.network.architecture.preprocessing.geometry)
+        return Target(dataset, target_classes(params, dataset.class_names, dataset.name, named), named)
     summary = describe_data(params)
     base = newest_base(params, client, summary, depth=depth)
     classes = target_classes(params, summary.class_names, summary.name, base)
@@ -245,7 +245,7 @@ def base_tags(base: Base) -> dict[str, object]:
 def newest_base(params: AnyTargetParams, client: Client, dataset: DatasetSummary, *, depth: int) -> Base | None:
     """Return the newest compatible base with at least `depth` blocks, or None.
 
-    It was trained on other classes of the data set than the target's. If these are not given, it must leave two classes.
+    It was trained on other classes of the data set than the target's; if these are not given, it leaves at least two.
     """
     class_names = dataset.class_names
     fixed = params.classes != "auto" or is_digits(class_names)

@@ -1,7 +1,7 @@
 """Export a trained network as a logged model that can be served, cut, frozen and fine-tuned.
 
-`weights.safetensors`, `architecture.json` and the identities of the training and validation images are stored next to the
-servable graph (pt2). Later stages rebuild the network from these files; nothing is ever unpickled.
+`weights.safetensors`, `architecture.json` and the identities of the training and validation images are stored next to
+the servable graph (pt2). Later stages rebuild the network from these files; nothing is ever unpickled.
 """
 
 from __future__ import annotations

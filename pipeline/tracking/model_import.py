@@ -53,8 +53,9 @@ def rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
     """Build the network of the architecture file and load its weights, which must match exactly."""
     try:
         architecture = architecture_from_json(_read_text(files[names.ARCHITECTURE_FILE]))
-    except EarlierReleaseError as error:
-        raise invalid_base(reference, f"{error}.", remedy="Train it again, or choose another base.") from None
+    except EarlierReleaseError:
+        problem = "trained by an earlier release, which stored the positions of images."
+        raise invalid_base(reference, problem, remedy="Train it again, or choose another base.") from None
     except (ValueError, OSError) as error:
         raise invalid_base(reference, f"damaged file {names.ARCHITECTURE_FILE}: {error}.") from None
     network = build_network(architecture, generator(0, "placeholder"))
