@@ -30,7 +30,13 @@ def mlp(**changes: object) -> LayeredNetwork:
 
 def cnn(**changes: object) -> LayeredNetwork:
     layers = (ConvolutionLayer(channels=4, kernel=5, stride=2), ConvolutionLayer(channels=6, kernel=3, pool=True))
-    values = {"preprocessing": preprocessing(), "classes": ("a", "b", "c"), "convolutions": layers, "dense_width": 8, **changes}
+    values = {
+        "preprocessing": preprocessing(),
+        "classes": ("a", "b", "c"),
+        "convolutions": layers,
+        "dense_width": 8,
+        **changes,
+    }
     return build_network(CNNArchitecture.model_validate(values), generator(0, "weights"))
 
 

@@ -30,7 +30,13 @@ SETTINGS = FitSettings(
 
 
 def base_network(layers: int = 4, **changes: object) -> LayeredNetwork:
-    values = {"preprocessing": preprocessing(1, 6, 6), "classes": ("0", "1", "2"), "hidden_layers": layers, "width": 8, **changes}
+    values = {
+        "preprocessing": preprocessing(1, 6, 6),
+        "classes": ("0", "1", "2"),
+        "hidden_layers": layers,
+        "width": 8,
+        **changes,
+    }
     network = build_network(MLPArchitecture.model_validate(values), generator(7, "base"))
     for block in network.blocks:  # running statistics as after some training
         for part in block:
@@ -237,6 +243,7 @@ def test_mac_counts_match_hand_computation() -> None:
 def test_convolution_macs_match_hand_computation() -> None:
     layers = (ConvolutionLayer(channels=4, kernel=3, stride=1, pool=True),)
     network = build_network(
-        CNNArchitecture(preprocessing=preprocessing(3, 8, 8), classes=("0", "1"), convolutions=layers, dense_width=5), generator(0, "w")
+        CNNArchitecture(preprocessing=preprocessing(3, 8, 8), classes=("0", "1"), convolutions=layers, dense_width=5),
+        generator(0, "w"),
     )
     assert forward_macs(network) == [3 * 9 * 4 * 6 * 6, 4 * 3 * 3 * 5, 5 * 2]

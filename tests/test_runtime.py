@@ -34,9 +34,7 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def default_threads(model: str, *, frozen: int = 0, start: int = 0, **changes: Any) -> int:
     """The thread count for training a default network on 28x28 images."""
     params = TrainBaseParams(model=model, **changes)
-    network = build_network(
-        architecture_from_params(params, preprocessing(), tuple("01234")), generator(0, "weights")
-    )
+    network = build_network(architecture_from_params(params, preprocessing(), tuple("01234")), generator(0, "weights"))
     network.freeze(frozen)
     return resolve_training_runtime(params, network, params.batch_size, start=start).threads
 

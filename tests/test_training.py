@@ -49,7 +49,13 @@ def examples(count: int = 120, seed: int = 0) -> Labelled:
 
 
 def network(**changes: object) -> LayeredNetwork:
-    values = {"preprocessing": preprocessing(1, 3, 4), "classes": ("0", "1", "2"), "hidden_layers": 2, "width": 10, **changes}
+    values = {
+        "preprocessing": preprocessing(1, 3, 4),
+        "classes": ("0", "1", "2"),
+        "hidden_layers": 2,
+        "width": 10,
+        **changes,
+    }
     return build_network(MLPArchitecture.model_validate(values), generator(1, "weights"))
 
 

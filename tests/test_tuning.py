@@ -215,11 +215,13 @@ def test_early_stopping_never_sees_the_held_out_fold(digits, monkeypatch: pytest
             super().__init__(network, train, validation, settings)
 
     monkeypatch.setattr(objective, "Fit", Spy)
-    architecture = MLPArchitecture(preprocessing=preprocessing(1, 1, 1), classes=("0", "1", "2"), hidden_layers=1, width=4)
+    architecture = MLPArchitecture(
+        preprocessing=preprocessing(1, 1, 1), classes=("0", "1", "2"), hidden_layers=1, width=4
+    )
     settings = FitSettings(1, 1, 32, 0.01, 0.0, seed=0)
-    scores = list(score_folds(
-            architecture, settings, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU
-        ))
+    scores = list(
+        score_folds(architecture, settings, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU)
+    )
     assert len(scores) == len(seen) == 4
     everything = set(range(len(examples)))
     for (train, validation), fold in zip(seen, folds, strict=True):
@@ -232,13 +234,13 @@ def test_trial_does_not_depend_on_global_random_state(digits) -> None:  # type: 
     examples = choose_classes(digits.train, (0, 1, 2), digits)
     data = Labelled(examples.pixels.float() / 255, examples.labels)
     folds = cut_folds(examples.labels, examples.ids, folds=3, seed=0)
-    architecture = MLPArchitecture(preprocessing=preprocessing(), classes=("0", "1", "2"), hidden_layers=1, width=8, dropout=0.2)
+    architecture = MLPArchitecture(
+        preprocessing=preprocessing(), classes=("0", "1", "2"), hidden_layers=1, width=8, dropout=0.2
+    )
     settings = FitSettings(2, 2, 32, 0.01, 1e-4, seed=5, weight_averaging=0.9)
 
     def losses() -> list[float]:
-        scores = score_folds(
-            architecture, settings, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU
-        )
+        scores = score_folds(architecture, settings, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU)
         return [score["fold/loss"] for score in scores]
 
     first = losses()

@@ -188,7 +188,7 @@ def split_for_target(
     pool = training_examples(dataset, classes)
     official = dataset.validation is not None
     candidates = _validation_examples(dataset, dataset.validation, classes) if dataset.validation is not None else pool
-    wanted = _validation_counts(candidates.counts(len(classes)), sample, official=official)
+    wanted = validation_counts(candidates.counts(len(classes)), sample, official=official)
     if seen is not None:
         candidates = candidates.without(seen)
     counts = map(min, wanted, candidates.counts(len(classes)))
@@ -200,7 +200,7 @@ def split_for_target(
     return _split(dataset, classes, train=train, validation=validation, seen=seen)
 
 
-def _validation_counts(available: list[int], sample: LabelSample, *, official: bool) -> list[int]:
+def validation_counts(available: list[int], sample: LabelSample, *, official: bool) -> list[int]:
     """Return the desired number of validation images of each class, given the number of images."""
     if sample.val_per_class != "auto":
         return [sample.val_per_class] * len(available)

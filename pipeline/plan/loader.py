@@ -55,6 +55,11 @@ def plan_path(text: str) -> Path:
     return shipped if "/" not in text and shipped.is_file() else Path(text)
 
 
+def is_shipped(text: str) -> bool:
+    """Whether `text` names a plan that ships."""
+    return plan_path(text).parent == PLANS
+
+
 def select_profile(root: LinedMapping, errors: PlanErrors, name: str) -> LinedMapping:
     """Return the profile with a name; empty if there is none (an error)."""
     profiles = errors.mapping(root, "profiles")
