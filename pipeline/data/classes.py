@@ -83,15 +83,15 @@ def default_target_classes(family: Family, class_names: Sequence[str], seen: Col
         seen: Classes of a base that was trained on the same data set.
 
     Returns:
-        Digits 5-9 (MLP) or 7-9 (CNN), else all classes. A base that has seen some of these, but not exactly these,
-        leaves the classes that it has not seen, if there are at least two.
+        Digits 5-9 (MLP) or 7-9 (CNN), else all classes. For a base that has seen some of these, but not exactly these,
+        the classes that it has not seen; if there are fewer than two, its own, on which its training continues.
     """
     default = _numbers(TARGET_DIGITS[family] if is_digits(class_names) else class_names, class_names)
     seen_numbers = {number for number, class_name in enumerate(class_names) if class_name in set(seen)}
     if not seen_numbers & set(default) or seen_numbers == set(default):
         return default
     unseen = tuple(number for number in range(len(class_names)) if number not in seen_numbers)
-    return unseen if len(unseen) >= 2 else default
+    return unseen if len(unseen) >= 2 else tuple(sorted(seen_numbers))
 
 
 def halve_classes(class_names: Sequence[str], dataset: str) -> tuple[Classes, Classes]:

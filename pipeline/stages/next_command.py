@@ -7,6 +7,7 @@ import shlex
 from pipeline.data.classes import default_target_classes
 from pipeline.data.splits import Split
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
+from pipeline.params.data import format_class_names
 from pipeline.params.stages import CacheFeaturesParams, FitParams, TransferParams
 from pipeline.stages.data_loading import data_options
 from pipeline.tracking.base_model import Base
@@ -19,12 +20,11 @@ def after_training(
     if params.entry_point in ("finetune_cnn", "scratch_cnn"):
         return "report"
     stage = "transfer" if architecture.family == "mlp" else "finetune_cnn"
-    own = split.classes
     target = default_target_classes(architecture.family, split.all_class_names, split.class_names)
     classes = ""
-    if isinstance(params, TransferParams) or (set(target) & set(own) and target != own):
-        target, classes = own, f" --classes {shlex.quote(split.classes_text)}"
-    cut = continue_options(architecture) if target == own else ""
+    if isinstance(params, TransferParams):
+        target, classes = split.classes, f" --classes {shlex.quote(split.classes_text)}"
+    cut = continue_options(architecture) if target == split.classes else ""
     return f"{stage} --base {model_uri}{classes}{cut}{data_options(params)}"
 
 
@@ -41,9 +41,10 @@ def after_features(base: Base, params: CacheFeaturesParams, run_id: str) -> str:
     if architecture.family == "mlp":
         stage, cut = "transfer", f"--unfreeze {architecture.depth - int(params.depth)}"
     else:
-        stage, cut = "finetune_cnn", f"--frozen {params.depth}"
-        if int(params.depth) == architecture.depth:
-            cut += " --intermediate 0"
+        continues = params.dataset == base.dataset and params.classes == format_class_names(base.classes)
+        above = architecture.depth - int(params.depth)
+        stage = "finetune_cnn"
+        cut = f"--frozen {params.depth} --intermediate {above if continues else min(1, above)}"
     data = f"--dataset {shlex.quote(params.dataset)}" if params.dataset != base.dataset else ""
     words = (stage, f"--base {base.model_uri}", f"--classes {shlex.quote(params.classes)}", cut, data)
     return f"{' '.join(filter(None, words))}{data_options(params)} --features {run_id}"
