@@ -99,6 +99,16 @@ def test_artifact_names_are_fixed(trained: tuple[StageResult, Run], store: Mlflo
     }
 
 
+def test_many_classes_are_in_a_table_only(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_run, "MAX_CLASSES_DRAWN", 4)
+    monkeypatch.setattr(names, "MAX_RECALL_METRICS", 4)
+    result = train_base(TrainBaseParams(**QUICK))
+    assert files_of(store, result.run_id, "figures") == {"figures/learning_curves.png", "figures/mistakes.png"}
+    assert not any(name.startswith(names.CLASS_RECALL) for name in result.metrics)
+    table = Path(store.download_artifacts(result.run_id, names.CLASS_TABLE)).read_text()
+    assert len(table.splitlines()) == 6 and names.BALANCED_ACCURACY in result.metrics
+
+
 def test_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     result, run = trained
     model = store.get_logged_model(result.model_uri.removeprefix("models:/"))

@@ -331,7 +331,9 @@ def test_validation_has_no_training_images_of_any_ancestor(base: StageResult, st
     )
     oldest, newest = (load_base(store, result.run_id) for result in (first, third))
     assert not torch.isin(newest.val_ids, oldest.train_ids).any()
-    with pytest.raises(UserInputError, match="val_per_class=90: class 7 of digits has 71 images for validation that"):
+    with pytest.raises(
+        UserInputError, match="val_per_class=90: class 7 of digits has 71 images for validation, without"
+    ):
         transfer(TransferParams(dataset="digits", base=second.run_id, val_per_class=90, per_class=20))
 
 

@@ -222,7 +222,7 @@ def _sample_training(
     for label, count in enumerate(left):
         class_name = f"class {dataset.class_names[classes[label]]} of {dataset.name}"
         if held[label] < (sample.val_per_class if sample.val_per_class != "auto" else 1):
-            what = f"{class_name} has {held[label]} images for validation that the base was not trained on."
+            what = f"{class_name} has {held[label]} images for validation, without those that the base was trained on."
             raise UserInputError(Fault("val_per_class", sample.val_per_class, what, "Choose a smaller val_per_class."))
         if count < (1 if per_class == "all" else per_class):
             what = (
