@@ -115,6 +115,13 @@ def test_default_cnn_fits_images_of_any_size(channels: int, sides: tuple[int, in
     assert architecture_from_params(explicit, preprocessing(channels, *sides), ("a", "b")) == architecture
 
 
+def test_other_number_of_kernels_than_convolutions_is_rejected() -> None:
+    params = TrainBaseParams(model="cnn", kernels="3,3,3")
+    with pytest.raises(ValueError, match=r"kernels: there are 2 convolutions \(conv_channels=16,32\)"):
+        architecture_from_params(params, preprocessing(), ("a", "b"))
+    assert architecture_from_params(params, preprocessing(3, 16, 16), ("a", "b")).depth == 4
+
+
 def test_default_cnn_for_photos_is_as_documented() -> None:
     params = with_convolutions(TrainBaseParams(model="cnn"), (3, 32, 32))
     values = (params.conv_channels, params.kernels, params.strides, params.padding, params.pool)

@@ -63,11 +63,18 @@ def with_convolutions(params: F, image_shape: tuple[int, int, int]) -> F:
 
 
 def convolution_layers(params: FamilyParams) -> tuple[ConvolutionLayer, ...]:
-    """Return the convolution layers; a single kernel size or stride applies to all of them."""
+    """Return the convolution layers; a single kernel size or stride applies to all of them.
+
+    Raises:
+        ValueError: There is another number of kernel sizes or strides.
+    """
     assert params.conv_channels and params.kernels and params.strides
     channels = parse_sizes(params.conv_channels, 1024)
     count = len(channels)
     sizes = parse_sizes(params.kernels, 15), parse_sizes(params.strides, 8)
+    for name, values in zip(("kernels", "strides"), sizes, strict=True):
+        if len(values) not in (1, count):
+            raise ValueError(f"{name}: there are {count} convolutions (conv_channels={params.conv_channels})")
     kernels, strides = (values * (count // len(values)) for values in sizes)
     pools = [params.pool == "each" or (params.pool == "last" and index == count - 1) for index in range(count)]
     return tuple(

@@ -18,6 +18,7 @@ DATASET_CLASS_COUNTS = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "qmnist"
 DATASETS = ("auto", *DATASET_CLASS_COUNTS)
 FOLDER_PREFIX = "folder:"
 MAX_CLASSES = 10_000
+MAX_TEXT = 100_000  # characters of a class list, below the limit of the csv module
 MAX_CLASS_NAME = 255  # characters; the longest name of a folder
 MAX_CLASSES_TEXT = 1_000  # characters of class names in a parameter; longer lists are spelled as numbers
 _QUOTE = '"'
@@ -138,6 +139,8 @@ def parse_class_list(text: str) -> tuple[str, ...]:
     Raises:
         ValueError: Bad syntax, a duplicate, or (unless there is a range) fewer than two items.
     """
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"the list has {len(text)} characters; the limit is {MAX_TEXT}")
     rows = list(csv.reader([text], skipinitialspace=True)) if text.isprintable() else []
     items = [item.strip() for item in rows[0]] if rows else []
     if not items or not all(items):

@@ -87,8 +87,6 @@ class FamilyParams(StageParams):
             return value
         sizes = parse_sizes(value, MAX_SIZES[str(info.field_name)])
         channels = info.data.get("conv_channels")
-        if channels == "auto" and len(sizes) > 1:
-            raise ValueError("give conv_channels too, or one value for all convolutions")
         if channels and channels != "auto" and len(sizes) not in (1, count := len(channels.split(","))):
             raise ValueError(f"there are {count} convolutions (conv_channels={channels})")
         return ",".join(map(str, sizes))

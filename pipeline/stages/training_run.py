@@ -293,8 +293,9 @@ def requested_architecture(params: TrainBaseParams, split: Split) -> MLPArchitec
     preprocessing = resolve_preprocessing(params, split.geometry, split.train)
     try:
         return architecture_from_params(params, preprocessing, split.class_names)
-    except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+    except ValueError as error:
+        first = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = first.removeprefix("Value error, ")
         name = (
             "hidden_layers, width"
             if params.model == "mlp"
