@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from functools import partial
 from typing import TypeVar
 
 from pipeline.data.classes import Classes, default_base_classes, select_classes
@@ -49,9 +50,20 @@ def geometry_request(params: DataParams) -> GeometryRequest:
     return GeometryRequest(image_size=size, channels=channels, resize=params.resize)  # type: ignore[arg-type]
 
 
-def describe_data(params: DataParams) -> DatasetSummary:
-    """Return name, classes and counts of the data set, without decoding images where possible."""
-    return describe_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
+def describe_data(params: DataParams, *, exactly: bool = False) -> DatasetSummary:
+    """Return name, classes and counts of the data set; images are decoded only if counts have to be exact."""
+    describe = partial(
+        describe_dataset,
+        params.dataset,
+        params.data_dir,
+        geometry=geometry_request(params),
+        data_dir_is_chosen=params.data_dir_is_chosen,
+    )
+    summary = describe()
+    if exactly and not summary.exact:
+        load_data(params)
+        summary = describe()
+    return summary
 
 
 def load_split(params: TrainBaseParams) -> Split:

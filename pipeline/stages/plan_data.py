@@ -60,9 +60,9 @@ def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
     for arm in arms.values():
         params = arm_params(arm)
         assert isinstance(params, DataParams)
-        key = params.dataset, params.data_dir, params.skip_unreadable
+        key = tuple(getattr(params, name) for name in DataParams.model_fields)
         if key not in found:
-            found[key] = describe_data(params)
+            found[key] = describe_data(params, exactly=True)
         summaries[arm.name] = found[key]
     return summaries
 

@@ -49,12 +49,14 @@ def load_dataset(
     return load_digits() if name == "digits" else load_family(name, data_dir)
 
 
-def describe_dataset(name: str, data_dir: str, *, data_dir_is_chosen: bool = False) -> DatasetSummary:
+def describe_dataset(
+    name: str, data_dir: str, *, geometry: Geometry | GeometryRequest = AS_IT_IS, data_dir_is_chosen: bool = False
+) -> DatasetSummary:
     """Return name, classes and counts of a data set."""
-    dataset = load_dataset(name, data_dir, data_dir_is_chosen=data_dir_is_chosen)
+    dataset = load_dataset(name, data_dir, geometry=geometry, data_dir_is_chosen=data_dir_is_chosen)
     official = not dataset.name.startswith(FOLDER_PREFIX) and dataset.name != "digits"
     train, test = (_counts(images, dataset) for images in (dataset.train, dataset.test))
-    validation = _counts(dataset.validation, dataset) if dataset.validation else ()
+    validation = _counts(dataset.validation, dataset) if dataset.validation else None
     return DatasetSummary(dataset.name, dataset.class_names, train, validation, test, official, dataset.geometry)
 
 
