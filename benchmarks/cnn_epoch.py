@@ -25,7 +25,7 @@ from pipeline.runtime import generator
 from pipeline.stages.training_run import fit_settings, requested_architecture, resolve_training_runtime
 
 CLASSIC: dict[str, Any] = {
-    "channels": "32,32",
+    "conv_channels": "32,32",
     "kernels": "3",
     "strides": "1",
     "batch_norm": False,

@@ -20,7 +20,7 @@ from benchmarks.floors import bytes_floor, products_floor
 from benchmarks.harness import Arm, alternate, endless, project_arm
 from benchmarks.rows import Options, Row
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import choose_classes, split_for_target
+from pipeline.data.splits import LabelSample, choose_classes, split_for_target
 from pipeline.networks.build import build_network
 from pipeline.networks.macs import training_macs
 from pipeline.networks.reuse import Reuse, reuse_network
@@ -40,7 +40,7 @@ def measure_family(options: Options, model: str, classes: str, *, frozen: int, t
     params, labels = TransferParams(dataset=options.dataset), parse_classes(classes)
     dataset = load_dataset(params.dataset, params.data_dir)
     per_class = 100 if dataset.name != "digits" else 50
-    split = split_for_target(dataset, labels, per_class=per_class, val_per_class=30, val_fraction=0.1, seed=0)
+    split = split_for_target(dataset, labels, LabelSample(per_class, val_per_class=30, val_fraction=0.1, seed=0))
     changes: dict[str, Any] = {"model": model, "classes": classes}
     architecture = requested_architecture(TrainBaseParams(**changes), split)
     base = build_network(architecture, generator(0, "base"))
@@ -51,7 +51,7 @@ def measure_family(options: Options, model: str, classes: str, *, frozen: int, t
     note = f"expected from MACs: {1 / theory:.2f}; computing the cache took {features.seconds:.3f} s"
     pixels = Labelled(network.scale(split.train.pixels), split.train.labels)
     test = Labelled(network.scale(split.test.pixels), split.test.labels)
-    cached = Labelled(features.rows(split.train.indices), split.train.labels)
+    cached = Labelled(features.rows(split.train.ids), split.train.labels)
     rows = []
     for size, target in targets.items():
         arms = {

@@ -22,6 +22,8 @@ from benchmarks.alone import run_alone
 from benchmarks.commands import Workplace, workplace
 from benchmarks.floors import bytes_floor, products_floor
 from benchmarks.rows import Options, Row
+from pipeline.data.classes import DIGITS
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import choose_classes
 from pipeline.data.stratified import cut_folds
@@ -46,13 +48,14 @@ class Unit:
         self.epochs, self.count = epochs, folds
         self.params = TrainBaseParams(dataset=options.dataset)
         dataset = load_dataset(self.params.dataset, self.params.data_dir)
-        examples = choose_classes(dataset.train, self.params.class_numbers, dataset)
+        examples = choose_classes(dataset.train, tuple(range(5)), dataset)
         self.architecture = MLPArchitecture(
-            image_shape=(1, 28, 28), classes=tuple(self.params.class_numbers), width=100, hidden_layers=5
+            preprocessing=Preprocessing(size=(28, 28), channels=1), classes=DIGITS[:5], width=100, hidden_layers=5
         )
         self.network = build_network(self.architecture, generator(0, "scale"))
+        self.ids = examples.ids
         self.data = Labelled(self.network.scale(examples.pixels), examples.labels)
-        self.folds = cut_folds(examples.labels, folds, 0)
+        self.folds = cut_folds(examples.labels, examples.ids, folds=folds, seed=0)
 
     def seconds(self, batch_size: int, gradients: Literal["auto", "autograd"] = "autograd") -> tuple[float, float]:
         """Return wall-clock seconds and accuracy of one fold on all threads."""
@@ -61,7 +64,13 @@ class Unit:
         settings = replace(settings, batch_size=batch_size, gradients=gradients)
         began = time.perf_counter()
         scores = score_folds(
-            self.architecture, settings, self.data, folds=self.folds, val_fraction=0.1, device=runtime.device
+            self.architecture,
+            settings,
+            self.data,
+            ids=self.ids,
+            folds=self.folds,
+            val_fraction=0.1,
+            device=runtime.device,
         )
         metrics = next(scores)
         return time.perf_counter() - began, metrics["fold/accuracy"]

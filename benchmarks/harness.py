@@ -20,6 +20,7 @@ from pipeline.networks.build import build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
+from pipeline.stages.data_loading import base_classes
 from pipeline.stages.training_run import requested_architecture
 from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
@@ -77,7 +78,7 @@ def load_task(options: Options, **changes: Any) -> Task:
     """Return the base network's task with changed parameters."""
     params = TrainBaseParams(dataset=options.dataset, **changes)
     dataset = load_dataset(params.dataset, params.data_dir)
-    split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=0)
+    split = split_for_base(dataset, base_classes(params, dataset), val_fraction=params.val_fraction, seed=0)
     network = build_network(requested_architecture(params, split), generator(0, "weights"))
     train, test = (Labelled(network.scale(part.pixels), part.labels) for part in (split.train, split.test))
     return Task(params, split, network, train, test)

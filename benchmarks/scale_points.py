@@ -21,6 +21,8 @@ import torch
 from mlflow.entities import Metric, RunTag
 
 from benchmarks.harness import endless
+from pipeline.data.classes import DIGITS
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams
@@ -45,7 +47,9 @@ def train_epoch(images: int, width: int) -> Measurements:
     rng = generator(0, "images")
     pixels = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8, generator=rng)
     labels = torch.randint(0, 5, (images,), generator=rng)
-    architecture = MLPArchitecture(image_shape=(1, 28, 28), classes=(0, 1, 2, 3, 4), width=width)
+    architecture = MLPArchitecture(
+        preprocessing=Preprocessing(size=(28, 28), channels=1), classes=DIGITS[:5], width=width
+    )
     network = build_network(architecture, generator(0, "weights"))
     data = Labelled(network.scale(pixels), labels)
     fit = Fit(network, data, Labelled(data.values[:1000], labels[:1000]), endless(128))

@@ -19,6 +19,8 @@ import torch
 from sklearn.model_selection import PredefinedSplit, cross_val_score
 from skorch import NeuralNetClassifier
 
+from pipeline.data.classes import DIGITS
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import choose_classes
 from pipeline.data.stratified import cut_folds
@@ -28,11 +30,11 @@ from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 
 
-def classifier(setting: dict[str, float], config: dict[str, Any], classes: tuple[int, ...]) -> NeuralNetClassifier:
+def classifier(setting: dict[str, float], config: dict[str, Any]) -> NeuralNetClassifier:
     """Return a randomly initialized classifier with the base MLP's architecture."""
-    network = build_network(
-        MLPArchitecture(image_shape=(1, 28, 28), classes=classes, hidden_layers=5, width=100), generator(0, "weights")
-    )
+    images = Preprocessing(size=(28, 28), channels=1)
+    architecture = MLPArchitecture(preprocessing=images, classes=DIGITS[:5], hidden_layers=5, width=100)
+    network = build_network(architecture, generator(0, "weights"))
     return NeuralNetClassifier(
         torch.nn.Sequential(*network.blocks, network.head),
         criterion=torch.nn.CrossEntropyLoss,
@@ -52,10 +54,10 @@ def main() -> None:
     config = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     params = TrainBaseParams(dataset=config["dataset"])
     dataset = load_dataset(params.dataset, params.data_dir)
-    examples = choose_classes(dataset.train, params.class_numbers, dataset)
+    examples = choose_classes(dataset.train, tuple(range(5)), dataset)
     pixels, labels = (examples.pixels.float() / 255).numpy(), examples.labels.numpy()
     fold_of = np.zeros(len(labels), dtype=int)
-    for number, fold in enumerate(cut_folds(examples.labels, config["folds"], 0)):
+    for number, fold in enumerate(cut_folds(examples.labels, examples.ids, folds=config["folds"], seed=0)):
         fold_of[fold.numpy()] = number
     folds = PredefinedSplit(fold_of)
     study = optuna.create_study(direction="maximize")
@@ -69,7 +71,7 @@ def main() -> None:
             "weight_decay": trial.suggest_float("weight_decay", 0.00001, 0.0005, log=True),
         }
         began = time.perf_counter()
-        net = classifier(setting, config, tuple(params.class_numbers))
+        net = classifier(setting, config)
         accuracy = float(np.mean(cross_val_score(net, pixels, labels, cv=folds, scoring="accuracy")))
         results.append((time.perf_counter() - began, accuracy))
         return accuracy

@@ -41,6 +41,10 @@ class DataFileError(UserInputError):
     """A data file is missing, truncated, altered or unreadable."""
 
 
+class EarlierReleaseError(ValueError):
+    """A file was written by an earlier release in a format that is no longer read."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint file is missing, truncated or altered; the message names it."""
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.records import Dataset
 from pipeline.data.sources.registry import load_dataset
 from pipeline.tracking.store import open_store
@@ -26,6 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("any machine", deadline=None)  # busy machines are slow; pytest's timeout catches hangs
 settings.load_profile("any machine")
 MNIST_DIR = os.environ.get("PIPELINE_DATA_DIR", str(ROOT / "data"))
+
+
+def preprocessing(channels: int = 1, height: int = 28, width: int = 28, **more: object) -> Preprocessing:
+    """The preprocessing of images of this shape, by default that of MNIST."""
+    return Preprocessing.model_validate({"size": (height, width), "channels": channels, **more})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ import torch
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.stages.train_base import load_split
+from pipeline.stages.data_loading import load_split
 from pipeline.stages.training_run import fit_settings, requested_architecture, resolve_training_runtime
 from pipeline.training.loop import Fit
 from pipeline.training.records import Labelled
@@ -40,8 +40,8 @@ def losses(fit: Fit) -> list[float]:
 
 
 GOLDEN: dict[Path, list[float]] = {
-    "auto": [1.4798394162408743, 1.1878365278244019, 0.9270113798429492, 0.5995548367500305, 0.3795949092539507, 0.2290235310792923],
-    "autograd": [1.479839441405239, 1.1878365278244019, 0.9270113814960826, 0.5995548963546753, 0.3795949061084051, 0.22902356088161469],
+    "auto": [1.4775107645549657, 1.2122632265090942, 0.9328782452396088, 0.6719264984130859, 0.3997195594332701, 0.28458771109580994],
+    "autograd": [1.4775107645549657, 1.2122632265090942, 0.932878280344185, 0.6719264388084412, 0.39971957643704914, 0.28458771109580994],
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,19 +18,33 @@ from pipeline.networks.layered import (
     MLPArchitecture,
 )
 from pipeline.runtime import generator
+from tests.conftest import preprocessing
 
 IMAGE = (1, 28, 28)
 
 
 def mlp(**changes: object) -> LayeredNetwork:
-    values = {"image_shape": IMAGE, "classes": (0, 1, 2), "hidden_layers": 3, "width": 8, **changes}
+    values = {"preprocessing": preprocessing(), "classes": ("a", "b", "c"), "hidden_layers": 3, "width": 8, **changes}
     return build_network(MLPArchitecture.model_validate(values), generator(0, "weights"))
 
 
 def cnn(**changes: object) -> LayeredNetwork:
     layers = (ConvolutionLayer(channels=4, kernel=5, stride=2), ConvolutionLayer(channels=6, kernel=3, pool=True))
-    values = {"image_shape": IMAGE, "classes": (0, 1, 2), "convolutions": layers, "dense_width": 8, **changes}
+    values = {
+        "preprocessing": preprocessing(),
+        "classes": ("a", "b", "c"),
+        "convolutions": layers,
+        "dense_width": 8,
+        **changes,
+    }
     return build_network(CNNArchitecture.model_validate(values), generator(0, "weights"))
+
+
+def written(size: list[int] | None = None, **changes: object) -> str:
+    """An architecture file."""
+    record = {"size": size or [28, 28], "channels": 1}
+    values = {"version": 2, "family": "mlp", "preprocessing": record, "classes": ["a", "b"], **changes}
+    return json.dumps(values)
 
 
 def test_mlp_has_requested_layers() -> None:
@@ -59,7 +75,7 @@ def test_architecture_json_round_trip(network: LayeredNetwork) -> None:
 )
 def test_any_mlp_architecture_json_round_trip(hidden_layers: int, width: int, batch_norm: bool, dropout: float) -> None:
     architecture = MLPArchitecture(
-        image_shape=IMAGE, classes=(3, 7), hidden_layers=hidden_layers, width=width, batch_norm=batch_norm,
+        preprocessing=preprocessing(), classes=("3", "7"), hidden_layers=hidden_layers, width=width, batch_norm=batch_norm,
         dropout=dropout,
     )  # fmt: skip
     assert architecture_from_json(architecture.model_dump_json()) == architecture
@@ -70,12 +86,17 @@ def test_any_mlp_architecture_json_round_trip(hidden_layers: int, width: int, ba
     [
         ("", "Invalid JSON"),
         ('{"family": "transformer"}', "does not match any of the expected tags"),
-        ('{"family": "mlp", "image_shape": [1, 28, 28], "classes": [0, 1], "width": 1000000000}', "width"),
-        ('{"family": "mlp", "image_shape": [16384, 16384, 1], "classes": [0, 1], "width": 16384}', "exceed the limit"),
-        ('{"family": "mlp", "image_shape": [1, 28, 28], "classes": [0, 1], "code": "x"}', "Extra inputs"),
-        ('{"family": "cnn", "image_shape": [1, 3, 3], "classes": [0, 1], "convolutions": [{"channels": 1, "kernel": 5}]}', "too small"),
+        (written(width=1000000000), "width"),
+        (written(size=[16384, 16384], width=16384), "exceed the limit"),
+        (written(code="x"), "Extra inputs"),
+        (written(family="cnn", size=[3, 3], convolutions=[{"channels": 1, "kernel": 5}]), "too small"),
+        (written(version=1), "version"),
+        (written(classes=["a", "a"]), "duplicate class"),
+        (written(classes=["a", "b\n"]), "unprintable"),
+        (written(classes=["a", "b" * 256]), "classes.1"),
+        (written().replace('"version": 2, ', ""), "version: Field required"),
     ],
-)  # fmt: skip
+)
 def test_invalid_architecture_is_rejected_before_allocation(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         architecture_from_json(text)

@@ -17,7 +17,16 @@ REJECTED = [
     ({"classes": "0-12", "dataset": "mnist"}, "classes=0-12: .*has classes 0-9"),
     ({"classes": "3"}, "classes=3: .*at least two"),
     ({"classes": "1,1"}, "Duplicate class 1"),
-    ({"classes": "a"}, "neither a class number nor a range"),
+    ({"classes": "a"}, "classes=a: .*at least two"),
+    ({"classes": "ants,,bees"}, "classes=ants,,bees: .*Separate class names"),
+    ({"classes": "ants,ants"}, "Duplicate class ants"),
+    ({"channels": "16,32"}, "channels=16,32: must be auto, 1 or 3. For the output channels .* conv_channels=16,32"),
+    ({"channels": "2"}, "channels=2: must be auto, 1 or 3"),
+    ({"image_size": "7"}, "image_size=7: must be auto, an integer in .8, 1024."),
+    ({"image_size": "32x4000"}, "image_size=32x4000: must be"),
+    ({"mean": "0.5,0.5"}, "mean=0.5,0.5: must be none, measured, or one number in .0, 1. per channel"),
+    ({"std": "0"}, "std=0: must be none, measured, or one positive number"),
+    ({"resize": "crop"}, "resize=crop: must be auto, fit, stretch or pad"),
     ({"learning_rate": "-1"}, "learning_rate=-1: must be auto or a number in .0, 10.. "),
     ({"learning_rate": "nan"}, "learning_rate=nan: must be"),
     ({"batch_size": "0"}, "batch_size=0: must be an integer in .1, 1000000.. The default is 128"),
@@ -61,8 +70,8 @@ def test_password_is_rejected_and_not_echoed() -> None:
 
 def test_defaults_depend_on_model_family() -> None:
     mlp, cnn = TrainBaseParams(), TrainBaseParams(model="cnn")
-    assert (mlp.classes, mlp.hidden_layers, mlp.width, mlp.dropout) == ("0-4", 5, 100, 0.0)
-    assert (cnn.classes, cnn.hidden_layers, cnn.width) == ("0-6", None, None)
+    assert (mlp.hidden_layers, mlp.width, mlp.dropout, mlp.conv_channels) == (5, 100, 0.0, None)
+    assert (cnn.hidden_layers, cnn.width, cnn.conv_channels) == (None, None, "auto")
     assert "hidden_layers" not in cnn.logged()
 
 

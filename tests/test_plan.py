@@ -269,15 +269,13 @@ def test_failing_arm_leaves_independent_arms_unaffected(
     bad = "  bad:\n    run: train_base\n    params: {classes: 0-2, epochs: 3, hidden_layers: 2, width: 8, learning_rate: 10, dropout: 0.9}\n"
     worse = "  worse:\n    run: transfer\n    base: target[reuse_layers=2]\n    params: {classes: 3-4, unfreeze: 1}\n"
     path.write_text(
-        SMALL.replace("arms:\n  target", "arms:\n" + bad + worse + "  target").replace(
-            "classes: 3-4", "classes: 0-2, per_class: 1000"
-        )
+        SMALL.replace("arms:\n  target", "arms:\n" + bad + worse + "  target").replace("unfreeze: 1", "reuse_layers: 9")
     )
-    with pytest.raises(PlanIncompleteError, match="1 of 5 steps are missing: worse seed 0: .*per_class=1000"):
+    with pytest.raises(PlanIncompleteError, match="1 of 5 steps are missing: worse seed 0: .*reuse_layers=9"):
         main(small(str(path), seeds=1))
     (parent,) = store.search_runs(["0"], "tags.stage = 'main'")
-    assert parent.info.status == "FAILED" and "per_class=1000" in parent.data.tags[names.NOTE]
-    assert "per_class=1000" in Path("reports/broken/study.html").read_text()
+    assert parent.info.status == "FAILED" and "reuse_layers=9" in parent.data.tags[names.NOTE]
+    assert "reuse_layers=9" in Path("reports/broken/study.html").read_text()
     with pytest.raises(PlanIncompleteError):
         main(small(str(path), seeds=1))
     parents = store.search_runs(["0"], "tags.stage = 'main'")
@@ -286,8 +284,10 @@ def test_failing_arm_leaves_independent_arms_unaffected(
 
 def test_error_names_the_missing_base(store: MlflowClient, tmp_path: Path, no_figures: None) -> None:
     path = tmp_path / "broken.yaml"
-    path.write_text(SMALL.replace("classes: 0-2, epochs: 2", "classes: 0-2, epochs: 2, batch_size: 100000"))
-    with pytest.raises(PlanIncompleteError, match="target.* its base base seed 0 is missing"):
+    path.write_text(SMALL.replace("run: train_base", "run: tune").replace("width: 8", "width: 8, space: none.yaml"))
+    with pytest.raises(
+        PlanIncompleteError, match=r"target\[reuse_layers=0\] seed 0, target.* seed 0: its base base seed"
+    ):
         main(small(str(path), seeds=1))
 
 

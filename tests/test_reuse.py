@@ -22,6 +22,7 @@ from pipeline.stages.transfer import layers_to_reuse
 from pipeline.training.features import Features, check_sample, compute_features, differing_parts, fingerprint
 from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
+from tests.conftest import preprocessing
 
 SETTINGS = FitSettings(
     epochs=2, patience=9, batch_size=16, learning_rate=0.01, weight_decay=1e-3, seed=3, weight_averaging=0.9
@@ -29,7 +30,13 @@ SETTINGS = FitSettings(
 
 
 def base_network(layers: int = 4, **changes: object) -> LayeredNetwork:
-    values = {"image_shape": (1, 6, 6), "classes": (0, 1, 2), "hidden_layers": layers, "width": 8, **changes}
+    values = {
+        "preprocessing": preprocessing(1, 6, 6),
+        "classes": ("0", "1", "2"),
+        "hidden_layers": layers,
+        "width": 8,
+        **changes,
+    }
     network = build_network(MLPArchitecture.model_validate(values), generator(7, "base"))
     for block in network.blocks:  # running statistics as after some training
         for part in block:
@@ -51,7 +58,7 @@ def labelled(network: LayeredNetwork, examples: Examples) -> Labelled:
     return Labelled(network.scale(examples.pixels), examples.labels)
 
 
-def reused(base: LayeredNetwork, reuse: Reuse, classes: tuple[int, ...] = (5, 6, 7)) -> LayeredNetwork:
+def reused(base: LayeredNetwork, reuse: Reuse, classes: tuple[str, ...] = ("5", "6", "7")) -> LayeredNetwork:
     return reuse_network(
         target_architecture(base.architecture, classes, reuse.depth), base, reuse, generator=generator(2, "w")
     )[0]
@@ -88,7 +95,7 @@ def test_only_unfrozen_parameters_change(data: st.DataObject) -> None:
 def test_load_report_lists_every_tensor_once() -> None:
     base = base_network(3)
     network, report = reuse_network(
-        target_architecture(base.architecture, (5, 6), 3), base, Reuse(2, 1, 3), generator=generator(0, "w")
+        target_architecture(base.architecture, ("5", "6"), 3), base, Reuse(2, 1, 3), generator=generator(0, "w")
     )
     assert set(report.matched) == {
         f"blocks.{k}.{p}" for k, p in ((0, "1.weight"), (0, "1.bias"), (1, "0.weight"), (1, "0.bias"))
@@ -100,7 +107,7 @@ def test_load_report_lists_every_tensor_once() -> None:
 
 def test_continued_base_keeps_its_head() -> None:
     base = base_network(3)
-    network = reused(base, Reuse(3, 1, 3, keeps_head=True), (0, 1, 2))
+    network = reused(base, Reuse(3, 1, 3, keeps_head=True), ("0", "1", "2"))
     assert weights_digest(network.state_dict()) == weights_digest(base.state_dict())
 
 
@@ -193,12 +200,12 @@ def test_cached_training_with_unfrozen_layers_matches_uncached_losses(changes: d
     assert len(plain) == 20 and cached == pytest.approx(plain, rel=1e-9)
 
 
-def test_features_are_looked_up_by_image_index() -> None:
+def test_features_are_looked_up_by_identity() -> None:
     network, examples = base_network(), images()
     features = compute_features(network, 2, examples)
     some = examples.take(torch.tensor([4, 9, 50]))
     expected = network.run_blocks(network.scale(some.pixels), 0, 2)
-    assert torch.allclose(features.rows(some.indices), expected, atol=1e-6)
+    assert torch.allclose(features.rows(some.ids), expected, atol=1e-6)
     with pytest.raises(AssertionError, match="without features"):
         features.rows(torch.tensor([1]))
 
@@ -217,7 +224,7 @@ def test_feature_sample_is_recomputed_before_use() -> None:
     network, examples = base_network(), images()
     good = compute_features(network, 2, examples)
     check_sample(good, network, examples)
-    wrong = Features(good.values * 1.01, good.indices, 2, good.fingerprint, 0.0)
+    wrong = Features(good.values * 1.01, good.ids, 2, good.fingerprint, 0.0)
     with pytest.raises(ValueError, match="differ from the network's"):
         check_sample(wrong, network, examples)
 
@@ -236,6 +243,7 @@ def test_mac_counts_match_hand_computation() -> None:
 def test_convolution_macs_match_hand_computation() -> None:
     layers = (ConvolutionLayer(channels=4, kernel=3, stride=1, pool=True),)
     network = build_network(
-        CNNArchitecture(image_shape=(2, 8, 8), classes=(0, 1), convolutions=layers, dense_width=5), generator(0, "w")
+        CNNArchitecture(preprocessing=preprocessing(3, 8, 8), classes=("0", "1"), convolutions=layers, dense_width=5),
+        generator(0, "w"),
     )
-    assert forward_macs(network) == [2 * 9 * 4 * 6 * 6, 4 * 3 * 3 * 5, 5 * 2]
+    assert forward_macs(network) == [3 * 9 * 4 * 6 * 6, 4 * 3 * 3 * 5, 5 * 2]

@@ -20,7 +20,7 @@ from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.train_base import train_base
 from pipeline.stages.training_run import resolve_training_runtime
 from pipeline.training.features import prefix_seconds
-from tests.conftest import ROOT, clean_environment
+from tests.conftest import ROOT, clean_environment, preprocessing
 from tests.golden_losses import default_fit
 
 QUICK = {"dataset": "digits", "epochs": 1, "hidden_layers": 1, "width": 8}
@@ -34,9 +34,7 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def default_threads(model: str, *, frozen: int = 0, start: int = 0, **changes: Any) -> int:
     """The thread count for training a default network on 28x28 images."""
     params = TrainBaseParams(model=model, **changes)
-    network = build_network(
-        architecture_from_params(params, (1, 28, 28), params.class_numbers), generator(0, "weights")
-    )
+    network = build_network(architecture_from_params(params, preprocessing(), tuple("01234")), generator(0, "weights"))
     network.freeze(frozen)
     return resolve_training_runtime(params, network, params.batch_size, start=start).threads
 
@@ -110,7 +108,7 @@ def test_feature_timing_synchronizes_the_device(digits: Dataset, monkeypatch: py
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(device.type))
     params = TrainBaseParams(dataset="digits")
     images = choose_classes(digits.train, (0, 1), digits).pixels
-    architecture = architecture_from_params(params, tuple(images.shape[1:]), (0, 1))  # type: ignore[arg-type]
+    architecture = architecture_from_params(params, preprocessing(), ("0", "1"))
     network = build_network(architecture, generator(0, "weights")).to("meta")
     prefix_seconds(network, 2, [images], 32)
     assert waited == ["meta", "meta"]  # before the first and before the second look at the clock

@@ -55,7 +55,8 @@ def files_of(store: MlflowClient, run_id: str, folder: str | None = None) -> set
 def test_run_logs_everything_in_the_contract(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     result, run = trained
     assert run.info.status == "FINISHED"
-    resolved = {"device": "cpu", "dtype": "float32", "threads": "1"}
+    resolved = {"device": "cpu", "dtype": "float32", "threads": "1", "classes": "0-4", "image_size": "28"}
+    resolved |= {"channels": "1", "resize": "fit", "mean": "none", "std": "none"}
     assert run.data.params == {**TrainBaseParams(**QUICK).logged(), **resolved}
     tags = run.data.tags
     for name in (names.STAGE, names.DATASET, names.CACHE_KEY, names.CODE_DIGEST, names.WEIGHTS_DIGEST, "host", "process",
@@ -65,7 +66,8 @@ def test_run_logs_everything_in_the_contract(trained: tuple[StageResult, Run], s
     assert tags[names.STAGE] == "train_base" and tags[names.DATASET] == "digits" and tags[names.CLASSES] == "0-4"
     for name in ("test/loss", "test/accuracy", "test/precision", "test/recall", "test/f1", "train/final_accuracy",
                  "val/final_accuracy", "best_epoch", "epochs_run", "time/fit_seconds", "time/total_seconds",
-                 "time/data_seconds"):  # fmt: skip
+                 "time/data_seconds", "test/balanced_accuracy",
+                 "test/recall_0", "test/recall_4"):  # fmt: skip
         history = store.get_metric_history(run.info.run_id, name)
         assert [point.step for point in history] == [0], name
         assert history[0].value == result.metrics[name]
@@ -88,13 +90,23 @@ def test_datasets_are_logged_with_digests(trained: tuple[StageResult, Run]) -> N
 
 def test_artifact_names_are_fixed(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     run_id = trained[0].run_id
-    assert files_of(store, run_id) == {"checkpoints", "figures", "history.csv"}
+    assert files_of(store, run_id) == {"checkpoints", "figures", "history.csv", "classes.csv"}
     assert files_of(store, run_id, "checkpoints") == {
         f"checkpoints/{name}.safetensors" for name in ("last", "previous", "best")
     }
     assert files_of(store, run_id, "figures") == {
         f"figures/{name}.png" for name in ("learning_curves", "confusion_matrix", "mistakes")
     }
+
+
+def test_many_classes_are_in_a_table_only(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_run, "MAX_CLASSES_DRAWN", 4)
+    monkeypatch.setattr(names, "MAX_RECALL_METRICS", 4)
+    result = train_base(TrainBaseParams(**QUICK))
+    assert files_of(store, result.run_id, "figures") == {"figures/learning_curves.png", "figures/mistakes.png"}
+    assert not any(name.startswith(names.CLASS_RECALL) for name in result.metrics)
+    table = Path(store.download_artifacts(result.run_id, names.CLASS_TABLE)).read_text()
+    assert len(table.splitlines()) == 6 and names.BALANCED_ACCURACY in result.metrics
 
 
 def test_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
@@ -107,7 +119,7 @@ def test_model_can_be_rebuilt_without_unpickling(trained: tuple[StageResult, Run
     network = build_network(architecture_from_json((extra / names.ARCHITECTURE_FILE).read_text()), generator(9, "x"))
     network.load_state_dict(safetensors.torch.load_file(extra / names.WEIGHTS_FILE))
     assert weights_digest(network.state_dict()) == run.data.tags[names.WEIGHTS_DIGEST]
-    draw = safetensors.torch.load_file(extra / names.INDICES_FILE)
+    draw = safetensors.torch.load_file(extra / names.IDENTITIES_FILE)
     assert not set(draw["train"].tolist()) & set(draw["validation"].tolist())
 
 

@@ -32,6 +32,7 @@ from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
 from pipeline.training.steps import FusedUpdate, build_adam
 from tests import golden_losses
+from tests.conftest import preprocessing
 
 SETTINGS = FitSettings(
     epochs=6, patience=6, batch_size=16, learning_rate=0.01, weight_decay=1e-4, seed=3, weight_averaging=0.9
@@ -48,7 +49,13 @@ def examples(count: int = 120, seed: int = 0) -> Labelled:
 
 
 def network(**changes: object) -> LayeredNetwork:
-    values = {"image_shape": (1, 3, 4), "classes": (0, 1, 2), "hidden_layers": 2, "width": 10, **changes}
+    values = {
+        "preprocessing": preprocessing(1, 3, 4),
+        "classes": ("0", "1", "2"),
+        "hidden_layers": 2,
+        "width": 10,
+        **changes,
+    }
     return build_network(MLPArchitecture.model_validate(values), generator(1, "weights"))
 
 
@@ -112,7 +119,7 @@ def test_resume_from_checkpoint_is_bit_identical(changes: dict[str, object], ave
 def convolutional() -> LayeredNetwork:
     layers = [ConvolutionLayer(channels=4, kernel=3, stride=1, pool=False)] * 2
     shape = CNNArchitecture(
-        image_shape=(1, 6, 6), classes=(0, 1, 2), convolutions=tuple(layers), dense_width=8, batch_norm=True,
+        preprocessing=preprocessing(1, 6, 6), classes=("0", "1", "2"), convolutions=tuple(layers), dense_width=8, batch_norm=True,
         dropout=0.1, dense_dropout=0.1,
     )  # fmt: skip
     return build_network(shape, generator(1, "weights"))
@@ -293,7 +300,7 @@ def test_every_example_is_in_exactly_one_batch(count: int, batch_size: int) -> N
 def test_metrics_match_scikit_learn(pairs: list[tuple[int, int]], seed: int) -> None:
     labels = torch.tensor([true for true, _ in pairs])
     logits = torch.randn(len(pairs), 4, generator=generator(seed, "logits"))
-    net = network(classes=(0, 1, 2, 3))
+    net = network(classes=("0", "1", "2", "3"))
     net.logits = lambda values, start=0: values  # type: ignore[method-assign]
     found = evaluate(net, logits, labels)
     predicted = logits.argmax(1)

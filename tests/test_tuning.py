@@ -46,7 +46,7 @@ from pipeline.tuning.study import (
     open_study,
     record_worker,
 )
-from tests.conftest import clean_environment
+from tests.conftest import clean_environment, preprocessing
 
 QUICK = {
     "dataset": "digits", "classes": "0-2", "folds": 3, "fold_epochs": 2, "epochs": 3, "workers": 2, "width": 16,
@@ -163,7 +163,7 @@ def test_invalid_parameters_are_rejected(raw: dict[str, str], message: str) -> N
         ("dropout: {low: 0, high: 1.5}\n", "line 1, dropout: dropout=1.5: must be auto or a number in .0, 1."),
         ("width: {low: 1, high: 9, step: 0}\n", "step=0"),
         ("width: [8]\nwidth: [9]\n", "line 2: duplicate key: width"),
-        ("channels: ['4,4']\n", "channels.*model=cnn"),
+        ("conv_channels: ['4,4']\n", "conv_channels.*model=cnn"),
         ("width: !!python/object/apply:os.system [id]\n", "line 1: could not determine a constructor"),
     ],
 )
@@ -206,7 +206,7 @@ def test_default_search_spaces_are_valid() -> None:
 def test_early_stopping_never_sees_the_held_out_fold(digits, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     examples = choose_classes(digits.train, (0, 1, 2), digits)
     data = Labelled(torch.arange(len(examples)).float().unsqueeze(1), examples.labels)  # each value is its own index
-    folds = cut_folds(examples.labels, 4, 0)
+    folds = cut_folds(examples.labels, examples.ids, folds=4, seed=0)
     seen: list[tuple[set[int], set[int]]] = []
 
     class Spy(objective.Fit):
@@ -215,9 +215,13 @@ def test_early_stopping_never_sees_the_held_out_fold(digits, monkeypatch: pytest
             super().__init__(network, train, validation, settings)
 
     monkeypatch.setattr(objective, "Fit", Spy)
-    architecture = MLPArchitecture(image_shape=(1, 1, 1), classes=(0, 1, 2), hidden_layers=1, width=4)
+    architecture = MLPArchitecture(
+        preprocessing=preprocessing(1, 1, 1), classes=("0", "1", "2"), hidden_layers=1, width=4
+    )
     settings = FitSettings(1, 1, 32, 0.01, 0.0, seed=0)
-    scores = list(score_folds(architecture, settings, data, folds=folds, val_fraction=0.2, device=CPU))
+    scores = list(
+        score_folds(architecture, settings, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU)
+    )
     assert len(scores) == len(seen) == 4
     everything = set(range(len(examples)))
     for (train, validation), fold in zip(seen, folds, strict=True):
@@ -229,12 +233,14 @@ def test_early_stopping_never_sees_the_held_out_fold(digits, monkeypatch: pytest
 def test_trial_does_not_depend_on_global_random_state(digits) -> None:  # type: ignore[no-untyped-def]
     examples = choose_classes(digits.train, (0, 1, 2), digits)
     data = Labelled(examples.pixels.float() / 255, examples.labels)
-    folds = cut_folds(examples.labels, 3, 0)
-    architecture = MLPArchitecture(image_shape=(1, 28, 28), classes=(0, 1, 2), hidden_layers=1, width=8, dropout=0.2)
+    folds = cut_folds(examples.labels, examples.ids, folds=3, seed=0)
+    architecture = MLPArchitecture(
+        preprocessing=preprocessing(), classes=("0", "1", "2"), hidden_layers=1, width=8, dropout=0.2
+    )
     settings = FitSettings(2, 2, 32, 0.01, 1e-4, seed=5, weight_averaging=0.9)
 
     def losses() -> list[float]:
-        scores = score_folds(architecture, settings, data, folds=folds, val_fraction=0.2, device=CPU)
+        scores = score_folds(architecture, settings, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU)
         return [score["fold/loss"] for score in scores]
 
     first = losses()
@@ -515,20 +521,20 @@ def test_killed_study_resumes_and_leaves_nothing_running(tmp_path: Path, whom: s
 @pytest.mark.slow
 def test_cnn_search_space_determines_the_architecture(store: MlflowClient, tmp_path: Path) -> None:
     path = tmp_path / "cnn.yaml"
-    path.write_text("channels: ['4', '6,4']\nkernels: ['3']\nstrides: ['2']\npool: [none]\ndense_width: [8]\n")
+    path.write_text("conv_channels: ['4', '6,4']\nkernels: ['3']\nstrides: ['2']\npool: [none]\ndense_width: [8]\n")
     params = {"model": "cnn", "dataset": "digits", "classes": "0-2", "folds": 2, "fold_epochs": 1, "workers": 1}
     tune(TuneParams(**params, trials=3, study="cnn", sampler="random", refit=False, space=str(path)))
     runs = store.search_runs(["0"], "tags.stage = 'trial'")
-    assert len(runs) == 3 and {run.data.params["channels"] for run in runs} == {"4", "6,4"}
+    assert len(runs) == 3 and {run.data.params["conv_channels"] for run in runs} == {"4", "6,4"}
     for run in runs:
-        blocks = len(run.data.params["channels"].split(",")) + 1
+        blocks = len(run.data.params["conv_channels"].split(",")) + 1
         assert len(json.loads(run.data.tags["architecture"])["convolutions"]) + 1 == blocks
 
 
 def test_contradictory_search_space_is_rejected(store: MlflowClient, tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
-    path.write_text("channels: ['4', '6,4,4']\nkernels: ['3,3']\n")
-    with pytest.raises(UserInputError, match=r"space=.*invalid combination \(kernels: .*channels="):
+    path.write_text("conv_channels: ['4', '6,4,4']\nkernels: ['3,3']\n")
+    with pytest.raises(UserInputError, match=r"space=.*invalid combination \(kernels: .*conv_channels="):
         tune(TuneParams(model="cnn", dataset="digits", classes="0-2", folds=2, space=str(path)))
     path.write_text("batch_size: [32, 1000000]\n")
     with pytest.raises(UserInputError, match="batch_size=1000000: must be at most"):

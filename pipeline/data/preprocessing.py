@@ -7,6 +7,7 @@ The record belongs to a base network, is stored in its architecture, and is appl
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 1024
 Side = Annotated[int, Field(ge=1, le=16_384)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
+class GeometryRequest:
+    """The geometry that parameters request; `auto` leaves a part to the data set."""
+
+    image_size: int | str = "auto"  # or HEIGHTxWIDTH
+    channels: int | Literal["auto"] = "auto"
+    resize: Literal["auto", "fit", "stretch", "pad"] = "auto"
 
 
 class Geometry(BaseModel):

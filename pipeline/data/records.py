@@ -51,3 +51,28 @@ class Dataset:
     note: str
     geometry: Geometry
     validation: Images | None = None
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What is known about a data set before its images are decoded.
+
+    Attributes:
+        name: As in `Dataset`; never `auto`.
+        class_names: As in `Dataset`.
+        train_counts: Training images of each class.
+        validation_counts: Images of each class in the official validation split; None without one.
+        test_counts: Test images of each class.
+        official_splits: Whether the test split is official.
+        geometry: That decoding would use.
+        exact: Whether the counts are; before the first decoding, those of a test split cut by content are estimates.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    validation_counts: tuple[int, ...] | None
+    test_counts: tuple[int, ...]
+    official_splits: bool
+    geometry: Geometry
+    exact: bool = True

@@ -1,12 +1,13 @@
 """Splits of a data set: classes, validation, labels per class. All stratified and seeded.
 
-Every split stores the indices of its images in the official training (or test) split and a digest of their content,
-which shows whether two runs used the same images.
+Images are drawn by identity, so that a draw does not depend on their order, and equal images never get into two of
+the training, validation and test splits. Every split has a digest, which shows whether two runs used the same images.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -14,13 +15,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Dataset, Images
-from pipeline.data.stratified import shuffled_indices, stratified_cut
+from pipeline.data.stratified import ranked_rows, stratified_cut
 from pipeline.errors import Fault, UserInputError
-from pipeline.params import format_classes
+from pipeline.params.data import format_class_names
 from pipeline.runtime import tensor_bytes
 
-VAL_PER_CLASS = 30  # validation images per class with few labels
+logger = logging.getLogger(__name__)
+
+VAL_PER_CLASS = 30  # validation images per class with few labels; a quarter of the images if that is less
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Examples:
         """Return the examples at some positions (M,)."""
         return Examples(self.images, self.rows[positions], self.labels[positions])
 
+    def without(self, ids: Tensor) -> Examples:
+        """Return the examples that have none of some identities (M,)."""
+        kept = ~torch.isin(self.ids, ids)
+        return self if bool(kept.all()) else self.take(kept.nonzero().flatten())
+
     def gather(self, positions: Tensor) -> Tensor:
         """Return the pixels uint8 (M, C, H, W) at some positions (M,)."""
         return self.images.pixels[self.rows[positions]]
@@ -60,15 +69,10 @@ class Examples:
         channels, height, width = self.images.pixels.shape[1:]
         return channels, height, width
 
-    @property
+    @cached_property
     def ids(self) -> Tensor:
         """Identities int64 (N,) of the images."""
         return self.images.ids[self.rows]
-
-    @property
-    def indices(self) -> Tensor:
-        """The rows."""
-        return self.rows
 
     @cached_property
     def digest(self) -> str:
@@ -77,6 +81,10 @@ class Examples:
         digest.update(tensor_bytes(self.ids))
         digest.update(tensor_bytes(self.labels))
         return digest.hexdigest()[:32]
+
+    def counts(self, classes: int) -> list[int]:
+        """Return the number of images of each of `classes` classes."""
+        return [int(count) for count in torch.bincount(self.labels, minlength=classes)]
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,14 @@ class Split:
         dataset: Name of the data set.
         source: Path of its files.
         note: How it was chosen.
-        classes: Selected class numbers; output k of a network is `classes[k]`.
+        classes: Numbers of the selected classes in the data set; output k of a network is `classes[k]`.
         class_names: Their names.
+        all_class_names: Of all classes of the data set.
+        geometry: Size, channels and resizing of the images.
         train: Training images.
         validation: Images that select the epoch.
         test: Images for the final evaluation only.
+        excluded: Number of test images that were left out because the base had been trained on them.
     """
 
     dataset: str
@@ -99,14 +110,17 @@ class Split:
     note: str
     classes: tuple[int, ...]
     class_names: tuple[str, ...]
+    all_class_names: tuple[str, ...]
+    geometry: Geometry
     train: Examples
     validation: Examples
     test: Examples
+    excluded: int = 0
 
     @property
     def classes_text(self) -> str:
-        """The selected classes, such as `0-4`."""
-        return format_classes(self.classes)
+        """The selected classes as a class list, such as `0-4` or `ants,bees`."""
+        return format_class_names(self.class_names, self.classes)
 
     @property
     def digest(self) -> str:
@@ -120,97 +134,198 @@ class Split:
         return self.train.image_shape
 
 
+@dataclass(frozen=True)
+class LabelSample:
+    """How many labels a target stage uses.
+
+    Attributes:
+        per_class: Training images per class; `all` uses all but the validation images.
+        val_per_class: Validation images per class; `auto` is 30, or a quarter of the smallest class if that is less,
+            or `val_fraction` of the images with all labels.
+        val_fraction: See `val_per_class`.
+        seed: Of the sample.
+        clip: Whether `per_class` is a default, and so is lowered to what there is.
+    """
+
+    per_class: int | Literal["all"]
+    val_per_class: int | Literal["auto"]
+    val_fraction: float
+    seed: int
+    clip: bool = False
+
+
 def split_for_base(dataset: Dataset, classes: tuple[int, ...], *, val_fraction: float, seed: int) -> Split:
-    """Return all images of some classes, with a stratified share of the training split for validation.
+    """Return all images of some classes; without an official validation split, a stratified share is cut off.
 
     Raises:
-        UserInputError: A class does not exist, or is too small for the share.
+        UserInputError: A class is too small for the share.
     """
-    examples = choose_classes(dataset.train, classes, dataset)
-    train, validation = stratified_cut(examples.labels, val_fraction, seed=seed, purpose="validation")
-    return _split(dataset, classes, train=examples.take(train), validation=examples.take(validation))
+    train = training_examples(dataset, classes)
+    if dataset.validation is not None:
+        validation = _validation_examples(dataset, dataset.validation, classes)
+        return _split(dataset, classes, train=train.without(validation.ids), validation=validation)
+    rows = stratified_cut(train.labels, train.ids, val_fraction, seed=seed)
+    return _split(dataset, classes, train=train.take(rows[0]), validation=train.take(rows[1]))
 
 
 def split_for_target(
-    dataset: Dataset,
-    classes: tuple[int, ...],
-    *,
-    per_class: int | Literal["all"],
-    val_per_class: int | Literal["auto"],
-    val_fraction: float,
-    seed: int,
+    dataset: Dataset, classes: tuple[int, ...], sample: LabelSample, *, seen: Tensor | None = None
 ) -> Split:
     """Sample training and validation images, a number per class.
 
-    Validation is sampled first. With one seed, a larger training sample contains a smaller one; validation is the same.
+    Validation is sampled first, from the official validation split if there is one. With one seed, a larger training
+    sample contains a smaller one; validation is the same.
 
     Args:
         dataset: To sample from.
         classes: The target classes.
-        per_class: Training images per class; `all` uses all but the validation images.
-        val_per_class: Validation images per class; `auto` is 30, or `val_fraction` of them with all labels.
-        val_fraction: See `val_per_class`.
-        seed: Of the sample.
+        sample: How many images of each.
+        seen: Identities int64 (M,) of images that the base was trained on: left out of validation and test.
 
     Raises:
-        UserInputError: A class does not exist or has too few images; says how many there are.
+        UserInputError: A class has too few images; says how many there are.
     """
-    examples = choose_classes(dataset.train, classes, dataset)
-    train, validation = [], []
-    for label, indices in shuffled_indices(examples.labels, seed, "validation"):
-        val_count = VAL_PER_CLASS if per_class != "all" else max(1, round(val_fraction * len(indices)))
-        val_count = val_count if val_per_class == "auto" else val_per_class
-        count = len(indices) - val_count if per_class == "all" else per_class
-        if count < 1 or val_count + count > len(indices):
+    pool = training_examples(dataset, classes)
+    official = dataset.validation is not None
+    candidates = _validation_examples(dataset, dataset.validation, classes) if dataset.validation is not None else pool
+    wanted = validation_counts(candidates.counts(len(classes)), sample, official=official)
+    if seen is not None:
+        candidates = candidates.without(seen)
+    counts = map(min, wanted, candidates.counts(len(classes)))
+    ranked = dict(ranked_rows(candidates.labels, candidates.ids, sample.seed, "validation"))
+    empty = torch.zeros(0, dtype=torch.int64)
+    chosen = [ranked.get(label, empty)[:count] for label, count in enumerate(counts)]
+    validation = candidates.take(torch.cat(chosen).sort().values)
+    train = _sample_training(pool.without(validation.ids), validation, sample, dataset=dataset, classes=classes)
+    return _split(dataset, classes, train=train, validation=validation, seen=seen)
+
+
+def validation_counts(available: list[int], sample: LabelSample, *, official: bool) -> list[int]:
+    """Return the desired number of validation images of each class, given the number of images."""
+    if sample.val_per_class != "auto":
+        return [sample.val_per_class] * len(available)
+    if sample.per_class == "all":
+        return available if official else [max(1, round(sample.val_fraction * count)) for count in available]
+    share = min(available) if official else min(available) // 4
+    return [min(VAL_PER_CLASS, max(1, share))] * len(available)
+
+
+def _sample_training(
+    pool: Examples, validation: Examples, sample: LabelSample, *, dataset: Dataset, classes: tuple[int, ...]
+) -> Examples:
+    """Return `per_class` examples of each class; raise UserInputError if there are too few."""
+    left, held = pool.counts(len(classes)), validation.counts(len(classes))
+    per_class = sample.per_class
+    if per_class != "all" and sample.clip and 1 <= min(left) < per_class:
+        logger.info(f"per_class: {min(left)} instead of {per_class}, all that the smallest class has")
+        per_class = min(left)
+    for label, count in enumerate(left):
+        class_name = f"class {dataset.class_names[classes[label]]} of {dataset.name}"
+        if held[label] < (sample.val_per_class if sample.val_per_class != "auto" else 1):
+            what = f"{class_name} has {held[label]} images for validation, without those that the base was trained on."
+            raise UserInputError(Fault("val_per_class", sample.val_per_class, what, "Choose a smaller val_per_class."))
+        if count < (1 if per_class == "all" else per_class):
             what = (
-                f"class {classes[label]} of {dataset.name} has {len(indices)} training images, {val_count} of them for "
-                f"validation: at most {max(0, len(indices) - val_count)} are left."
+                f"{class_name} has {count + held[label]} training images, {held[label]} of them for validation: "
+                f"at most {count} are left."
             )
             raise UserInputError(Fault("per_class", per_class, what, "Choose a smaller per_class or val_per_class."))
-        validation.append(indices[:val_count])
-        train.append(indices[val_count : val_count + count])
-    first, second = (examples.take(torch.cat(part).sort().values) for part in (train, validation))
-    return _split(dataset, classes, train=first, validation=second)
+    if per_class == "all":
+        return pool
+    chosen = [rows[:per_class] for _, rows in ranked_rows(pool.labels, pool.ids, sample.seed, "labels")]
+    return pool.take(torch.cat(chosen).sort().values)
 
 
-def split_as_drawn(dataset: Dataset, classes: tuple[int, ...], *, train: Tensor, validation: Tensor) -> Split:
-    """Return the split of an earlier stage, by indices into the official training split.
+def split_as_drawn(
+    dataset: Dataset, classes: tuple[int, ...], *, train: Tensor, validation: Tensor, seen: Tensor
+) -> Split:
+    """Return the split of an earlier stage, by the identities of its images; images may have been added since.
 
     Raises:
-        UserInputError: The indices are not images of these classes in this data set.
+        UserInputError: Images are missing from these classes of the data set.
     """
-    examples = choose_classes(dataset.train, classes, dataset)
-    parts = []
-    for wanted in (train.long(), validation.long()):
-        indices = torch.searchsorted(examples.indices, wanted).clamp(max=len(examples) - 1)
-        if not torch.equal(examples.indices[indices], wanted):
-            what = f"its label sample does not match {dataset.name}."
-            raise UserInputError(Fault("base", None, what, "Give per_class to sample new labels."))
-        parts.append(examples.take(indices))
-    return _split(dataset, classes, train=parts[0], validation=parts[1])
+    pool = training_examples(dataset, classes)
+    candidates = _validation_examples(dataset, dataset.validation, classes) if dataset.validation is not None else pool
+    parts = [_with_ids(dataset, examples, ids) for examples, ids in ((pool, train), (candidates, validation))]
+    return _split(dataset, classes, train=parts[0], validation=parts[1], seen=seen)
 
 
-def _split(dataset: Dataset, classes: tuple[int, ...], *, train: Examples, validation: Examples) -> Split:
+def _with_ids(dataset: Dataset, examples: Examples, ids: Tensor) -> Examples:
+    """Return the examples with some identities, each as often as it occurs in `ids`; raise UserInputError if absent."""
+    ordered, order = examples.ids.sort(stable=True)
+    wanted = ids.sort().values
+    first = torch.searchsorted(wanted, wanted)
+    positions = torch.searchsorted(ordered, wanted) + torch.arange(len(wanted)) - first
+    found = positions < len(ordered)
+    found &= ordered[positions.clamp(max=len(ordered) - 1)] == wanted
+    if missing := int((~found).sum()):
+        what = f"its label sample does not match {dataset.name}: {missing} of {len(wanted)} images are missing."
+        raise UserInputError(Fault("base", None, what, "Give per_class to sample new labels."))
+    return examples.take(order[positions].sort().values)
+
+
+def training_examples(dataset: Dataset, classes: tuple[int, ...]) -> Examples:
+    """Return the training images of some classes, without images that are in the test split too."""
+    return choose_classes(dataset.train, classes, dataset).without(dataset.test.ids)
+
+
+def _validation_examples(dataset: Dataset, images: Images, classes: tuple[int, ...]) -> Examples:
+    return choose_classes(images, classes, dataset).without(dataset.test.ids)
+
+
+def _split(
+    dataset: Dataset, classes: tuple[int, ...], *, train: Examples, validation: Examples, seen: Tensor | None = None
+) -> Split:
     class_names = tuple(dataset.class_names[number] for number in classes)
-    test = choose_classes(dataset.test, classes, dataset)
-    return Split(dataset.name, dataset.source, dataset.note, classes, class_names, train, validation, test)
+    everything = choose_classes(dataset.test, classes, dataset)
+    test = everything if seen is None else everything.without(seen)
+    excluded = len(everything) - len(test)
+    if excluded:
+        _check_test(everything, test, class_names)
+        logger.warning(f"{excluded} of {len(everything)} test images excluded: the base was trained on them")
+    duplicates = int(torch.isin(choose_classes(dataset.train, classes, dataset).ids, dataset.test.ids).sum())
+    if duplicates:
+        logger.warning(f"{duplicates} training images of {dataset.name} left out: they are in its test split too")
+    return Split(
+        dataset=dataset.name,
+        source=dataset.source,
+        note=dataset.note,
+        classes=classes,
+        class_names=class_names,
+        all_class_names=dataset.class_names,
+        geometry=dataset.geometry,
+        train=train,
+        validation=validation,
+        test=test,
+        excluded=excluded,
+    )
+
+
+def _check_test(everything: Examples, test: Examples, class_names: tuple[str, ...]) -> None:
+    """Raise UserInputError if a class has lost all of its test images."""
+    before, after = everything.counts(len(class_names)), test.counts(len(class_names))
+    for class_name, count, left in zip(class_names, before, after, strict=True):
+        if count and not left:
+            what = f"it was trained on all {count} test images of class {class_name}."
+            raise UserInputError(Fault("base", None, what, "Choose another base, or other classes."))
 
 
 def choose_classes(images: Images, classes: tuple[int, ...], dataset: Dataset) -> Examples:
-    """Return the images of some classes, relabelled 0 to K-1 in the order of `classes`.
-
-    Raises:
-        UserInputError: The data set has no such class.
-    """
-    count = len(dataset.class_names)
-    if max(classes) >= count:
-        what = f"{dataset.name} has the classes 0-{count - 1}."
-        raise UserInputError(Fault("classes", format_classes(classes), what, "Choose some of these."))
-    new_label = torch.full((count,), -1)
+    """Return the images of some classes, by number, relabelled 0 to K-1 in the order of `classes`."""
+    new_label = torch.full((len(dataset.class_names),), -1)
     new_label[list(classes)] = torch.arange(len(classes))
     labels = new_label[images.labels]
-    indices = (labels >= 0).nonzero().flatten()
-    return Examples(images, indices, labels[indices])
+    rows = (labels >= 0).nonzero().flatten()
+    return Examples(images, rows, labels[rows])
+
+
+def fold_examples(split: Split) -> Examples:
+    """Return the images that cross-validation divides into folds: training and, if cut from it, validation images."""
+    train, validation = split.train, split.validation
+    if validation.images is not train.images:
+        return train
+    rows, order = torch.cat([train.rows, validation.rows]).sort()
+    return Examples(train.images, rows, torch.cat([train.labels, validation.labels])[order])
 
 
 def folds_digest(examples: Examples, folds: list[Tensor]) -> str:

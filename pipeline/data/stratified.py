@@ -1,73 +1,109 @@
-"""Seeded, stratified cuts of a set of labels."""
+"""Seeded, stratified cuts by identity: equal images stay together, and an added image moves few others."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from pipeline.data.identity import ranks
 from pipeline.data.records import Images
 from pipeline.errors import Fault, UserInputError
-from pipeline.runtime import generator
 
 TEST_FRACTION = 0.2  # for sources without an official test split
 TEST_SEED = 20_210_702  # fixed: such a test split never depends on a run's seed
+MAX_RANK = 2**63
+MIN_TRAINING_IMAGES = 2  # per class: one each for training and validation
 
 
-def shuffled_indices(labels: Tensor, seed: int, purpose: str) -> list[tuple[int, Tensor]]:
-    """Return for each label its indices, shuffled independently of the other labels."""
+def ranked_rows(labels: Tensor, ids: Tensor, seed: int, purpose: str) -> list[tuple[int, Tensor]]:
+    """Return for each label its rows, ordered by the pseudo-random rank of their identities."""
+    order = ranks(ids, seed, purpose)
     result = []
     for label in torch.unique(labels).tolist():
-        indices = (labels == label).nonzero().flatten()
-        result.append((label, indices[torch.randperm(len(indices), generator=generator(seed, purpose, label))]))
+        rows = (labels == label).nonzero().flatten()
+        result.append((label, rows[order[rows].argsort(stable=True)]))
     return result
 
 
-def stratified_cut(labels: Tensor, fraction: float, *, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Split indices in two, stratified by label.
+def stratified_cut(
+    labels: Tensor, ids: Tensor, fraction: float, *, seed: int, purpose: str = "validation"
+) -> tuple[Tensor, Tensor]:
+    """Split rows in two, stratified by label.
 
     Args:
         labels: int64 (N,).
+        ids: int64 (N,), identities of the images; equal ones get into the same part.
         fraction: Share of the second part, in (0, 1).
-        seed: Of the shuffle.
+        seed: Of the ranks.
         purpose: Keeps cuts for different purposes independent.
 
     Returns:
-        Sorted indices of both parts; every label is in both.
+        Ascending rows of both parts; every label is in both.
 
     Raises:
         UserInputError: A class is too small to be in both.
     """
-    first, second = [], []
-    for label, indices in shuffled_indices(labels, seed, purpose):
-        size = max(1, round(fraction * len(indices)))
-        if size >= len(indices):
-            what = f"leaves no training image of class {label}, which has {len(indices)} images."
+    chosen = [rows[: max(1, round(fraction * len(rows)))] for _, rows in ranked_rows(labels, ids, seed, purpose)]
+    in_second = torch.isin(ids, ids[torch.cat(chosen)])
+    for label in torch.unique(labels).tolist():
+        if bool(in_second[labels == label].all()):
+            count = int((labels == label).sum())
+            what = f"leaves no training image of class {label}, which has {count} images."
             raise UserInputError(Fault("val_fraction", fraction, what, "Choose a smaller value."))
-        second.append(indices[:size])
-        first.append(indices[size:])
-    return torch.cat(first).sort().values, torch.cat(second).sort().values
+    return (~in_second).nonzero().flatten(), in_second.nonzero().flatten()
 
 
 def cut_test(images: Images) -> tuple[Images, Images]:
     """Split the images of a source without an official test split, always in the same way."""
-    train, test = stratified_cut(images.labels, TEST_FRACTION, seed=TEST_SEED, purpose="test")
-    first, second = (Images(images.pixels[rows], images.labels[rows], images.ids[rows]) for rows in (train, test))
+    first, second = (
+        Images(images.pixels[rows], images.labels[rows], images.ids[rows])
+        for rows in test_rows(images.labels, images.ids)
+    )
     return first, second
 
 
-def cut_folds(labels: Tensor, folds: int, seed: int) -> list[Tensor]:
-    """Return sorted indices of `folds` stratified, disjoint folds that cover everything.
+def test_rows(labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ascending rows of the training and test images of a source without an official test split.
+
+    Each image's own rank decides, so that it stays in its split when images are added. A class without test images
+    gives the lowest-ranked one to the test split; one with fewer than two training images takes the highest-ranked
+    ones back.
+    """
+    order = ranks(ids, TEST_SEED, "test")
+    in_test = order < int(TEST_FRACTION * MAX_RANK)
+    for label in torch.unique(labels).tolist():
+        rows = (labels == label).nonzero().flatten()
+        rows = rows[order[rows].argsort(stable=True)]
+        if not bool(in_test[rows].any()):
+            in_test[ids == ids[rows[0]]] = True
+        tested = list(dict.fromkeys(ids[rows[in_test[rows]]].tolist()))
+        missing = MIN_TRAINING_IMAGES - len(torch.unique(ids[rows[~in_test[rows]]]))
+        for identity in tested[max(1, len(tested) - max(0, missing)) :]:
+            in_test[ids == identity] = False
+    return (~in_test).nonzero().flatten(), in_test.nonzero().flatten()
+
+
+def cut_folds(labels: Tensor, ids: Tensor, *, folds: int, seed: int) -> list[Tensor]:
+    """Return ascending rows of `folds` stratified, disjoint folds that cover everything; equal images share a fold.
 
     Raises:
         UserInputError: `folds` is below 2 or above the size of the smallest class.
     """
-    smallest = int(torch.bincount(labels).min())
-    if not 2 <= folds <= smallest:
-        raise UserInputError(Fault("folds", folds, f"must be in [2, {smallest}], the size of the smallest class."))
-    parts: list[list[Tensor]] = [[] for _ in range(folds)]
+    limit = max_folds(labels, ids)
+    if not 2 <= folds <= limit:
+        raise UserInputError(Fault("folds", folds, f"must be in [2, {limit}], the size of the smallest class."))
+    distinct, which = torch.unique(ids, return_inverse=True)
+    fold_of = torch.full((len(distinct),), -1)
     offset = 0
-    for _, indices in shuffled_indices(labels, seed, "folds"):
-        for number, piece in enumerate(indices.tensor_split(folds)):
-            parts[(number + offset) % folds].append(piece)
-        offset += len(indices) % folds  # the longer pieces go to other folds for the next class
-    return [torch.cat(part).sort().values for part in parts]
+    for _, rows in ranked_rows(labels, ids, seed, "folds"):
+        new = torch.tensor(list(dict.fromkeys(which[rows].tolist())))  # in the order of their ranks
+        new = new[fold_of[new] < 0]
+        for number, piece in enumerate(new.tensor_split(folds)):
+            fold_of[piece] = (number + offset) % folds
+        offset += len(new) % folds  # the longer pieces go to other folds for the next class
+    return [(fold_of[which] == number).nonzero().flatten() for number in range(folds)]
+
+
+def max_folds(labels: Tensor, ids: Tensor) -> int:
+    """Return the number of distinct images in the smallest class."""
+    return min(len(torch.unique(ids[labels == label])) for label in torch.unique(labels))

@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from pipeline.errors import EarlierReleaseError
 from pipeline.networks.layered import (
     AnyArchitecture,
     CNNArchitecture,
@@ -103,7 +104,9 @@ def xavier_linear(in_features: int, out_features: int, generator: torch.Generato
 
 def kaiming_convolution(in_channels: int, layer: ConvolutionLayer, generator: torch.Generator) -> nn.Conv2d:
     """Return a convolution in channels-last format with Kaiming-uniform weights and zero bias."""
-    convolution = nn.utils.skip_init(nn.Conv2d, in_channels, layer.channels, layer.kernel, stride=layer.stride)
+    convolution = nn.utils.skip_init(
+        nn.Conv2d, in_channels, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding
+    )
     assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
     nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu", generator=generator)
     nn.init.zeros_(convolution.bias)
@@ -114,6 +117,7 @@ def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture:
     """Parse and validate an architecture; `text` is untrusted.
 
     Raises:
+        EarlierReleaseError: It has the format of an earlier release.
         ValueError: Invalid JSON, a missing, unknown or duplicate key, a wrong type, or a size above the limits.
     """
     if len(text) > MAX_JSON_LENGTH:
@@ -121,16 +125,32 @@ def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture:
     try:
         architecture = _ADAPTER.validate_json(text, strict=True)
     except ValidationError as error:
+        if _is_version_1(text):
+            raise EarlierReleaseError("invalid architecture: written by an earlier release") from None
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "document"
         raise ValueError(f"invalid architecture: {key}: {first['msg']}") from None
-    json.loads(text, object_pairs_hook=_reject_duplicate_keys)  # pydantic silently takes the last one
+    keys = json.loads(text, object_pairs_hook=_unique_keys)  # pydantic silently takes the last of duplicates
+    if "version" not in keys:
+        raise ValueError("invalid architecture: version: Field required")
     return architecture
 
 
-def _reject_duplicate_keys(pairs: list[tuple[str, object]]) -> None:
+def _is_version_1(text: str) -> bool:
+    """Return whether a text is an architecture as written before it had a version."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return (
+        isinstance(record, dict) and {"family", "image_shape", "classes"} <= record.keys() and "version" not in record
+    )
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len({key for key, _ in pairs}) < len(pairs):
         raise ValueError("invalid architecture: duplicate key")
+    return dict(pairs)
 
 
 def architecture_digest(architecture: MLPArchitecture | CNNArchitecture) -> str:

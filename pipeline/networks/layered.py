@@ -16,33 +16,47 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from pipeline.data.preprocessing import Preprocessing
+
 PIXEL_MAXIMUM = 255.0
 
 # The architecture in a model's files is untrusted: these limits are checked before anything is allocated.
 MAX_PARAMETERS = 50_000_000
 Size = Annotated[int, Field(ge=1, le=16_384)]
 DropoutProbability = Annotated[float, Field(ge=0, lt=1)]
+ClassName = Annotated[str, Field(min_length=1, max_length=255)]
+
+VERSION: Literal[2] = 2  # of architecture files; 1 had an image shape and class numbers
 
 
 class Architecture(BaseModel):
     """Fields of both families; round-trips through JSON.
 
     Attributes:
-        image_shape: (C, H, W).
-        classes: The data set's class label for each output, in order.
+        version: Of the file's format.
+        preprocessing: How an image becomes the input.
+        classes: The name of the class of each output, in order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    image_shape: tuple[Size, Size, Size]
-    classes: Annotated[tuple[Annotated[int, Field(ge=0, le=999_999)], ...], Field(min_length=2, max_length=10_000)]
+    version: Literal[2] = VERSION
+    preprocessing: Preprocessing
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=10_000)]
 
     @field_validator("classes")
     @classmethod
-    def _unique(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _unique(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) < len(value):
             raise ValueError("duplicate class")
+        if not all(name.isprintable() for name in value):
+            raise ValueError("unprintable class name")
         return value
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the input."""
+        return self.preprocessing.image_shape
 
 
 class MLPArchitecture(Architecture):
@@ -76,6 +90,7 @@ class ConvolutionLayer(BaseModel):
     kernel: Annotated[int, Field(ge=1, le=15)]
     stride: Annotated[int, Field(ge=1, le=8)] = 1
     pool: bool = False
+    padding: Annotated[int, Field(ge=0, le=7)] = 0
 
 
 class CNNArchitecture(Architecture):
@@ -103,7 +118,7 @@ class CNNArchitecture(Architecture):
         channels, height, width = self.image_shape
         for number, layer in enumerate(self.convolutions, 1):
             channels = layer.channels
-            height, width = ((side - layer.kernel) // layer.stride + 1 for side in (height, width))
+            height, width = ((side + 2 * layer.padding - layer.kernel) // layer.stride + 1 for side in (height, width))
             if layer.pool:
                 height, width = height // 2, width // 2
             if min(height, width) < 1:
@@ -131,8 +146,27 @@ def check_parameter_count(parameters: int) -> None:
         raise ValueError(f"{parameters} parameters exceed the limit of {MAX_PARAMETERS}")
 
 
+def normalization(preprocessing: Preprocessing) -> tuple[Tensor | None, Tensor | None]:
+    """Return factor and offset, float32 (C, 1, 1), such that pixels * factor + offset is (pixels / 255 - mean) / std.
+
+    Both are None without mean and standard deviation.
+    """
+    if preprocessing.mean is None and preprocessing.std is None:
+        return None, None
+    mean, std = (
+        preprocessing.mean or (0.0,) * preprocessing.channels,
+        preprocessing.std or (1.0,) * preprocessing.channels,
+    )
+    factors = [1 / (PIXEL_MAXIMUM * deviation) for deviation in std]
+    offsets = [-average / deviation for average, deviation in zip(mean, std, strict=True)]
+    return torch.tensor(factors).view(-1, 1, 1), torch.tensor(offsets).view(-1, 1, 1)
+
+
 class LayeredNetwork(nn.Module):
     """Blocks and a head; maps pixels in [0, 255] to logits."""
+
+    factor: Tensor | None
+    offset: Tensor | None
 
     def __init__(self, architecture: MLPArchitecture | CNNArchitecture, blocks: Iterable[nn.Module], head: nn.Linear):
         super().__init__()
@@ -140,12 +174,18 @@ class LayeredNetwork(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.head = head
         self.frozen = 0
+        factor, offset = normalization(architecture.preprocessing)
+        self.register_buffer("factor", factor, persistent=False)  # in the architecture, not among the weights
+        self.register_buffer("offset", offset, persistent=False)
 
     def scale(self, pixels: Tensor) -> Tensor:
-        """Normalize pixels (B, C, H, W) of any dtype from [0, 255] to float32 in [0, 1]."""
-        if pixels.is_floating_point():
-            return pixels.float() / PIXEL_MAXIMUM
-        return pixels.float().div_(PIXEL_MAXIMUM)  # in place: .float() made a copy already
+        """Normalize pixels (B, C, H, W) of any dtype from [0, 255] to float32 (pixels / 255 - mean) / std."""
+        values = pixels.float()
+        if self.factor is None or self.offset is None:
+            return values / PIXEL_MAXIMUM if values is pixels else values.div_(PIXEL_MAXIMUM)
+        if values is pixels:
+            return values * self.factor + self.offset
+        return values.mul_(self.factor).add_(self.offset)  # in place: .float() made a copy already
 
     def run_blocks(self, values: Tensor, start: int, stop: int) -> Tensor:
         """Map activations at depth `start` to depth `stop`."""

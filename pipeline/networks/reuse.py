@@ -64,7 +64,7 @@ class LoadReport:
 
 
 def target_architecture(
-    base: MLPArchitecture | CNNArchitecture, classes: tuple[int, ...], depth: int
+    base: MLPArchitecture | CNNArchitecture, classes: tuple[str, ...], depth: int
 ) -> MLPArchitecture | CNNArchitecture:
     """Return the base's architecture with other classes and, for an MLP, another depth."""
     if isinstance(base, MLPArchitecture):

@@ -1,10 +1,12 @@
-"""Data parameters: known datasets, and class lists such as `0-4` or `5,7,9`."""
+"""Data parameters: datasets, preprocessing, and class lists such as `0-4`, `5,7,9` or `ants,bees`."""
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import Counter
+from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator
 
@@ -16,10 +18,15 @@ DATASET_CLASS_COUNTS = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "qmnist"
 DATASETS = ("auto", *DATASET_CLASS_COUNTS)
 FOLDER_PREFIX = "folder:"
 MAX_CLASSES = 10_000
+MAX_TEXT = 100_000  # characters of a class list, below the limit of the csv module
+MAX_CLASS_NAME = 255  # characters; the longest name of a folder
+MAX_CLASSES_TEXT = 1_000  # characters of class names in a parameter; longer lists are spelled as numbers
+_QUOTE = '"'
+PREPROCESSING_FIELDS = ("image_size", "channels", "resize", "mean", "std")
 
 
 class DataParams(StageParams):
-    """Which images to use, and where they are stored."""
+    """Which images to use, where they are stored, and how they become inputs of a network."""
 
     dataset: str = setting(
         "auto",
@@ -31,6 +38,34 @@ class DataParams(StageParams):
         "Where datasets are stored or downloaded to (default: $PIPELINE_DATA_DIR if set, otherwise data).",
         allowed="a folder",
         changes_result=False,
+    )
+    image_size: str = setting(
+        "auto",
+        "Size of the network's input. auto: the base's, else that of the images if they all agree, else 64.",
+        allowed="auto, an integer in [8, 1024], or HEIGHTxWIDTH",
+        unit="pixels",
+    )
+    channels: Literal["auto", "1", "3"] = setting(
+        "auto",
+        "Image channels: 1 (grey) or 3 (RGB). auto: the base's, else 1 if all images are grey, else 3.",
+        allowed="auto, 1 or 3",
+    )
+    resize: Literal["auto", "fit", "stretch", "pad"] = setting(
+        "auto", "How images become square: fit crops the center, stretch distorts, pad adds black. auto: the base's."
+    )
+    mean: str = setting(
+        "auto",
+        "Subtracted from pixels / 255. auto: none for grey images under 40 pixels, else measured on training images.",
+        allowed="none, measured, or one number in [0, 1] per channel, such as 0.49,0.48,0.45",
+    )
+    std: str = setting(
+        "auto",
+        "Divides pixels / 255 - mean. auto: like mean.",
+        allowed="none, measured, or one positive number per channel, such as 0.25,0.24,0.26",
+    )
+    skip_unreadable: bool = setting(False, "Leave out images that cannot be read, with a warning.")
+    verify: bool = setting(
+        False, "Check the content of all image files again, not only size and time.", changes_result=False
     )
 
     @field_validator("dataset")
@@ -45,6 +80,30 @@ class DataParams(StageParams):
     def _default_folder(cls, value: str) -> str:
         return value or os.environ.get("PIPELINE_DATA_DIR", "") or "data"
 
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _valid_size(cls, value: Any) -> str:
+        text = str(value)
+        sides = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+        if text != "auto" and (sides is None or not all(8 <= int(side) <= 1024 for side in sides.groups() if side)):
+            raise ValueError
+        return text
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _renamed(cls, value: Any) -> Any:
+        text = str(value).replace(" ", "")
+        if re.fullmatch(r"\d{1,6}(,\d{1,6})*", text) and text not in ("1", "3"):
+            raise ValueError(f"for the output channels of convolutions, write conv_channels={text}")
+        return text
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _valid_statistic(cls, value: str, info: ValidationInfo) -> str:
+        if value not in ("auto", "none", "measured"):
+            parse_statistic(value, positive=info.field_name == "std")
+        return value.replace(" ", "")
+
     @property
     def data_dir_is_chosen(self) -> bool:
         """Whether the user set the folder, by parameter or environment variable."""
@@ -55,6 +114,57 @@ def is_dataset(name: str) -> bool:
     """Whether `name` is a known dataset, or `folder:` followed by a plausible path."""
     path = name.removeprefix(FOLDER_PREFIX)
     return name in DATASET_CLASS_COUNTS or (path != name and path != "" and path.isprintable() and len(path) < 4096)
+
+
+def parse_statistic(text: str, *, positive: bool) -> tuple[float, ...]:
+    """Return the one or three numbers of `mean` or (with `positive`) `std`.
+
+    Raises:
+        ValueError: Bad syntax, another count, or a number out of range.
+    """
+    words = text.replace(" ", "").split(",")
+    if len(words) not in (1, 3) or not all(re.fullmatch(r"\d*\.?\d+(e-?\d{1,2})?", word) for word in words):
+        raise ValueError("give one number, or three separated by commas")
+    numbers = tuple(map(float, words))
+    if positive and not all(1e-6 <= number <= 1e6 for number in numbers):
+        raise ValueError("a standard deviation must be in [1e-6, 1e6]")
+    if not positive and not all(0 <= number <= 1 for number in numbers):
+        raise ValueError("a mean must be in [0, 1]")
+    return numbers
+
+
+def parse_class_list(text: str) -> tuple[str, ...]:
+    """Return the items of a class list: names, numbers and ranges; an item with a comma is in double quotes.
+
+    Raises:
+        ValueError: Bad syntax, a duplicate, or (unless there is a range) fewer than two items.
+    """
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"the list has {len(text)} characters; the limit is {MAX_TEXT}")
+    rows = list(csv.reader([text], skipinitialspace=True)) if text.isprintable() else []
+    items = [item.strip() for item in rows[0]] if rows else []
+    if not items or not all(items):
+        raise ValueError("separate class names or numbers by commas")
+    if long := [item for item in items if len(item) > MAX_CLASS_NAME]:
+        raise ValueError(f"a class name has {len(long[0])} characters; the limit is {MAX_CLASS_NAME}")
+    if len(items) > MAX_CLASSES:
+        raise ValueError(f"the limit is {MAX_CLASSES} classes")
+    duplicates = [item for item, count in Counter(items).items() if count > 1]
+    if duplicates:
+        raise ValueError(f"duplicate class {duplicates[0]}")
+    if len(items) < 2 and not re.fullmatch(r"\d{1,6}-\d{1,6}", items[0]):
+        raise ValueError("a classifier needs at least two classes, such as 0-4")
+    return tuple(items)
+
+
+def join_class_list(items: tuple[str, ...]) -> str:
+    """Return the inverse of `parse_class_list`."""
+    return ",".join(f'"{item.replace(_QUOTE, 2 * _QUOTE)}"' if re.search('[,"]', item) else item for item in items)
+
+
+def is_numeric(items: tuple[str, ...]) -> bool:
+    """Whether all items of a class list are numbers or ranges."""
+    return all(re.fullmatch(r"\d{1,6}(-\d{1,6})?", item) for item in items)
 
 
 def parse_classes(text: str) -> tuple[int, ...]:
@@ -88,24 +198,53 @@ def format_classes(classes: tuple[int, ...]) -> str:
     >>> format_classes((0, 1, 2, 3, 4)), format_classes((5, 7, 9)), format_classes((0, 1))
     ('0-4', '5,7,9', '0,1')
     """
+    parts = []
+    for first, last in _runs(classes):
+        parts.append(f"{first}-{last}" if last - first > 1 else ",".join(map(str, range(first, last + 1))))
+    return ",".join(parts)
+
+
+def format_class_names(class_names: tuple[str, ...], positions: tuple[int, ...] = ()) -> str:
+    """Return a class list that names these classes, as short as `0-4` for digits.
+
+    With positions, lists longer than `MAX_CLASSES_TEXT` are spelled by position, as ranges.
+
+    Args:
+        class_names: Of the selected classes.
+        positions: Their positions among all classes of the data set.
+
+    >>> format_class_names(("5", "6", "7"), (5, 6, 7)), format_class_names(("ants", "big bees"), (0, 3))
+    ('5-7', 'ants,big bees')
+    """
+    if all(re.fullmatch(r"0|[1-9]\d{0,5}", name) for name in class_names):
+        return format_classes(tuple(map(int, class_names)))
+    text = join_class_list(class_names)
+    return text if len(text) <= MAX_CLASSES_TEXT or not positions else ",".join(f"{a}-{b}" for a, b in _runs(positions))
+
+
+def _runs(numbers: tuple[int, ...]) -> list[list[int]]:
+    """Return the runs of successive numbers as [first, last]."""
     runs: list[list[int]] = []
-    for number in sorted(classes):
+    for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
+            runs[-1][-1] = number
         else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+            runs.append([number, number])
+    return runs
 
 
 def check_classes(text: str, info: ValidationInfo) -> str:
-    """Return the canonical spelling of classes that exist in the record's dataset.
+    """Return a class list in canonical spelling; names are compared with the data set when it is loaded.
 
     Raises:
-        ValueError: The text is not a class list, or the dataset lacks one of the classes.
+        ValueError: The text is not a class list, or the dataset lacks one of the numbers.
     """
+    items = parse_class_list(text)
+    if not is_numeric(items):
+        return join_class_list(items)
     classes = parse_classes(text)
     dataset = str(info.data.get("dataset", "auto"))
-    count = DATASET_CLASS_COUNTS.get(dataset, 10)
-    if not dataset.startswith(FOLDER_PREFIX) and classes[-1] >= count:
+    count = DATASET_CLASS_COUNTS.get(dataset, 10 if dataset == "auto" else None)
+    if count is not None and classes[-1] >= count:
         raise ValueError(f"the dataset has classes 0-{count - 1}")
     return format_classes(classes)

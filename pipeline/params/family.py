@@ -15,7 +15,6 @@ Width = Annotated[int, Field(ge=1, le=16_384)]
 # Defaults that depend on the family. The family does not have the parameters that its entry lacks.
 FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
     "mlp": {
-        "classes": "0-4",
         "epochs": 100,
         "patience": 20,
         "learning_rate": 0.001,
@@ -25,22 +24,22 @@ FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
         "dropout": 0.0,
     },
     "cnn": {
-        "classes": "0-6",
         "epochs": 30,
         "patience": 6,
         "learning_rate": 0.002,
         "batch_norm": True,
         "dropout": 0.1,
-        "channels": "16,32",
-        "kernels": "5,3",
-        "strides": "2,1",
-        "pool": "last",
+        "conv_channels": "auto",  # these five depend on the images: see networks.from_params
+        "kernels": "auto",
+        "strides": "auto",
+        "padding": "auto",
+        "pool": "auto",
         "dense_width": 128,
         "dense_dropout": 0.25,
     },
 }
 FAMILY_FIELDS = tuple(dict.fromkeys(name for defaults in FAMILY_DEFAULTS.values() for name in defaults))
-MAX_SIZES = {"channels": 1024, "kernels": 15, "strides": 8}
+MAX_SIZES = {"conv_channels": 1024, "kernels": 15, "strides": 8}
 
 
 class FamilyParams(StageParams):
@@ -53,40 +52,43 @@ class FamilyParams(StageParams):
     dropout: Probability = setting(
         "auto", "Dropout probability (default: 0 for an MLP, 0.1 per channel for a CNN).", unit="fraction"
     )
-    channels: str | None = setting(
+    conv_channels: str | None = setting(
         "auto",
-        "Output channels of each convolution (CNN only; default: 16,32).",
+        "Output channels of each convolution (CNN only; default: 16,32 for 28x28 grey; docs/defaults.md).",
         allowed="integers in [1, 1024], such as 16,32",
     )
     kernels: str | None = setting(
         "auto",
-        "Kernel size of each convolution, or one size for all (CNN only; default: 5,3).",
-        allowed="integers in [1, 15], one or as many as channels has",
+        "Kernel size of each convolution, or one size for all (CNN only; default: 5,3 for 28x28 grey, else 3).",
+        allowed="integers in [1, 15], one or as many as conv_channels has",
         unit="pixels",
     )
     strides: str | None = setting(
         "auto",
-        "Stride of each convolution, or one stride for all (CNN only; default: 2,1).",
-        allowed="integers in [1, 8], one or as many as channels has",
+        "Stride of each convolution, or one stride for all (CNN only; default: 2,1 for 28x28 grey).",
+        allowed="integers in [1, 8], one or as many as conv_channels has",
         unit="pixels",
     )
-    pool: Literal["last", "each", "none"] | None = setting(
-        "auto", "Convolutions followed by 2x2 max pooling (CNN only; default: last)."
+    padding: Literal["auto", "valid", "same"] | None = setting(
+        "auto", "Zeros around the images: none, or as many as keep the size (CNN only; default: valid for 28x28 grey)."
+    )
+    pool: Literal["auto", "last", "each", "none"] | None = setting(
+        "auto", "Convolutions followed by 2x2 max pooling (CNN only; default: last for 28x28 grey, else each)."
     )
     dense_width: Width | None = setting("auto", "Neurons of the dense block (CNN only; default: 128).", unit="neurons")
     dense_dropout: Probability | None = setting(
         "auto", "Dropout probability after the dense block (CNN only; default: 0.25).", unit="fraction"
     )
 
-    @field_validator("channels", "kernels", "strides")
+    @field_validator("conv_channels", "kernels", "strides")
     @classmethod
     def _valid_sizes(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
+        if value is None or value == "auto":
+            return value
         sizes = parse_sizes(value, MAX_SIZES[str(info.field_name)])
-        channels = info.data.get("channels")
-        if channels and len(sizes) not in (1, count := len(channels.split(","))):
-            raise ValueError(f"there are {count} convolutions (channels={channels})")
+        channels = info.data.get("conv_channels")
+        if channels and channels != "auto" and len(sizes) not in (1, count := len(channels.split(","))):
+            raise ValueError(f"there are {count} convolutions (conv_channels={channels})")
         return ",".join(map(str, sizes))
 
 

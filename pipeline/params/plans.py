@@ -26,10 +26,12 @@ class MainParams(MachineParams, DataParams):
         "auto", "Number of seeds per arm (default: set by the profile).", unit="seeds"
     )
     base_classes: str = setting(
-        "auto", "Classes of every base (default: set by the plan).", allowed="auto, or class numbers such as 0-4"
+        "auto", "Classes of every base (default: set by the plan).", allowed="auto, or classes such as 0-4 or ants,bees"
     )
     target_classes: str = setting(
-        "auto", "Classes of every target (default: set by the plan).", allowed="auto, or class numbers such as 5-9"
+        "auto",
+        "Classes of every target (default: set by the plan).",
+        allowed="auto, or classes such as 5-9 or ants,bees",
     )
     rerun: bool = setting(False, "Ignore cached results and run every step.", changes_result=False)
     explain: bool = setting(False, "Show for each step why it was or was not cached.", changes_result=False)

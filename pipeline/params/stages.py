@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.params.base import RUN_ID, Auto, Count, Decay, Rate, StageParams, setting
-from pipeline.params.data import DataParams, check_classes, parse_classes
+from pipeline.params.data import DataParams, check_classes
 from pipeline.params.family import FAMILY_FIELDS, Family, FamilyParams, family_default
 from pipeline.params.plans import MainParams, ReportParams, ResumeParams
 from pipeline.params.target import LabelParams, ReuseParams, TargetBudgetParams, TargetParams
@@ -23,7 +23,9 @@ class BaseBudgetParams(StageParams):
 
     epochs: Count = setting("auto", "Max. epochs (default: 100 for an MLP, 30 for a CNN).", unit="epochs")
     patience: Count = setting("auto", "Early-stopping patience (default: 20 for an MLP, 6 for a CNN).", unit="epochs")
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = setting(128, "Batch size.", unit="examples")
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = setting(
+        128, "Batch size; the default is lowered to the number of training images.", unit="examples"
+    )
     learning_rate: Rate = setting("auto", "Adam's learning rate (default: 0.001 for an MLP, 0.002 for a CNN).")
     weight_decay: Decay = setting(1e-4, "Adam's L2 penalty.")
 
@@ -35,8 +37,8 @@ class TrainBaseParams(TrainingParams, BaseBudgetParams, FamilyParams, SeedParams
 
     classes: str = setting(
         "auto",
-        "Classes to train on (default: 0-4 for an MLP, 0-6 for a CNN).",
-        allowed="at least two classes of the dataset, such as 0-4 or 5,7,9",
+        "Classes to train on (default: digits 0-4 for an MLP, 0-6 for a CNN; all classes of other data).",
+        allowed="at least two classes of the dataset, by name or number, such as 0-4 or ants,bees",
     )
     params_from: Annotated[str, Field(pattern=rf"^({RUN_ID})?$")] = setting(
         "",
@@ -56,12 +58,7 @@ class TrainBaseParams(TrainingParams, BaseBudgetParams, FamilyParams, SeedParams
     @field_validator("classes")
     @classmethod
     def _valid_classes(cls, value: str, info: ValidationInfo) -> str:
-        return check_classes(value, info)
-
-    @property
-    def class_numbers(self) -> tuple[int, ...]:
-        """The classes, sorted; output k of the network is the k-th of them."""
-        return parse_classes(self.classes)
+        return value if value == "auto" else check_classes(value, info)
 
 
 class TuneParams(TrainBaseParams):
@@ -75,7 +72,9 @@ class TuneParams(TrainBaseParams):
         allowed="auto, or up to 100 letters, digits, spaces, dots and hyphens",
     )
     trials: Count = setting(20, "Number of finished trials (complete or pruned) in the study.", unit="trials")
-    folds: Annotated[int, Field(ge=2, le=100)] = setting(5, "Cross-validation folds per trial.", unit="folds")
+    folds: Annotated[int, Field(ge=2, le=100)] = setting(
+        5, "Cross-validation folds per trial; the default is lowered to the size of the smallest class.", unit="folds"
+    )
     fold_epochs: Count = setting(20, "Max. epochs per fold.", unit="epochs")
     fold_patience: Count = setting(5, "Early-stopping patience per fold.", unit="epochs")
     sampler: Literal["tpe", "random", "gp"] = setting("tpe", "Optuna sampler.")
@@ -95,8 +94,10 @@ class TuneParams(TrainBaseParams):
         """Return the study's name; the digest covers everything that a trial's value depends on."""
         if self.study != "auto":
             return self.study
-        dataset = re.sub(r"[^\w.-]+", "-", dataset)
-        return f"{self.model} {dataset} {self.classes.replace(',', '.')} {self.folds} folds seed {self.seed} {digest}"
+        dataset, classes = (
+            re.sub(r"[^\w.-]+", mark, text)[:200] for text, mark in ((dataset, "-"), (self.classes, "."))
+        )
+        return f"{self.model} {dataset} {classes} {self.folds} folds seed {self.seed} {digest}"
 
     def worker_count(self) -> int:
         """Return the number of processes to start; `device` must be resolved."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.params.base import RUN_ID, Auto, Count, Decay, Rate, StageParams, setting
-from pipeline.params.data import check_classes, parse_classes
+from pipeline.params.data import check_classes
 from pipeline.params.family import Family
 
 # Budgets by number of labels: few labels need many small steps and strong regularization (docs/defaults.md).
@@ -15,7 +15,6 @@ TARGET_BUDGETS: dict[Literal["few", "all"], dict[str, Any]] = {
     "few": {"epochs": 400, "patience": 100, "batch_size": 20, "learning_rate": 0.001, "weight_decay": 0.005},
     "all": {"epochs": 30, "patience": 6, "batch_size": 128, "learning_rate": 0.002, "weight_decay": 1e-4},
 }
-DEFAULT_CLASSES: dict[Family, str] = {"mlp": "5-9", "cnn": "7-9"}
 DEFAULT_PER_CLASS: dict[Family, int | Literal["all"]] = {"mlp": 100, "cnn": "all"}
 
 BASE_PATTERN = rf"^(auto|{RUN_ID}|runs:/{RUN_ID}/\w+|models:/(m-{RUN_ID}|[^/:@]+@[\w.-]+|[^/:@]+/\d+))$"
@@ -36,19 +35,14 @@ class TargetParams(StageParams):
     )
     classes: str = setting(
         "auto",
-        "Target classes (default: 5-9 for an MLP, 7-9 for a CNN).",
-        allowed="at least two classes of the dataset, such as 5-9",
+        "Target classes (default: digits 5-9 for an MLP, 7-9 for a CNN; else those that the base has not seen).",
+        allowed="at least two classes of the dataset, by name or number, such as 5-9 or ants,bees",
     )
 
     @field_validator("classes")
     @classmethod
     def _target_classes(cls, value: str, info: ValidationInfo) -> str:
-        return check_classes(DEFAULT_CLASSES[cls.family] if value == "auto" else value, info)
-
-    @property
-    def class_numbers(self) -> tuple[int, ...]:
-        """The target classes, sorted."""
-        return parse_classes(self.classes)
+        return value if value == "auto" else check_classes(value, info)
 
 
 class LabelParams(StageParams):
@@ -56,11 +50,13 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Labels per class (default: 100 for an MLP, all for a CNN, or those of a continued base).",
+        "Labels per class (default: 100 or what a class has for an MLP, all for a CNN, or those of a continued base).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(
-        "auto", "Additional validation images per class (default: 30, or val_fraction for all labels).", unit="images"
+        "auto",
+        "Additional validation images per class (default: 30 or a quarter of them; val_fraction for all labels).",
+        unit="images",
     )
 
 

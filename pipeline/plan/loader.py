@@ -49,6 +49,11 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
     )
 
 
+def is_shipped(text: str) -> bool:
+    """Whether `text` names a plan that ships."""
+    return "/" not in text and (PLANS / f"{text}.yaml").is_file()
+
+
 def select_profile(root: LinedMapping, errors: PlanErrors, name: str) -> LinedMapping:
     """Return the profile with a name; empty if there is none (an error)."""
     profiles = errors.mapping(root, "profiles")

@@ -11,19 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pipeline.data.records import Dataset
-from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import Split, check_batch, split_as_drawn, split_for_target
+from pipeline.data.classes import Classes, default_target_classes, halve_classes, is_digits, select_classes
+from pipeline.data.normalization import conflicts
+from pipeline.data.records import Dataset, DatasetSummary
+from pipeline.data.splits import LabelSample, Split, check_batch, split_as_drawn, split_for_target
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.networks.reuse import Reuse, target_architecture
-from pipeline.params import TrainBaseParams, format_classes
+from pipeline.params import Family, TrainBaseParams
+from pipeline.params.data import PREPROCESSING_FIELDS, format_class_names
 from pipeline.params.stages import AnyTargetParams, TargetStageParams
 from pipeline.params.target import DEFAULT_PER_CLASS, TARGET_BUDGETS, ReuseParams
+from pipeline.stages.data_loading import describe_data, load_data
 from pipeline.stages.train_base import train_base
 from pipeline.stages.training_run import requested_architecture
 from pipeline.tracking import names
-from pipeline.tracking.base_model import Base, find_base, load_base
+from pipeline.tracking.base_model import Base, BaseQuery, find_base, load_base
 from pipeline.tracking.feature_artifacts import check_features_exist
 from pipeline.tracking.recovery.orphans import without_run_adoption
 from pipeline.tracking.store import Client
@@ -40,12 +43,32 @@ class ReuseRule:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a target stage trains on, and the base it builds on.
+
+    Attributes:
+        dataset: With the geometry of the base, if there is one.
+        classes: Numbers of the target classes.
+        base: None if one has to be trained first, or none is needed.
+    """
+
+    dataset: Dataset
+    classes: Classes
+    base: Base | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the target classes."""
+        return tuple(self.dataset.class_names[number] for number in self.classes)
+
+
+@dataclass(frozen=True)
 class TargetData:
     """The data of a target stage."""
 
     dataset: Dataset
     split: Split
-    per_class: int | Literal["all"]  # as requested
+    per_class: int | Literal["all"]  # number of labels that are used
     known_base: Base | None  # the base, if it was trained on these very classes; its label sample is then the default
     inherited: bool  # whether the label sample is that of `known_base`
     seconds: float  # wall-clock time of loading and splitting
@@ -59,10 +82,10 @@ class TargetSetup:
     base: Base | None  # training from scratch needs its architecture only, or none
     reuse: Reuse  # with `keeps_head`, the base's training continues
     architecture: MLPArchitecture | CNNArchitecture
-    overlap: tuple[int, ...]  # classes that the base was trained on and that the new head has to learn
+    overlap: tuple[str, ...]  # classes that the base was trained on and that the new head has to learn
 
     def budget(self) -> dict[str, Any]:
-        """Return the default budget for the requested number of labels, its batch no larger than the data."""
+        """Return the default budget for the number of labels, its batch no larger than the data."""
         budget = TARGET_BUDGETS["all" if self.data.per_class == "all" else "few"]
         return {**budget, "batch_size": min(budget["batch_size"], len(self.data.split.train))}
 
@@ -74,59 +97,95 @@ def prepare_target(params: TargetStageParams, client: Client, rule: ReuseRule) -
         UserInputError: Base, labels, reuse or batch size are invalid.
     """
     began = time.perf_counter()
-    dataset, base = choose_dataset(params, client)
-    data = load_target_data(params, dataset, base if rule.min_depth > 0 else None, began=began)
-    base = base or newest_base(params, client, dataset, depth=max(1, rule.min_depth))
-    setup = build_setup(params, data, base, rule=rule)
+    target = choose_target(params, client, depth=max(1, rule.min_depth), needs_base=rule.min_depth > 0)
+    setup = build_setup(params, target, rule, began=began)
     check_setup(params, setup, client)
-    if base is None and rule.min_depth > 0:
-        setup = build_setup(params, data, train_first(params, dataset, client), rule=rule)
+    if target.base is None and rule.min_depth > 0 and (base := train_first(params, target, client)) is not None:
+        geometry = base.network.architecture.preprocessing.geometry
+        dataset = load_data(params, dataset=target.dataset.name, geometry=geometry)
+        setup = build_setup(params, Target(dataset, target.classes, base), rule, began=began)
     return setup
 
 
-def choose_dataset(params: AnyTargetParams, client: Client) -> tuple[Dataset, Base | None]:
-    """Load the dataset, and the base if one is named; dataset=auto is then the base's.
+def choose_target(params: AnyTargetParams, client: Client, *, depth: int, needs_base: bool) -> Target:
+    """Resolve data set, classes and base; a base's preprocessing is applied to the data set.
+
+    Args:
+        params: With dataset=auto, the data set is that of a base that is named.
+        client: Of the tracking store.
+        depth: Smallest number of blocks of a base that is not named.
+        needs_base: Whether a base is trained if there is none.
 
     Raises:
-        UserInputError: The base belongs to the other family, or was trained on images of another shape.
+        UserInputError: The base belongs to the other family, parameters contradict its preprocessing, or the data set
+            lacks a class.
     """
-    base = load_base(client, params.base) if params.base != "auto" else None
-    name = base.dataset if base and params.dataset == "auto" else params.dataset
-    dataset = load_dataset(name, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
-    if base is not None:
-        architecture, shape = base.network.architecture, dataset.geometry.image_shape
-        problem = ""
-        if architecture.family != params.family and not params.any_family:
-            problem = f"its family is {architecture.family}, and {params.entry_point} needs {params.family}"
-        elif architecture.image_shape != shape:
-            problem = f"was trained on images of {architecture.image_shape}, {dataset.name} has {shape}"
-        if problem:
-            raise UserInputError(Fault("base", params.base, f"{problem}.", "Choose another one, or base=auto."))
-    return dataset, base
+    if params.base != "auto":
+        named = load_base(client, params.base)
+        check_base(params, named)
+        name = named.dataset if params.dataset == "auto" else params.dataset
+        dataset = load_data(params, dataset=name, geometry=named.network.architecture.preprocessing.geometry)
+        return Target(dataset, target_classes(params, dataset.class_names, dataset.name, named), named)
+    summary = describe_data(params)
+    base = newest_base(params, client, summary, depth=depth)
+    classes = target_classes(params, summary.class_names, summary.name, base)
+    if base is None and needs_base and params.classes == "auto" and len(classes) == len(summary.class_names):
+        classes = halve_classes(summary.class_names, summary.name)[1]
+    geometry = base.network.architecture.preprocessing.geometry if base else None
+    return Target(load_data(params, dataset=summary.name, geometry=geometry), classes, base)
 
 
-def load_target_data(params: TargetStageParams, dataset: Dataset, base: Base | None, *, began: float) -> TargetData:
+def check_base(params: AnyTargetParams, base: Base) -> None:
+    """Raise UserInputError for a base of the other family, or parameters that contradict its preprocessing."""
+    architecture = base.network.architecture
+    if architecture.family != params.family and not params.any_family:
+        problem = f"its family is {architecture.family}, and {params.entry_point} needs {params.family}."
+        raise UserInputError(Fault("base", params.base, problem, "Choose another one, or base=auto."))
+    if faults := conflicts(params, architecture.preprocessing):
+        raise UserInputError(*faults)
+
+
+def target_classes(params: AnyTargetParams, class_names: tuple[str, ...], dataset: str, base: Base | None) -> Classes:
+    """Return the numbers of the target classes: the parameter's, else the default for the base."""
+    if params.classes != "auto":
+        return select_classes(params.classes, class_names, dataset)
+    seen = base.classes if base is not None and base.dataset == dataset else ()
+    return default_target_classes(base_family(params, base), class_names, seen)
+
+
+def base_family(params: AnyTargetParams, base: Base | None) -> Family:
+    """Return the family of the base, or of the base that would be trained."""
+    return base.network.architecture.family if base is not None else params.family
+
+
+def load_target_data(params: TargetStageParams, target: Target, *, may_inherit: bool, began: float) -> TargetData:
     """Sample the labels; by default the sample of the base if it was trained on these classes.
 
+    Images that the base was trained on are in neither the validation nor the test split, whether or not its weights are
+    used: then all arms of a comparison have the same images.
+
     Raises:
-        UserInputError: A class has too few images, or the base was trained on images of the validation set.
+        UserInputError: A class has too few images.
     """
-    classes = params.class_numbers
-    known = base if base and base.dataset == dataset.name and base.classes == classes else None
-    per_class = requested_labels(params, known)
+    dataset, base = target.dataset, target.base
+    known = (
+        base if may_inherit and base and base.dataset == dataset.name and base.classes == target.class_names else None
+    )
     inherited = known is not None and params.per_class == "auto" and params.val_per_class == "auto"
     if known is not None and inherited:
-        split = split_as_drawn(dataset, classes, train=known.train_indices, validation=known.val_indices)
+        draw = {"train": known.train_ids, "validation": known.val_ids, "seen": known.seen_ids}
+        split = split_as_drawn(dataset, target.classes, **draw)
     else:
-        split = split_for_target(
-            dataset,
-            classes,
-            per_class=per_class,
+        sample = LabelSample(
+            per_class=requested_labels(params, known),
             val_per_class=params.val_per_class,
             val_fraction=params.val_fraction,
             seed=params.seed,
+            clip=params.per_class == "auto",
         )
-        check_unseen(params, split, known)
+        split = split_for_target(dataset, target.classes, sample, seen=base.seen_ids if base else None)
+    requested = requested_labels(params, known)
+    per_class = requested if requested == "all" else min(split.train.counts(len(split.classes)))
     return TargetData(dataset, split, per_class, known, inherited, time.perf_counter() - began)
 
 
@@ -140,30 +199,22 @@ def requested_labels(params: TargetStageParams, known_base: Base | None) -> int 
     return "all" if per_class == "all" else int(per_class)
 
 
-def check_unseen(params: TargetStageParams, split: Split, known_base: Base | None) -> None:
-    """Raise UserInputError if a base of the same classes, or one of its bases, was trained on validation images."""
-    seen = set(known_base.seen_indices.tolist()) if known_base else set()
-    if count := len(seen & set(split.validation.indices.tolist())):
-        allowed = (
-            f"with seed={params.seed}, {count} validation images were training images of {params.base} or its bases."
-        )
-        remedy = "Leave out per_class and val_per_class to use the base's label sample, or use its seed."
-        raise UserInputError(Fault("per_class", params.per_class, allowed, remedy))
-
-
-def build_setup(params: TargetStageParams, data: TargetData, base: Base | None, *, rule: ReuseRule) -> TargetSetup:
+def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, began: float) -> TargetSetup:
     """Return the setup for a base; without one, for the default base that would be trained."""
+    data = load_target_data(params, target, may_inherit=rule.min_depth > 0, began=began)
+    base, split = target.base, data.split
     if base is not None:
         base_architecture = base.network.architecture
     else:
-        base_architecture = requested_architecture(TrainBaseParams(model=params.family), data.split)
+        base_architecture = requested_architecture(TrainBaseParams(model=params.family, **given_data(params)), split)
     reuse = rule.for_depth(base_architecture.depth)
     continues = data.known_base is not None and reuse.copied == base_architecture.depth
-    overlap: set[int] = set()
+    overlap: set[str] = set()
     if base is not None and reuse.copied and not continues and base.dataset == data.dataset.name:
-        overlap = set(base.classes) & set(params.class_numbers)
-    architecture = target_architecture(base_architecture, data.split.classes, reuse.depth)
-    return TargetSetup(data, base, replace(reuse, keeps_head=continues), architecture, tuple(sorted(overlap)))
+        overlap = set(base.classes) & set(split.class_names)
+    architecture = target_architecture(base_architecture, split.class_names, reuse.depth)
+    in_order = tuple(class_name for class_name in split.class_names if class_name in overlap)
+    return TargetSetup(data, base, replace(reuse, keeps_head=continues), architecture, in_order)
 
 
 def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -> None:
@@ -173,7 +224,7 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
     if batch_size == 1 and setup.architecture.batch_norm and setup.reuse.frozen < setup.reuse.depth:
         raise UserInputError(Fault("batch_size", 1, "the base has batch norm.", "Use at least 2 images per batch."))
     if setup.overlap and params.family == "cnn":
-        allowed = f"the base was already trained on {', '.join(map(str, setup.overlap))}."
+        allowed = f"the base was already trained on {', '.join(setup.overlap)}."
         raise UserInputError(Fault("classes", params.classes, allowed, "Choose other classes, or another base."))
     features = params.features if isinstance(params, ReuseParams) else "none"
     if features != "none" and setup.reuse.frozen == 0:
@@ -191,40 +242,59 @@ def base_tags(base: Base) -> dict[str, object]:
     }
 
 
-def newest_base(params: AnyTargetParams, client: Client, dataset: Dataset, *, depth: int) -> Base | None:
-    """Return the newest compatible base with at least `depth` blocks, or None."""
-    return find_base(
-        client,
+def newest_base(params: AnyTargetParams, client: Client, dataset: DatasetSummary, *, depth: int) -> Base | None:
+    """Return the newest compatible base with at least `depth` blocks, or None.
+
+    It was trained on other classes of the data set than the target's; if these are not given, it leaves at least two.
+    """
+    class_names = dataset.class_names
+    fixed = params.classes != "auto" or is_digits(class_names)
+    wanted = {class_names[number] for number in target_classes(params, class_names, dataset.name, None)}
+
+    def accepts_classes(classes: tuple[str, ...]) -> bool:
+        return not wanted & set(classes) if fixed else len(wanted - set(classes)) >= 2
+
+    query = BaseQuery(
         family=params.family,
         dataset=dataset.name,
-        image_shape=dataset.geometry.image_shape,
-        classes=params.class_numbers,
+        class_names=class_names,
         depth=depth,
+        accepts_classes=accepts_classes,
+        accepts_preprocessing=lambda preprocessing: not conflicts(params, preprocessing),
     )
+    return find_base(client, query)
 
 
-def train_first(params: AnyTargetParams, dataset: Dataset, client: Client) -> Base | None:
+def given_data(params: AnyTargetParams) -> dict[str, Any]:
+    """Return the data parameters for a base that is trained first."""
+    return params.model_dump(include={*PREPROCESSING_FIELDS, "data_dir", "skip_unreadable"})
+
+
+def train_first(params: AnyTargetParams, target: Target, client: Client) -> Base | None:
     """Train a default base on the other classes in a separate run; in a dry run, only log that.
 
     Raises:
         UserInputError: There are fewer than two other classes.
     """
-    others = tuple(k for k in range(len(dataset.class_names)) if k not in params.class_numbers)
+    dataset, names = target.dataset, target.dataset.class_names
+    others = tuple(number for number in range(len(names)) if number not in target.classes)
+    classes = format_class_names(target.class_names, target.classes)
     if len(others) < 2:
         allowed = f"leaves {len(others)} classes of {dataset.name} for a base, which needs 2."
-        raise UserInputError(Fault("classes", params.classes, allowed, "Choose fewer classes."))
+        remedy = "Choose fewer classes, or name a base that was trained on other data."
+        raise UserInputError(Fault("classes", classes, allowed, remedy))
     base_params = TrainBaseParams(
         model=params.family,
-        classes=format_classes(others),
+        classes=format_class_names(tuple(names[number] for number in others), others),
         dataset=dataset.name,
-        data_dir=params.data_dir,
         seed=params.seed,
         device=params.device,
         threads=params.threads,
+        **given_data(params),
     )
     action = "would train" if params.dry_run else "training"
     logger.info(
-        f"no compatible {params.family} base on {dataset.name} without classes {params.classes}: "
+        f"no compatible {params.family} base on {dataset.name} without classes {classes}: "
         f"{action} one first, on classes {base_params.classes} (separate run)"
     )
     if params.dry_run:

@@ -11,12 +11,17 @@ import json
 import logging
 
 from pipeline.console import echo
-from pipeline.data.splits import Examples, choose_classes
+from pipeline.data.normalization import preprocessing_digest, with_preprocessing
+from pipeline.data.splits import Examples, training_examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import CacheFeaturesParams
+from pipeline.params.data import format_class_names
 from pipeline.params.family import FAMILY_DEFAULTS
 from pipeline.runtime import Runtime, resolve_runtime
-from pipeline.stages.base_selection import base_tags, choose_dataset, newest_base, train_first
+from pipeline.stages.base_selection import base_tags, choose_target, train_first
+from pipeline.stages.class_table import shortened
+from pipeline.stages.data_loading import load_data
+from pipeline.stages.next_command import after_features
 from pipeline.tracking import names
 from pipeline.tracking.base_model import Base
 from pipeline.tracking.cache_key import cache_key
@@ -40,18 +45,20 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     assert base is not None, "only a dry run has no base"
     depth = int(params.depth)
     check_size(base.network, depth, examples)
-    key = cache_key(params, {"data": examples.digest, "base": base.digest}, runtime.description)
+    preprocessing = preprocessing_digest(base.network.architecture.preprocessing)
+    inputs = {"data": examples.digest, "base": base.digest, "preprocessing": preprocessing}
+    key = cache_key(params, inputs, runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached
     tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
-    name = f"features {params.classes}, after block {depth}"
+    name = f"features {shortened(params.classes)}, after block {depth}"
     note = f"Outputs of block {depth} for all training images of classes {params.classes}. Base: {base.ancestry}."
     opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))
     with runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
         features = compute_features(base.network.to(runtime.device), depth, examples)
         log_result(run, features)
-        echo(f"next: python -m pipeline {next_command(base, params)} --features {run.run_id}")
+        echo(f"next: python -m pipeline {after_features(base, params, run.run_id)}")
         return StageResult(run.run_id, "", dict(run.final_metrics))
 
 
@@ -62,15 +69,16 @@ def resolve_inputs(params: CacheFeaturesParams) -> tuple[CacheFeaturesParams, Ba
         UserInputError: The base is invalid, or has fewer than `depth` blocks.
     """
     client = open_store()
-    dataset, base = choose_dataset(params, client)
-    examples = choose_classes(dataset.train, params.class_numbers, dataset)
     min_depth = 1 if params.depth == "all" else params.depth
-    base = base or newest_base(params, client, dataset, depth=min_depth)
+    target = choose_target(params, client, depth=min_depth, needs_base=True)
+    base, dataset = target.base, target.dataset
     blocks: int = base.network.architecture.depth if base else FAMILY_DEFAULTS["mlp"]["hidden_layers"]
     if min_depth > blocks:
         allowed = f"must be between 1 and {blocks} (the base has {blocks} blocks)."
         raise UserInputError(Fault("depth", min_depth, allowed, "Use depth=all for all of them."))
-    base = base or train_first(params, dataset, client)
+    if base is None and (base := train_first(params, target, client)) is not None:
+        dataset = load_data(params, dataset=dataset.name, geometry=base.network.architecture.preprocessing.geometry)
+    examples = training_examples(dataset, target.classes)
     logger.info(f"data: {dataset.note}")
     if base is not None:
         logger.info(f"{base.ancestry}, {base.why}")
@@ -81,9 +89,12 @@ def resolve_inputs(params: CacheFeaturesParams) -> tuple[CacheFeaturesParams, Ba
         "base": base.model_uri if base else "auto",
         "depth": depth,
         "dataset": dataset.name,
+        "classes": format_class_names(target.class_names, target.classes),
         "device": str(runtime.device),
         "threads": runtime.threads,
     }
+    if base is not None:
+        params = with_preprocessing(params, base.network.architecture.preprocessing)
     return params.model_copy(update=resolved), base, examples, runtime
 
 
@@ -102,13 +113,3 @@ def log_result(run: StageRun, features: Features) -> None:
     )
     echo(f"features of {images} images, {size / 2**20:.1f} MiB, computed in {features.seconds:.2f} s")
     echo(f"run {run.run_id}")
-
-
-def next_command(base: Base, params: CacheFeaturesParams) -> str:
-    """Return a command that trains on the features."""
-    architecture = base.network.architecture
-    if architecture.family == "mlp":
-        stage, cut = "transfer", f"--unfreeze {architecture.depth - int(params.depth)}"
-    else:
-        stage, cut = "finetune_cnn", f"--frozen {params.depth}"
-    return f"{stage} --base {base.model_uri} --classes {params.classes} {cut}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shlex
 import time
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -19,11 +20,13 @@ from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
 from pipeline.execution.runner import print_plan, run_plan
 from pipeline.params import MainParams
+from pipeline.params.data import PREPROCESSING_FIELDS
 from pipeline.plan.arms import PlanOverrides
-from pipeline.plan.loader import load_plan
-from pipeline.plan.outcome import PlanRecord, record_from_json, record_of
+from pipeline.plan.loader import is_shipped, load_plan
+from pipeline.plan.outcome import Outcome, PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan, walk
 from pipeline.report.loader import write_plan_report
+from pipeline.stages.plan_data import fit_plan
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.queries import Store, read_plan_record
@@ -31,6 +34,8 @@ from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from pipeline.tracking.result_cache import PlanContext, find_plan_run
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, active_experiment_id, open_store
+
+MAX_LISTED_STEPS = 3  # that failed for the same reason
 
 
 def main(params: MainParams) -> StageResult:
@@ -46,6 +51,7 @@ def main(params: MainParams) -> StageResult:
     """
     began = time.perf_counter()
     plan = load_plan(params.plan, plan_overrides(params))
+    plan = fit_plan(plan, shipped=is_shipped(params.plan))
     client = open_store()
     if params.dry_run:
         return print_plan(plan)
@@ -65,8 +71,9 @@ def main(params: MainParams) -> StageResult:
 
 def plan_overrides(params: MainParams) -> PlanOverrides:
     """Collect the command-line overrides that apply to every arm."""
-    machine = {"dataset": params.dataset, "device": params.device, "threads": params.threads}
-    overrides: dict[str, object] = {name: value for name, value in machine.items() if value != "auto"}
+    names = ("dataset", "device", "threads", *PREPROCESSING_FIELDS)
+    overrides: dict[str, object] = {name: getattr(params, name) for name in names if getattr(params, name) != "auto"}
+    overrides |= {name: True for name in ("skip_unreadable", "verify") if getattr(params, name)}
     return PlanOverrides(
         profile=params.profile,
         seeds=None if params.seeds == "auto" else params.seeds,
@@ -126,13 +133,29 @@ def finish_plan(run: StageRun, record: PlanRecord, folder: Path) -> StageResult:
     run.log_final({"study/run": completed, "study/reused": len(reused), "study/failed": len(failed)})
     echo(f"report: {folder / 'study.html'} (and .md, .csv), run {run.run_id}")
     if failed:
-        failures = "; ".join(f"{outcome.arm} seed {outcome.seed}: {outcome.failure}" for outcome in failed)
-        raise PlanIncompleteError(f"{len(failed)} of {len(record.outcomes)} steps are missing: {failures}")
+        raise PlanIncompleteError(
+            f"{len(failed)} of {len(record.outcomes)} steps are missing: {describe_failures(failed)}"
+        )
     return StageResult(run.run_id, "", dict(run.final_metrics))
+
+
+def describe_failures(failed: list[Outcome]) -> str:
+    """Return each reason once, with the steps that failed for it."""
+    steps: dict[str, list[str]] = {}
+    for outcome in failed:
+        steps.setdefault(outcome.failure, []).append(f"{outcome.arm} seed {outcome.seed}")
+    parts = []
+    for reason, names_of_steps in steps.items():
+        more = len(names_of_steps) - MAX_LISTED_STEPS
+        listed = ", ".join(names_of_steps[:MAX_LISTED_STEPS]) + (f" and {more} more" if more > 0 else "")
+        parts.append(f"{listed}: {reason}")
+    return "; ".join(parts)
 
 
 def repeat_command(params: MainParams) -> str:
     """Return the command that repeats a plan run."""
     defaults = MainParams().logged()
-    changed = [f"-P {name}={value}" for name, value in params.logged().items() if value != defaults[name]]
+    changed = [
+        f"-P {shlex.quote(f'{name}={value}')}" for name, value in params.logged().items() if value != defaults[name]
+    ]
     return " ".join(["mlflow run .", *changed])

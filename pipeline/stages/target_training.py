@@ -10,7 +10,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pipeline.console import echo
-from pipeline.data.splits import choose_classes
+from pipeline.data.normalization import with_preprocessing
+from pipeline.data.splits import training_examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import architecture_digest, build_network
 from pipeline.networks.layered import LayeredNetwork
@@ -19,6 +20,7 @@ from pipeline.params.stages import TargetStageParams
 from pipeline.params.target import ReuseParams
 from pipeline.runtime import Runtime, generator
 from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target
+from pipeline.stages.class_table import log_data, shortened
 from pipeline.stages.training_run import (
     describe_split,
     finish,
@@ -85,7 +87,7 @@ def _train(
         return print_dry_run(params, setup.data.split, f"network: {setup.architecture.model_dump_json()}")
     with stage_run(
         params,
-        name=f"{params.entry_point} {params.classes}, {describe_reuse(setup)}, seed {params.seed}",
+        name=f"{params.entry_point} {shortened(params.classes)}, {describe_reuse(setup)}, seed {params.seed}",
         note=describe_run(setup),
         tags={**key.tags(), **setup_tags(setup)},
         parent_run_id=parent_run_of(plan_context),
@@ -96,7 +98,8 @@ def _train(
         features = feature_source(run)
         costs = feature_costs(features, network, setup, batch_size=settings.batch_size)
         trained = fit_and_evaluate(run, network, split, settings=settings, copied=copied, features=features)
-        seconds, seen = setup.data.seconds, seen_indices(setup)
+        costs[names.EXCLUDED_TEST_IMAGES] = split.excluded
+        seconds, seen = setup.data.seconds, seen_ids(setup)
         result = finish(run, trained, params, data_seconds=seconds, extra_metrics=costs, seen_before=seen)
         print_gain(setup, result)
         return result
@@ -114,7 +117,7 @@ def resolve_target_runtime(params: TargetStageParams, setup: TargetSetup) -> Run
 
 def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime) -> TargetStageParams:
     """Return the parameters as they are logged: every auto replaced by its value."""
-    resolved: dict[str, object] = {"per_class": setup.data.per_class}
+    resolved: dict[str, object] = {"per_class": setup.data.per_class, "classes": setup.data.split.classes_text}
     if setup.base is not None:
         resolved["base"] = setup.base.model_uri
     validation = setup.data.split.validation.labels.bincount()
@@ -124,6 +127,7 @@ def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime
     if "reuse_layers" in type(params).model_fields:
         resolved["reuse_layers"] = setup.reuse.copied
         resolved["upper"] = "fresh" if setup.reuse.depth > setup.reuse.copied else "drop"
+    params = with_preprocessing(params, setup.architecture.preprocessing)
     return resolve_machine(params, setup.data.split, runtime).model_copy(update=resolved)
 
 
@@ -137,11 +141,9 @@ def result_key(params: TargetStageParams, setup: TargetSetup, runtime: Runtime) 
     return cache_key(params, inputs, runtime.description)
 
 
-def seen_indices(setup: TargetSetup) -> Tensor | None:
-    """Return indices of images that the base, or one of its bases, was trained on, if its weights are used."""
-    if setup.base is None or not setup.reuse.copied or setup.base.dataset != setup.data.dataset.name:
-        return None
-    return setup.base.seen_indices
+def seen_ids(setup: TargetSetup) -> Tensor | None:
+    """Return identities of images that the base, or one of its bases, was trained on, if its weights are used."""
+    return setup.base.seen_ids if setup.base is not None and setup.reuse.copied else None
 
 
 def log_setup(setup: TargetSetup) -> None:
@@ -153,7 +155,7 @@ def log_setup(setup: TargetSetup) -> None:
     if setup.reuse.keeps_head:
         logger.info("the base has the target classes: its training continues, with its head and its label sample")
     if setup.overlap:
-        logger.warning(f"the base was already trained on target classes {', '.join(map(str, setup.overlap))}")
+        logger.warning(f"the base was already trained on target classes {', '.join(setup.overlap)}")
 
 
 def describe_reuse(setup: TargetSetup) -> str:
@@ -174,7 +176,7 @@ def setup_tags(setup: TargetSetup) -> dict[str, object]:
     """Return the tags about the base and the label sample."""
     tags = base_tags(setup.base) if setup.base else {}
     if setup.overlap:
-        tags[names.CLASS_OVERLAP] = ",".join(map(str, setup.overlap))
+        tags[names.CLASS_OVERLAP] = ",".join(setup.overlap)
     if setup.data.inherited:
         tags[names.INHERITED_LABELS] = "true"
     return tags
@@ -182,7 +184,7 @@ def setup_tags(setup: TargetSetup) -> dict[str, object]:
 
 def log_inputs(run: StageRun, setup: TargetSetup, report: LoadReport) -> None:
     """Log data, base and which tensors were loaded."""
-    run.log_split(setup.data.split)
+    log_data(run, setup.data.split)
     if setup.base is not None:
         run.log_base(setup.base.model_uri)
     path = run.folder / names.LOAD_REPORT
@@ -200,7 +202,7 @@ def resolve_features(
     """
     if not isinstance(params, ReuseParams) or params.features == "none":
         return lambda run: None
-    examples = choose_classes(setup.data.dataset.train, setup.data.split.classes, setup.data.dataset)
+    examples = training_examples(setup.data.dataset, setup.data.split.classes)
     expected = fingerprint(network, network.frozen, examples)
     if params.features == "auto":
         features = find_features(client, expected)
@@ -211,7 +213,7 @@ def resolve_features(
             check_sample(features, network, examples)
         except ValueError as error:
             raise UserInputError(Fault("features", params.features, f"{error}.", "Run cache_features again.")) from None
-        logger.info(f"features: loaded for {len(features.indices)} images, after block {features.depth}")
+        logger.info(f"features: loaded for {len(features.ids)} images, after block {features.depth}")
         return lambda run: features
 
     check_size(network, network.frozen, examples)

@@ -11,12 +11,13 @@ import json
 import logging
 import time
 
-from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import Split, check_batch, split_for_base
+from pipeline.data.normalization import preprocessing_digest
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator
+from pipeline.stages.class_table import log_data, shortened
+from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
     describe_split,
     fit_base,
@@ -43,6 +44,7 @@ def train_base(
         params = with_tuned_params(params)
     began = time.perf_counter()
     split = load_split(params)
+    params = resolve_base(params, split)
     data_seconds = time.perf_counter() - began
     architecture = requested_architecture(params, split)
     network = build_network(architecture, generator(params.seed, "weights"))
@@ -50,18 +52,19 @@ def train_base(
     params = resolve_machine(params, split, runtime)
     if params.dry_run:
         return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
-    key = cache_key(params, {"data": split.digest}, runtime.description)
+    inputs = {"data": split.digest, "preprocessing": preprocessing_digest(architecture.preprocessing)}
+    key = cache_key(params, inputs, runtime.description)
     if (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
         return cached
     with stage_run(
         params,
-        name=f"base {params.model} {params.classes}, seed {params.seed}",
+        name=f"base {params.model} {shortened(params.classes)}, seed {params.seed}",
         note=f"Base network ({params.model}) for {describe_split(split)}.",
         tags=key.tags(),
         parent_run_id=parent_run_of(plan_context),
         resumed_run_id=resumed_run_id,
     ) as run:
-        run.log_split(split)
+        log_data(run, split)
         return fit_base(run, split, params, data_seconds=data_seconds)
 
 
@@ -82,12 +85,3 @@ def with_tuned_params(params: TrainBaseParams) -> TrainBaseParams:
     explicit = {name: getattr(params, name) for name in params.model_fields_set}
     logger.info(f"best parameters of tune run {params.params_from}: {json.dumps(best)}")
     return parse_params(type(params), {**best, **explicit})
-
-
-def load_split(params: TrainBaseParams) -> Split:
-    """Load the dataset and split the images of the requested classes."""
-    dataset = load_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
-    split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
-    check_batch(split, params.batch_size)
-    logger.info(f"data: {split.note}")
-    return split

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.console import echo, watch
+from pipeline.data.normalization import resolve_preprocessing
 from pipeline.data.splits import Examples, Split
 from pipeline.errors import CheckpointError, Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
@@ -23,23 +24,26 @@ from pipeline.networks.build import build_network
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
 from pipeline.networks.macs import trainable_fraction, training_macs
-from pipeline.params import FamilyParams, StageParams, TrainBaseParams, format_classes
+from pipeline.params import StageParams, TrainBaseParams
 from pipeline.params.stages import FitParams
 from pipeline.params.target import ReuseParams
 from pipeline.report import run_plots
 from pipeline.runtime import Runtime, generator, resolve_runtime
+from pipeline.stages.class_table import recall_metrics, shortened, write_class_table
+from pipeline.stages.next_command import after_training
 from pipeline.tracking import names
 from pipeline.tracking.model_export import ModelFacts, log_model
 from pipeline.tracking.queries import compare_link
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.evaluate import Evaluation, evaluate
-from pipeline.training.features import Features
+from pipeline.training.features import Features, compute_features
 from pipeline.training.loop import Fit
 from pipeline.training.records import EpochRecord, FitSettings, Labelled
 
 logger = logging.getLogger(__name__)
 
+MAX_CLASSES_DRAWN = 30  # in a confusion matrix
 STOPPED_BY_CAP = "no: stopped by the epoch cap"
 
 P = TypeVar("P", bound=StageParams)
@@ -142,7 +146,12 @@ def fit_and_evaluate(
 def model_inputs(network: LayeredNetwork, examples: Examples, features: Features | None = None) -> Labelled:
     """Return scaled pixels, or cached features, with labels on the network's device."""
     device = network.head.weight.device
-    values = features.rows(examples.indices).to(device) if features else network.scale(examples.pixels.to(device))
+    if features is None:
+        values = network.scale(examples.pixels.to(device))
+    elif features.cover(examples.ids):
+        values = features.rows(examples.ids).to(device)
+    else:  # features are of the training images; an official validation split has others
+        values = compute_features(network, features.depth, examples).values.to(device)
     return Labelled(values, examples.labels.to(device))
 
 
@@ -182,14 +191,16 @@ def finish(
 ) -> StageResult:
     """Log figures, final metrics and checkpoints, upload the model, and print the result.
 
-    `seen_before` has the indices (int64) of the images that the base, or one of its bases, was trained on.
+    `seen_before` has the identities (int64) of the images that the base, or one of its bases, was trained on.
     """
     split = trained.split
-    log_figures(run, trained, f"{params.entry_point}: {split.dataset} {', '.join(split.class_names)}")
+    log_figures(run, trained, f"{params.entry_point}: {split.dataset} {shortened(split.classes_text)}")
     seconds = {names.DATA_SECONDS: data_seconds, names.TOTAL_SECONDS: run.elapsed_seconds() + data_seconds}
     if run.run_history:
         seconds[names.LOST_SECONDS] = run.lost_seconds
-    run.log_final({**fit_metrics(trained), **seconds, **(extra_metrics or {})})
+    recalls = recall_metrics(split, trained.test.confusion_KK)
+    run.log_file(write_class_table(run.folder / names.CLASS_TABLE, split, trained.test.confusion_KK))
+    run.log_final({**fit_metrics(trained), **recalls, **seconds, **(extra_metrics or {})})
     run.set_tags({names.CONVERGED: "yes" if trained.fit.converged else STOPPED_BY_CAP})
     run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)
     facts = ModelFacts(
@@ -198,7 +209,8 @@ def finish(
     log_model(run, trained.network, split, facts=facts, seen_before=seen_before, register_as=params.register_as)
     model_uri = run.wait_for_model()
     print_result(run, trained, f"run {run.run_id}, model {model_uri}")
-    echo(f"next: python -m pipeline {next_command(trained, params.entry_point, model_uri)}")
+    next_command = after_training(trained.network.architecture, split, params, model_uri=model_uri)
+    echo(f"next: python -m pipeline {next_command}")
     if not run.late and (link := compare_link(run)):
         echo(f"compare: {link}")
     return StageResult(run.run_id, model_uri, dict(run.final_metrics))
@@ -239,9 +251,10 @@ def log_figures(run: StageRun, trained: TrainedNetwork, title: str) -> None:
     test_title = f"Test images, {100 * test.accuracy:.2f} % correct"
     figures = {
         "learning_curves": run_plots.learning_curves(history, best, title),
-        "confusion_matrix": run_plots.confusion_matrix(test, split.class_names, test_title),
         "mistakes": run_plots.mistakes(split.test, test, split.class_names, title="Misclassified test images"),
     }
+    if len(split.classes) <= MAX_CLASSES_DRAWN:
+        figures["confusion_matrix"] = run_plots.confusion_matrix(test, split.class_names, test_title)
     for name, figure in figures.items():
         run_plots.save_figure(figure, folder / f"{name}.png")
     run.log_file(folder, names.FIGURES)
@@ -271,28 +284,23 @@ def print_result(run: StageRun, trained: TrainedNetwork, ids: str) -> None:
         echo("model URI pending: run python -m pipeline sync")
 
 
-def next_command(trained: TrainedNetwork, entry_point: str, model_uri: str) -> str:
-    """Return a command that uses the stage's model."""
-    architecture = trained.network.architecture
-    if entry_point == "transfer":  # continues training on the same classes
-        unfreeze, classes = min(2, architecture.depth), format_classes(architecture.classes)
-        return f"transfer --base {model_uri} --classes {classes} --unfreeze {unfreeze}"
-    if entry_point in ("finetune_cnn", "scratch_cnn"):
-        return "report"
-    return f"{'transfer' if architecture.family == 'mlp' else 'finetune_cnn'} --base {model_uri}"
-
-
-def requested_architecture(params: FamilyParams, split: Split) -> MLPArchitecture | CNNArchitecture:
+def requested_architecture(params: TrainBaseParams, split: Split) -> MLPArchitecture | CNNArchitecture:
     """Return the architecture that the parameters describe, for the images and classes of a split.
 
     Raises:
         UserInputError: It is too large, or too deep for the images.
     """
+    preprocessing = resolve_preprocessing(params, split.geometry, split.train)
     try:
-        return architecture_from_params(params, split.image_shape, split.classes)
-    except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        name = "hidden_layers, width" if params.model == "mlp" else "channels, kernels, strides, pool, dense_width"
+        return architecture_from_params(params, preprocessing, split.class_names)
+    except ValueError as error:
+        first = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = first.removeprefix("Value error, ")
+        name = (
+            "hidden_layers, width"
+            if params.model == "mlp"
+            else "conv_channels, kernels, strides, padding, pool, dense_width"
+        )
         raise UserInputError(Fault(name, None, f"invalid network: {reason}.", "Choose smaller values.")) from None
 
 

@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pipeline.console import echo
-from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import Examples, Split, check_batch, choose_classes, folds_digest, split_for_base
-from pipeline.data.stratified import cut_folds
+from pipeline.data.normalization import preprocessing_digest
+from pipeline.data.splits import Examples, Split, check_batch, fold_examples, folds_digest
+from pipeline.data.stratified import cut_folds, max_folds
 from pipeline.networks.build import build_network
+from pipeline.networks.from_params import CONVOLUTION_FIELDS, with_convolutions
 from pipeline.params import TuneParams
 from pipeline.runtime import Runtime, generator, process_identity
+from pipeline.stages.class_table import log_data
+from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
     fit_base,
     fit_settings,
@@ -105,7 +108,9 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
     if params.dry_run:
         searched = f"{len(setup.space)} parameters: {', '.join(setup.space)}"
         return print_dry_run(params, split, f"study: {spec.name}, {searched}")
-    inputs = {"data": split.digest, "space": spec.facts["space"]}
+    architecture = requested_architecture(params, split)
+    inputs = {"data": split.digest, "preprocessing": preprocessing_digest(architecture.preprocessing)}
+    inputs["space"] = spec.facts["space"]
     key = cache_key(params, inputs, setup.runtime.description | SEARCHER)
     if (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
         return cached
@@ -125,12 +130,12 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
         tags={**key.tags(), "study": spec.name},
         parent_run_id=parent_run_of(plan_context),
     ) as run:
-        run.log_split(split)
+        log_data(run, split)
         run_study(run, study, setup, spec=spec)
         if not params.refit:
             return StageResult(run.run_id, "", dict(run.final_metrics))
         logger.info("training with the best parameters on train_base's split")
-        best = params.with_trial(study.best_trial.params)
+        best = with_convolutions(params.with_trial(study.best_trial.params), split.image_shape)
         return fit_base(run, split, best)
 
 
@@ -141,19 +146,31 @@ def prepare_study(params: TuneParams) -> TuneSetup:
         UserInputError: The space, the folds or a batch size is invalid.
     """
     space = load_space(params.space, params.model)
-    dataset = load_dataset(params.dataset, params.data_dir, data_dir_is_chosen=params.data_dir_is_chosen)
-    split = split_for_base(dataset, params.class_numbers, val_fraction=params.val_fraction, seed=params.seed)
-    examples = choose_classes(dataset.train, params.class_numbers, dataset)
-    folds = cut_folds(examples.labels, params.folds, params.seed)
+    split = load_split(params)
+    searches_convolutions = bool(set(CONVOLUTION_FIELDS) & set(space))
+    params, unresolved = with_folds(resolve_base(params, split), split), params
+    if searches_convolutions:
+        params = params.model_copy(update={name: getattr(unresolved, name) for name in CONVOLUTION_FIELDS})
+    examples = fold_examples(split)
+    folds = cut_folds(examples.labels, examples.ids, folds=params.folds, seed=params.seed)
     network = build_network(requested_architecture(params, split), generator(0, "scale"))
     runtime = resolve_training_runtime(params, network, params.batch_size)
     if params.space == "default":
         space = fit_batches(space, len(split.train))
-    check_combinations(space, params, split.image_shape)
+    check_combinations(space, params, requested_architecture(params, split))
     batches = extremes(space["batch_size"]) if "batch_size" in space else (params.batch_size,)
     check_batch(split, max(map(int, batches)))
-    logger.info(f"data: {split.note}")
     return TuneSetup(resolve_machine(params, split, runtime), runtime, space, split, examples, folds)
+
+
+def with_folds(params: TuneParams, split: Split) -> TuneParams:
+    """Return parameters whose default number of folds is at most the size of the smallest class."""
+    examples = fold_examples(split)
+    limit = max_folds(examples.labels, examples.ids)
+    if params.folds != TuneParams.model_fields["folds"].default or not 2 <= limit < params.folds:
+        return params
+    logger.info(f"folds: {limit} instead of {params.folds}, the size of the smallest class")
+    return params.model_copy(update={"folds": limit})
 
 
 def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec) -> None:
@@ -183,9 +200,10 @@ def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
         spec=spec,
         space=setup.space,
         params=params,
-        image_shape=split.image_shape,
+        preprocessing=network.architecture.preprocessing,
+        classes=split.class_names,
         settings=fit_settings(params, setup.runtime).for_fold(params.fold_epochs, params.fold_patience),
-        shared=share_tensors([network.scale(examples.pixels), examples.labels, *setup.folds]),
+        shared=share_tensors([network.scale(examples.pixels), examples.labels, examples.ids, *setup.folds]),
         parent_run_id=run_id,
         folder=os.getcwd(),
         environment=store_environment() | {k: v for k, v in os.environ.items() if k.startswith("PIPELINE_")},

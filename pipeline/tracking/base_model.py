@@ -10,23 +10,27 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
+from pipeline.data.classes import select_classes
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserInputError
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
-from pipeline.params import Family, format_classes, is_dataset, parse_classes
+from pipeline.params import Family, is_dataset
+from pipeline.params.data import format_class_names
 from pipeline.redaction import first_line
 from pipeline.tracking import names
-from pipeline.tracking.model_import import MAX_BYTES, download_files, invalid_base, read_indices, rebuild
+from pipeline.tracking.model_import import MAX_BYTES, download_files, invalid_base, read_identities, rebuild
 from pipeline.tracking.outbox.journal import logged_entries
 from pipeline.tracking.outbox.local_state import resolve_run_id, run_folder, run_id_of
 from pipeline.tracking.store import search_newest_runs
@@ -34,6 +38,7 @@ from pipeline.tracking.store import search_newest_runs
 logger = logging.getLogger(__name__)
 
 BASE_STAGES = ("train_base", "tune")
+MAX_CLASSES_SHOWN = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,10 @@ class Base:
         stage: The stage that trained it.
         network: On the CPU, in evaluation mode.
         digest: Of its weights.
-        train_indices: int64, indices of its training images in the official training set.
-        val_indices: int64, indices of its validation images.
-        seen_indices: int64, indices of all images that it or any of its ancestors was trained on.
+        classes: Names of its classes, in the order of its outputs.
+        train_ids: int64, identities of its training images.
+        val_ids: int64, identities of its validation images.
+        seen_ids: int64, identities of all images that it or any of its ancestors was trained on.
         params: Resolved parameters of its run.
         test_accuracy: As logged by its run.
         why: Why it was selected.
@@ -57,12 +63,12 @@ class Base:
     run_id: str
     stage: str
     dataset: str
-    classes: tuple[int, ...]
+    classes: tuple[str, ...]
     network: LayeredNetwork
     digest: str
-    train_indices: Tensor
-    val_indices: Tensor
-    seen_indices: Tensor
+    train_ids: Tensor
+    val_ids: Tensor
+    seen_ids: Tensor
     params: dict[str, str]
     test_accuracy: float
     why: str
@@ -70,9 +76,8 @@ class Base:
     @property
     def ancestry(self) -> str:
         """One line: model, run, stage, data set and classes."""
-        return (
-            f"base {self.model_uri} of run {self.run_id} ({self.stage}, {self.dataset} {format_classes(self.classes)})"
-        )
+        classes = shorten(format_class_names(self.classes), MAX_CLASSES_SHOWN, placeholder=" ...")
+        return f"base {self.model_uri} of run {self.run_id} ({self.stage}, {self.dataset} {classes})"
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,8 @@ class _ModelRecord:
         if not is_dataset(self.tags.get(names.DATASET, "")):
             raise invalid_base(self.reference, "not a model of this project: its dataset tag is invalid.")
         network = rebuild(files, self.reference)
-        indices = read_indices(files[names.INDICES_FILE], self.reference)
-        digest, logged = model_digest(network, indices), self.tags[names.MODEL_DIGEST]
+        identities = read_identities(files[names.IDENTITIES_FILE], self.reference)
+        digest, logged = model_digest(network, identities), self.tags[names.MODEL_DIGEST]
         if digest != logged:
             raise invalid_base(self.reference, f"altered: its files have digest {digest}, but {logged} was logged.")
         return Base(
@@ -103,9 +108,9 @@ class _ModelRecord:
             classes=network.architecture.classes,
             network=network.eval(),
             digest=weights_digest(network.state_dict()),
-            train_indices=indices["train"].long(),
-            val_indices=indices["validation"].long(),
-            seen_indices=indices["seen"].long(),
+            train_ids=identities["train"],
+            val_ids=identities["validation"],
+            seen_ids=identities["seen"],
             params=self._params(),
             test_accuracy=self.run_metrics.get(names.TEST_ACCURACY, float("nan")),
             why=why,
@@ -139,36 +144,55 @@ def load_base(client: MlflowClient, reference: str) -> Base:
     return _load_logged(client, model, reference, why="as requested")
 
 
-def find_base(
-    client: MlflowClient,
-    *,
-    family: Family,
-    dataset: str,
-    image_shape: tuple[int, ...],
-    classes: tuple[int, ...],
-    depth: int,
-) -> Base | None:
-    """Return the newest finished base of the active experiment that is compatible with a target, or None.
+@dataclass(frozen=True)
+class BaseQuery:
+    """What a base has to be like.
 
-    Its data set and image shape (C, H, W) must be equal, its classes disjoint from `classes`, and it must have at least
-    `depth` blocks. Damaged bases are skipped with a log line.
+    Attributes:
+        dataset: Name of its data set.
+        class_names: All classes of that data set.
+        depth: Smallest number of blocks.
+        accepts_classes: Whether the names of its classes are acceptable.
+        accepts_preprocessing: Whether its preprocessing is.
+    """
+
+    family: Family
+    dataset: str
+    class_names: tuple[str, ...]
+    depth: int
+    accepts_classes: Callable[[tuple[str, ...]], bool]
+    accepts_preprocessing: Callable[[Preprocessing], bool]
+
+    def accepts(self, base: Base) -> bool:
+        """Return whether a loaded base is acceptable."""
+        return self.accepts_classes(base.classes) and self.accepts_preprocessing(
+            base.network.architecture.preprocessing
+        )
+
+
+def find_base(client: MlflowClient, query: BaseQuery) -> Base | None:
+    """Return the newest finished base of the active experiment that is as required, or None.
+
+    Damaged bases are skipped with a log line.
     """
     runs = [
         run
         for stage in BASE_STAGES
         for run in search_newest_runs(client, f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'")
     ]
-    required = {"family": family, names.DATASET: dataset, "image_shape": ",".join(map(str, image_shape))}
-    why = f"the newest finished {family} base on {dataset} with other classes"
+    required = {"family": query.family, names.DATASET: query.dataset, names.FORMAT: names.FORMAT_VERSION}
+    why = f"the newest finished {query.family} base on {query.dataset} with other classes"
     for run in sorted(runs, key=lambda run: -(run.info.end_time or 0)):
         model = ready_model(client, run.data.tags.get(names.MODEL_URI, ""))
         if model is None or any(model.tags.get(name) != value for name, value in required.items()):
             continue
         reference = f"models:/{model.model_id}"
         try:
-            base_classes, base_depth = _tagged_classes_and_depth(model, reference)
-            if base_depth >= depth and not set(base_classes) & set(classes):
-                return _load_logged(client, model, reference, why=why)
+            base_classes, depth = _tagged_classes_and_depth(model, reference, query.class_names)
+            if depth >= query.depth and query.accepts_classes(base_classes):
+                base = _load_logged(client, model, reference, why=why)
+                if query.accepts(base):
+                    return base
         except UserInputError as error:
             logger.info(f"skipped: {error}")
     return None
@@ -195,12 +219,12 @@ def has_model_files(client: MlflowClient, uri: str) -> bool:
     return set(MAX_BYTES) <= {item.path.rsplit("/", 1)[-1] for item in items}
 
 
-def model_digest(network: LayeredNetwork, indices: Mapping[str, Tensor]) -> str:
-    """Return one digest over everything that later stages read from a model: weights, architecture, image indices."""
+def model_digest(network: LayeredNetwork, identities: Mapping[str, Tensor]) -> str:
+    """Return one digest over all that later stages read from a model: weights, architecture, image identities."""
     parts = (
         weights_digest(network.state_dict()),
         network.architecture.model_dump_json(),
-        weights_digest(dict(indices)),
+        weights_digest(dict(identities)),
     )
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
 
@@ -222,9 +246,13 @@ def _model_id(client: MlflowClient, reference: str) -> str:
     return str(uri).removeprefix("models:/")
 
 
-def _tagged_classes_and_depth(model: LoggedModel, reference: str) -> tuple[tuple[int, ...], int]:
+def _tagged_classes_and_depth(
+    model: LoggedModel, reference: str, class_names: tuple[str, ...]
+) -> tuple[tuple[str, ...], int]:
+    """Return the names of a model's classes and its depth, without downloading it."""
     try:
-        return parse_classes(model.tags[names.CLASSES]), int(model.tags["depth"])
+        numbers = select_classes(model.tags[names.CLASSES], class_names, model.tags[names.DATASET])
+        return tuple(class_names[number] for number in numbers), int(model.tags["depth"])
     except (KeyError, ValueError):
         raise invalid_base(reference, "not a model of this project: no valid classes and depth tags.") from None
 

@@ -46,7 +46,7 @@ def log_features(run: StageRun, features: Features) -> None:
     """Log features as an artifact of the run, and the digest of their fingerprint as a tag."""
     path = run.folder / ARTIFACT
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"values": features.values.contiguous(), "indices": features.indices}
+    tensors = {"values": features.values.contiguous(), "ids": features.ids}
     header = {
         "fingerprint": json.dumps(features.fingerprint),
         "depth": str(features.depth),
@@ -124,29 +124,29 @@ def read_features(path: Path) -> Features:
     """
     try:
         tensors, header = read_tensor_file(path, MAX_FEATURE_BYTES)
-        if set(tensors) != {"values", "indices"} or weights_digest(tensors) != header["content"]:
+        if set(tensors) != {"values", "ids"} or weights_digest(tensors) != header["content"]:
             raise ValueError("altered content")
         fingerprint = json.loads(header["fingerprint"])
         if not isinstance(fingerprint, dict) or not all(isinstance(part, str) for part in fingerprint.values()):
             raise ValueError("invalid fingerprint")
         depth, seconds = int(header["depth"]), float(header["seconds"])
-        values, indices = check_shapes(tensors["values"], tensors["indices"])
+        values, ids = check_shapes(tensors["values"], tensors["ids"])
     except KeyError as error:
         raise DamagedFeaturesError(f"{path.name}: no {error} in its header") from None
     except (ValueError, RecursionError) as error:
         raise DamagedFeaturesError(f"{path.name}: {error}") from None
-    return Features(values, indices, depth, fingerprint, seconds)
+    return Features(values, ids, depth, fingerprint, seconds)
 
 
-def check_shapes(values: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both tensors if valid, else raise ValueError: finite float32 (N, ...) and ascending int64 (N,)."""
-    if indices.dtype != torch.int64 or indices.ndim != 1 or bool((indices.diff() <= 0).any()):
-        raise ValueError("indices must be an ascending int64 vector")
-    if values.dtype != torch.float32 or values.ndim < 2 or len(values) != len(indices) or not len(indices):
-        raise ValueError("values must be float32 with one row per index")
+def check_shapes(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both tensors if valid, else raise ValueError: finite float32 (N, ...) and non-negative int64 (N,)."""
+    if ids.dtype != torch.int64 or ids.ndim != 1 or bool((ids < 0).any()):
+        raise ValueError("ids must be a non-negative int64 vector")
+    if values.dtype != torch.float32 or values.ndim < 2 or len(values) != len(ids) or not len(ids):
+        raise ValueError("values must be float32 with one row per identity")
     if not bool(values.isfinite().all()):
         raise ValueError("values contain NaN or infinity")
-    return values, indices
+    return values, ids
 
 
 def _check_artifact(client: MlflowClient, run_id: str, reference: str) -> None:

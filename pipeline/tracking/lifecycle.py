@@ -108,6 +108,7 @@ def _initial_tags(
         {
             names.STAGE: params.entry_point,
             names.NOTE: note,
+            names.FORMAT: names.FORMAT_VERSION,
             names.CODE_DIGEST: code_digest(params.entry_point),
             names.PARAMETERS: json.dumps(params.logged()),
             names.OPENED: int(time.time() * 1000),

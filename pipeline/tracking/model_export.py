@@ -1,7 +1,7 @@
 """Export a trained network as a logged model that can be served, cut, frozen and fine-tuned.
 
-`weights.safetensors`, `architecture.json` and the indices of the training and validation images are stored next to the
-servable graph (pt2). Later stages rebuild the network from these files; nothing is ever unpickled.
+`weights.safetensors`, `architecture.json` and the identities of the training and validation images are stored next to
+the servable graph (pt2). Later stages rebuild the network from these files; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -52,26 +52,33 @@ def log_model(
 ) -> None:
     """Save a trained network, moved to the CPU, as the run's model and upload it in the background.
 
-    The run's final metrics, logged before, are attached to the model. `seen_before` holds the int64 indices of the
-    images that its base was trained on. If `register_as` is not empty, the model is registered under that name.
+    The run's final metrics, logged before, are attached to the model. `seen_before` holds the identities (int64) of
+    the images that its base was trained on. If `register_as` is not empty, the model is registered under that name.
     """
     network.cpu().eval()
     for parameter in network.parameters():  # files hold the default memory format, training may use channels-last
         parameter.data = parameter.data.contiguous()
     digest = weights_digest(network.state_dict())
-    indices = image_indices(split, seen_before)
+    identities = image_identities(split, seen_before)
     run.set_tags({names.WEIGHTS_DIGEST: digest})
     metadata = {"weights_digest": digest, **_metadata(facts, network)}
     if not _is_saved(run.folder / names.MODEL, metadata):
-        extra_files = _write_extra_files(run.folder / names.EXTRA_FILES, network, indices, dataset=split.dataset)
-        _save_model(run, network, split.test.pixels[:EXAMPLE_IMAGES], extra_files=extra_files, metadata=metadata)
+        extra_files = _write_extra_files(run.folder / names.EXTRA_FILES, network, identities, dataset=split.dataset)
+        _save_model(
+            run,
+            network,
+            split.test.gather(torch.arange(EXAMPLE_IMAGES) % len(split.test)),
+            extra_files=extra_files,
+            metadata=metadata,
+        )
         shutil.rmtree(run.folder / names.EXTRA_FILES)
     tags = {
         names.STAGE: facts.stage,
         names.DATASET: facts.dataset,
         names.CLASSES: facts.classes,
         names.WEIGHTS_DIGEST: digest,
-        names.MODEL_DIGEST: model_digest(network, indices),
+        names.MODEL_DIGEST: model_digest(network, identities),
+        names.FORMAT: names.FORMAT_VERSION,
         "family": network.architecture.family,
         "depth": str(network.architecture.depth),
         "image_shape": ",".join(map(str, network.architecture.image_shape)),
@@ -81,10 +88,10 @@ def log_model(
         run.uploader.put({"kind": "register", "name": register_as, "val_accuracy": facts.val_accuracy})
 
 
-def image_indices(split: Split, seen_before: Tensor | None) -> dict[str, Tensor]:
-    """Return int32 indices of the images trained on, validated on, and trained on by this model or any ancestor."""
-    train, validation = split.train.indices.int(), split.validation.indices.int()
-    seen = train.clone() if seen_before is None else torch.cat([train, seen_before.int()]).unique()
+def image_identities(split: Split, seen_before: Tensor | None) -> dict[str, Tensor]:
+    """Return identities (int64) of the images trained on, validated on, and seen: trained on by it or any ancestor."""
+    train, validation = split.train.ids, split.validation.ids
+    seen = train.clone() if seen_before is None else torch.cat([train, seen_before]).unique()
     return {"train": train, "validation": validation, "seen": seen}
 
 
@@ -95,7 +102,7 @@ def _metadata(facts: ModelFacts, network: LayeredNetwork) -> dict[str, object]:
         "family": network.architecture.family,
         "depth": network.architecture.depth,
         "image_shape": list(network.architecture.image_shape),
-        "input": "float32 pixels 0-255; scaling is inside the graph",
+        "input": "float32 pixels 0-255; normalization is inside the graph",
         "output": "softmax probabilities in the order of class_names",
     }
 
@@ -110,13 +117,15 @@ def _is_saved(folder: Path, metadata: Mapping[str, object]) -> bool:
     return False
 
 
-def _write_extra_files(folder: Path, network: LayeredNetwork, indices: dict[str, Tensor], *, dataset: str) -> list[str]:
+def _write_extra_files(
+    folder: Path, network: LayeredNetwork, identities: dict[str, Tensor], *, dataset: str
+) -> list[str]:
     """Write the files from which later stages rebuild the network, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(network.state_dict(), folder / names.WEIGHTS_FILE)
     (folder / names.ARCHITECTURE_FILE).write_text(network.architecture.model_dump_json(indent=1), encoding="utf-8")
-    safetensors.torch.save_file(indices, folder / names.INDICES_FILE, {"dataset": dataset})
-    return [str(folder / name) for name in (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.INDICES_FILE)]
+    safetensors.torch.save_file(identities, folder / names.IDENTITIES_FILE, {"dataset": dataset})
+    return [str(folder / name) for name in (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.IDENTITIES_FILE)]
 
 
 def _save_model(

@@ -16,7 +16,7 @@ from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from pipeline.errors import invalid
+from pipeline.errors import EarlierReleaseError, invalid
 from pipeline.networks.build import architecture_from_json, build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import check_tensors
@@ -25,7 +25,7 @@ from pipeline.redaction import first_line
 from pipeline.runtime import generator
 from pipeline.tracking import names
 
-MAX_BYTES = {names.WEIGHTS_FILE: 400 << 20, names.ARCHITECTURE_FILE: 1 << 20, names.INDICES_FILE: 400 << 20}
+MAX_BYTES = {names.WEIGHTS_FILE: 400 << 20, names.ARCHITECTURE_FILE: 1 << 20, names.IDENTITIES_FILE: 400 << 20}
 
 invalid_base = partial(invalid, "base", remedy="Choose another base, or base=auto.")
 
@@ -53,6 +53,9 @@ def rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
     """Build the network of the architecture file and load its weights, which must match exactly."""
     try:
         architecture = architecture_from_json(_read_text(files[names.ARCHITECTURE_FILE]))
+    except EarlierReleaseError:
+        problem = "trained by an earlier release, which stored the positions of images."
+        raise invalid_base(reference, problem, remedy="Train it again, or choose another base.") from None
     except (ValueError, OSError) as error:
         raise invalid_base(reference, f"damaged file {names.ARCHITECTURE_FILE}: {error}.") from None
     network = build_network(architecture, generator(0, "placeholder"))
@@ -75,14 +78,14 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def read_indices(path: Path, reference: str) -> dict[str, Tensor]:
-    """Return the indices of the images used by a model: `train`, `validation` and `seen`, int32 (N,)."""
+def read_identities(path: Path, reference: str) -> dict[str, Tensor]:
+    """Return the identities of the images used by a model: `train`, `validation` and `seen`, int64 (N,)."""
     try:
-        indices, _ = read_tensor_file(path, MAX_BYTES[names.INDICES_FILE])
-        if set(indices) != {"train", "validation", "seen"}:
+        identities, _ = read_tensor_file(path, MAX_BYTES[names.IDENTITIES_FILE])
+        if set(identities) != {"train", "validation", "seen"}:
             raise ValueError("tensors must be train, validation and seen")
-        if any(t.ndim != 1 or t.dtype != torch.int32 or bool((t < 0).any()) for t in indices.values()):
-            raise ValueError("indices must be non-negative int32 vectors")
+        if any(t.ndim != 1 or t.dtype != torch.int64 or bool((t < 0).any()) for t in identities.values()):
+            raise ValueError("identities must be non-negative int64 vectors")
     except (ValueError, OSError) as error:
         raise invalid_base(reference, f"damaged file {path.name}: {error}.") from None
-    return indices
+    return identities

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+FORMAT_VERSION = "2"  # draws by identity and classes by name; 1 (without a tag) had positions and class numbers
+
 # metrics, one value per epoch (step = epoch, from 1)
 TRAIN_LOSS = "train/loss"
 TRAIN_ACCURACY = "train/accuracy"
@@ -27,12 +29,17 @@ BREAK_EVEN_EPOCHS = "features/break_even_epochs"
 EPOCH_OPERATIONS = "cost/epoch_operations"  # MACs of one pass over the training data
 TRAINABLE_SHARE = "cost/trainable_fraction"
 PARAMETERS_COUNT = "cost/parameters"
+BALANCED_ACCURACY = "test/balanced_accuracy"  # mean recall of the classes
+CLASS_RECALL = "test/recall_"  # plus the name of a class; up to MAX_RECALL_METRICS classes
+MAX_RECALL_METRICS = 30
+EXCLUDED_TEST_IMAGES = "data/excluded_test_images"  # because the base was trained on them
 VAL_THRESHOLDS = (0.95, 0.98, 0.99)  # first reached after epochs/to_val_0.98 epochs, time/to_val_0.98 seconds
 
 # tags
 STAGE = "stage"
 DATASET = "dataset"
 CLASSES = "classes"
+FORMAT = "format_version"  # of draws and classes, see FORMAT_VERSION
 BASE_MODEL_URI = "base_model_uri"
 BASE_RUN_ID = "base_run_id"
 CACHE_KEY = "cache_key"
@@ -43,7 +50,7 @@ FEATURES_FINGERPRINT = "features_fingerprint"
 FEATURES_SOURCE = "features_source"
 CODE_DIGEST = "code_digest"
 WEIGHTS_DIGEST = "weights_digest"
-MODEL_DIGEST = "handover_digest"  # of a logged model: weights, architecture and image indices
+MODEL_DIGEST = "handover_digest"  # of a logged model: weights, architecture and image identities
 MODEL_URI = "model_uri"
 PARAMETERS = "resolved_parameters"  # JSON: resolved parameters (`mlflow run` logs them unresolved)
 INHERITED_LABELS = "inherited_draw"  # trained on the label sample of its base
@@ -62,6 +69,7 @@ PARENT_RUN_ID = "mlflow.parentRunId"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 HISTORY = "history.csv"
+CLASS_TABLE = "classes.csv"  # outputs, names, images per split and recall of the classes
 BEST_SETTING = "best_setting.json"
 MODEL = "model"
 FEATURES = "features"
@@ -73,5 +81,5 @@ LOAD_REPORT = "load_report.json"
 # files next to the servable graph of a logged model
 WEIGHTS_FILE = "weights.safetensors"
 ARCHITECTURE_FILE = "architecture.json"
-INDICES_FILE = "draw.safetensors"  # image indices: trained on, validated on, seen by any ancestor
+IDENTITIES_FILE = "draw.safetensors"  # identities of images: trained on, validated on, seen by any ancestor
 EXTRA_FILES = "extra_files"

@@ -11,13 +11,14 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from pipeline.data.splits import Examples
 from pipeline.networks.build import weights_digest
-from pipeline.networks.layered import PIXEL_MAXIMUM, LayeredNetwork
+from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.macs import forward_macs
 from pipeline.runtime import synchronize
 from pipeline.training.evaluate import CHUNK
@@ -32,23 +33,34 @@ class Features:
 
     Attributes:
         values: float32 (N, ...), activations after block `depth`.
-        indices: int64 (N,), ascending indices into the official training split.
+        ids: int64 (N,), identities of the images.
         depth: Number of blocks.
         fingerprint: What the values depend on, by name.
         seconds: Wall-clock time to compute them.
     """
 
     values: Tensor
-    indices: Tensor
+    ids: Tensor
     depth: int
     fingerprint: dict[str, str]
     seconds: float
 
-    def rows(self, indices: Tensor) -> Tensor:
-        """Return the features of some images, by their indices into the official training split."""
-        rows = torch.searchsorted(self.indices, indices)
-        assert torch.equal(self.indices[rows.clamp(max=len(self.indices) - 1)], indices), "an image without features"
-        return self.values[rows]
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return the features of some images, by their identities."""
+        ordered, order = self._ordered
+        rows = torch.searchsorted(ordered, ids).clamp(max=len(ordered) - 1)
+        assert torch.equal(ordered[rows], ids), "an image without features"
+        return self.values[order[rows]]
+
+    def cover(self, ids: Tensor) -> bool:
+        """Return whether all images with these identities have features."""
+        return bool(torch.isin(ids, self.ids).all())
+
+    @cached_property
+    def _ordered(self) -> tuple[Tensor, Tensor]:
+        """Ascending identities, and their rows."""
+        ordered, order = self.ids.sort(stable=True)
+        return ordered, order
 
 
 def fingerprint(network: LayeredNetwork, depth: int, examples: Examples) -> dict[str, str]:
@@ -59,7 +71,7 @@ def fingerprint(network: LayeredNetwork, depth: int, examples: Examples) -> dict
         "weights": weights_digest(below),
         "cut": str(depth),
         "data": examples.digest,
-        "preprocessing": f"pixels / {PIXEL_MAXIMUM:g}",
+        "preprocessing": network.architecture.preprocessing.model_dump_json(),
         "dtype": "float32",
     }
 
@@ -92,7 +104,7 @@ def compute_features(network: LayeredNetwork, depth: int, examples: Examples) ->
     ]
     network.train(was_training)
     seconds = time.perf_counter() - began
-    return Features(torch.cat(parts), examples.indices, depth, fingerprint(network, depth, examples), seconds)
+    return Features(torch.cat(parts), examples.ids, depth, fingerprint(network, depth, examples), seconds)
 
 
 def check_sample(features: Features, network: LayeredNetwork, examples: Examples) -> None:
@@ -101,11 +113,11 @@ def check_sample(features: Features, network: LayeredNetwork, examples: Examples
     Raises:
         ValueError: The features are not those of this network and these images.
     """
-    if missing := int((~torch.isin(examples.indices, features.indices)).sum()):
+    if missing := int((~torch.isin(examples.ids, features.ids)).sum()):
         raise ValueError(f"features are missing for {missing} of {len(examples)} images")
     sample = examples.take(torch.linspace(0, len(examples) - 1, min(SAMPLE, len(examples))).long())
     expected = compute_features(network, features.depth, sample).values
-    loaded = features.rows(sample.indices)
+    loaded = features.rows(sample.ids)
     if expected.shape != loaded.shape:
         raise ValueError(f"features must have the shape {tuple(expected.shape[1:])}, got {tuple(loaded.shape[1:])}")
     error = float((expected - loaded).abs().max() / expected.abs().max().clamp(min=1e-12))

@@ -42,6 +42,7 @@ def score_folds(
     settings: FitSettings,
     data: Labelled,
     *,
+    ids: Tensor,
     folds: list[Tensor],
     val_fraction: float,
     device: torch.device,
@@ -53,6 +54,7 @@ def score_folds(
         architecture: Of the network.
         settings: Of each fit; a fold's seed is derived from theirs.
         data: Normalized pixels and labels of all training images, on the CPU.
+        ids: int64 (N,), identities of all training images.
         folds: int64 indices of each fold's held-out images.
         val_fraction: Fraction of the other images that is used for early stopping.
         device: For training and scoring.
@@ -65,7 +67,7 @@ def score_folds(
         began = time.perf_counter()
         seed = derive_seed(settings.seed, "fold", number)
         indices = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
-        cut = stratified_cut(data.labels[indices], val_fraction, seed=seed, purpose="validation")
+        cut = stratified_cut(data.labels[indices], ids[indices], val_fraction, seed=seed)
         network = build_network(architecture, generator(seed, "weights")).to(device)
         train, validation, test = (_take(data, split, device) for split in (indices[cut[0]], indices[cut[1]], held_out))
         fit = Fit(network, train, validation, replace(settings, seed=seed))

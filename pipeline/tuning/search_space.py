@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import Fault, UserInputError, invalid, suggest
 from pipeline.networks.from_params import architecture_from_params
+from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.params import Family, TrainBaseParams, parse_params
 from pipeline.yaml_lines import read_yaml
 
@@ -30,7 +31,7 @@ MAX_COMBINATIONS = 500
 MAX_BOUND = 10**12  # larger integer ranges overflow in Optuna; no parameter needs them
 SEARCHABLE = (
     "learning_rate", "batch_size", "weight_decay", "weight_averaging", "dropout", "batch_norm", "hidden_layers",
-    "width", "channels", "kernels", "strides", "pool", "dense_width", "dense_dropout",
+    "width", "conv_channels", "kernels", "strides", "padding", "pool", "dense_width", "dense_dropout",
 )  # fmt: skip
 INTEGERS = ("batch_size", "hidden_layers", "width", "dense_width")
 
@@ -142,10 +143,11 @@ def fit_batches(space: Space, images: int) -> Space:
     return {**space, "batch_size": CategoricalDistribution(sizes)}
 
 
-def check_combinations(space: Space, params: TrainBaseParams, image_shape: tuple[int, int, int]) -> None:
+def check_combinations(space: Space, params: TrainBaseParams, example: MLPArchitecture | CNNArchitecture) -> None:
     """Check that the searched parameters work together and with the fixed ones.
 
-    All combinations of choices and bounds are checked; a seeded sample if there are too many.
+    All combinations of choices and bounds are checked; a seeded sample if there are too many. `example` has the
+    preprocessing and classes of every trial.
 
     Raises:
         UserInputError: A combination is invalid, or makes no valid network.
@@ -160,7 +162,7 @@ def check_combinations(space: Space, params: TrainBaseParams, image_shape: tuple
         setting = dict(zip(space, combination, strict=True))
         try:
             trial_params = with_setting(params, setting)
-            architecture_from_params(trial_params, image_shape, trial_params.class_numbers)
+            architecture_from_params(trial_params, example.preprocessing, example.classes)
         except ValueError as error:
             remedy = "Change the space or the fixed parameters."
             reason = f"invalid combination ({_first_reason(error)})."

@@ -20,8 +20,9 @@ import optuna
 import torch
 from torch import Tensor
 
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import NonFiniteLossError
-from pipeline.networks.from_params import architecture_from_params
+from pipeline.networks.from_params import architecture_from_params, with_convolutions
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.params import TrainBaseParams, TuneParams
 from pipeline.runtime import process_lives, resolve_runtime
@@ -58,9 +59,10 @@ class Job:
     spec: StudySpec
     space: Space
     params: TuneParams  # with the device resolved
-    image_shape: tuple[int, int, int]  # (C, H, W)
+    preprocessing: Preprocessing  # of the images
+    classes: tuple[str, ...]
     settings: FitSettings  # of each fold's fit; a trial replaces the searched values
-    shared: SharedTensors  # normalized pixels and labels of all training images, then each fold's held-out indices
+    shared: SharedTensors  # normalized pixels, labels and identities of all training images, then held-out indices per fold
     parent_run_id: str  # the study's MLflow run
     folder: str  # working directory
     environment: dict[str, str]  # MLFLOW_* and PIPELINE_*; the fork server may have been started with others
@@ -69,11 +71,11 @@ class Job:
     @property
     def folds(self) -> list[Tensor]:
         """Indices of each fold's held-out images."""
-        return self.shared.tensors[2:]
+        return self.shared.tensors[3:]
 
     def architecture(self, params: TrainBaseParams) -> MLPArchitecture | CNNArchitecture:
         """Return the architecture of a trial."""
-        return architecture_from_params(params, self.image_shape, params.class_numbers)
+        return architecture_from_params(params, self.preprocessing, self.classes)
 
 
 def start_forkserver() -> multiprocessing.context.ForkServerContext:
@@ -169,7 +171,7 @@ def run_trial(trial: optuna.Trial, job: Job, lock: Lock) -> float:
     release(lock)
     trial.study.sampler = trial_sampler(job.spec.sampler, job.params.seed, trial.number)
     setting = suggest_setting(trial, job.space)
-    params = with_setting(job.params, setting)
+    params = with_convolutions(with_setting(job.params, setting), job.preprocessing.image_shape)
     tags: dict[str, object] = {
         names.STAGE: "trial",
         "architecture": job.architecture(params).model_dump_json(),
@@ -232,6 +234,7 @@ def fold_scores(job: Job, params: TrainBaseParams) -> Iterator[Metrics]:
         job.architecture(params),
         settings,
         Labelled(*job.shared.tensors[:2]),
+        ids=job.shared.tensors[2],
         folds=job.folds,
         val_fraction=params.val_fraction,
         device=torch.device(params.device),

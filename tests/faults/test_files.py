@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.tracking import names
-from pipeline.tracking.base_model import find_base, load_base
+from pipeline.tracking.base_model import BaseQuery, find_base, load_base
 from pipeline.tracking.feature_artifacts import find_features, load_features, read_features
 from pipeline.tracking.outbox.journal import Journal, read_part
 from pipeline.tracking.store import open_store
@@ -30,7 +30,7 @@ from tests.faults.conftest import DAMAGES, Bases, Damage
 from tests.test_data import write_idx
 
 Damager = Callable[[Path, Damage], None]
-MODEL_FILES = (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.INDICES_FILE)
+MODEL_FILES = (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.IDENTITIES_FILE)
 
 
 def a_checkpoint(value: float) -> Checkpoint:
@@ -86,9 +86,12 @@ def fail_write(path: Path, content: bytes) -> int:
 
 def newest_compatible_base(bases: Bases) -> str:
     """Return the URI of the base that `base=auto` selects for digits 5-9."""
-    base = find_base(
-        bases.client, family="mlp", dataset="digits", image_shape=(1, 28, 28), classes=(5, 6, 7, 8, 9), depth=2,
+    target = set("56789")
+    query = BaseQuery(
+        family="mlp", dataset="digits", class_names=tuple("0123456789"), depth=2,
+        accepts_classes=lambda classes: not target & set(classes), accepts_preprocessing=lambda preprocessing: True,
     )  # fmt: skip
+    base = find_base(bases.client, query)
     assert base is not None
     return base.model_uri
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.data.idx import idx_fault
-from pipeline.data.image_file import read_grey_image
+from pipeline.data.image_file import read_image
+from pipeline.data.preprocessing import Geometry
 from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.networks.build import architecture_from_json
@@ -192,7 +193,7 @@ def test_images_are_decoded_or_rejected(tmp_path: Path) -> None:
         count("images")
         path.write_bytes(data.draw(altered(good[name])))
         try:
-            assert read_grey_image(path).shape == (1, 28, 28)
+            assert read_image(path, Geometry(size=(28, 28), channels=1)).shape == (1, 28, 28)
         except DataFileError as error:
             assert "x.png" in str(error)
 
@@ -203,8 +204,13 @@ descriptions = st.fixed_dictionaries(
     {},
     optional={
         "family": st.sampled_from(["mlp", "cnn"]) | values,
-        "image_shape": st.lists(st.integers(-1, 20_000), max_size=4) | values,
-        "classes": st.lists(st.integers(-1, 2_000_000), max_size=12) | values,
+        "version": st.integers(1, 3) | values,
+        "preprocessing": st.fixed_dictionaries(
+            {"size": st.lists(st.integers(-1, 20_000), max_size=3), "channels": st.integers(0, 4)},
+            optional={"mean": st.lists(st.floats(), max_size=3), "std": st.lists(st.floats(), max_size=3)},
+        )
+        | values,
+        "classes": st.lists(st.text(max_size=3), max_size=12) | values,
         "hidden_layers": st.integers(-1, 10**10) | values,
         "width": st.integers(-1, 10**10) | values,
         "dropout": st.floats() | values,
@@ -323,7 +329,7 @@ def test_feature_files_are_loaded_or_rejected(tmp_path: Path) -> None:
     from pipeline.networks.build import weights_digest
 
     path = tmp_path / "features.safetensors"
-    good_tensors = {"values": torch.ones(4, 3), "indices": torch.arange(4)}
+    good_tensors = {"values": torch.ones(4, 3), "ids": torch.arange(4)}
     good_header = {"fingerprint": "{}", "depth": "1", "seconds": "0.1", "content": weights_digest(good_tensors)}
     good = safetensors.torch.save(good_tensors, good_header)
     tensors = st.sampled_from(
@@ -332,7 +338,7 @@ def test_feature_files_are_loaded_or_rejected(tmp_path: Path) -> None:
     )  # fmt: skip
 
     def build(one: torch.Tensor, two: torch.Tensor, header: dict[str, str]) -> bytes:
-        tensors = {"values": one.clone(), "indices": two.clone()}
+        tensors = {"values": one.clone(), "ids": two.clone()}
         return safetensors.torch.save(tensors, {**good_header, "content": weights_digest(tensors), **header})
 
     headers = st.dictionaries(st.sampled_from(sorted(good_header)), likely | words | values.map(json.dumps))
@@ -347,7 +353,7 @@ def test_feature_files_are_loaded_or_rejected(tmp_path: Path) -> None:
         except DamagedFeaturesError as error:
             assert "features.safetensors" in str(error)
         else:
-            assert isinstance(found, Features) and len(found.rows(found.indices)) == len(found.values)
+            assert isinstance(found, Features) and len(found.rows(found.ids)) == len(found.values)
 
     read()
 

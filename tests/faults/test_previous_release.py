@@ -1,4 +1,4 @@
-"""Local state and a tracking store written by the previous release can be uploaded, resumed and reported on.
+"""What the previous release left can be uploaded and reported on; its runs and models are rejected with a remedy.
 
 `tests/data/make_previous_release.py` has generated the archive.
 """
@@ -42,15 +42,15 @@ def ids(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Callable[..., str]:
-    """Runs `python -m pipeline ...` in the folder and returns what it printed; it must succeed."""
+    """Runs `python -m pipeline ...` in the folder, checks its exit code and returns what it printed."""
 
-    def run(*words: str) -> str:
+    def run(*words: str, code: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *words],
             cwd=tmp_path, env=clean_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             timeout=200,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == code, done.stdout
         return str(done.stdout)
 
     return run
@@ -70,13 +70,16 @@ def test_pending_run_is_uploaded_by_sync(tmp_path: Path, ids: dict[str, str], pi
     assert_one_ready_model(client, ids["pending"])
 
 
-def test_killed_run_is_resumed(tmp_path: Path, ids: dict[str, str], pipeline: Callable[..., str]) -> None:
-    pipeline("resume", "--run_id", ids["killed"])
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    run = client.get_run(ids["killed"])
-    assert run.info.status == "FINISHED" and run.data.tags["host"] != "earlier-host"
-    assert steps(client, ids["killed"]) == list(range(1, EPOCHS + 1))
-    assert_one_ready_model(client, ids["killed"])
+def test_killed_run_is_not_resumed(ids: dict[str, str], pipeline: Callable[..., str]) -> None:
+    """Its images were drawn by position."""
+    printed = pipeline("resume", "--run_id", ids["killed"], code=2)
+    assert "started by an earlier release, which drew images by position. Run it again: python -m pipeline" in printed
+
+
+def test_model_is_rejected_as_a_base(ids: dict[str, str], pipeline: Callable[..., str]) -> None:
+    pipeline("sync")
+    printed = pipeline("transfer", "--base", ids["pending"], "--dry_run", "true", code=2)
+    assert "trained by an earlier release" in printed and "Train it again, or choose another base" in printed
 
 
 def test_plan_run_is_reported(tmp_path: Path, ids: dict[str, str], pipeline: Callable[..., str]) -> None:

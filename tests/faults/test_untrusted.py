@@ -21,7 +21,8 @@ import torch
 from mlflow.entities import FileInfo
 from PIL import Image
 
-from pipeline.data.image_file import MAX_IMAGE_PIXELS, read_grey_image
+from pipeline.data.image_file import MAX_IMAGE_PIXELS, read_image
+from pipeline.data.preprocessing import Geometry
 from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.networks.build import architecture_from_json
@@ -124,7 +125,7 @@ def test_train_base_works_without_pickle(bases: Bases, monkeypatch: pytest.Monke
     assert train_base(TrainBaseParams(**SMALL, seed=3)).metrics["test/accuracy"] > 0.3
 
 
-@pytest.mark.parametrize("file", [names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.INDICES_FILE])
+@pytest.mark.parametrize("file", [names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.IDENTITIES_FILE])
 @pytest.mark.parametrize("saved_with", ["pickle", "torch"])
 def test_pickled_model_file_is_rejected(bases: Bases, damaged: Damager, mark: Path, file: str, saved_with: str) -> None:
     damaged(bases.extra(bases.newer) / file, lambda _: bomb(mark, saved_with))
@@ -174,7 +175,7 @@ def test_processed_torchvision_files_are_ignored(tmp_path: Path, mark: Path) -> 
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("file", [names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.INDICES_FILE])
+@pytest.mark.parametrize("file", [names.WEIGHTS_FILE, names.ARCHITECTURE_FILE, names.IDENTITIES_FILE])
 def test_symlinked_model_file_is_rejected(bases: Bases, tmp_path: Path, file: str) -> None:
     """Even if the link's target is the original file."""
     path = bases.extra(bases.newer) / file
@@ -295,7 +296,7 @@ def test_named_pipe_does_not_block(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a regular file"):
         read_tensor_file(tmp_path / "pipe", 1 << 20)
     with pytest.raises(DataFileError, match="not a regular file"):
-        read_grey_image(tmp_path / "pipe")
+        read_image(tmp_path / "pipe", Geometry(size=(28, 28), channels=1))
     with pytest.raises(UserInputError, match="not a regular file"):
         from pipeline.tuning.search_space import load_space
 
@@ -341,26 +342,29 @@ def test_postscript_image_is_not_executed(tmp_path: Path) -> None:
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\nshowpage\n")
     assert Image.open(path).format == "EPS"
     with pytest.raises(DataFileError, match=r"x\.png: cannot be read as an image: cannot identify"):
-        read_grey_image(path)
+        read_image(path, Geometry(size=(28, 28), channels=1))
 
 
-GOOD = {"family": "mlp", "image_shape": [1, 28, 28], "classes": [0, 1], "hidden_layers": 2, "width": 16}
-CNN = {"family": "cnn", "image_shape": [1, 28, 28], "classes": [0, 1], "convolutions": [{"channels": 4, "kernel": 3}]}
+IMAGES = {"size": [28, 28], "channels": 1}
+SHARED = {"version": 2, "preprocessing": IMAGES, "classes": ["a", "b"]}
+GOOD = {**SHARED, "family": "mlp", "hidden_layers": 2, "width": 16}
+CNN = {**SHARED, "family": "cnn", "convolutions": [{"channels": 4, "kernel": 3}]}
+MANY = [str(number) for number in range(10_000)]
 DESCRIPTIONS = {
     "a width of 10^9": json.dumps({**GOOD, "width": 10**9}),
     "a width of 10^400": json.dumps(GOOD).replace("16", "1" + "0" * 400),
     "a billion layers": json.dumps({**GOOD, "hidden_layers": 10**9}),
     "many wide layers": json.dumps({**GOOD, "hidden_layers": 100, "width": 16_384}),
-    "a head wider than memory": json.dumps({**GOOD, "classes": list(range(10_000)), "width": 10_000}),
-    "a convolution's dense head": json.dumps({**CNN, "classes": list(range(10_000)), "dense_width": 16_384}),
-    "images of 10^12 pixels": json.dumps({**GOOD, "image_shape": [1, 10**6, 10**6]}),
-    "negative sizes": json.dumps({**GOOD, "image_shape": [1, -28, -28]}),
+    "a head wider than memory": json.dumps({**GOOD, "classes": MANY, "width": 10_000}),
+    "a convolution's dense head": json.dumps({**CNN, "classes": MANY, "dense_width": 16_384}),
+    "images of 10^12 pixels": json.dumps({**GOOD, "preprocessing": {**IMAGES, "size": [10**6, 10**6]}}),
+    "negative sizes": json.dumps({**GOOD, "preprocessing": {**IMAGES, "size": [-28, -28]}}),
     "deep nesting": "[" * 100_000 + "]" * 100_000,
     "nested objects": '{"family":' * 20_000,
     "NaN": json.dumps({**GOOD, "dropout": float("nan")}),
     "infinity": json.dumps({**GOOD, "dropout": float("inf")}),
     "a repeated key": json.dumps(GOOD)[:-1] + ', "width": 17}',
-    "a repeated class": json.dumps({**GOOD, "classes": [1, 1]}),
+    "a repeated class": json.dumps({**GOOD, "classes": ["a", "a"]}),
     "a number as text": json.dumps({**GOOD, "width": "16"}),
     "a fraction": json.dumps({**GOOD, "width": 16.5}),
     "true as a number": json.dumps({**GOOD, "width": True}),
@@ -369,6 +373,10 @@ DESCRIPTIONS = {
     "an unknown key": json.dumps({**GOOD, "__class__": "os.system"}),
     "an unknown family": json.dumps({**GOOD, "family": "resnet"}),
     "a key that is missing": json.dumps({k: v for k, v in GOOD.items() if k != "classes"}),
+    "an earlier release": json.dumps({"family": "mlp", "image_shape": [1, 28, 28], "classes": [0, 1]}),
+    "class numbers": json.dumps({**GOOD, "classes": [0, 1]}),
+    "a tiny deviation": json.dumps({**GOOD, "preprocessing": {**IMAGES, "std": [-1.0]}}),
+    "another number of means": json.dumps({**GOOD, "preprocessing": {**IMAGES, "mean": [0.5, 0.5]}}),
     "no JSON": "family: mlp",
     "a lone surrogate": json.dumps(GOOD) + "\ud800",
     "too long": " " * (2 << 20) + json.dumps(GOOD),
@@ -385,7 +393,7 @@ def test_architecture_outside_schema_is_rejected(what: str) -> None:
 
 def test_invalid_architectures_differ_from_valid_ones() -> None:
     assert architecture_from_json(json.dumps(GOOD)).depth == 2 and architecture_from_json(json.dumps(CNN)).depth == 2
-    assert len(set(DESCRIPTIONS.values())) == len(DESCRIPTIONS) == 25
+    assert len(set(DESCRIPTIONS.values())) == len(DESCRIPTIONS) == 29
 
 
 def forged_model(bases: Bases, tags: dict[str, str], *, drop: str = "") -> str:

@@ -8,20 +8,19 @@ import torch
 
 from pipeline.data.identity import content_ids
 from pipeline.data.idx import SIDE
-from pipeline.data.image_file import read_grey_image
-from pipeline.data.preprocessing import Geometry
+from pipeline.data.image_file import read_image
+from pipeline.data.preprocessing import Geometry, GeometryRequest
 from pipeline.data.records import Dataset, Images
 from pipeline.data.stratified import cut_test
 from pipeline.data.torchvision_import import torchvision_datasets
 from pipeline.errors import DataFileError, Fault
 from pipeline.params import FOLDER_PREFIX
 
-GEOMETRY = Geometry(size=(SIDE, SIDE), channels=1)
 MIN_IMAGES_PER_CLASS = 3  # one each for training, validation and test
 
 
-def load_folder(name: str) -> Dataset:
-    """Return the images of `folder:PATH`, grey and resized to 28x28.
+def load_folder(name: str, geometry: Geometry | GeometryRequest) -> Dataset:
+    """Return the images of `folder:PATH`, resized.
 
     Raises:
         DataFileError: The folder does not exist, a class has too few images, or an image cannot be read.
@@ -40,10 +39,13 @@ def load_folder(name: str) -> Dataset:
     if small:
         needed = f"a class needs at least {MIN_IMAGES_PER_CLASS} images (train, validation, test)"
         raise _invalid(name, f"{needed}; too few in {', '.join(small)}.", "Add images.")
-    pixels = torch.stack([read_grey_image(Path(file)) for file, _ in listing.samples])
+    if isinstance(geometry, GeometryRequest):
+        side = SIDE if geometry.image_size == "auto" else int(geometry.image_size)
+        geometry = Geometry(size=(side, side), channels=3 if geometry.channels == 3 else 1)
+    pixels = torch.stack([read_image(Path(file), geometry) for file, _ in listing.samples])
     train, test = cut_test(Images(pixels, labels, content_ids(pixels)))
-    note = f"{len(pixels)} images in {path}, converted to grey 28x28"
-    return Dataset(name, train, test, tuple(listing.classes), str(path.absolute()), note, GEOMETRY)
+    note = f"{len(pixels)} images in {path}, resized to {geometry.size}"
+    return Dataset(name, train, test, tuple(listing.classes), str(path.absolute()), note, geometry)
 
 
 def _invalid(name: str, allowed: str, remedy: str) -> DataFileError:

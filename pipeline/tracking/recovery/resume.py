@@ -33,6 +33,7 @@ from pipeline.training.checkpoint import LAST, PREVIOUS
 logger = logging.getLogger(__name__)
 
 RESUMABLE = ("train_base", "transfer", "finetune_cnn", "scratch_cnn")
+RENAMED = {"channels": "conv_channels"}  # parameters of earlier releases
 CONTINUED_BY_RERUN = ("tune", "cache_features")
 
 _invalid_run = partial(invalid, "run_id")
@@ -66,6 +67,9 @@ def find_interrupted(client: MlflowClient, run_id: str, *, force: bool = False) 
     if stage not in RESUMABLE:
         problem = f"{stage} runs have no checkpoints" if stage else "the run had not started"
         raise _invalid_run(run_id, f"{problem}.", remedy="Run its command again.")
+    if history.tags.get(names.FORMAT) != names.FORMAT_VERSION:
+        remedy = f"Run it again: {_command(stage, parameters)}"
+        raise _invalid_run(run_id, "started by an earlier release, which drew images by position.", remedy=remedy)
     if not local_state and history.metrics and not _has_checkpoints(client, run_id):
         raise _invalid_run(
             run_id,
@@ -204,8 +208,14 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str,
 
 def _command(stage: str, parameters: Mapping[str, str]) -> str:
     """Return the command that runs a stage with these parameters, without those at their defaults."""
-    defaults = ENTRY_POINTS[stage]().logged()
-    options = [f"--{name} {shlex.quote(value)}" for name, value in parameters.items() if defaults.get(name) != value]
+    defaults, known = ENTRY_POINTS[stage]().logged(), ENTRY_POINTS[stage].model_fields
+    if "conv_channels" in known and "conv_channels" not in parameters:  # of an earlier release
+        parameters = {RENAMED.get(name, name): value for name, value in parameters.items()}
+    options = [
+        f"--{name} {shlex.quote(value)}"
+        for name, value in parameters.items()
+        if name in known and defaults.get(name) != value
+    ]
     return " ".join(["python -m pipeline", stage, *options])
 
 

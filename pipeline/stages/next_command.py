@@ -1,0 +1,50 @@
+"""The command that a stage suggests next; it works as printed."""
+
+from __future__ import annotations
+
+import shlex
+
+from pipeline.data.classes import default_target_classes
+from pipeline.data.splits import Split
+from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
+from pipeline.params.data import format_class_names
+from pipeline.params.stages import CacheFeaturesParams, FitParams, TransferParams
+from pipeline.stages.data_loading import data_options
+from pipeline.tracking.base_model import Base
+
+
+def after_training(
+    architecture: MLPArchitecture | CNNArchitecture, split: Split, params: FitParams, *, model_uri: str
+) -> str:
+    """Return a command that uses the model of a training stage."""
+    if params.entry_point in ("finetune_cnn", "scratch_cnn"):
+        return "report"
+    stage = "transfer" if architecture.family == "mlp" else "finetune_cnn"
+    target = default_target_classes(architecture.family, split.all_class_names, split.class_names)
+    classes = ""
+    if isinstance(params, TransferParams):
+        target, classes = split.classes, f" --classes {shlex.quote(split.classes_text)}"
+    cut = continue_options(architecture) if target == split.classes else ""
+    return f"{stage} --base {model_uri}{classes}{cut}{data_options(params)}"
+
+
+def continue_options(architecture: MLPArchitecture | CNNArchitecture) -> str:
+    """Return the options that copy all blocks of a base, to continue its training on its own classes."""
+    if architecture.family == "mlp":
+        return f" --unfreeze {min(2, architecture.depth)}"
+    return f" --frozen 1 --intermediate {architecture.depth - 1}"
+
+
+def after_features(base: Base, params: CacheFeaturesParams, run_id: str) -> str:
+    """Return a command that trains on cached features."""
+    architecture = base.network.architecture
+    if architecture.family == "mlp":
+        stage, cut = "transfer", f"--unfreeze {architecture.depth - int(params.depth)}"
+    else:
+        continues = params.dataset == base.dataset and params.classes == format_class_names(base.classes)
+        above = architecture.depth - int(params.depth)
+        stage = "finetune_cnn"
+        cut = f"--frozen {params.depth} --intermediate {above if continues else min(1, above)}"
+    data = f"--dataset {shlex.quote(params.dataset)}" if params.dataset != base.dataset else ""
+    words = (stage, f"--base {base.model_uri}", f"--classes {shlex.quote(params.classes)}", cut, data)
+    return f"{' '.join(filter(None, words))}{data_options(params)} --features {run_id}"

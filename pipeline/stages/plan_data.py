@@ -1,0 +1,245 @@
+"""Fits a plan to its data before anything runs: classes of every arm, numbers of labels, folds and batch sizes.
+
+Read `fit_plan`. The values of a plan that ships are defaults: they are lowered to what the data have. Those of other
+plans are rejected if the data do not have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.console import echo
+from pipeline.data.classes import (
+    Classes,
+    default_base_classes,
+    default_target_classes,
+    halve_classes,
+    is_digits,
+    select_classes,
+)
+from pipeline.data.records import DatasetSummary
+from pipeline.data.splits import LabelSample, validation_counts
+from pipeline.errors import Fault, UserInputError
+from pipeline.params import DataParams, StageParams, TargetParams, TrainBaseParams, TuneParams, parse_params
+from pipeline.params.data import format_class_names
+from pipeline.params.target import DEFAULT_PER_CLASS, LabelParams
+from pipeline.plan.arms import PLACEHOLDER_MODEL
+from pipeline.plan.records import Plan, PlannedArm
+from pipeline.stages.data_loading import describe_data
+
+Arms = Mapping[str, PlannedArm]
+Limits = dict[str, int]  # largest values that the data allow, by parameter
+
+
+def fit_plan(plan: Plan, *, shipped: bool) -> Plan:
+    """Return a plan whose arms name their classes, and whose numbers of labels, folds and batch sizes fit the data.
+
+    Raises:
+        UserInputError: The data set is missing, lacks a class, or has fewer images than an arm needs; each fault once.
+    """
+    summaries = describe_arms(plan.arms)
+    plan = replace(plan, arms=with_classes(plan.arms, summaries))
+    faults: dict[str, Fault] = {}
+    fitted: dict[str, PlannedArm] = {}
+    for arm in plan.arms.values():
+        limits = data_limits(arm, summaries[arm.name])
+        exceeded = {name: limit for name, limit in limits.items() if given(arm, name) > limit}
+        if exceeded and (not shipped or min(exceeded.values()) < 1):
+            faults |= {str(fault): fault for fault in faults_of(arm, exceeded, summaries[arm.name])}
+        fitted[arm.name] = lowered(arm, exceeded)
+    if faults:
+        raise UserInputError(*faults.values())
+    return rename_arms(plan, fitted)
+
+
+def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
+    """Return the data set of each arm, by name of the arm; each data set is described once."""
+    found: dict[tuple[object, ...], DatasetSummary] = {}
+    summaries = {}
+    for arm in arms.values():
+        params = arm_params(arm)
+        assert isinstance(params, DataParams)
+        key = tuple(getattr(params, name) for name in DataParams.model_fields)
+        if key not in found:
+            found[key] = describe_data(params, exactly=True)
+        summaries[arm.name] = found[key]
+    return summaries
+
+
+def arm_params(arm: PlannedArm) -> StageParams:
+    """Return the parameters of an arm, with a placeholder for its base."""
+    base = {"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {}
+    return parse_params(arm.kind, {**arm.setting, **base})
+
+
+def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
+    """Return the arms with classes in their settings, and print those that the data set has decided.
+
+    Raises:
+        UserInputError: A data set lacks a class, or has too few classes for a base and a target.
+    """
+    chosen = {
+        arm.name: select_classes(str(arm.setting["classes"]), summary.class_names, summary.name)
+        for arm in arms.values()
+        if (summary := summaries[arm.name]) and arm.setting.get("classes", "auto") != "auto"
+    }
+    given_classes = dict(chosen)
+    for arm in arms.values():  # a base comes before its targets
+        if arm.name not in chosen and not issubclass(arm.kind, TargetParams):
+            chosen[arm.name] = base_classes(arm, arms, summaries, given_classes)
+    for arm in arms.values():
+        if arm.name not in chosen:
+            chosen[arm.name] = target_classes(arm, arms, summaries, chosen)
+    texts = {name: class_text(numbers, summaries[name]) for name, numbers in chosen.items()}
+    print_classes(arms, summaries, {name: text for name, text in texts.items() if name not in given_classes})
+    return {arm.name: replace(arm, setting={**arm.setting, "classes": texts[arm.name]}) for arm in arms.values()}
+
+
+def class_text(classes: Classes, summary: DatasetSummary) -> str:
+    """Return a class list."""
+    return format_class_names(tuple(summary.class_names[number] for number in classes), classes)
+
+
+def base_classes(
+    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], given_classes: Mapping[str, Classes]
+) -> Classes:
+    """Return the default classes of a base: those that are left for it by the targets that build on it."""
+    summary, params = summaries[arm.name], arm_params(arm)
+    assert isinstance(params, TrainBaseParams)
+    targets = [other for other in arms.values() if root_of(other, arms) is arm and summaries[other.name] is summary]
+    wanted = {number for target in targets for number in given_classes.get(target.name, ())}
+    default = default_base_classes(params.model, summary.class_names)
+    if not targets or (is_digits(summary.class_names) and not wanted & set(default)):
+        return default
+    if wanted:
+        return rest_of(wanted, summary, name="target_classes")
+    return halve_classes(summary.class_names, summary.name)[0]
+
+
+def target_classes(
+    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], chosen: Mapping[str, Classes]
+) -> Classes:
+    """Return the default classes of a target: those that its base has not seen, on the same data."""
+    summary, root = summaries[arm.name], root_of(arm, arms)
+    bases = [other for other in arms.values() if root_of(other, arms) is other and summaries[other.name] is summary]
+    if root is None and bases:
+        root = bases[0]
+    seen = chosen[root.name] if root is not None and summaries[root.name] is summary else ()
+    if seen and not is_digits(summary.class_names):
+        return rest_of(set(seen), summary, name="base_classes")
+    assert issubclass(arm.kind, TargetParams)
+    seen_names = [summary.class_names[number] for number in seen]
+    return default_target_classes(arm.kind.family, summary.class_names, seen_names)
+
+
+def rest_of(taken: set[int], summary: DatasetSummary, *, name: str) -> Classes:
+    """Return all other classes; raise UserInputError if there are fewer than two."""
+    rest = tuple(number for number in range(len(summary.class_names)) if number not in taken)
+    if len(rest) < 2:
+        text = class_text(tuple(sorted(taken)), summary)
+        what = f"leaves {len(rest)} of the {len(summary.class_names)} classes of {summary.name}; two are needed."
+        raise UserInputError(Fault(name, text, what, "Choose fewer classes."))
+    return rest
+
+
+def root_of(arm: PlannedArm, arms: Arms) -> PlannedArm | None:
+    """Return the trained base at the end of an arm's chain of bases (or the arm itself); None for a target without."""
+    while arm.base:
+        arm = arms[arm.base]
+    return None if issubclass(arm.kind, TargetParams) else arm
+
+
+def print_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], texts: Mapping[str, str]) -> None:
+    """Print classes that were not given, once per data set and role, unless they are digits."""
+    lines = dict.fromkeys(
+        f"{'target' if issubclass(arms[name].kind, TargetParams) else 'base'} classes of {summaries[name].name}: {text}"
+        for name, text in texts.items()
+        if not is_digits(summaries[name].class_names)
+    )
+    for line in lines:
+        echo(line)
+
+
+def given(arm: PlannedArm, name: str) -> int:
+    """Return the number that a setting gives for a parameter; 0 if it gives none."""
+    value = str(arm.setting.get(name, ""))
+    return int(value) if value.isdecimal() else 0
+
+
+def data_limits(arm: PlannedArm, summary: DatasetSummary) -> Limits:
+    """Return the largest per_class, val_per_class, folds and batch_size that the classes of an arm allow."""
+    params = arm_params(arm)
+    classes = select_classes(str(arm.setting["classes"]), summary.class_names, summary.name)
+    images = [summary.train_counts[number] for number in classes]
+    official = [summary.validation_counts[number] for number in classes] if summary.validation_counts else []
+    if isinstance(params, LabelParams):
+        assert isinstance(params, TargetParams)
+        return _label_limits(arm, params, images, official)
+    if not isinstance(params, TrainBaseParams):
+        return {}
+    left = images if official else [count - max(1, round(params.val_fraction * count)) for count in images]
+    limits = {"batch_size": sum(left) if min(left) > 0 else 0}
+    return {**limits, "folds": min(images)} if isinstance(params, TuneParams) else limits
+
+
+def _label_limits(arm: PlannedArm, params: LabelParams, images: list[int], official: list[int]) -> Limits:
+    """Return the limits of a target stage."""
+    assert isinstance(params, TargetParams)
+    per_class = params.per_class if params.per_class != "auto" else DEFAULT_PER_CLASS[params.family]
+    fraction = float(getattr(params, "val_fraction", 0.1))
+    sample = LabelSample(per_class=per_class, val_per_class=params.val_per_class, val_fraction=fraction, seed=0)
+    held = validation_counts(official or images, sample, official=bool(official))
+    left = images if official else [count - val for count, val in zip(images, held, strict=True)]
+    labels = [min(count, per_class) if per_class != "all" else count for count in left]
+    most = min(official) if official else min(images) - 1
+    return {"val_per_class": most, "per_class": max(0, min(left)), "batch_size": max(0, sum(labels))}
+
+
+def faults_of(arm: PlannedArm, exceeded: Limits, summary: DatasetSummary) -> list[Fault]:
+    """Return a fault for each value of an arm that the data do not allow."""
+    classes = arm.setting["classes"]
+    return [
+        Fault(name, given(arm, name), f"classes {classes} of {summary.name} allow at most {limit}.", "Lower it.")
+        for name, limit in exceeded.items()
+    ]
+
+
+def lowered(arm: PlannedArm, exceeded: Limits) -> PlannedArm:
+    """Return an arm with values that the data allow, in its name and label too."""
+    if not exceeded:
+        return arm
+    name, label = arm.name, arm.label
+    for parameter, limit in exceeded.items():
+        old, new = f"{parameter}={given(arm, parameter)}", f"{parameter}={limit}"
+        name = name.replace(old, new)
+        label = label.replace(old, new) if old in label else f"{label} ({new})"
+    return replace(arm, name=name, label=label, setting={**arm.setting, **exceeded})
+
+
+def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm]) -> Plan:
+    """Return the plan with fitted arms, by their old names; arms of a grid that have become equal are merged."""
+    names = {old: arm.name for old, arm in fitted.items()}
+    changes = sorted(
+        {
+            f"{parameter} {given(plan.arms[old], parameter)} -> {arm.setting[parameter]}"
+            for old, arm in fitted.items()
+            for parameter in ("per_class", "val_per_class", "folds", "batch_size")
+            if arm.setting.get(parameter) != plan.arms[old].setting.get(parameter)
+        }
+    )
+    if not changes:
+        return plan
+    note = f"Lowered to what the data have: {', '.join(changes)}."
+    echo(note)
+    arms = {arm.name: replace(arm, base=names.get(arm.base, "")) for arm in fitted.values()}
+    questions = tuple(
+        replace(
+            question,
+            arms=tuple(dict.fromkeys(names[arm] for arm in question.arms)),
+            reference=names.get(question.reference, ""),
+            labelled=tuple(dict.fromkeys((names[one], names[two]) for one, two in question.labelled)),
+        )
+        for question in plan.questions
+    )
+    return replace(plan, description=f"{plan.description} {note}".strip(), arms=arms, questions=questions)
