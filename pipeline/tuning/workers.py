@@ -62,7 +62,7 @@ class Job:
     preprocessing: Preprocessing  # of the images
     classes: tuple[str, ...]
     settings: FitSettings  # of each fold's fit; a trial replaces the searched values
-    shared: SharedTensors  # normalized pixels, labels and identities of all training images, then held-out indices per fold
+    shared: SharedTensors  # normalized pixels, labels and identities of the training images; held-out rows per fold
     parent_run_id: str  # the study's MLflow run
     folder: str  # working directory
     environment: dict[str, str]  # MLFLOW_* and PIPELINE_*; the fork server may have been started with others
