@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from pipeline.console import echo
 from pipeline.redaction import first_line, without_password
+from pipeline.state_dir import state_folder
 from pipeline.tracking.outbox.clean import clear_uploaded
 from pipeline.tracking.outbox.journal import (
     JOURNAL,
@@ -23,7 +24,7 @@ from pipeline.tracking.outbox.journal import (
     send_pending,
     uploaded_bytes,
 )
-from pipeline.tracking.outbox.local_state import LOCK, lock_run_state, state_folder
+from pipeline.tracking.outbox.local_state import LOCK, lock_run_state
 from pipeline.tracking.outbox.sender import MAX_ATTEMPTS, Sender
 from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from pipeline.tracking.store import open_store
