@@ -123,8 +123,8 @@ def decode(content: bytes) -> Pixels:
     except UnreadableImageError:
         raise
     except Exception as error:  # Pillow's decoders raise exceptions of any type
-        text = (str(error) or type(error).__name__).replace(f" {io.BytesIO.__name__}", "")
-        raise UnreadableImageError(text.split(" <_io.BytesIO")[0]) from None
+        text = (str(error) or type(error).__name__).split(" <_io.BytesIO")[0]
+        raise UnreadableImageError(text) from None
 
 
 def canonical(image: Image.Image) -> Pixels:
@@ -202,7 +202,7 @@ def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
 
 
 def _fitted(picture: Image.Image, geometry: Geometry) -> Image.Image:
-    """Scale until both sides are at least side / crop_ratio, and crop the center."""
+    """Scale until both sides are at least side / crop_ratio, and keep the center; computes the center only."""
     height, width = geometry.size
     needed_height, needed_width = (math.floor(side / geometry.crop_ratio + 1e-6) for side in geometry.size)
     if needed_height / picture.height >= needed_width / picture.width:
@@ -210,26 +210,32 @@ def _fitted(picture: Image.Image, geometry: Geometry) -> Image.Image:
     else:
         scaled = max(needed_height, int(needed_width * picture.height / picture.width)), needed_width
     top, left = round((scaled[0] - height) / 2), round((scaled[1] - width) / 2)
-    return _scaled(picture, scaled, geometry).crop((left, top, left + width, top + height))
+    y_step, x_step = picture.height / scaled[0], picture.width / scaled[1]
+    box = left * x_step, top * y_step, (left + width) * x_step, (top + height) * y_step
+    inside = (*box[:2], min(box[2], picture.width), min(box[3], picture.height))
+    return _scaled(picture, geometry.size, geometry, box=inside)
 
 
 def _padded(picture: Image.Image, geometry: Geometry) -> Image.Image:
     """Scale until the image fits, and center it on black."""
     height, width = geometry.size
     scale = min(height / picture.height, width / picture.width)
-    inner = tuple(max(1, min(side, round(scale * old))) for side, old in zip(geometry.size, picture.size[::-1], strict=True))
+    inner_height = max(1, min(height, round(scale * picture.height)))
+    inner_width = max(1, min(width, round(scale * picture.width)))
     canvas = Image.new(picture.mode, (width, height))
-    canvas.paste(_scaled(picture, (inner[0], inner[1]), geometry), ((width - inner[1]) // 2, (height - inner[0]) // 2))
+    inner = _scaled(picture, (inner_height, inner_width), geometry)
+    canvas.paste(inner, ((width - inner_width) // 2, (height - inner_height) // 2))
     return canvas
 
 
-def _scaled(picture: Image.Image, size: tuple[int, int], geometry: Geometry) -> Image.Image:
-    """Scale to (H, W)."""
+def _scaled(
+    picture: Image.Image, size: tuple[int, int], geometry: Geometry, *, box: tuple[float, ...] | None = None
+) -> Image.Image:
+    """Scale a box (left, top, right, bottom; by default everything) to (H, W)."""
     height, width = size
-    if picture.size == (width, height):
-        return picture
+    left, top, right, bottom = box or (0.0, 0.0, float(picture.width), float(picture.height))
     resample = FILTERS[geometry.interpolation]
     if geometry.antialias or geometry.interpolation == "nearest":
-        return picture.resize((width, height), resample)
-    matrix = (picture.width / width, 0.0, 0.0, 0.0, picture.height / height, 0.0)
+        return picture.resize((width, height), resample, (left, top, right, bottom))
+    matrix = ((right - left) / width, 0.0, left, 0.0, (bottom - top) / height, top)
     return picture.transform((width, height), Image.Transform.AFFINE, matrix, resample)
