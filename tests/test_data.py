@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.data import download
 from pipeline.data.idx import idx_fault
+from pipeline.data.reachability import any_reachable
 from pipeline.data.records import Dataset
-from pipeline.data.sources import mnist_family
 from pipeline.data.sources.mnist_family import FAMILY
 from pipeline.data.sources.registry import load_dataset
 from pipeline.data.splits import choose_classes, split_for_base
@@ -111,7 +112,7 @@ def test_any_bytes_are_valid_idx_or_report_a_fault(content: bytes) -> None:
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mnist_family, "any_reachable", lambda addresses, limit_seconds: False)
+    monkeypatch.setattr(download, "any_reachable", lambda addresses, limit_seconds: False)
 
 
 def test_auto_falls_back_to_digits_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +144,7 @@ def test_hanging_connection_times_out() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         began = time.monotonic()
-        assert not mnist_family.any_reachable([f"http://127.0.0.1:{silent.getsockname()[1]}/x"], 1.0)
+        assert not any_reachable([f"http://127.0.0.1:{silent.getsockname()[1]}/x"], 1.0)
         assert time.monotonic() - began < 3
 
 

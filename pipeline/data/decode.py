@@ -116,7 +116,7 @@ def decode(content: bytes) -> Pixels:
                 size = f"{image.width} x {image.height}"
                 raise UnreadableImageError(f"{size} pixels exceed the limit of {MAX_IMAGE_PIXELS}")
             image.load()
-            upright = image
+            upright: Image.Image = image
             if image.getexif().get(ORIENTATION_TAG, 1) != 1:
                 upright = ImageOps.exif_transpose(image)
             return canonical(upright)

@@ -166,8 +166,8 @@ class _Scan:
                 what = f"{found[split].name}/ and {path.name}/ are both folders of the {split} split."
                 raise invalid_folder(self.name, what, "Merge or rename one of them.")
             found[split] = path
-        alone = len(found) == 1 and len(top) > 1
-        return {} if "train" not in found or alone else found
+        classes = [path for path in top if path.name.lower() not in SPLIT_OF_FOLDER]
+        return {} if "train" not in found or (len(found) == 1 and classes) else found
 
     def _note(self, split_folders: dict[str, Path]) -> str:
         if not split_folders:
@@ -189,7 +189,7 @@ class _Scan:
         for folder in folders:
             class_name = unicodedata.normalize("NFC", folder.name)
             if not class_name.isprintable():
-                what = f"the class folder {ascii(folder.name)} has a name that cannot be printed."
+                what = f"the class folder {folder.name!a} has a name that cannot be printed."
                 raise invalid_folder(self.name, what, "Rename it.")
             if class_name in classes:
                 what = f"two class folders are called {class_name}, in different Unicode normal forms."

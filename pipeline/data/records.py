@@ -51,3 +51,29 @@ class Dataset:
     note: str
     geometry: Geometry
     validation: Images | None = None
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What is known of a data set without decoding its images.
+
+    Attributes:
+        name: As in `Dataset`.
+        class_names: Name of class k at index k.
+        train_counts: Training images of every class.
+        validation_counts: Of the official validation split, if there is one.
+        test_counts: Test images of every class.
+        official_splits: Whether the source defines the test split.
+        geometry: That decoding would use.
+        exact: Whether the counts are; before the first decoding, those of a test split that is sampled by content are
+            expected values, and unreadable and duplicate images are counted.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    validation_counts: tuple[int, ...] | None
+    test_counts: tuple[int, ...]
+    official_splits: bool
+    geometry: Geometry
+    exact: bool = True

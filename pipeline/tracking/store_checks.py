@@ -18,8 +18,8 @@ from mlflow.exceptions import MlflowException
 from pipeline.checks import CheckResult, unwritable_reason
 from pipeline.errors import UserInputError
 from pipeline.redaction import first_line
-from pipeline.tracking.outbox.journal import JOURNAL, is_uploaded, read_part
 from pipeline.state_dir import state_folder
+from pipeline.tracking.outbox.journal import JOURNAL, is_uploaded, read_part
 from pipeline.tracking.recovery.orphans import orphaned_runs
 from pipeline.tracking.recovery.unstarted_runs import unstarted_runs
 from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, ping_server, search_running, sqlite_path
