@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipeline.data import download
 from pipeline.data.idx import idx_fault
@@ -152,36 +151,6 @@ def test_digits_are_upsampled_to_28x28(digits: Dataset) -> None:
     assert digits.train.pixels.shape[1:] == (1, 28, 28) and digits.train.pixels.dtype == torch.uint8
     assert len(digits.train.labels) + len(digits.test.labels) == 1797
     assert 200 < int(digits.train.pixels.max()) <= 255
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes of color images of various sizes."""
-    for number, name in enumerate(("cats", "dogs")):
-        (tmp_path / name).mkdir()
-        for index in range(10):
-            Image.new("RGB", (20 + index, 40), (100 * number, index, 0)).save(tmp_path / name / f"{index}.png")
-    return tmp_path
-
-
-def test_image_folder_loads_as_dataset(folder: Path) -> None:
-    dataset = load_dataset(f"folder:{folder}", "data")
-    assert dataset.class_names == ("cats", "dogs") and dataset.train.pixels.shape == (16, 1, 28, 28)
-    assert torch.bincount(dataset.test.labels).tolist() == [2, 2]
-    assert torch.equal(dataset.test.pixels, load_dataset(f"folder:{folder}", "data").test.pixels)
-
-
-def test_broken_image_error_names_the_file(folder: Path) -> None:
-    (folder / "cats" / "3.png").write_bytes((folder / "cats" / "3.png").read_bytes()[:40])
-    with pytest.raises(DataFileError, match=r"3\.png: cannot be read as an image"):
-        load_dataset(f"folder:{folder}", "data")
-
-
-def test_folder_without_images_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataFileError, match="not a folder"):
-        load_dataset(f"folder:{tmp_path}/none", "data")
-    with pytest.raises(DataFileError, match="one sub-folder"):
-        load_dataset(f"folder:{tmp_path}", "data")
 
 
 def test_classes_are_relabeled_in_order(digits: Dataset) -> None:

@@ -32,6 +32,7 @@ MAX_IMAGE_PIXELS = 64_000_000  # a small file can claim any size; decoding this 
 MAX_FILE_BYTES = 512 << 20
 ORIENTATION_TAG = 0x0112
 FULL_16_BIT = 65_535
+MAX_SCALED_RATIO = 16  # of a whole scaled image to its center crop; one row of 64 million pixels would fill the memory
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -202,7 +203,10 @@ def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
 
 
 def _fitted(picture: Image.Image, geometry: Geometry) -> Image.Image:
-    """Scale until both sides are at least side / crop_ratio, and keep the center; computes the center only."""
+    """Scale until both sides are at least side / crop_ratio, and keep the center.
+
+    Of very long images, only the center is computed; Pillow may then round in another order.
+    """
     height, width = geometry.size
     needed_height, needed_width = (math.floor(side / geometry.crop_ratio + 1e-6) for side in geometry.size)
     if needed_height / picture.height >= needed_width / picture.width:
@@ -210,6 +214,8 @@ def _fitted(picture: Image.Image, geometry: Geometry) -> Image.Image:
     else:
         scaled = max(needed_height, int(needed_width * picture.height / picture.width)), needed_width
     top, left = round((scaled[0] - height) / 2), round((scaled[1] - width) / 2)
+    if math.prod(scaled) <= MAX_SCALED_RATIO * height * width:
+        return _scaled(picture, scaled, geometry).crop((left, top, left + width, top + height))
     y_step, x_step = picture.height / scaled[0], picture.width / scaled[1]
     box = left * x_step, top * y_step, (left + width) * x_step, (top + height) * y_step
     inside = (*box[:2], min(box[2], picture.width), min(box[3], picture.height))

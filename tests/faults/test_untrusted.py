@@ -319,7 +319,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_decompression_bomb_image_is_rejected(tmp_path: Path) -> None:
+def test_decompression_bomb_image_is_rejected(tmp_path: Path, state: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         for index in range(5):
