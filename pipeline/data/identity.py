@@ -38,8 +38,8 @@ def content_ids(pixels: Tensor) -> Tensor:
 
 
 def _is_grey(pixels: NDArray[np.uint8]) -> bool:
-    top = pixels[:1]  # decides for nearly every color image
-    return all(bool((part[..., :1] == part[..., 1:]).all()) for part in (top, pixels))
+    red, green, blue = pixels[0, 0].tolist()  # decides for most color images
+    return red == green == blue and bool((pixels[..., :1] == pixels[..., 1:]).all())
 
 
 def ranks(ids: Tensor, *purpose: object) -> Tensor:
