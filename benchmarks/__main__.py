@@ -24,7 +24,7 @@ from benchmarks.rows import LOWER, SLACK, Options, PartResult, read_results, wri
 
 PARTS = (
     "epoch", "libraries", "cnn_epoch", "feature_cache", "folds", "tracking", "outage", "startup", "stage", "tune",
-    "busy",
+    "busy", "decoding",
 )  # fmt: skip
 WITH_PEERS = ("libraries",)
 SHORT = ("epoch", "cnn_epoch", "tracking", "startup")  # single-threaded: least sensitive to other load

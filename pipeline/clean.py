@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pipeline.console import echo
+from pipeline.data.store.image_store import list_image_stores
 from pipeline.leftovers import Leftover
 from pipeline.tracking.recovery.clean import list_run_states
 
-LISTERS: tuple[Callable[[], Iterable[Leftover]], ...] = (list_run_states,)
+LISTERS: tuple[Callable[[], Iterable[Leftover]], ...] = (list_run_states, list_image_stores)
 
 
 def clean(*, dry_run: bool) -> None:

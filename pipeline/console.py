@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -92,6 +92,38 @@ def _with_bar(records: Iterable[E], epochs: int) -> Iterator[E]:
         for record in records:
             bar.update(task, completed=record.epoch, description=str(record))
             yield record
+
+
+@contextmanager
+def count_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` items are done, as a bar on a terminal and as a line every few seconds elsewhere.
+
+    Args:
+        what: Is being done, such as `decoding images`.
+        total: Number of items.
+
+    Yields:
+        A function that adds to the number of items done.
+    """
+    if sys.stdout.isatty() and _Output.display is None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        with Progress(
+            TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), transient=True
+        ) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    done, last = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            echo(f"{what}: {done}/{total}")
+            last = time.monotonic()
+
+    yield advance
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pipeline.disk_space import REMEDY as FREE_SOME_SPACE
 from pipeline.errors import DataFileError
 from pipeline.redaction import shown_variable
 from pipeline.runtime import has_bfloat16
-from pipeline.tracking.outbox.local_state import state_folder
+from pipeline.state_dir import state_folder
 from pipeline.tracking.store_checks import examine_server_clock, examine_store, store_folder
 from pipeline.tuning.storage_checks import examine_storage
 

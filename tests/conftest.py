@@ -103,6 +103,14 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
+def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of its own, outside the test's temporary folder."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("PIPELINE_STATE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip a stage's figures if they are not under test: they take half of a small stage's time."""
     monkeypatch.setattr("pipeline.stages.training_run.log_figures", lambda *_: None)

@@ -11,9 +11,10 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.clean import clean
+from pipeline.state_dir import state_folder
 from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import Entry, Journal, send_pending
-from pipeline.tracking.outbox.local_state import lock_run_state, run_folder, state_folder
+from pipeline.tracking.outbox.local_state import lock_run_state, run_folder
 from pipeline.tracking.outbox.sender import REJECTED
 from pipeline.tracking.recovery.sync import sync_runs
 from tests.conftest import Command

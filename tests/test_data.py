@@ -14,11 +14,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
+from pipeline.data import download
 from pipeline.data.idx import idx_fault
+from pipeline.data.reachability import any_reachable
 from pipeline.data.records import Dataset
-from pipeline.data.sources import mnist_family
 from pipeline.data.sources.mnist_family import FAMILY
 from pipeline.data.sources.registry import load_dataset
 from pipeline.data.torchvision_import import operators_load, torchvision_datasets
@@ -109,7 +109,7 @@ def test_any_bytes_are_valid_idx_or_report_a_fault(content: bytes) -> None:
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mnist_family, "any_reachable", lambda addresses, limit_seconds: False)
+    monkeypatch.setattr(download, "any_reachable", lambda addresses, limit_seconds: False)
 
 
 def test_auto_falls_back_to_digits_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_hanging_connection_times_out() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         began = time.monotonic()
-        assert not mnist_family.any_reachable([f"http://127.0.0.1:{silent.getsockname()[1]}/x"], 1.0)
+        assert not any_reachable([f"http://127.0.0.1:{silent.getsockname()[1]}/x"], 1.0)
         assert time.monotonic() - began < 3
 
 
@@ -149,36 +149,6 @@ def test_digits_are_upsampled_to_28x28(digits: Dataset) -> None:
     assert digits.train.pixels.shape[1:] == (1, 28, 28) and digits.train.pixels.dtype == torch.uint8
     assert len(digits.train.labels) + len(digits.test.labels) == 1797
     assert 200 < int(digits.train.pixels.max()) <= 255
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes of color images of various sizes."""
-    for number, name in enumerate(("cats", "dogs")):
-        (tmp_path / name).mkdir()
-        for index in range(10):
-            Image.new("RGB", (20 + index, 40), (100 * number, index, 0)).save(tmp_path / name / f"{index}.png")
-    return tmp_path
-
-
-def test_image_folder_loads_as_dataset(folder: Path) -> None:
-    dataset = load_dataset(f"folder:{folder}", "data")
-    assert dataset.class_names == ("cats", "dogs") and dataset.train.pixels.shape[1:] == (1, 28, 28)
-    assert len(dataset.train) + len(dataset.test) == 20
-    assert torch.equal(dataset.test.pixels, load_dataset(f"folder:{folder}", "data").test.pixels)
-
-
-def test_broken_image_error_names_the_file(folder: Path) -> None:
-    (folder / "cats" / "3.png").write_bytes((folder / "cats" / "3.png").read_bytes()[:40])
-    with pytest.raises(DataFileError, match=r"3\.png: cannot be read as an image"):
-        load_dataset(f"folder:{folder}", "data")
-
-
-def test_folder_without_images_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataFileError, match="not a folder"):
-        load_dataset(f"folder:{tmp_path}/none", "data")
-    with pytest.raises(DataFileError, match="one sub-folder"):
-        load_dataset(f"folder:{tmp_path}", "data")
 
 
 def test_torchvision_imports_despite_mismatched_torch_build() -> None:

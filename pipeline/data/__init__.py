@@ -1,4 +1,5 @@
 """Images: where they come from and how they are split.
 
-Read `records`, then `sources.registry`, then `stratified` and `splits`.
+Read `records` and `preprocessing`, then `sources.registry`, `decode`, `folder_listing` and `store`, then `stratified`,
+`file_splits` and `splits`.
 """

@@ -7,11 +7,13 @@ changes nothing. An image whose three channels are equal has the identity of the
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # imported where it is used: processes that only decode start without it
 
 
 def content_id(pixels: NDArray[np.uint8]) -> int:
@@ -29,13 +31,15 @@ def content_id(pixels: NDArray[np.uint8]) -> int:
 
 def content_ids(pixels: Tensor) -> Tensor:
     """Return the identities int64 (N,) of images uint8 (N, C, H, W)."""
+    import torch
+
     images = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     return torch.tensor([content_id(image) for image in images], dtype=torch.int64)
 
 
 def _is_grey(pixels: NDArray[np.uint8]) -> bool:
-    first = pixels[:, :, 0]
-    return bool((first == pixels[:, :, 1]).all() and (first == pixels[:, :, 2]).all())
+    red, green, blue = pixels[0, 0].tolist()  # decides for most color images
+    return red == green == blue and bool((pixels[..., :1] == pixels[..., 1:]).all())
 
 
 def ranks(ids: Tensor, *purpose: object) -> Tensor:
@@ -46,6 +50,8 @@ def ranks(ids: Tensor, *purpose: object) -> Tensor:
 
     Source: Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators.
     """
+    import torch
+
     salt = hashlib.blake2b(":".join(map(str, purpose)).encode(), digest_size=8).digest()
     with np.errstate(over="ignore"):
         x = ids.numpy().astype(np.uint64) + np.uint64(int.from_bytes(salt, "big"))

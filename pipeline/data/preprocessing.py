@@ -1,29 +1,22 @@
 """How an image file becomes the input of a network: geometry (size, channels, resizing) and normalization.
 
 The record belongs to a base network, is stored in its architecture, and is applied to the images of every target.
-`data` applies the geometry when it decodes; networks normalize inside their graph.
+`data` applies the geometry when it decodes; networks normalize inside their graph. Without a base, a
+`GeometryRequest` is resolved to a geometry that suits the images.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 1024
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 1024  # sides that a user may request, in pixels
+DEFAULT_IMAGE_SIZE = 64  # side of square images if the source's images differ in size
 Side = Annotated[int, Field(ge=1, le=16_384)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-@dataclass(frozen=True)
-class GeometryRequest:
-    """The geometry that parameters request; `auto` leaves a part to the data set."""
-
-    image_size: int | str = "auto"  # or HEIGHTxWIDTH
-    channels: int | Literal["auto"] = "auto"
-    resize: Literal["auto", "fit", "stretch", "pad"] = "auto"
 
 
 class Geometry(BaseModel):
@@ -47,6 +40,12 @@ class Geometry(BaseModel):
     crop_ratio: Fraction = 1.0
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     antialias: bool = True
+
+    @model_validator(mode="after")
+    def _filter_exists(self) -> Self:
+        if self.interpolation == "lanczos" and not self.antialias:
+            raise ValueError("interpolation lanczos exists with antialias only")
+        return self
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -83,3 +82,51 @@ class Preprocessing(Geometry):
     def geometry(self) -> Geometry:
         """The part that decoding depends on."""
         return Geometry(**{name: getattr(self, name) for name in Geometry.model_fields})
+
+
+@dataclass(frozen=True)
+class GeometryRequest:
+    """The geometry that a user asked for; `auto` leaves a value to the images.
+
+    Attributes:
+        image_size: Side of square images, or `HxW`, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        resize: How images of another aspect ratio are resized; see `Geometry`.
+    """
+
+    image_size: int | str = "auto"
+    channels: Literal["auto", 1, 3] = "auto"
+    resize: Literal["auto", "fit", "stretch", "pad"] = "auto"
+
+    def resolve(self, native_size: tuple[int, int] | None, *, grey: bool) -> Geometry:
+        """Return the geometry for a source of images.
+
+        Args:
+            native_size: (H, W) of all its images in pixels; None if they differ.
+            grey: Whether all its images are grey.
+        """
+        sides = native_size or ()
+        usable = bool(sides) and all(MIN_IMAGE_SIZE <= side <= MAX_IMAGE_SIZE for side in sides)
+        size = parse_image_size(self.image_size) or (native_size if usable else None)
+        return Geometry(
+            size=size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE),
+            channels=(1 if grey else 3) if self.channels == "auto" else self.channels,
+            resize="fit" if self.resize == "auto" else self.resize,
+        )
+
+
+def parse_image_size(value: int | str) -> tuple[int, int] | None:
+    """Return (H, W) of `64`, `"64"` or `"48x64"`; None for `auto`.
+
+    Raises:
+        ValueError: It is none of these, or a side is out of range.
+    """
+    if value == "auto":
+        return None
+    sides = str(value).split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise ValueError("must be auto, a number of pixels such as 64, or HxW such as 48x64")
+    height, width = int(sides[0]), int(sides[-1])
+    if not all(MIN_IMAGE_SIZE <= side <= MAX_IMAGE_SIZE for side in (height, width)):
+        raise ValueError(f"must be in [{MIN_IMAGE_SIZE}, {MAX_IMAGE_SIZE}] pixels")
+    return height, width

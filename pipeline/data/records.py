@@ -55,17 +55,18 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What is known about a data set before its images are decoded.
+    """What is known of a data set without decoding its images.
 
     Attributes:
-        name: As in `Dataset`; never `auto`.
-        class_names: As in `Dataset`.
-        train_counts: Training images of each class.
-        validation_counts: Images of each class in the official validation split; None without one.
-        test_counts: Test images of each class.
-        official_splits: Whether the test split is official.
+        name: As in `Dataset`.
+        class_names: Name of class k at index k.
+        train_counts: Training images of every class.
+        validation_counts: Of the official validation split, if there is one.
+        test_counts: Test images of every class.
+        official_splits: Whether the source defines the test split.
         geometry: That decoding would use.
-        exact: Whether the counts are; before the first decoding, those of a test split cut by content are estimates.
+        exact: Whether the counts are; before the first decoding, those of a test split that is sampled by content are
+            expected values, and unreadable and duplicate images are counted.
     """
 
     name: str

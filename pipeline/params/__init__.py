@@ -6,7 +6,15 @@ point; `parse` builds a record from raw text. The command line, `MLproject` and 
 """
 
 from pipeline.params.base import StageParams, spell
-from pipeline.params.data import FOLDER_PREFIX, DataParams, format_classes, is_dataset, parse_classes
+from pipeline.params.data import (
+    FOLDER_PREFIX,
+    TORCHVISION_DATASETS,
+    TORCHVISION_PREFIX,
+    DataParams,
+    format_classes,
+    is_dataset,
+    parse_classes,
+)
 from pipeline.params.family import Family, FamilyParams
 from pipeline.params.parse import parse_params
 from pipeline.params.plans import MainParams, ReportParams, ResumeParams
@@ -24,6 +32,8 @@ from pipeline.params.target import TargetParams
 __all__ = [
     "ENTRY_POINTS",
     "FOLDER_PREFIX",
+    "TORCHVISION_DATASETS",
+    "TORCHVISION_PREFIX",
     "CacheFeaturesParams",
     "DataParams",
     "Family",

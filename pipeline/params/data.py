@@ -17,6 +17,13 @@ from pipeline.params.base import StageParams, setting
 DATASET_CLASS_COUNTS = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "qmnist": 10, "digits": 10}
 DATASETS = ("auto", *DATASET_CLASS_COUNTS)
 FOLDER_PREFIX = "folder:"
+TORCHVISION_PREFIX = "torchvision:"
+# What may follow `torchvision:`; how each is read is in data/sources/torchvision_sets.py.
+TORCHVISION_DATASETS = (
+    "CIFAR10", "CIFAR100", "SVHN", "STL10", "USPS", "EMNIST/balanced", "EMNIST/bymerge", "EMNIST/byclass",
+    "EMNIST/letters", "EMNIST/digits", "EMNIST/mnist", "Flowers102", "OxfordIIITPet", "Food101", "DTD", "FGVCAircraft",
+    "GTSRB", "StanfordCars", "Country211", "RenderedSST2", "Imagenette", "EuroSAT", "SUN397",
+)  # fmt: skip
 MAX_CLASSES = 10_000
 MAX_TEXT = 100_000  # characters of a class list, below the limit of the csv module
 MAX_CLASS_NAME = 255  # characters; the longest name of a folder
@@ -31,7 +38,7 @@ class DataParams(StageParams):
     dataset: str = setting(
         "auto",
         "Images to use. auto: MNIST if it is on disk or can be downloaded, otherwise scikit-learn's digits.",
-        allowed=f"one of {', '.join(DATASETS)}, or folder:PATH",
+        allowed=f"one of {', '.join(DATASETS)}, torchvision:NAME (such as torchvision:CIFAR10), or folder:PATH",
     )
     data_dir: str = setting(
         "",
@@ -73,7 +80,7 @@ class DataParams(StageParams):
     def _known_dataset(cls, value: str) -> str:
         if value == "auto" or is_dataset(value):
             return value
-        raise ValueError(suggest(value, DATASETS))
+        raise ValueError(suggest_dataset(value))
 
     @field_validator("data_dir")
     @classmethod
@@ -112,8 +119,21 @@ class DataParams(StageParams):
 
 def is_dataset(name: str) -> bool:
     """Whether `name` is a known dataset, or `folder:` followed by a plausible path."""
+    if name.startswith(TORCHVISION_PREFIX):
+        return name.removeprefix(TORCHVISION_PREFIX) in TORCHVISION_DATASETS
     path = name.removeprefix(FOLDER_PREFIX)
     return name in DATASET_CLASS_COUNTS or (path != name and path != "" and path.isprintable() and len(path) < 4096)
+
+
+def suggest_dataset(name: str) -> str:
+    """Return a suggestion for a misspelled dataset, in upper or lower case, or an empty string."""
+    names = [*DATASETS, *(TORCHVISION_PREFIX + known for known in TORCHVISION_DATASETS)]
+    by_spelling = {spelling.lower(): known for known in names for spelling in (known, known.split(":")[-1])}
+    nearest = suggest(name.lower(), by_spelling)
+    for spelling, known in by_spelling.items():
+        if nearest == f"Did you mean {spelling}?":
+            return f"Did you mean {known}?"
+    return ""
 
 
 def parse_statistic(text: str, *, positive: bool) -> tuple[float, ...]:

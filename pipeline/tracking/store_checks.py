@@ -19,9 +19,9 @@ from mlflow.exceptions import MlflowException
 from pipeline.checks import CheckResult, unwritable_reason
 from pipeline.errors import UserInputError
 from pipeline.redaction import first_line
+from pipeline.state_dir import state_folder
 from pipeline.tracking.database import sqlite_path
 from pipeline.tracking.outbox.journal import JOURNAL, is_uploaded, read_part
-from pipeline.tracking.outbox.local_state import state_folder
 from pipeline.tracking.recovery.orphans import orphaned_runs
 from pipeline.tracking.store import SERVER_LIMIT_SECONDS, open_store, ping_server, search_running
 

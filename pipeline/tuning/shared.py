@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.disk_space import disk_full_errors, is_full
 from pipeline.runtime import tensor_bytes
-from pipeline.tracking.outbox.local_state import state_folder
+from pipeline.state_dir import state_folder
 
 SHARED_MEMORY = Path("/dev/shm")
 SPARE_BYTES = 8 * 2**20  # left free for locks and other programs

@@ -22,9 +22,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.data.decode import read_image
 from pipeline.data.idx import idx_fault
-from pipeline.data.image_file import read_image
-from pipeline.data.preprocessing import Geometry
 from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.networks.build import architecture_from_json
@@ -193,7 +192,7 @@ def test_images_are_decoded_or_rejected(tmp_path: Path) -> None:
         count("images")
         path.write_bytes(data.draw(altered(good[name])))
         try:
-            assert read_image(path, Geometry(size=(28, 28), channels=1)).shape == (1, 28, 28)
+            assert read_image(path).shape[2] in (1, 3)
         except DataFileError as error:
             assert "x.png" in str(error)
 

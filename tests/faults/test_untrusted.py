@@ -21,8 +21,7 @@ import torch
 from mlflow.entities import FileInfo
 from PIL import Image
 
-from pipeline.data.image_file import MAX_IMAGE_PIXELS, read_image
-from pipeline.data.preprocessing import Geometry
+from pipeline.data.decode import MAX_IMAGE_PIXELS, read_image
 from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.networks.build import architecture_from_json
@@ -296,7 +295,7 @@ def test_named_pipe_does_not_block(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a regular file"):
         read_tensor_file(tmp_path / "pipe", 1 << 20)
     with pytest.raises(DataFileError, match="not a regular file"):
-        read_image(tmp_path / "pipe", Geometry(size=(28, 28), channels=1))
+        read_image(tmp_path / "pipe")
     with pytest.raises(UserInputError, match="not a regular file"):
         from pipeline.tuning.search_space import load_space
 
@@ -320,7 +319,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_decompression_bomb_image_is_rejected(tmp_path: Path) -> None:
+def test_decompression_bomb_image_is_rejected(tmp_path: Path, state: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         for index in range(5):
@@ -342,7 +341,7 @@ def test_postscript_image_is_not_executed(tmp_path: Path) -> None:
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\nshowpage\n")
     assert Image.open(path).format == "EPS"
     with pytest.raises(DataFileError, match=r"x\.png: cannot be read as an image: cannot identify"):
-        read_image(path, Geometry(size=(28, 28), channels=1))
+        read_image(path)
 
 
 IMAGES = {"size": [28, 28], "channels": 1}

@@ -1,1 +1,4 @@
-"""One module per source of images. Read `registry`; to add a source, write a module and register its name there."""
+"""One module per source of images. Read `source`, then `registry`, `arrays` and `files`, then any source.
+
+To add a source, write a module that defines `SOURCE`.
+"""

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from filelock import FileLock
-
+from pipeline.data.download import Download, obstacle_to_download
 from pipeline.data.identity import content_ids
 from pipeline.data.idx import SIDE, read_idx_files
 from pipeline.data.preprocessing import Geometry
-from pipeline.data.reachability import any_reachable
-from pipeline.data.records import Dataset, Images
+from pipeline.data.records import Dataset, DatasetSummary, Images
+from pipeline.data.sources.arrays import in_requested_geometry, summary_of
+from pipeline.data.sources.source import Source, SourceRequest
 from pipeline.data.torchvision_import import torchvision_datasets
 from pipeline.errors import DataFileError, Fault
-
-logger = logging.getLogger(__name__)
-
-PROBE_SECONDS = 5.0  # to find out whether any server answers
-DOWNLOAD_STALL_SECONDS = 30.0  # without a byte, after which a download fails
 
 
 @dataclass(frozen=True)
@@ -91,36 +83,35 @@ def _download(name: str, data_dir: str, missing: list[str]) -> None:
         DataFileError: It cannot be downloaded; says what to do.
     """
     member = FAMILY[name]
-    folder = member.raw_folder(data_dir)
-    if obstacle := download_obstacle(name, data_dir):
-        what = f"{name} is not available ({folder} lacks {', '.join(missing)}) and {obstacle}."
-        remedy = "Put the extracted files there, or set PIPELINE_DATA_DIR to their folder; dataset=digits needs none."
-        raise DataFileError(Fault("data_dir", data_dir, what, remedy))
-    logger.info("downloading %s to %s", name, folder)
     kind = getattr(torchvision_datasets(), member.class_name)
-    default_timeout = socket.getdefaulttimeout()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / ".lock"):  # two first runs must not extract into the same files
-            socket.setdefaulttimeout(DOWNLOAD_STALL_SECONDS)
-            for train in (True, False):
-                kind(data_dir, train=train, download=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        remedy = "Try again; dataset=digits needs no download."
-        raise DataFileError(Fault("dataset", name, f"could not be downloaded: {why}.", remedy)) from error
-    finally:
-        socket.setdefaulttimeout(default_timeout)
+
+    def fetch() -> None:
+        for train in (True, False):
+            kind(data_dir, train=train, download=True)
+
+    folder = member.raw_folder(data_dir)
+    Download(name, data_dir, folder, f"lacks {', '.join(missing)}", _urls(name), fetch).run()
 
 
 def download_obstacle(name: str, data_dir: str) -> str:
-    """Return why a download cannot succeed, or an empty string; takes at most `PROBE_SECONDS`."""
-    parent = Path(data_dir).absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        return f"{parent} is not a writable folder"
+    """Return why a download cannot succeed, or an empty string; takes a few seconds at most."""
+    return obstacle_to_download(data_dir, _urls(name))
+
+
+def _urls(name: str) -> list[str]:
     kind = getattr(torchvision_datasets(), FAMILY[name].class_name)
-    urls = [mirror + kind.resources[0][0] for mirror in kind.mirrors] if name != "qmnist" else []
-    reachable = any_reachable(urls or [kind.resources["train"][0][0]], PROBE_SECONDS)
-    return "" if reachable else "its servers cannot be reached"
+    if name == "qmnist":
+        return [kind.resources["train"][0][0]]
+    return [mirror + kind.resources[0][0] for mirror in kind.mirrors]
+
+
+def _load(request: SourceRequest) -> Dataset:
+    return in_requested_geometry(load_family(request.name, request.data_dir), request)
+
+
+def _describe(request: SourceRequest) -> DatasetSummary:
+    dataset = load_family(request.name, request.data_dir)
+    return summary_of(dataset, request)
+
+
+SOURCE = Source(_load, _describe, names=tuple(FAMILY))

@@ -1,80 +1,112 @@
-"""Load a data set by name.
+"""Load a data set by name. Every module of this package that defines `SOURCE` is a source.
 
-Every source returns uint8 images (N, C, H, W), int64 labels (N,) and a test split that is official or cut once
-with a fixed seed. Files are validated before anything trains on them.
+Every source returns uint8 images (N, C, H, W), int64 labels (N,) and a test split that is official or determined by the
+images. Files are validated before anything trains on them.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-
-import torch
+import pkgutil
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 from pipeline.data.preprocessing import Geometry, GeometryRequest
-from pipeline.data.records import Dataset, DatasetSummary, Images
-from pipeline.data.sources.digits import load_digits
-from pipeline.data.sources.folder import load_folder
-from pipeline.data.sources.mnist_family import FAMILY, download_obstacle, load_family
-from pipeline.params import FOLDER_PREFIX
+from pipeline.data.records import Dataset, DatasetSummary
+from pipeline.data.sources.mnist_family import FAMILY, download_obstacle
+from pipeline.data.sources.source import Source, SourceRequest
+from pipeline.data.store.loading import LoadRequest
+from pipeline.errors import Fault, UserInputError
 
-AS_IT_IS = GeometryRequest()
+AUTO = "auto"
+NO_REQUEST = GeometryRequest()
 
 
 def load_dataset(
     name: str,
     data_dir: str,
     *,
-    geometry: Geometry | GeometryRequest = AS_IT_IS,
+    geometry: Geometry | GeometryRequest = NO_REQUEST,
     data_dir_is_chosen: bool = False,
     skip_unreadable: bool = False,
     verify: bool = False,
 ) -> Dataset:
-    """Return a data set in memory; download it first if it is not on disk.
+    """Return a data set; download it first if it is not on disk, and decode its images if they have not been before.
 
     Args:
         name: A valid value of the parameter `dataset`.
         data_dir: Folder of the data sets, in torchvision's layout.
-        geometry: Size, channels and resizing of the images.
-        skip_unreadable: Leave out unreadable images.
-        verify: Compare the content of files again.
+        geometry: Of the images, such as a base's, or what the user asked for.
         data_dir_is_chosen: Whether the user set that folder; `auto` then reports it if it is not accessible.
+        skip_unreadable: Whether to leave out files that cannot be decoded; otherwise they are an error.
+        verify: Whether to hash all files again; otherwise a file of the same path, size and time is taken as unchanged.
 
     Raises:
         DataFileError: Files are missing and cannot be downloaded, or are truncated, altered or unreadable.
+        DiskFullError: The decoded images do not fit on the disk.
     """
-    if name == "auto":
-        return _load_auto(data_dir, data_dir_is_chosen=data_dir_is_chosen)
-    if name.startswith(FOLDER_PREFIX):
-        return load_folder(name, geometry)
-    return load_digits() if name == "digits" else load_family(name, data_dir)
+    request = SourceRequest(name, data_dir, LoadRequest(geometry, skip_unreadable, verify))
+    if name != AUTO:
+        return find_source(name).load(request)
+    request, note = _resolve_auto(request, data_dir_is_chosen=data_dir_is_chosen)
+    dataset = find_source(request.name).load(request)
+    return replace(dataset, note=note) if note else dataset
 
 
 def describe_dataset(
-    name: str, data_dir: str, *, geometry: Geometry | GeometryRequest = AS_IT_IS, data_dir_is_chosen: bool = False
+    name: str,
+    data_dir: str,
+    *,
+    geometry: Geometry | GeometryRequest = NO_REQUEST,
+    data_dir_is_chosen: bool = False,
 ) -> DatasetSummary:
-    """Return name, classes and counts of a data set."""
-    dataset = load_dataset(name, data_dir, geometry=geometry, data_dir_is_chosen=data_dir_is_chosen)
-    official = not dataset.name.startswith(FOLDER_PREFIX) and dataset.name != "digits"
-    train, test = (_counts(images, dataset) for images in (dataset.train, dataset.test))
-    validation = _counts(dataset.validation, dataset) if dataset.validation else None
-    return DatasetSummary(dataset.name, dataset.class_names, train, validation, test, official, dataset.geometry)
+    """Return classes, counts and geometry of a data set; images in files are not decoded for it.
+
+    Raises:
+        DataFileError: Files are missing and cannot be downloaded, or the data set has too few classes or images.
+    """
+    request = SourceRequest(name, data_dir, LoadRequest(geometry))
+    if name == AUTO:
+        request, _ = _resolve_auto(request, data_dir_is_chosen=data_dir_is_chosen)
+    return find_source(request.name).describe(request)
 
 
-def _counts(images: Images, dataset: Dataset) -> tuple[int, ...]:
-    return tuple(torch.bincount(images.labels, minlength=len(dataset.class_names)).tolist())
+def find_source(name: str) -> Source:
+    """Return the source of a data set.
+
+    Raises:
+        UserInputError: There is none.
+    """
+    for source in _sources():
+        if source.serves(name):
+            return source
+    prefixes = [f"{source.prefix}..." for source in _sources() if source.prefix]
+    known = ", ".join([*(name for source in _sources() for name in source.names), *prefixes])
+    raise UserInputError(Fault("dataset", name, f"is not one of {known}.", "Choose one of these."))
 
 
-def _load_auto(data_dir: str, *, data_dir_is_chosen: bool) -> Dataset:
-    """Load MNIST if it is on disk or can be downloaded, else scikit-learn's digits; the note says why."""
-    mnist = FAMILY["mnist"]
-    if len(mnist.missing(data_dir)) < len(mnist.files):
-        return load_family("mnist", data_dir)
-    if data_dir_is_chosen and not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
-        return load_family("mnist", data_dir)  # rejected there, unless it can be downloaded
-    obstacle = download_obstacle("mnist", data_dir)
+@cache
+def _sources() -> tuple[Source, ...]:
+    package = importlib.import_module("pipeline.data.sources")
+    names = sorted(
+        module.name for module in pkgutil.iter_modules(package.__path__) if module.name != Path(__file__).stem
+    )
+    modules = [importlib.import_module(f"pipeline.data.sources.{name}") for name in names]
+    return tuple(module.SOURCE for module in modules if hasattr(module, "SOURCE"))
+
+
+def _resolve_auto(request: SourceRequest, *, data_dir_is_chosen: bool) -> tuple[SourceRequest, str]:
+    """Choose MNIST if it is on disk or can be downloaded, else scikit-learn's digits, with a note that says why."""
+    mnist, data_dir = FAMILY["mnist"], request.data_dir
+    present = len(mnist.missing(data_dir)) < len(mnist.files)
+    blocked = data_dir_is_chosen and not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK)
+    obstacle = "" if present or blocked else download_obstacle("mnist", data_dir)  # blocked: rejected when it is loaded
     if not obstacle:
-        return load_family("mnist", data_dir)
-    return load_digits(
+        return replace(request, name="mnist"), ""
+    note = (
         f"MNIST not found in {mnist.raw_folder(data_dir)} and {obstacle}. Using scikit-learn's digits instead "
         "(1,797 images, upsampled from 8x8 to 28x28). Results are not comparable with MNIST"
     )
+    return replace(request, name="digits"), note

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipeline.state_dir import state_folder
 from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import JOURNAL
 
 LOCK = "lock"
 ALIASES = "aliases"
-
-
-def state_folder() -> Path:
-    """Return the folder of all local state: `$PIPELINE_STATE_DIR`, else `.pipeline`."""
-    return Path(os.environ.get("PIPELINE_STATE_DIR") or ".pipeline")
 
 
 def run_folder(run_id: str) -> Path:

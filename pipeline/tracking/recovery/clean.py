@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.leftovers import Leftover
 from pipeline.redaction import first_line
+from pipeline.state_dir import state_folder
 from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import JOURNAL, UPLOADED, final_status, is_uploaded, logged_entries
 from pipeline.tracking.outbox.local_state import (
@@ -22,7 +23,6 @@ from pipeline.tracking.outbox.local_state import (
     locked_run_state,
     resolve_run_id,
     run_folder,
-    state_folder,
 )
 from pipeline.tracking.outbox.sender import REJECTED
 from pipeline.tracking.recovery.resume import RESUMABLE

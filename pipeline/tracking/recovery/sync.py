@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from pipeline.console import echo
 from pipeline.redaction import first_line, without_password
+from pipeline.state_dir import state_folder
 from pipeline.tracking.outbox.journal import (
     JOURNAL,
     UPLOADED,
@@ -21,7 +22,7 @@ from pipeline.tracking.outbox.journal import (
     send_pending,
     uploaded_bytes,
 )
-from pipeline.tracking.outbox.local_state import LOCK, locked_run_state, state_folder
+from pipeline.tracking.outbox.local_state import LOCK, locked_run_state
 from pipeline.tracking.outbox.sender import MAX_ATTEMPTS, Sender
 from pipeline.tracking.recovery.clean import clear_uploaded
 from pipeline.tracking.recovery.orphans import close_orphaned_runs

@@ -1,0 +1,75 @@
+"""Download a data set with torchvision: servers are probed first, one process downloads, and a stalled one gives up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from pipeline.data.reachability import any_reachable
+from pipeline.errors import DataFileError, Fault
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 5.0  # to find out whether any server answers
+DOWNLOAD_STALL_SECONDS = 30.0  # without a byte, after which a download fails
+REMEDY = "Put the extracted files there, or set PIPELINE_DATA_DIR to their folder; dataset=digits needs none."
+
+
+@dataclass(frozen=True)
+class Download:
+    """A data set to be downloaded.
+
+    Attributes:
+        name: Of the data set.
+        data_dir: Folder of the data sets.
+        folder: Where its files belong.
+        missing: What is missing, such as `lacks train.bin`.
+        urls: Servers that may have it.
+        fetch: Downloads and verifies the files.
+    """
+
+    name: str
+    data_dir: str
+    folder: Path
+    missing: str
+    urls: list[str]
+    fetch: Callable[[], object]
+
+    def run(self) -> None:
+        """Download the files.
+
+        Raises:
+            DataFileError: That is not possible; says what to do.
+        """
+        if obstacle := obstacle_to_download(self.data_dir, self.urls):
+            what = f"{self.name} is not available ({self.folder} {self.missing}) and {obstacle}."
+            raise DataFileError(Fault("data_dir", self.data_dir, what, REMEDY))
+        logger.info("downloading %s to %s", self.name, self.folder)
+        default_timeout = socket.getdefaulttimeout()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".lock"):  # two first runs must not extract into the same files
+                socket.setdefaulttimeout(DOWNLOAD_STALL_SECONDS)
+                self.fetch()
+        except (OSError, RuntimeError, EOFError) as error:
+            why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            remedy = "Try again; dataset=digits needs no download."
+            raise DataFileError(Fault("dataset", self.name, f"could not be downloaded: {why}.", remedy)) from error
+        finally:
+            socket.setdefaulttimeout(default_timeout)
+
+
+def obstacle_to_download(data_dir: str, urls: list[str]) -> str:
+    """Return why a download cannot succeed, or an empty string; takes at most `PROBE_SECONDS`."""
+    parent = Path(data_dir).absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        return f"{parent} is not a writable folder"
+    return "" if any_reachable(urls, PROBE_SECONDS) else "its servers cannot be reached"

@@ -1,0 +1,246 @@
+"""List the images of a folder: official splits, classes, and what is ignored.
+
+`train/`, `val/` (or `valid/`, `validation/`) and `test/` at the top are official splits if they hold class folders;
+otherwise every sub-folder is a class. Images may lie deeper inside a class folder. Links to folders are not followed,
+and links to files only within the folder: nothing outside it is read, and no loop is entered.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.data.decode import IMAGE_SUFFIXES
+from pipeline.errors import DataFileError, Fault
+
+SPLIT_OF_FOLDER = {
+    "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test",
+}  # fmt: skip
+ARCHIVE_RESIDUE = "__MACOSX"
+NAMES_SHOWN = 3
+
+
+@dataclass
+class FileTable:
+    """Image files of one split in a fixed order: by class, then by path.
+
+    Attributes:
+        names: Paths relative to the folder.
+        sizes: In bytes.
+        mtimes: Modification times in nanoseconds.
+        labels: Class numbers.
+    """
+
+    names: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    mtimes: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """What a folder holds.
+
+    Attributes:
+        root: The folder.
+        class_names: Folder names of the classes, sorted.
+        splits: By split (`train`, `validation`, `test`); one split `all` if there are no official ones.
+        ignored: Paths by the reason for which they are ignored.
+        note: How the splits were found; empty without official splits.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    splits: dict[str, FileTable]
+    ignored: dict[str, list[str]]
+    note: str
+
+    @property
+    def official(self) -> bool:
+        """Whether the folder has official splits."""
+        return "all" not in self.splits
+
+    @property
+    def ignored_text(self) -> str:
+        """The ignored files by reason, with the first names of each; empty if there are none."""
+        return "; ".join(f"{len(names)} {reason} ({shown(names)})" for reason, names in self.ignored.items())
+
+    def counts(self, split: str) -> list[int]:
+        """Return the number of images of every class."""
+        counts = [0] * len(self.class_names)
+        for label in self.splits[split].labels:
+            counts[label] += 1
+        return counts
+
+
+def shown(names: list[str], limit: int = NAMES_SHOWN) -> str:
+    """Return the first names, printable, and how many follow."""
+    first = ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit])
+    return first if len(names) <= limit else f"{first} and {len(names) - limit} more"
+
+
+def list_folder(name: str, root: Path) -> FolderListing:
+    """List a folder without opening a file.
+
+    Args:
+        name: The data set, for messages.
+        root: The folder.
+
+    Raises:
+        DataFileError: It is not a folder, has fewer than two classes, or a class is missing in one split.
+    """
+    if not root.is_dir():
+        raise invalid_folder(name, f"{root} is not a folder.", "Give folder:PATH with one sub-folder per class.")
+    try:
+        return _Scan(name, root.resolve()).run()
+    except PermissionError as error:
+        raise invalid_folder(name, f"{error.filename} cannot be read: {error.strerror}.", "Allow access.") from None
+
+
+def invalid_folder(name: str, allowed: str, remedy: str) -> DataFileError:
+    """Return the error for a folder that cannot be used."""
+    return DataFileError(Fault("dataset", name, allowed, remedy))
+
+
+class _Scan:
+    """One walk over a folder.
+
+    Args:
+        name: The data set, for messages.
+        root: Resolved path of the folder.
+    """
+
+    def __init__(self, name: str, root: Path):
+        self.name, self.root = name, root
+        self.ignored: dict[str, list[str]] = defaultdict(list)
+
+    def run(self) -> FolderListing:
+        """Find splits and classes, and list their files."""
+        top = self._folders(self.root)
+        split_folders = self._split_folders(top)
+        if not split_folders:
+            splits = {"all": self._class_folders(top)}
+        else:
+            for folder in top:
+                if folder not in split_folders.values():
+                    self.ignored["other folders beside the splits"].append(self._relative(folder))
+            splits = {
+                split: self._class_folders(self._folders(path, stray=f"{path.name}/"))
+                for split, path in split_folders.items()
+            }
+        note = self._note(split_folders)
+        if "test" not in splits and "validation" in splits:
+            splits["test"] = splits.pop("validation")
+        if set(splits) == {"train"}:
+            splits = {"all": splits["train"]}
+        class_names = self._class_names(splits)
+        numbers = {class_name: number for number, class_name in enumerate(class_names)}
+        tables = {split: self._table(folders, numbers) for split, folders in splits.items()}
+        return FolderListing(self.root, class_names, tables, dict(self.ignored), note)
+
+    def _folders(self, folder: Path, stray: str = "") -> list[Path]:
+        """Return the sub-folders; files beside them are stray."""
+        folders = []
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if _hidden(entry.name):
+                self.ignored["hidden files or folders"].append(stray + entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+            elif entry.is_symlink():
+                self.ignored["symbolic links that are not followed"].append(stray + entry.name)
+            else:
+                self.ignored["stray files"].append(stray + entry.name)
+        return folders
+
+    def _split_folders(self, top: list[Path]) -> dict[str, Path]:
+        """Return the folders of official splits, which hold class folders; none without `train`."""
+        found: dict[str, Path] = {}
+        for path in top:
+            split = SPLIT_OF_FOLDER.get(path.name.lower())
+            if split is None or not any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(path)):
+                continue
+            if split in found:
+                what = f"{found[split].name}/ and {path.name}/ are both folders of the {split} split."
+                raise invalid_folder(self.name, what, "Merge or rename one of them.")
+            found[split] = path
+        classes = [path for path in top if path.name.lower() not in SPLIT_OF_FOLDER]
+        return {} if "train" not in found or (len(found) == 1 and classes) else found
+
+    def _note(self, split_folders: dict[str, Path]) -> str:
+        if not split_folders:
+            return ""
+        names = {split: f"{path.name}/" for split, path in split_folders.items()}
+        if set(names) == {"train"}:
+            return f"all images are in {names['train']}; the test split is sampled from them"
+        if "test" not in names:
+            return f"{names['validation']} is the test split; validation is sampled from {names['train']}"
+        validation = names.get("validation", f"validation is sampled from {names['train']}")
+        return f"official splits {names['train']}, {validation}, {names['test']}"
+
+    def _class_folders(self, folders: list[Path]) -> dict[str, Path]:
+        """Return class folders by class name.
+
+        macOS stores names in another Unicode normal form than other systems: a class has the same name on all.
+        """
+        classes: dict[str, Path] = {}
+        for folder in folders:
+            class_name = unicodedata.normalize("NFC", folder.name)
+            if not class_name.isprintable():
+                what = f"the class folder {folder.name!a} has a name that cannot be printed."
+                raise invalid_folder(self.name, what, "Rename it.")
+            if class_name in classes:
+                what = f"two class folders are called {class_name}, in different Unicode normal forms."
+                raise invalid_folder(self.name, what, "Merge or rename one of them.")
+            classes[class_name] = folder
+        return classes
+
+    def _class_names(self, splits: dict[str, dict[str, Path]]) -> tuple[str, ...]:
+        union = sorted(set().union(*splits.values()))
+        if not union:
+            what = "must hold one sub-folder of images per class, but has no sub-folders."
+            raise invalid_folder(self.name, what, "Move the images into one folder per class.")
+        if len(union) < 2:
+            what = f"has one class, {union[0]}; a classifier needs at least two."
+            raise invalid_folder(self.name, what, "Add a sub-folder of images for each further class.")
+        return tuple(union)
+
+    def _table(self, folders: dict[str, Path], numbers: dict[str, int]) -> FileTable:
+        table = FileTable()
+        for class_name in sorted(folders):
+            count = len(table.names)
+            self._walk(folders[class_name], self._relative(folders[class_name]), table)
+            table.labels.extend([numbers[class_name]] * (len(table.names) - count))
+        return table
+
+    def _walk(self, folder: Path | str, relative: str, table: FileTable) -> None:
+        """Append the images in a folder and below, sorted by name."""
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            name = f"{relative}/{entry.name}"
+            if _hidden(entry.name):
+                self.ignored["hidden files or folders"].append(name)
+            elif entry.is_symlink() and not self._inside(entry):
+                self.ignored["symbolic links that are not followed"].append(name)
+            elif entry.is_dir(follow_symlinks=False):
+                self._walk(entry.path, name, table)
+            elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
+                self.ignored["files of unsupported types"].append(name)
+            else:
+                status = entry.stat()
+                table.names.append(name)
+                table.sizes.append(status.st_size)
+                table.mtimes.append(status.st_mtime_ns)
+
+    def _inside(self, link: os.DirEntry[str]) -> bool:
+        """Return whether a link leads to a file within the folder."""
+        target = Path(os.path.realpath(link.path))
+        return target.is_file() and target.is_relative_to(self.root)
+
+    def _relative(self, folder: Path) -> str:
+        return folder.relative_to(self.root).as_posix()
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == ARCHIVE_RESIDUE

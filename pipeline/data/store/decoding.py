@@ -1,0 +1,210 @@
+"""Decode image files into a store in worker processes; a decoding that was interrupted continues where it stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.console import count_progress
+from pipeline.data.decode import FileState
+from pipeline.data.folder_listing import shown
+from pipeline.data.preprocessing import Geometry
+from pipeline.data.store.files import RECORD, ImageFiles, Records
+from pipeline.data.store.worker import PIXELS, RECORDS, Task, TaskResult, decode_rows, start_worker
+from pipeline.disk_space import disk_full_errors
+from pipeline.errors import DataFileError, Fault
+
+LISTING = "listing.npz"
+TASK_BYTES = 8 << 20  # decoded pixels of one task
+MAX_TASK_ROWS = 128
+TASKS_PER_WORKER = 3  # submitted at a time: an interruption does not wait for more than what runs
+IN_PROCESS_BYTES = 16 << 20  # size of the files up to which starting workers takes longer than decoding
+IN_PROCESS_FILES = 1_000
+
+
+class NativeGeometryError(Exception):
+    """An image has another size or other channels than the geometry was chosen for.
+
+    Attributes:
+        records: Of the images decoded last, among them the one that differs.
+    """
+
+    def __init__(self, records: Records):
+        super().__init__("an image differs from the assumed size or channels")
+        self.records = records
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """What a geometry that was resolved from a sample takes for granted; None: nothing.
+
+    Attributes:
+        native_size: (H, W) of every image.
+        grey: That every image is grey.
+    """
+
+    native_size: tuple[int, int] | None = None
+    grey: bool | None = None
+
+    def check(self, records: Records) -> None:
+        """Raise `NativeGeometryError` if an image differs."""
+        differs = np.zeros(len(records), bool)
+        if self.native_size is not None:
+            differs |= (records["height"] != self.native_size[0]) | (records["width"] != self.native_size[1])
+        if self.grey:
+            differs |= records["grey"] == 0
+        if differs.any():
+            raise NativeGeometryError(records)
+
+
+@dataclass
+class Decoded:
+    """A partial store in which every readable file is decoded.
+
+    Attributes:
+        folder: Of the store.
+        records: One per file.
+        unreadable: Why a file could not be decoded, by row.
+    """
+
+    folder: Path
+    records: Records
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+
+def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, assumption: Assumption) -> Decoded:
+    """Decode files into a partial store, continuing one that holds the same files.
+
+    Raises:
+        DataFileError: Files changed while they were read.
+        DiskFullError: The decoded images do not fit on the disk.
+        NativeGeometryError: An image contradicts the assumption.
+    """
+    with disk_full_errors(folder.parent):
+        records = _open_partial(files, geometry, folder)
+        done = records["done"] == 1
+        assumption.check(records[done])
+        decoded = Decoded(folder, records)
+        changed: list[str] = []
+        tasks = list(_tasks(files, geometry, folder, np.flatnonzero(~done)))
+        in_process = len(files) <= IN_PROCESS_FILES and int(files.sizes[~done].sum()) <= IN_PROCESS_BYTES
+        with count_progress("decoding images", len(files)) as advance:
+            advance(int(done.sum()))
+            for result in map(decode_rows, tasks) if in_process else _in_workers(tasks):
+                assumption.check(result.records)
+                decoded.unreadable.update(result.unreadable)
+                changed += result.changed
+                advance(len(result.records) + len(result.unreadable) + len(result.changed))
+    if changed:
+        what = f"these files changed while they were read: {shown(sorted(changed), 10)}."
+        raise DataFileError(Fault("dataset", files.source, what, "Run again when they are complete."))
+    decoded.records = np.fromfile(folder / RECORDS, RECORD)
+    return decoded
+
+
+def _tasks(files: ImageFiles, geometry: Geometry, folder: Path, rows: np.ndarray) -> Iterator[Task]:
+    """Yield tasks for some rows, bounded by decoded bytes."""
+    size = min(MAX_TASK_ROWS, max(1, TASK_BYTES // int(np.prod(geometry.image_shape))))
+    for first in range(0, len(rows), size):
+        chosen = rows[first : first + size].tolist()
+        paths = [os.path.join(files.root, files.names[row]) for row in chosen]
+        states = [FileState(int(files.sizes[row]), int(files.mtimes[row])) for row in chosen]
+        yield Task(folder, geometry, chosen, paths, states)
+
+
+def _in_workers(tasks: list[Task]) -> Iterator[TaskResult]:
+    """Yield results as they come from one worker process per core."""
+    if multiprocessing.current_process().daemon:  # may not have processes of its own
+        yield from map(decode_rows, tasks)
+        return
+    count = min(_cores(), len(tasks))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
+    try:
+        yield from _bounded(pool, iter(tasks), count * TASKS_PER_WORKER)
+    except BrokenProcessPool as error:
+        what = "a process that decodes images was killed, possibly for lack of memory"
+        raise RuntimeError(f"{what}; run again to continue where it stopped") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _bounded(pool: ProcessPoolExecutor, tasks: Iterable[Task], limit: int) -> Iterator[TaskResult]:
+    """Run tasks with at most `limit` of them submitted."""
+    remaining = iter(tasks)
+    pending: set[Future[TaskResult]] = {pool.submit(decode_rows, task) for task in islice(remaining, limit)}
+    while pending:
+        finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for future in finished:
+            pending.update(pool.submit(decode_rows, task) for task in islice(remaining, 1))
+            yield future.result()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _open_partial(files: ImageFiles, geometry: Geometry, folder: Path) -> Records:
+    """Return the records of a partial store, which is created unless it holds these files."""
+    records = _resumable(files, geometry, folder)
+    if records is not None:
+        return records
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        _allocate(folder / PIXELS, len(files) * int(np.prod(geometry.image_shape)))
+    except OSError:
+        shutil.rmtree(folder)
+        raise
+    records = np.zeros(len(files), RECORD)
+    records.tofile(folder / RECORDS)
+    (folder / "source.json").write_text(json.dumps({"source": ascii(files.source)}), encoding="ascii")
+    np.savez(folder / LISTING, names=files.names_blob, sizes=files.sizes, mtimes=files.mtimes)
+    return records
+
+
+def _resumable(files: ImageFiles, geometry: Geometry, folder: Path) -> Records | None:
+    """Return the records of an interrupted decoding of the same files; rows with damaged pixels count as not done."""
+    try:
+        with np.load(folder / LISTING, allow_pickle=False) as listing:
+            same = files.same_as(listing["names"], listing["sizes"], listing["mtimes"])
+        records = np.fromfile(folder / RECORDS, RECORD)
+        size = (folder / PIXELS).stat().st_size
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    row_bytes = int(np.prod(geometry.image_shape))
+    if not same or len(records) != len(files) or size != len(files) * row_bytes:
+        return None
+    done = np.flatnonzero(records["done"] == 1)
+    records["done"][done[damaged_rows(folder / PIXELS, records, row_bytes, done)]] = 0
+    return records
+
+
+def damaged_rows(pixels: Path, records: Records, row_bytes: int, rows: np.ndarray) -> np.ndarray:
+    """Return for each of some rows whether its pixels differ from its checksum, bool (M,)."""
+    stored = np.memmap(pixels, np.uint8, mode="r").reshape(-1, row_bytes) if len(rows) else np.empty((0, row_bytes))
+    checksums = [zlib.crc32(stored[row]) for row in rows.tolist()]
+    differs: np.ndarray = np.asarray(checksums, np.int64) != records["crc"][rows]
+    return differs
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Create a file of some size and reserve its space, so that a full disk is noticed before anything is decoded."""
+    with open(path, "wb") as file:
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)

@@ -1,0 +1,63 @@
+"""Image files to decode, and what is recorded about each. Imports no torch: worker processes use it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Per image: whether its pixels are stored, whether it is grey, its native size (upright), the checksum of its stored
+# pixels, its identity, and the digest of its file.
+RECORD = np.dtype([
+    ("done", "u1"), ("grey", "u1"), ("height", "<u4"), ("width", "<u4"),
+    ("crc", "<u4"), ("id", "<i8"), ("digest", "V16"),
+])  # fmt: skip
+Records = NDArray[np.void]
+
+
+def source_key(source: str) -> str:
+    """Return 16 hexadecimal digits that identify a source by its name."""
+    return sha256(os.fsencode(source)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files in a fixed order.
+
+    Attributes:
+        source: Name of the data set, which does not depend on how the user wrote it.
+        root: Folder that the names are relative to.
+        names: Paths of the files.
+        sizes: int64 (N,), in bytes.
+        mtimes: int64 (N,), modification times in nanoseconds.
+    """
+
+    source: str
+    root: Path
+    names: list[str]
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.names)
+
+    @property
+    def source_key(self) -> str:
+        """16 hexadecimal digits that identify the source."""
+        return source_key(self.source)
+
+    @cached_property
+    def names_blob(self) -> NDArray[np.uint8]:
+        """All names as one array of bytes, to be compared and stored quickly."""
+        return np.frombuffer(os.fsencode("\0".join(self.names)), np.uint8)
+
+    def same_as(self, names_blob: NDArray[np.uint8], sizes: NDArray[np.int64], mtimes: NDArray[np.int64]) -> bool:
+        """Return whether names, sizes and modification times are these."""
+        pairs = ((self.names_blob, names_blob), (self.sizes, sizes), (self.mtimes, mtimes))
+        return all(np.array_equal(mine, others) for mine, others in pairs)

@@ -1,0 +1,248 @@
+"""A finished store: pixels in their final order, with the records they are checked against."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.decode import Pixels
+from pipeline.data.preprocessing import Geometry
+from pipeline.data.store.decoding import damaged_rows
+from pipeline.data.store.files import RECORD, Records, source_key
+from pipeline.data.store.worker import PIXELS, RECORDS
+from pipeline.disk_space import disk_full_errors
+from pipeline.leftovers import Leftover
+from pipeline.state_dir import state_folder
+
+logger = logging.getLogger(__name__)
+
+MEMORY_BYTES = 256 << 20  # larger stores are memory-mapped
+SAMPLED_ROWS = 256  # of a memory-mapped store, checked whenever it is opened
+COPY_BYTES = 64 << 20
+ARRANGED, SOURCE = "arranged.bin", "source.json"
+PARTIAL = "partial-"
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """Identifies a store by its content.
+
+    Attributes:
+        records: Of its rows, in order.
+        geometry: Of its images.
+    """
+
+    records: Records
+    geometry: Geometry
+
+    @property
+    def folder(self) -> Path:
+        """Where the store lies."""
+        digest = sha256(self.geometry.digest.encode())
+        digest.update(np.ascontiguousarray(self.records["digest"]).tobytes())
+        return images_folder() / digest.hexdigest()[:32]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one image."""
+        channels, height, width = self.geometry.image_shape
+        return channels * height * width
+
+
+def images_folder() -> Path:
+    """Return the folder of all decoded images."""
+    return state_folder() / "images"
+
+
+def source_lock(key: str) -> FileLock:
+    """Return the lock that a process holds while it decodes a source, by the source's key."""
+    path = images_folder() / "locks" / f"{key}.lock"
+    with disk_full_errors(state_folder()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+def open_store(key: StoreKey, *, verify: bool = False) -> Tensor | None:
+    """Return the pixels uint8 (N, C, H, W), in memory or memory-mapped; None if the store is missing or damaged.
+
+    A memory-mapped tensor has the path of its file (`tensor.untyped_storage().filename`), which other processes open
+    themselves. A damaged store is removed.
+
+    Args:
+        key: Of the store.
+        verify: Check every checksum of a memory-mapped store; those of a store in memory are always checked.
+    """
+    folder, count = key.folder, len(key.records)
+    if not folder.is_dir():
+        return None
+    if fault := _fault(key, verify=verify):
+        logger.warning("the decoded images in %s are damaged (%s): decoding again", folder, fault)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    _hold(folder / RECORDS)
+    path, size = folder / PIXELS, count * key.row_bytes
+    if size <= MEMORY_BYTES:
+        pixels = torch.from_numpy(np.fromfile(path, np.uint8))
+    else:
+        pixels = torch.from_file(str(path), shared=os.access(path, os.W_OK), size=size, dtype=torch.uint8)
+    return pixels.reshape(count, *key.geometry.image_shape)
+
+
+def _fault(key: StoreKey, *, verify: bool) -> str:
+    """Return what is wrong with a store, or an empty string."""
+    try:
+        records = np.fromfile(key.folder / RECORDS, RECORD)
+        size = (key.folder / PIXELS).stat().st_size
+    except OSError as error:
+        return f"{error.strerror}: {error.filename}"
+    count = len(key.records)
+    if len(records) != count or not np.array_equal(records["digest"], key.records["digest"]):
+        return f"{RECORDS} does not match"
+    if size != count * key.row_bytes:
+        return f"{PIXELS} has {size} instead of {count * key.row_bytes} bytes"
+    rows = np.arange(count)
+    if size > MEMORY_BYTES and not verify:
+        rows = np.unique([secrets.randbelow(count) for _ in range(SAMPLED_ROWS)] + [0, count - 1])
+    damaged = int(damaged_rows(key.folder / PIXELS, records, key.row_bytes, rows).sum())
+    return f"{damaged} of {len(rows)} checked images have a wrong checksum" if damaged else ""
+
+
+@functools.cache
+def _hold(path: Path) -> int:
+    """Lock a store until this process ends, so that `clean` does not remove it; returns the file descriptor."""
+    descriptor = os.open(path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def finish_store(partial: Path, key: StoreKey, order: NDArray[np.int64]) -> None:
+    """Turn a completely decoded partial store into the finished one, in one rename.
+
+    Args:
+        partial: Folder of the partial store.
+        key: Of the finished store, with records in the final order.
+        order: int64 (M,), row of the partial store for each row of the finished one.
+
+    Raises:
+        DiskFullError: The arranged copy does not fit on the disk.
+    """
+    with disk_full_errors(partial.parent):
+        decoded = np.memmap(partial / PIXELS, np.uint8, mode="r").reshape(-1, key.row_bytes)
+        if not np.array_equal(order, np.arange(len(decoded))):
+            step = max(1, COPY_BYTES // key.row_bytes)
+            parts = (decoded[order[first : first + step]] for first in range(0, len(order), step))
+            write_file(partial / ARRANGED, parts)
+            os.replace(partial / ARRANGED, partial / PIXELS)
+        _publish(partial, key)
+
+
+def store_array(source: str, pixels: Iterable[Pixels], key: StoreKey) -> None:
+    """Write images as a finished store.
+
+    Args:
+        source: Of the images, for `clean`.
+        pixels: Consecutive parts, uint8 (n, C, H, W).
+        key: Of the store.
+
+    Raises:
+        DiskFullError: They do not fit on the disk.
+    """
+    partial = images_folder() / f"{PARTIAL}{source_key(source)}-{key.folder.name[:8]}"
+    with disk_full_errors(state_folder()):
+        partial.mkdir(parents=True, exist_ok=True)
+        (partial / SOURCE).write_text(json.dumps({"source": ascii(source)}), encoding="ascii")
+        write_file(partial / PIXELS, pixels)
+        _publish(partial, key)
+
+
+def write_file(path: Path, parts: Iterable[Pixels]) -> None:
+    """Write arrays one after the other, and flush them to the disk; nothing is left of a file that does not fit."""
+    try:
+        with open(path, "wb") as file:
+            for part in parts:
+                file.write(np.ascontiguousarray(part).data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _publish(partial: Path, key: StoreKey) -> None:
+    np.ascontiguousarray(key.records).tofile(partial / RECORDS)
+    with open(partial / PIXELS, "rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.rename(partial, key.folder)
+    except OSError:
+        if not key.folder.is_dir():
+            raise
+        shutil.rmtree(partial)  # a source with the same content was decoded meanwhile
+
+
+def list_image_stores() -> Iterator[Leftover]:
+    """Yield every store of decoded images; all can be decoded again, so those that no process uses are removable."""
+    for folder in sorted(images_folder().glob("*")):
+        if folder.name == "locks" or not folder.is_dir() or folder.is_symlink():
+            continue
+        kind = "decoded images" if folder.name != "manifests" else "digests of image files"
+        why = f"of {_source(folder)}; decoded again when needed" if folder.name != "manifests" else "computed again"
+        if folder.name.startswith(PARTIAL):
+            why = f"of {_source(folder)}; incomplete: continued when needed"
+        in_use = not _unused(folder)
+        why = "a process is using it" if in_use else why
+        yield Leftover(kind, folder, not in_use, why, functools.partial(_remove, folder))
+
+
+def _source(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / SOURCE).read_text(encoding="ascii"))["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "an unknown source"
+
+
+def _remove(folder: Path) -> bool:
+    return _unused(folder, delete=True)
+
+
+def _unused(folder: Path, *, delete: bool = False) -> bool:
+    """Return whether no process uses a store; delete it if requested."""
+    if folder.name.startswith(PARTIAL):
+        lock = source_lock(folder.name.removeprefix(PARTIAL).split("-")[0])
+        try:
+            with lock.acquire(timeout=0):
+                return _deleted(folder, delete)
+        except Timeout:
+            return False
+    try:
+        descriptor = os.open(folder / RECORDS, os.O_RDONLY)
+    except OSError:
+        return _deleted(folder, delete)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _deleted(folder, delete)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _deleted(folder: Path, delete: bool) -> bool:
+    if delete:
+        shutil.rmtree(folder)
+    return True

@@ -1,0 +1,129 @@
+"""Decode some rows of a store: read, decode, resize, and write pixels and records. Runs in worker processes.
+
+Workers write into the files themselves: pixels never travel between processes. A row's record is written after its
+pixels, so that a row whose record is there is complete, whenever a process is killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import zlib
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.decode import (
+    FileChangedError,
+    FileState,
+    Pixels,
+    UnreadableImageError,
+    byte_digest,
+    decode,
+    read_bytes,
+    resize,
+)
+from pipeline.data.identity import content_id
+from pipeline.data.preprocessing import Geometry
+from pipeline.data.store.files import RECORD, Records
+
+PIXELS, RECORDS = "pixels.bin", "records.bin"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows to decode.
+
+    Attributes:
+        folder: Of the store.
+        geometry: Of the stored images.
+        rows: Row of each file in the store, ascending.
+        paths: Of the files.
+        states: Their states when they were listed.
+    """
+
+    folder: Path
+    geometry: Geometry
+    rows: list[int]
+    paths: list[str]
+    states: list[FileState]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What became of the rows of a task.
+
+    Attributes:
+        records: Of the decoded rows.
+        unreadable: Why a file could not be decoded, by row.
+        changed: Paths of files that changed since they were listed.
+    """
+
+    records: Records
+    unreadable: dict[int, str]
+    changed: list[str]
+
+
+def start_worker() -> None:
+    """Prepare a worker process: Ctrl-C is for its parent, without which it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def decode_rows(task: Task) -> TaskResult:
+    """Decode the files of a task into its store.
+
+    Raises:
+        OSError: The store cannot be written.
+    """
+    unreadable: dict[int, str] = {}
+    changed: list[str] = []
+    rows: list[int] = []
+    records = np.zeros(len(task.rows), RECORD)
+    pixels = np.empty((len(task.rows), *task.geometry.image_shape), np.uint8)
+    for row, path, state in zip(task.rows, task.paths, task.states, strict=True):
+        try:
+            records[len(rows)] = _decode_file(path, state, task.geometry, pixels[len(rows)])
+        except FileChangedError:
+            changed.append(path)
+        except UnreadableImageError as error:
+            unreadable[row] = str(error)
+        except OSError as error:
+            unreadable[row] = error.strerror or str(error)
+        else:
+            rows.append(row)
+    _write(task.folder / PIXELS, rows, pixels)
+    _write(task.folder / RECORDS, rows, records)
+    return TaskResult(records[: len(rows)], unreadable, changed)
+
+
+def _decode_file(path: str, state: FileState, geometry: Geometry, target: Pixels) -> tuple[object, ...]:
+    """Write the image to `target` uint8 (C, H, W), and return its record."""
+    content = read_bytes(path, state)
+    image = decode(content)
+    target[...] = resize(image, geometry)
+    height, width, channels = image.shape
+    return True, channels == 1, height, width, zlib.crc32(target.data), content_id(image), byte_digest(content)
+
+
+def _write(path: Path, rows: list[int], items: Pixels | Records) -> None:
+    """Write items to their rows in a file; consecutive rows are written at once."""
+    if not rows:
+        return
+    size = items[0].nbytes
+    breaks = [0, *(i for i in range(1, len(rows)) if rows[i] != rows[i - 1] + 1), len(rows)]
+    with open(path, "r+b") as file:
+        for first, end in pairwise(breaks):
+            file.seek(rows[first] * size)
+            file.write(items[first:end].tobytes())
