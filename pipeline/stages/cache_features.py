@@ -49,7 +49,7 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))
     with runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
-        features = compute_features(base.network.to(runtime.device), depth, examples)
+        features = compute_features(base.network.to(runtime.device), depth, examples, folder=run.folder)
         log_result(run, features)
         echo(f"next: python -m pipeline {next_command(base, params)} --features {run.run_id}")
         return StageResult(run.run_id, "", dict(run.final_metrics))

@@ -36,6 +36,7 @@ from pipeline.tracking.result_cache import PlanContext, cached_step_result, pare
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.features import Features, check_sample, compute_features, fingerprint, prefix_seconds
+from pipeline.training.inputs import model_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ def resolve_features(
     check_size(network, network.frozen, examples)
 
     def compute(run: StageRun) -> Features:
-        computed = compute_features(network, network.frozen, examples)
+        computed = compute_features(network, network.frozen, examples, folder=run.folder)
         check_sample(computed, network, examples)
         log_features(run, computed)
         logger.info(f"features: computed for {len(examples)} images in {computed.seconds:.2f} s, and logged")
@@ -232,8 +233,8 @@ def feature_costs(
     """Return the cost of the features, the time they save per epoch, and the break-even number of epochs."""
     if features is None:
         return {}
-    images = [setup.data.split.train.pixels, setup.data.split.validation.pixels]
-    saved = prefix_seconds(network, features.depth, images, batch_size)
+    parts = [model_inputs(network, part) for part in (setup.data.split.train, setup.data.split.validation)]
+    saved = prefix_seconds(network, features.depth, parts, batch_size)
     return {
         names.FEATURES_SECONDS: features.seconds,
         names.FEATURES_SAVED_SECONDS: saved,
