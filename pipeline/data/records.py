@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -17,11 +18,14 @@ class Images:
         pixels: uint8 (N, C, H, W), 0-255; in memory, or memory-mapped: index it, but never copy all of it.
         labels: int64 (N,), class numbers of the data set.
         ids: int64 (N,), identities of the images; see `identity`. Equal images have equal identities.
+        file: Absolute path of the raw file whose content `pixels` maps; None if they are in memory. Worker processes
+            open it.
     """
 
     pixels: Tensor
     labels: Tensor
     ids: Tensor
+    file: Path | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""

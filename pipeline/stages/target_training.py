@@ -18,6 +18,7 @@ from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.stages import TargetStageParams
 from pipeline.params.target import ReuseParams
 from pipeline.runtime import Runtime, generator
+from pipeline.stages.augment import resolve_augment
 from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target
 from pipeline.stages.training_run import (
     describe_split,
@@ -122,6 +123,7 @@ def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime
     if params.val_per_class == "auto" and len(validation.unique()) == 1:
         resolved["val_per_class"] = int(validation[0])
     resolved |= {name: value for name, value in setup.budget().items() if getattr(params, name) == "auto"}
+    resolved["augment"] = resolve_augment(params, setup.data.split, frozen=setup.reuse.frozen)
     if "reuse_layers" in type(params).model_fields:
         resolved["reuse_layers"] = setup.reuse.copied
         resolved["upper"] = "fresh" if setup.reuse.depth > setup.reuse.copied else "drop"

@@ -17,6 +17,7 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator
+from pipeline.stages.augment import resolve_augment
 from pipeline.stages.training_run import (
     describe_split,
     fit_base,
@@ -47,7 +48,7 @@ def train_base(
     architecture = requested_architecture(params, split)
     network = build_network(architecture, generator(params.seed, "weights"))
     runtime = resolve_training_runtime(params, network, params.batch_size)
-    params = resolve_machine(params, split, runtime)
+    params = resolve_machine(params, split, runtime).model_copy(update={"augment": resolve_augment(params, split)})
     if params.dry_run:
         return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
     key = cache_key(params, {"data": split.digest}, runtime.description)

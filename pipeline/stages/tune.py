@@ -24,6 +24,7 @@ from pipeline.data.stratified import cut_folds
 from pipeline.networks.build import build_network
 from pipeline.params import TuneParams
 from pipeline.runtime import Runtime, generator, process_identity
+from pipeline.stages.augment import resolve_augment
 from pipeline.stages.training_run import (
     fit_base,
     fit_settings,
@@ -47,6 +48,7 @@ from pipeline.tracking.store import open_store, store_environment
 from pipeline.tuning.figures import draw_study
 from pipeline.tuning.search_space import Space, check_combinations, extremes, fit_batches, load_space, space_json
 from pipeline.tuning.shared import share_tensors
+from pipeline.tuning.shared_examples import share_examples
 from pipeline.tuning.study import (
     MAX_RETRIES,
     SEARCHER,
@@ -153,7 +155,8 @@ def prepare_study(params: TuneParams) -> TuneSetup:
     batches = extremes(space["batch_size"]) if "batch_size" in space else (params.batch_size,)
     check_batch(split, max(map(int, batches)))
     logger.info(f"data: {split.note}")
-    return TuneSetup(resolve_machine(params, split, runtime), runtime, space, split, examples, folds)
+    params = resolve_machine(params, split, runtime).model_copy(update={"augment": resolve_augment(params, split)})
+    return TuneSetup(params, runtime, space, split, examples, folds)
 
 
 def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec) -> None:
@@ -165,7 +168,7 @@ def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec)
     params = setup.params
     job = build_job(setup, spec, run.run_id)
     began = time.perf_counter()
-    with job.shared.file:
+    with job.data.tensors.file, job.folds.file:
         search(study, job, params.worker_count())
     if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
         raise RuntimeError(
@@ -176,8 +179,9 @@ def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec)
 
 
 def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
-    """Return what every worker needs, with the images in shared memory."""
-    params, split, examples = setup.params, setup.split, setup.examples
+    """Return what every worker needs, with the images in shared memory or in the file that they are stored in."""
+    params, split = setup.params, setup.split
+    settings = fit_settings(params, setup.runtime).for_fold(params.fold_epochs, params.fold_patience)
     network = build_network(requested_architecture(params, split), generator(0, "scale"))
     return Job(
         spec=spec,
@@ -186,8 +190,9 @@ def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
         params=params,
         image_shape=split.image_shape,
         classes=split.classes,
-        settings=fit_settings(params, setup.runtime).for_fold(params.fold_epochs, params.fold_patience),
-        shared=share_tensors([network.scale(examples.pixels), examples.labels, *setup.folds]),
+        settings=settings,
+        data=share_examples(network, setup.examples, settings.augment),
+        folds=share_tensors(setup.folds),
         study_seed=params.seed,
         parent_run_id=run_id,
         folder=os.getcwd(),

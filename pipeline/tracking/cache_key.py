@@ -69,7 +69,10 @@ def code_parts(stage: str) -> dict[str, str]:
     """
     files = [path for package in PACKAGES_IN_KEY for path in sorted((PACKAGE / package).rglob("*.py"))]
     if stage == "tune":
-        files += [PACKAGE / "tuning" / f"{name}.py" for name in ("objective", "search_space", "study", "workers")]
+        files += [
+            PACKAGE / "tuning" / f"{name}.py"
+            for name in ("objective", "search_space", "shared_examples", "study", "workers")
+        ]
     shared = ("training_run", "base_selection", "target_training") if stage in TARGET_STAGES else ("training_run",)
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]
     return {str(path.relative_to(PACKAGE)): _file_digest(path)[:12] for path in (PACKAGE / "runtime.py", *files)}

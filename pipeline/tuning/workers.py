@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 import optuna
 import torch
-from torch import Tensor
 
 from pipeline.errors import NonFiniteLossError
 from pipeline.networks.from_params import architecture_from_params
@@ -28,10 +27,11 @@ from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.stage_run import StageRun
-from pipeline.training.records import FitSettings, Labelled
+from pipeline.training.records import FitSettings
 from pipeline.tuning.objective import Metrics, score_folds, summarize
 from pipeline.tuning.search_space import Space, suggest_setting, with_setting
 from pipeline.tuning.shared import SharedTensors
+from pipeline.tuning.shared_examples import SharedExamples
 from pipeline.tuning.study import (
     FAILURE,
     REASON,
@@ -63,7 +63,8 @@ class Job:
         image_shape: (C, H, W).
         classes: Class labels.
         settings: Of each fold's fit; a trial replaces the searched values.
-        shared: Normalized pixels and labels of all training images, then the held-out indices of each fold.
+        data: All training images.
+        folds: Indices of each fold's held-out images.
         study_seed: For samplers and folds.
         parent_run_id: The study's MLflow run.
         folder: Working directory.
@@ -78,17 +79,13 @@ class Job:
     image_shape: tuple[int, int, int]
     classes: tuple[int, ...]
     settings: FitSettings
-    shared: SharedTensors
+    data: SharedExamples
+    folds: SharedTensors
     study_seed: int
     parent_run_id: str
     folder: str
     environment: dict[str, str]
     owner: str
-
-    @property
-    def folds(self) -> list[Tensor]:
-        """Indices of each fold's held-out images."""
-        return self.shared.tensors[2:]
 
     def architecture(self, params: TrainBaseParams) -> MLPArchitecture | CNNArchitecture:
         """Return the architecture of a trial."""
@@ -226,8 +223,8 @@ def run_folds(trial: optuna.Trial, job: Job, params: TrainBaseParams, *, run: St
             folds.append(metrics)
             run.log_fold(number, metrics)
             trial.report(summarize(folds)["cv/accuracy"], number)
-            if number < len(job.folds) and trial.should_prune():
-                return summarize(folds), f"pruned after fold {number} of {len(job.folds)}"
+            if number < len(job.folds.layout) and trial.should_prune():
+                return summarize(folds), f"pruned after fold {number} of {len(job.folds.layout)}"
     except NonFiniteLossError as error:  # not FAIL: the sampler would try similar parameters again
         return summarize(folds) if folds else {}, f"pruned: {error}"
     return summarize(folds), ""
@@ -250,8 +247,8 @@ def fold_scores(job: Job, params: TrainBaseParams) -> Iterator[Metrics]:
     return score_folds(
         job.architecture(params),
         settings,
-        Labelled(*job.shared.tensors[:2]),
-        folds=job.folds,
+        job.data.labelled(),
+        folds=job.folds.tensors,
         val_fraction=params.val_fraction,
         device=torch.device(params.device),
         on_epoch=check_owner,
