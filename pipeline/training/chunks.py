@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.networks.layered import LayeredNetwork
 
 MAX_CHUNK = 4096  # examples
-CHUNK_BYTES = 256 << 20
+CHUNK_BYTES = 96 << 20
 
 
 def chunk_size(network: LayeredNetwork, shape: Iterable[int], start: int = 0) -> int:
