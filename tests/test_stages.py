@@ -55,7 +55,7 @@ def files_of(store: MlflowClient, run_id: str, folder: str | None = None) -> set
 def test_run_logs_everything_in_the_contract(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     result, run = trained
     assert run.info.status == "FINISHED"
-    resolved = {"device": "cpu", "dtype": "float32", "threads": "1"}
+    resolved = {"device": "cpu", "dtype": "float32", "threads": "1", "augment": "none"}
     assert run.data.params == {**TrainBaseParams(**QUICK).logged(), **resolved}
     tags = run.data.tags
     for name in (names.STAGE, names.DATASET, names.CACHE_KEY, names.CODE_DIGEST, names.WEIGHTS_DIGEST, "host", "process",
