@@ -73,15 +73,18 @@ def evaluate(network: LayeredNetwork, data: Labelled, *, start: int = 0, probabi
     was_training = network.training
     size = chunk_size(network, data.values.shape[1:], start)
     network.eval()
-    loss_sum, predicted, softmax = 0.0, [], []
+    classes = len(network.architecture.classes)
+    loss_sum, done = 0.0, 0
+    # allocated at once: small tensors kept from every chunk would fragment the memory that the next chunk needs
+    predicted = torch.empty(len(data), dtype=torch.int64)
+    softmax_NK = torch.empty(len(data) if probabilities else 0, classes)
     for values, labels in chunks(data, size, prepare=scaling(network)):
         logits = network.logits(values, start).float().cpu()
         loss_sum += float(torch.nn.functional.cross_entropy(logits.double(), labels.cpu(), reduction="sum"))
-        predicted.append(logits.argmax(1))
+        predicted[done : done + len(labels)] = logits.argmax(1)
         if probabilities:
-            softmax.append(torch.softmax(logits, 1))
+            softmax_NK[done : done + len(labels)] = torch.softmax(logits, 1)
+        done += len(labels)
     network.train(was_training)
-    classes = logits.shape[1]
-    pairs = torch.bincount(data.labels.cpu() * classes + torch.cat(predicted), minlength=classes * classes)
-    probabilities_NK = torch.cat(softmax) if probabilities else torch.empty(0, classes)
-    return Evaluation(loss_sum / len(data), probabilities_NK, pairs.reshape(classes, classes))
+    pairs = torch.bincount(data.labels.cpu() * classes + predicted, minlength=classes * classes)
+    return Evaluation(loss_sum / len(data), softmax_NK, pairs.reshape(classes, classes))
