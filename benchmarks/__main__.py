@@ -23,8 +23,8 @@ from benchmarks.commands import ROOT, peer_python
 from benchmarks.rows import LOWER, SLACK, Options, PartResult, read_results, write_results
 
 PARTS = (
-    "epoch", "libraries", "cnn_epoch", "feature_cache", "folds", "tracking", "outage", "startup", "stage", "tune",
-    "busy", "decoding",
+    "epoch", "libraries", "cnn_epoch", "stored_images", "feature_cache", "folds", "tracking", "outage", "startup",
+    "stage", "tune", "busy", "decoding",
 )  # fmt: skip
 WITH_PEERS = ("libraries",)
 SHORT = ("epoch", "cnn_epoch", "tracking", "startup")  # single-threaded: least sensitive to other load

@@ -46,7 +46,7 @@ class Unit:
 
     def __init__(self, options: Options, epochs: int = EPOCHS, folds: int = FOLDS):
         self.epochs, self.count = epochs, folds
-        self.params = TrainBaseParams(dataset=options.dataset)
+        self.params = TrainBaseParams(dataset=options.dataset, augment="none")
         dataset = load_dataset(self.params.dataset, self.params.data_dir)
         examples = choose_classes(dataset.train, tuple(range(5)), dataset)
         self.architecture = MLPArchitecture(

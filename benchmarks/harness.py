@@ -76,7 +76,7 @@ class Task:
 
 def load_task(options: Options, **changes: Any) -> Task:
     """Return the base network's task with changed parameters."""
-    params = TrainBaseParams(dataset=options.dataset, **changes)
+    params = TrainBaseParams(dataset=options.dataset, augment="none", **changes)
     dataset = load_dataset(params.dataset, params.data_dir)
     split = split_for_base(dataset, base_classes(params, dataset), val_fraction=params.val_fraction, seed=0)
     network = build_network(requested_architecture(params, split), generator(0, "weights"))

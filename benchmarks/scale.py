@@ -1,4 +1,4 @@
-"""`make bench-scale`: growth of time and memory with images, width, logged epochs, trials and runs.
+"""`make bench-scale`: growth of time and memory with images, stored images, width, logged epochs, trials and runs.
 
     python -m benchmarks.scale [--only KIND] [--points 3]
 
@@ -22,6 +22,7 @@ from benchmarks.rows import amount
 
 SIZES: dict[str, tuple[int, ...]] = {
     "images": (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000),
+    "stored": (60_000, 1_000_000),
     "width": (25, 50, 100, 200, 400, 800, 1_600),
     "epochs": (10, 30, 100, 300, 1_000, 3_000, 10_000),
     "trials": (10, 30, 100, 300, 1_000, 3_000, 10_000),
@@ -29,6 +30,7 @@ SIZES: dict[str, tuple[int, ...]] = {
 }
 LABELS = {
     "images": "training images (5x100 MLP, batch 128, one thread)",
+    "stored": "stored 32x32 RGB images (default CNN, crop_flip, one epoch and its evaluation, one thread)",
     "width": "neurons per layer (5,000 images, batch 128, one thread)",
     "epochs": "epochs in one run (sqlite)",
     "trials": "trials in a study (sqlite, TPE)",

@@ -8,19 +8,24 @@ Runs in its own process, to measure peak memory; prints JSON.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import resource
 import statistics
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 import torch
 from mlflow.entities import Metric, RunTag
 
 from benchmarks.harness import endless
+from benchmarks.stored_images import colour_cnn, random_labels, write_images
 from pipeline.data.classes import DIGITS
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.networks.build import build_network
@@ -28,8 +33,9 @@ from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 from pipeline.tracking.lifecycle import stage_run
+from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import Fit
-from pipeline.training.records import EpochRecord, Labelled
+from pipeline.training.records import EpochRecord, FitSettings, Labelled
 from pipeline.tuning.study import StudySpec, open_storage, open_study, started_count, trial_sampler
 
 Measurements = dict[str, float]
@@ -59,6 +65,62 @@ def train_epoch(images: int, width: int) -> Measurements:
         fit.train_epoch(epoch)
         seconds.append(time.perf_counter() - began)
     return {"epoch_seconds": min(seconds), "peak_mb": peak_mb()}
+
+
+def train_stored(images: int) -> Measurements:
+    """Train one epoch on stored RGB images with augmentation, and evaluate all of them, on one thread.
+
+    `peak_anonymous_mb` is memory that is not a copy of a file: pages of the memory-mapped images do not count.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        data = Labelled(write_images(Path(folder) / "images", images), random_labels(images), torch.arange(images))
+        network = colour_cnn()
+        fit = Fit(network, data, data.take(torch.arange(1000), torch.device("cpu")), stored_settings())
+        with AnonymousMemory() as memory:
+            began, cpu_began = time.perf_counter(), time.process_time()
+            fit.train_epoch(1)
+            epoch = time.perf_counter() - began
+            evaluate(network, data, probabilities=False)
+            seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    return {
+        "epoch_seconds": epoch,
+        "evaluation_seconds": seconds - epoch,
+        "cpu_seconds_per_million": cpu_seconds / images * 1e6,
+        "peak_anonymous_mb": memory.peak_mb,
+    }
+
+
+def stored_settings() -> FitSettings:
+    """Return settings with the augmentation of photos."""
+    return dataclasses.replace(endless(128), augment="crop_flip")
+
+
+class AnonymousMemory:
+    """Samples the anonymous resident memory of this process (Linux only) until the end of the context."""
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def _sample(self) -> None:
+        while True:
+            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+            (kibibytes,) = (int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+            self.peak_mb = max(self.peak_mb, kibibytes * 1024 / 1e6)
+            if self._stop.wait(0.02):
+                return
+
+    def __enter__(self) -> AnonymousMemory:
+        """Start sampling."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop sampling."""
+        self._stop.set()
+        self._thread.join()
 
 
 def log_epochs(count: int) -> Measurements:
@@ -145,6 +207,7 @@ def median_seconds(call: Callable[[], None], times: int) -> float:
 
 KINDS: dict[str, Callable[[int], Measurements]] = {
     "images": lambda size: train_epoch(size, 100),
+    "stored": train_stored,
     "width": lambda size: train_epoch(WIDTH_IMAGES, size),
     "epochs": log_epochs,
     "trials": study_of,

@@ -24,7 +24,7 @@ Path = Literal["auto", "autograd"]
 
 def default_fit(path: Path) -> Fit:
     """Return an untrained `Fit` of the default MLP on the bundled digits."""
-    params = TrainBaseParams(dataset="digits", epochs=3, threads=1)
+    params = TrainBaseParams(dataset="digits", epochs=3, threads=1, augment="none")
     split = load_split(params)
     network = build_network(requested_architecture(params, split), generator(params.seed, "weights"))
     settings = replace(

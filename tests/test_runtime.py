@@ -20,6 +20,7 @@ from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.train_base import train_base
 from pipeline.stages.training_run import resolve_training_runtime
 from pipeline.training.features import prefix_seconds
+from pipeline.training.inputs import model_inputs
 from tests.conftest import ROOT, clean_environment, preprocessing
 from tests.golden_losses import default_fit
 
@@ -107,10 +108,10 @@ def test_feature_timing_synchronizes_the_device(digits: Dataset, monkeypatch: py
     waited: list[str] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(device.type))
     params = TrainBaseParams(dataset="digits")
-    images = choose_classes(digits.train, (0, 1), digits).pixels
+    examples = choose_classes(digits.train, (0, 1), digits)
     architecture = architecture_from_params(params, preprocessing(), ("0", "1"))
     network = build_network(architecture, generator(0, "weights")).to("meta")
-    prefix_seconds(network, 2, [images], 32)
+    prefix_seconds(network, 2, [model_inputs(network, examples)], 32)
     assert waited == ["meta", "meta"]  # before the first and before the second look at the clock
 
 

@@ -56,7 +56,7 @@ def test_run_logs_everything_in_the_contract(trained: tuple[StageResult, Run], s
     result, run = trained
     assert run.info.status == "FINISHED"
     resolved = {"device": "cpu", "dtype": "float32", "threads": "1", "classes": "0-4", "image_size": "28"}
-    resolved |= {"channels": "1", "resize": "fit", "mean": "none", "std": "none"}
+    resolved |= {"channels": "1", "resize": "fit", "mean": "none", "std": "none", "augment": "none"}
     assert run.data.params == {**TrainBaseParams(**QUICK).logged(), **resolved}
     tags = run.data.tags
     for name in (names.STAGE, names.DATASET, names.CACHE_KEY, names.CODE_DIGEST, names.WEIGHTS_DIGEST, "host", "process",

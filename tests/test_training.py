@@ -150,7 +150,7 @@ def test_best_weights_are_restored() -> None:
     losses = [record.val_loss for record in fit.history]
     assert fit.progress.best_epoch == losses.index(min(losses)) + 1 < len(losses)
     held = examples(60, 1)
-    assert evaluate(fit.network, held.values, held.labels).loss == pytest.approx(min(losses), rel=1e-5)
+    assert evaluate(fit.network, held).loss == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_training_stops_when_patience_runs_out() -> None:
@@ -302,7 +302,7 @@ def test_metrics_match_scikit_learn(pairs: list[tuple[int, int]], seed: int) -> 
     logits = torch.randn(len(pairs), 4, generator=generator(seed, "logits"))
     net = network(classes=("0", "1", "2", "3"))
     net.logits = lambda values, start=0: values  # type: ignore[method-assign]
-    found = evaluate(net, logits, labels)
+    found = evaluate(net, Labelled(logits, labels))
     predicted = logits.argmax(1)
     theirs = precision_recall_fscore_support(labels, predicted, labels=range(4), average="macro", zero_division=0)
     assert (found.precision, found.recall, found.f1) == pytest.approx(theirs[:3])

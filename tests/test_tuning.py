@@ -345,7 +345,7 @@ def test_trials_and_refit_use_the_resolved_device(store: MlflowClient, monkeypat
     monkeypatch.setattr("pipeline.runtime.missing_device", lambda name: "")
     monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
     monkeypatch.setattr(LayeredNetwork, "to", lambda network, device: placed.append(str(device)) or network)
-    monkeypatch.setattr(objective, "_take", lambda data, places, device: take(data, places, placed.append(str(device))))
+    monkeypatch.setattr(Labelled, "take", lambda data, places, device: take(data, places, placed.append(str(device))))
     result = tune(TuneParams(**QUICK, trials=2, device="cuda:1", study="s"))
     assert placed == ["cuda:1"] * (2 * 3 * (1 + 3) + 1)  # in each fold its network and three parts; the refit
     assert {run.data.params["device"] for run in store.search_runs(["0"])} == {"cuda:1"}

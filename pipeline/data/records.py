@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -26,6 +27,12 @@ class Images:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
+
+    @property
+    def file(self) -> Path | None:
+        """Absolute path of the raw file that `pixels` maps, from its storage offset on; None if they are in memory."""
+        name = self.pixels.untyped_storage().filename
+        return Path(name).absolute() if name else None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,16 @@ def torchvision_datasets() -> ModuleType:
 
 
 @cache
+def torchvision_functional() -> ModuleType:
+    """Import and return the module `torchvision.transforms.v2.functional`."""
+    make_importable()
+    import torchvision.transforms.v2.functional
+
+    functional: ModuleType = torchvision.transforms.v2.functional
+    return functional
+
+
+@cache
 def make_importable() -> None:
     """Make `import torchvision` work, for other libraries too."""
     if not operators_load():

@@ -85,3 +85,14 @@ class ReuseParams(StageParams):
         1.0, "Learning rate of the fine-tuned layers, as a multiple of learning_rate."
     )
     unfrozen_weight_decay: Decay | Auto = setting("auto", "Weight decay of fine-tuned layers (default: weight_decay).")
+
+    @field_validator("features")
+    @classmethod
+    def _not_with_augmentation(cls, value: str, info: ValidationInfo) -> str:
+        augment = info.data.get("augment", "auto")
+        if value != "none" and augment not in ("auto", "none"):
+            raise ValueError(
+                f"features are computed once, before augmentation (augment={augment}); "
+                "use features=none, or augment=none"
+            )
+        return value

@@ -47,8 +47,12 @@ class SeedParams(StageParams):
 
 
 class TrainingParams(StageParams):
-    """Weight averaging, validation, checkpoints, precision and registration of a fit."""
+    """Augmentation, weight averaging, validation, checkpoints, precision and registration of a fit."""
 
+    augment: Literal["auto", "none", "flip", "crop_flip", "trivial"] = setting(
+        "auto",
+        "Augmentation of the training images. auto: crop_flip for photos if all layers are trained, otherwise none.",
+    )
     weight_averaging: Probability = setting(0.998, "EMA decay for the weights; 0 disables EMA.", unit="fraction")
     val_fraction: Annotated[float, Field(gt=0, le=0.9)] = setting(
         0.1, "Fraction of the training images held out for validation, stratified.", unit="fraction"

@@ -103,7 +103,8 @@ def mistakes(examples: Examples, evaluation: Evaluation, class_names: Sequence[s
         return figure
     columns = min(MISTAKES_PER_ROW, len(worst))
     rows = -(-len(worst) // columns)
-    height, width = examples.pixels.shape[2:]
+    images = examples.gather(torch.tensor(worst))
+    height, width = images.shape[2:]
     cell_height, cell_width = int(height * 1.5), int(width * 1.4)  # two lines of text above each image
     # one canvas for all images: separate axes would take ten times as long to draw
     canvas = torch.zeros(rows * cell_height, columns * cell_width)
@@ -113,7 +114,7 @@ def mistakes(examples: Examples, evaluation: Evaluation, class_names: Sequence[s
     for number, index in enumerate(worst):
         top = number // columns * cell_height + cell_height - height
         left = number % columns * cell_width + (cell_width - width) // 2
-        canvas[top : top + height, left : left + width] = examples.pixels[index].float().mean(0)
+        canvas[top : top + height, left : left + width] = images[number].float().mean(0)
         label, prediction = class_names[int(examples.labels[index])], class_names[int(predicted[index])]
         text = f"{label}, predicted {prediction}\n({100 * confidence[index]:.1f} % confidence)"
         axes.text(left + width / 2, top - 1, text, ha="center", va="bottom", fontsize=9)

@@ -56,7 +56,7 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))
     with runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
-        features = compute_features(base.network.to(runtime.device), depth, examples)
+        features = compute_features(base.network.to(runtime.device), depth, examples, folder=run.folder)
         log_result(run, features)
         echo(f"next: python -m pipeline {after_features(base, params, run.run_id)}")
         return StageResult(run.run_id, "", dict(run.final_metrics))

@@ -19,6 +19,7 @@ from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.stages import TargetStageParams
 from pipeline.params.target import ReuseParams
 from pipeline.runtime import Runtime, generator
+from pipeline.stages.augment import resolve_augment
 from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target
 from pipeline.stages.class_table import log_data, shortened
 from pipeline.stages.training_run import (
@@ -38,6 +39,7 @@ from pipeline.tracking.result_cache import PlanContext, cached_step_result, pare
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.features import Features, check_sample, compute_features, fingerprint, prefix_seconds
+from pipeline.training.inputs import model_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +126,7 @@ def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime
     if params.val_per_class == "auto" and len(validation.unique()) == 1:
         resolved["val_per_class"] = int(validation[0])
     resolved |= {name: value for name, value in setup.budget().items() if getattr(params, name) == "auto"}
+    resolved["augment"] = resolve_augment(params, setup.data.split, frozen=setup.reuse.frozen)
     if "reuse_layers" in type(params).model_fields:
         resolved["reuse_layers"] = setup.reuse.copied
         resolved["upper"] = "fresh" if setup.reuse.depth > setup.reuse.copied else "drop"
@@ -219,7 +222,7 @@ def resolve_features(
     check_size(network, network.frozen, examples)
 
     def compute(run: StageRun) -> Features:
-        computed = compute_features(network, network.frozen, examples)
+        computed = compute_features(network, network.frozen, examples, folder=run.folder)
         check_sample(computed, network, examples)
         log_features(run, computed)
         logger.info(f"features: computed for {len(examples)} images in {computed.seconds:.2f} s, and logged")
@@ -234,8 +237,8 @@ def feature_costs(
     """Return the cost of the features, the time they save per epoch, and the break-even number of epochs."""
     if features is None:
         return {}
-    images = [setup.data.split.train.pixels, setup.data.split.validation.pixels]
-    saved = prefix_seconds(network, features.depth, images, batch_size)
+    parts = [model_inputs(network, part) for part in (setup.data.split.train, setup.data.split.validation)]
+    saved = prefix_seconds(network, features.depth, parts, batch_size)
     return {
         names.FEATURES_SECONDS: features.seconds,
         names.FEATURES_SAVED_SECONDS: saved,

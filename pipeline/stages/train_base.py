@@ -16,6 +16,7 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.runtime import generator
+from pipeline.stages.augment import resolve_augment
 from pipeline.stages.class_table import log_data, shortened
 from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
@@ -49,7 +50,7 @@ def train_base(
     architecture = requested_architecture(params, split)
     network = build_network(architecture, generator(params.seed, "weights"))
     runtime = resolve_training_runtime(params, network, params.batch_size)
-    params = resolve_machine(params, split, runtime)
+    params = resolve_machine(params, split, runtime).model_copy(update={"augment": resolve_augment(params, split)})
     if params.dry_run:
         return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
     inputs = {"data": split.digest, "preprocessing": preprocessing_digest(architecture.preprocessing)}

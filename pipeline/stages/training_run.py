@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.console import echo, watch
 from pipeline.data.normalization import resolve_preprocessing
-from pipeline.data.splits import Examples, Split
+from pipeline.data.splits import Split
 from pipeline.errors import CheckpointError, Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
 from pipeline.networks.build import build_network
@@ -37,9 +37,10 @@ from pipeline.tracking.queries import compare_link
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.evaluate import Evaluation, evaluate
-from pipeline.training.features import Features, compute_features
+from pipeline.training.features import Features
+from pipeline.training.inputs import model_inputs
 from pipeline.training.loop import Fit
-from pipeline.training.records import EpochRecord, FitSettings, Labelled
+from pipeline.training.records import EpochRecord, FitSettings
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,8 @@ def fit_and_evaluate(
         features: Cached outputs of the frozen blocks, to train on instead of pixels.
     """
     start = features.depth if features else 0
-    train, validation = (model_inputs(network, part, features) for part in (split.train, split.validation))
+    train = model_inputs(network, split.train, features, augment=settings.augment)
+    validation = model_inputs(network, split.validation, features)
     checkpoints = CheckpointFolder(run.folder / names.CHECKPOINTS)
     fit = Fit(network, train, validation, settings, start=start, copied=copied, checkpoints=checkpoints)
     costs = {
@@ -136,23 +138,12 @@ def fit_and_evaluate(
         restore_fit(run, fit, checkpoints)
     run_fit(run, fit, settings.epochs)
     began = time.perf_counter()
-    on_train, on_validation = (evaluate(network, part.values, part.labels, start=start) for part in (train, validation))
-    test = model_inputs(network, split.test)
-    on_test = evaluate(network, test.values, split.test.labels)
+    on_train, on_validation = (
+        evaluate(network, part, start=start, probabilities=False) for part in (train, validation)
+    )
+    on_test = evaluate(network, model_inputs(network, split.test))
     costs[names.EVALUATION_SECONDS] = time.perf_counter() - began
     return TrainedNetwork(network, split, fit, on_train, on_validation, on_test, costs)
-
-
-def model_inputs(network: LayeredNetwork, examples: Examples, features: Features | None = None) -> Labelled:
-    """Return scaled pixels, or cached features, with labels on the network's device."""
-    device = network.head.weight.device
-    if features is None:
-        values = network.scale(examples.pixels.to(device))
-    elif features.cover(examples.ids):
-        values = features.rows(examples.ids).to(device)
-    else:  # features are of the training images; an official validation split has others
-        values = compute_features(network, features.depth, examples).values.to(device)
-    return Labelled(values, examples.labels.to(device))
 
 
 def run_fit(run: StageRun, fit: Fit, epochs: int) -> None:

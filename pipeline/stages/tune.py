@@ -25,6 +25,7 @@ from pipeline.networks.build import build_network
 from pipeline.networks.from_params import CONVOLUTION_FIELDS, with_convolutions
 from pipeline.params import TuneParams
 from pipeline.runtime import Runtime, generator, process_identity
+from pipeline.stages.augment import resolve_augment
 from pipeline.stages.class_table import log_data
 from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
@@ -50,6 +51,7 @@ from pipeline.tracking.store import open_store, store_environment
 from pipeline.tuning.figures import draw_study
 from pipeline.tuning.search_space import Space, check_combinations, extremes, fit_batches, load_space, space_json
 from pipeline.tuning.shared import share_tensors
+from pipeline.tuning.shared_examples import share_examples
 from pipeline.tuning.study import (
     MAX_RETRIES,
     SEARCHER,
@@ -160,7 +162,8 @@ def prepare_study(params: TuneParams) -> TuneSetup:
     check_combinations(space, params, requested_architecture(params, split))
     batches = extremes(space["batch_size"]) if "batch_size" in space else (params.batch_size,)
     check_batch(split, max(map(int, batches)))
-    return TuneSetup(resolve_machine(params, split, runtime), runtime, space, split, examples, folds)
+    params = resolve_machine(params, split, runtime).model_copy(update={"augment": resolve_augment(params, split)})
+    return TuneSetup(params, runtime, space, split, examples, folds)
 
 
 def with_folds(params: TuneParams, split: Split) -> TuneParams:
@@ -182,7 +185,7 @@ def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec)
     params = setup.params
     job = build_job(setup, spec, run.run_id)
     began = time.perf_counter()
-    with job.shared.file:
+    with job.data.tensors.file, job.identities_and_folds.file:
         search(study, job, params.worker_count())
     if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
         raise RuntimeError(
@@ -193,8 +196,9 @@ def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec)
 
 
 def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
-    """Return what every worker needs, with the images in shared memory."""
-    params, split, examples = setup.params, setup.split, setup.examples
+    """Return what every worker needs, with the images in shared memory or in the file that they are stored in."""
+    params, split = setup.params, setup.split
+    settings = fit_settings(params, setup.runtime).for_fold(params.fold_epochs, params.fold_patience)
     network = build_network(requested_architecture(params, split), generator(0, "scale"))
     return Job(
         spec=spec,
@@ -202,8 +206,9 @@ def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
         params=params,
         preprocessing=network.architecture.preprocessing,
         classes=split.class_names,
-        settings=fit_settings(params, setup.runtime).for_fold(params.fold_epochs, params.fold_patience),
-        shared=share_tensors([network.scale(examples.pixels), examples.labels, examples.ids, *setup.folds]),
+        settings=settings,
+        data=share_examples(network, setup.examples, settings.augment),
+        identities_and_folds=share_tensors([setup.examples.ids, *setup.folds]),
         parent_run_id=run_id,
         folder=os.getcwd(),
         environment=store_environment() | {k: v for k, v in os.environ.items() if k.startswith("PIPELINE_")},

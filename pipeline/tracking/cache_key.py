@@ -69,8 +69,9 @@ def code_parts(stage: str) -> dict[str, str]:
     """
     files = [path for package in PACKAGES_IN_KEY for path in sorted((PACKAGE / package).rglob("*.py"))]
     if stage == "tune":
-        files += [PACKAGE / "tuning" / f"{name}.py" for name in ("objective", "search_space", "study", "workers")]
-    shared: tuple[str, ...] = ("training_run", "data_loading")
+        modules = ("objective", "search_space", "shared_examples", "study", "workers")
+        files += [PACKAGE / "tuning" / f"{name}.py" for name in modules]
+    shared: tuple[str, ...] = ("training_run", "data_loading", "augment")
     if stage in TARGET_STAGES:
         shared += ("base_selection", "target_training")
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]

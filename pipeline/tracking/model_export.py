@@ -64,13 +64,8 @@ def log_model(
     metadata = {"weights_digest": digest, **_metadata(facts, network)}
     if not _is_saved(run.folder / names.MODEL, metadata):
         extra_files = _write_extra_files(run.folder / names.EXTRA_FILES, network, identities, dataset=split.dataset)
-        _save_model(
-            run,
-            network,
-            split.test.gather(torch.arange(EXAMPLE_IMAGES) % len(split.test)),
-            extra_files=extra_files,
-            metadata=metadata,
-        )
+        images = split.test.gather(torch.arange(EXAMPLE_IMAGES) % len(split.test))
+        _save_model(run, network, images, extra_files=extra_files, metadata=metadata)
         shutil.rmtree(run.folder / names.EXTRA_FILES)
     tags = {
         names.STAGE: facts.stage,

@@ -5,16 +5,22 @@ Legend: B examples in a batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from pipeline.training.evaluate import CHUNK
+from pipeline.networks.layered import LayeredNetwork
 from pipeline.training.records import Labelled
 from pipeline.training.steps import Step
 
 Batch = tuple[Tensor, Tensor]
+Prepare = Callable[[Tensor, Tensor], Tensor]  # images uint8 (B, C, H, W), their positions (B,) -> model inputs
+
+
+def scaling(network: LayeredNetwork) -> Prepare:
+    """Return a function that scales images and does not augment them."""
+    return lambda pixels, _: network.scale(pixels)
 
 
 def run_epoch(batches: Iterable[Batch], step: Step, device: torch.device) -> tuple[float, float]:
@@ -36,28 +42,77 @@ def run_epoch(batches: Iterable[Batch], step: Step, device: torch.device) -> tup
     return loss_sum.item() / count, correct.item() / count  # the only device synchronization of an epoch
 
 
-def shuffled_batches(data: Labelled, batch_size: int, order: torch.Generator) -> Iterator[Batch]:
+def shuffled_batches(
+    data: Labelled, batch_size: int, order: torch.Generator, *, prepare: Prepare | None = None
+) -> Iterator[Batch]:
     """Yield every example once; all batches share two buffers.
 
     A last batch of a single example would break batch norm, so it joins the batch before it.
+
+    Args:
+        data: In memory, or read per batch.
+        batch_size: Examples per batch.
+        order: Of the shuffle.
+        prepare: Augments and scales images that are read per batch.
     """
-    count, device = len(data.labels), data.labels.device
-    permutation = torch.randperm(count, generator=order).to(device)
+    count, device = len(data), data.labels.device
+    permutation = torch.randperm(count, generator=order)
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
     ends = [*starts[1:], count]
     max_size = max(end - begin for begin, end in zip(starts, ends, strict=True))
-    values = torch.empty((max_size, *data.values.shape[1:]), dtype=data.values.dtype, device=device)
+    read = _reader(data, max_size, prepare)
+    on_device = permutation.to(device)
     labels = torch.empty(max_size, dtype=torch.int64, device=device)
     for begin, end in zip(starts, ends, strict=True):
-        size, indices = end - begin, permutation[begin:end]
+        indices = on_device[begin:end]
         yield (
-            torch.index_select(data.values, 0, indices, out=values[:size]),
-            torch.index_select(data.labels, 0, indices, out=labels[:size]),
+            read(permutation[begin:end] if data.rows is not None else indices),
+            torch.index_select(data.labels, 0, indices, out=labels[: end - begin]),
         )
 
 
-def chunks(data: Labelled) -> Iterator[Batch]:
-    """Yield every example once, in order, without copying."""
-    yield from zip(torch.split(data.values, CHUNK), torch.split(data.labels, CHUNK), strict=True)
+def chunks(data: Labelled, size: int, *, prepare: Prepare | None = None) -> Iterator[Batch]:
+    """Yield every example once, in order; without copying if the data are in memory."""
+    if data.rows is None:
+        yield from zip(torch.split(data.values, size), torch.split(data.labels, size), strict=True)
+        return
+    read = _reader(data, min(size, len(data)), prepare)
+    for positions, labels in zip(torch.arange(len(data)).split(size), data.labels.split(size), strict=True):
+        yield read(positions), labels
+
+
+def _reader(data: Labelled, max_size: int, prepare: Prepare | None) -> Callable[[Tensor], Tensor]:
+    """Return a function from positions (B,) to model inputs (B, ...) in a buffer that the next call overwrites."""
+    if data.rows is not None:
+        return StoredRows(data, max_size, prepare)
+    values = torch.empty((max_size, *data.values.shape[1:]), dtype=data.values.dtype, device=data.values.device)
+    return lambda positions: torch.index_select(data.values, 0, positions, out=values[: len(positions)])
+
+
+class StoredRows:
+    """Reads batches of examples whose rows are stored, through two buffers.
+
+    Rows are read in ascending order, as a disk reads them fastest, and then put into the order of the batch.
+
+    Args:
+        data: With `rows`.
+        max_size: Largest number of examples in a batch.
+        prepare: Applied to uint8 images on the device.
+    """
+
+    def __init__(self, data: Labelled, max_size: int, prepare: Prepare | None):
+        assert data.rows is not None, "these examples are in memory"
+        self.rows, self.values, self.device = data.rows, data.values, data.labels.device
+        self.prepare = prepare if data.values.dtype == torch.uint8 else None
+        shape = (max_size, *data.values.shape[1:])
+        self._ascending, self._batch = (torch.empty(shape, dtype=data.values.dtype) for _ in range(2))
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """Return the model inputs (B, ...) at some positions (B,)."""
+        size = len(positions)
+        rows, order = self.rows[positions].sort()
+        ascending = torch.index_select(self.values, 0, rows, out=self._ascending[:size])
+        batch = torch.index_select(ascending, 0, order.argsort(), out=self._batch[:size]).to(self.device)
+        return batch if self.prepare is None else self.prepare(batch, positions)

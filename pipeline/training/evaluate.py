@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pipeline.networks.layered import LayeredNetwork
-
-CHUNK = 4096  # examples per forward pass
+from pipeline.training.batches import chunks, scaling
+from pipeline.training.chunks import chunk_size
+from pipeline.training.records import Labelled
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Evaluation:
 
     Attributes:
         loss: Mean cross-entropy in nats.
-        probabilities_NK: Softmax of the logits, float32, on the CPU.
+        probabilities_NK: Softmax of the logits, float32, on the CPU; empty if they were not requested.
         confusion_KK: int64; row = true class, column = predicted class.
     """
 
@@ -60,21 +61,30 @@ def _mean_ratio(numerator: Tensor, denominator: Tensor) -> float:
 
 
 @torch.no_grad()
-def evaluate(network: LayeredNetwork, values: Tensor, labels: Tensor, *, start: int = 0) -> Evaluation:
-    """Evaluate a network in eval mode and float32.
+def evaluate(network: LayeredNetwork, data: Labelled, *, start: int = 0, probabilities: bool = True) -> Evaluation:
+    """Evaluate a network in eval mode and float32, chunk by chunk.
 
     Args:
         network: Its mode is restored.
-        values: Activations at depth `start`: scaled pixels at depth 0, else features.
-        labels: int64 (N,), 0 to K-1.
-        start: Depth of `values`.
+        data: Inputs at depth `start`: pixels at depth 0, else features.
+        start: Depth of the inputs.
+        probabilities: Whether to return them; they need 4 NK bytes.
     """
     was_training = network.training
+    size = chunk_size(network, data.values.shape[1:], start)
     network.eval()
-    logits_NK = torch.cat([network.logits(chunk, start).float().cpu() for chunk in torch.split(values, CHUNK)])
+    classes = len(network.architecture.classes)
+    loss_sum, done = 0.0, 0
+    # allocated at once: small tensors kept from every chunk would fragment the memory that the next chunk needs
+    predicted = torch.empty(len(data), dtype=torch.int64)
+    softmax_NK = torch.empty(len(data) if probabilities else 0, classes)
+    for values, labels in chunks(data, size, prepare=scaling(network)):
+        logits = network.logits(values, start).float().cpu()
+        loss_sum += float(torch.nn.functional.cross_entropy(logits.double(), labels.cpu(), reduction="sum"))
+        predicted[done : done + len(labels)] = logits.argmax(1)
+        if probabilities:
+            softmax_NK[done : done + len(labels)] = torch.softmax(logits, 1)
+        done += len(labels)
     network.train(was_training)
-    labels = labels.cpu()
-    classes = logits_NK.shape[1]
-    loss = torch.nn.functional.cross_entropy(logits_NK.double(), labels, reduction="sum") / len(labels)
-    pairs = torch.bincount(labels * classes + logits_NK.argmax(1), minlength=classes * classes)
-    return Evaluation(float(loss), torch.softmax(logits_NK, 1), pairs.reshape(classes, classes))
+    pairs = torch.bincount(data.labels.cpu() * classes + predicted, minlength=classes * classes)
+    return Evaluation(loss_sum / len(data), softmax_NK, pairs.reshape(classes, classes))

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pipeline.data.splits import Examples
+from pipeline.disk_space import disk_full_errors
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.macs import forward_macs
 from pipeline.runtime import synchronize
-from pipeline.training.evaluate import CHUNK
+from pipeline.training.batches import chunks, scaling
+from pipeline.training.chunks import chunk_size
+from pipeline.training.records import IN_MEMORY_BYTES, Labelled
 
 SAMPLE = 64  # images that are recomputed to verify loaded features
 TOLERANCE = 1e-4  # relative to the largest feature: rounding depends on the batch shape
@@ -45,12 +52,16 @@ class Features:
     fingerprint: dict[str, str]
     seconds: float
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """Return the features of some images, by their identities."""
+    def positions(self, ids: Tensor) -> Tensor:
+        """Return the rows of `values` of some images, by their identities."""
         ordered, order = self._ordered
-        rows = torch.searchsorted(ordered, ids).clamp(max=len(ordered) - 1)
-        assert torch.equal(ordered[rows], ids), "an image without features"
-        return self.values[order[rows]]
+        positions = torch.searchsorted(ordered, ids).clamp(max=len(ordered) - 1)
+        assert torch.equal(ordered[positions], ids), "an image without features"
+        return order[positions]
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return a copy of the features of some images, by their identities."""
+        return self.values[self.positions(ids)]
 
     def cover(self, ids: Tensor) -> bool:
         """Return whether all images with these identities have features."""
@@ -88,23 +99,49 @@ def differing_parts(expected: Mapping[str, str], actual: Mapping[str, str]) -> l
 
 def feature_operations(network: LayeredNetwork, depth: int, examples: Examples) -> int:
     """Return the MACs of one chunk of examples in the first blocks."""
-    return sum(forward_macs(network)[:depth]) * min(CHUNK, len(examples))
+    return sum(forward_macs(network)[:depth]) * min(chunk_size(network, examples.image_shape), len(examples))
 
 
 @torch.no_grad()
-def compute_features(network: LayeredNetwork, depth: int, examples: Examples) -> Features:
-    """Compute the activations after the first blocks, in eval mode and float32."""
+def compute_features(
+    network: LayeredNetwork, depth: int, examples: Examples, *, folder: Path | None = None
+) -> Features:
+    """Compute the activations after the first blocks, in eval mode and float32, chunk by chunk.
+
+    Args:
+        network: Its mode is restored.
+        depth: Number of blocks.
+        examples: The images.
+        folder: For a memory-mapped file if the features are large; None holds them in memory.
+
+    Raises:
+        DiskFullError: They do not fit in the folder.
+    """
     began = time.perf_counter()
     was_training = network.training
     network.eval()
-    device = network.head.weight.device
-    parts = [
-        network.run_blocks(network.scale(chunk.to(device)), 0, depth).cpu()
-        for chunk in torch.split(examples.pixels, CHUNK)
-    ]
+    data = Labelled(examples.images.pixels, examples.labels.to(network.head.weight.device), examples.rows)
+    values, done = torch.empty(0), 0
+    for inputs, _ in chunks(data, chunk_size(network, examples.image_shape), prepare=scaling(network)):
+        part = network.run_blocks(inputs, 0, depth)
+        if done == 0:
+            values = _empty((len(examples), *part.shape[1:]), folder)
+        values[done : done + len(part)] = part
+        done += len(part)
     network.train(was_training)
     seconds = time.perf_counter() - began
-    return Features(torch.cat(parts), examples.ids, depth, fingerprint(network, depth, examples), seconds)
+    return Features(values, examples.ids, depth, fingerprint(network, depth, examples), seconds)
+
+
+def _empty(shape: Sequence[int], folder: Path | None) -> Tensor:
+    """Return a float32 tensor; if it is large, in an unnamed file that the system removes after the process."""
+    count = math.prod(shape)
+    if folder is None or 4 * count <= IN_MEMORY_BYTES:
+        return torch.empty(tuple(shape))
+    with disk_full_errors(folder), tempfile.NamedTemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, 4 * count)  # writing to a mapping on a full disk kills the process
+        return torch.from_file(file.name, shared=True, size=count).view(tuple(shape))
 
 
 def check_sample(features: Features, network: LayeredNetwork, examples: Examples) -> None:
@@ -126,17 +163,16 @@ def check_sample(features: Features, network: LayeredNetwork, examples: Examples
 
 
 @torch.no_grad()
-def prefix_seconds(network: LayeredNetwork, depth: int, images: list[Tensor], batch_size: int) -> float:
-    """Return the seconds of one pass through the first blocks, in training batches."""
+def prefix_seconds(network: LayeredNetwork, depth: int, parts: list[Labelled], batch_size: int) -> float:
+    """Return the seconds of one pass of pixels through the first blocks, in training batches."""
     was_training = network.training
     network.eval()
     device = network.head.weight.device
-    values = [network.scale(pixels.to(device)) for pixels in images]
     synchronize(device)
     began = time.perf_counter()
-    for part in values:
-        for batch in torch.split(part, batch_size):
-            network.run_blocks(batch, 0, depth)
+    for part in parts:
+        for inputs, _ in chunks(part, batch_size, prepare=scaling(network)):
+            network.run_blocks(inputs, 0, depth)
     synchronize(device)
     seconds = time.perf_counter() - began
     network.train(was_training)

@@ -18,8 +18,10 @@ from pipeline.errors import NonFiniteLossError
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.runtime import derive_seed, generator
 from pipeline.training import manual_backward
-from pipeline.training.batches import chunks, run_epoch, shuffled_batches
+from pipeline.training.augmentation import Augmentation
+from pipeline.training.batches import Prepare, chunks, run_epoch, scaling, shuffled_batches
 from pipeline.training.checkpoint import Checkpoint, CheckpointFolder, grouped
+from pipeline.training.chunks import chunk_size
 from pipeline.training.ema import WeightEMA
 from pipeline.training.flat_parameters import can_be_flat, flatten_trainable, moving_tensors, split_by_origin, unflatten
 from pipeline.training.records import EpochRecord, FitSettings, Labelled, Progress
@@ -34,7 +36,7 @@ class Fit:
         train: Training data.
         validation: Data that selects the best epoch and stops training.
         settings: Budget and optimizer.
-        start: Depth of `train.values` and `validation.values`.
+        start: Depth of the inputs.
         copied: Number of copied blocks from the input, for `copied_learning_rate_factor`.
         checkpoints: Folder of the checkpoints; None saves none.
     """
@@ -51,6 +53,7 @@ class Fit:
         checkpoints: CheckpointFolder | None = None,
     ):
         assert start <= network.frozen, "values may enter above trainable blocks only if these are frozen"
+        assert settings.augment == "none" or train.rows is not None, "only images that are read per batch are augmented"
         self.network, self.train, self.validation, self.settings = network, train, validation, settings
         self.start, self.checkpoints = start, checkpoints
         self.progress = Progress()
@@ -70,6 +73,7 @@ class Fit:
             copied_decay=settings.copied_weight_decay,
         )
         self._step = self._build_step(flats)
+        self._chunk = chunk_size(network, validation.values.shape[1:], start)
         self.best_weights: dict[str, Tensor] = snapshot(network)
         self._at_epoch_end = self._checkpoint()
         self._best_saved_at = -math.inf
@@ -121,7 +125,8 @@ class Fit:
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Train for one epoch and return mean loss and accuracy."""
         seed = self.settings.seed
-        batches = shuffled_batches(self.train, self.settings.batch_size, generator(seed, "order", epoch))
+        order = generator(seed, "order", epoch)
+        batches = shuffled_batches(self.train, self.settings.batch_size, order, prepare=self._preparation(epoch))
         if not self.network.training:
             self.network.train()
         if self.manual_backward:  # nothing else in an epoch is random
@@ -131,14 +136,20 @@ class Fit:
             torch.manual_seed(derive_seed(seed, "dropout", epoch))
             return run_epoch(batches, self._step, device)
 
+    def _preparation(self, epoch: int) -> Prepare:
+        """Return the function that augments and scales the images of an epoch."""
+        if self.settings.augment == "none":
+            return scaling(self.network)
+        augment = Augmentation(self.settings.augment, len(self.train), seed=self.settings.seed, epoch=epoch)
+        return lambda pixels, positions: self.network.scale(augment(pixels, positions))
+
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
         """Return validation loss and accuracy, in evaluation mode and float32."""
         if self.scored.training:
             self.scored.eval()
-        return run_epoch(
-            chunks(self.validation), EvaluationStep(self.scored, start=self.start), self.train.labels.device
-        )
+        batches = chunks(self.validation, self._chunk, prepare=scaling(self.scored))
+        return run_epoch(batches, EvaluationStep(self.scored, start=self.start), self.train.labels.device)
 
     def _one_epoch(self) -> EpochRecord:
         began = time.perf_counter()

@@ -12,6 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+IN_MEMORY_BYTES = 256 << 20  # larger inputs are not held in memory as float32, but read batch by batch
+
+Augment = Literal["none", "flip", "crop_flip", "trivial"]
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -22,6 +26,7 @@ class FitSettings:
         copied_weight_decay: Weight decay of copied blocks; None for `weight_decay`.
         train_dtype: `torch.bfloat16` trains under autocast; validation always uses float32.
         gradients: `auto` uses the manual backward pass if the network supports it.
+        augment: Augmentation of the training images, which must be uint8 then; see `augmentation`.
     """
 
     epochs: int
@@ -36,6 +41,7 @@ class FitSettings:
     copied_weight_decay: float | None = None
     train_dtype: torch.dtype = torch.float32
     gradients: Literal["auto", "autograd"] = "auto"
+    augment: Augment = "none"
 
     def for_fold(self, epochs: int, patience: int) -> FitSettings:
         """Return these settings with the budget of one fold."""
@@ -44,15 +50,30 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Model inputs with labels, on the device of the fit.
+    """Model inputs with labels: in memory on the device of the fit, or rows of a tensor that are read per batch.
 
     Attributes:
-        values: Scaled pixels (N, C, H, W), or activations (N, ...) at the depth where training starts.
-        labels: int64 (N,), 0 to K-1.
+        values: Without `rows`: scaled pixels (N, C, H, W), or activations (N, ...) at the depth where training starts,
+            on the device. With `rows`: images uint8 (M, C, H, W), scaled when they are read, or activations
+            (M, ...), on the CPU; may be memory-mapped.
+        labels: int64 (N,), 0 to K-1, on the device.
+        rows: int64 (N,), the row of `values` of each example, on the CPU.
     """
 
     values: Tensor
     labels: Tensor
+    rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.labels)
+
+    def take(self, positions: Tensor, device: torch.device) -> Labelled:
+        """Return the examples at some positions (M,) for a fit on a device; `self` is on the CPU."""
+        labels = self.labels[positions].to(device)
+        if self.rows is not None:
+            return Labelled(self.values, labels, self.rows[positions])
+        return Labelled(self.values[positions].to(device), labels)
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ def score_folds(
     Args:
         architecture: Of the network.
         settings: Of each fit; a fold's seed is derived from theirs.
-        data: Normalized pixels and labels of all training images, on the CPU.
-        ids: int64 (N,), identities of all training images.
+        data: All training images, on the CPU.
+        ids: int64 (N,), their identities.
         folds: int64 indices of each fold's held-out images.
         val_fraction: Fraction of the other images that is used for early stopping.
         device: For training and scoring.
@@ -69,11 +69,11 @@ def score_folds(
         indices = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
         cut = stratified_cut(data.labels[indices], ids[indices], val_fraction, seed=seed)
         network = build_network(architecture, generator(seed, "weights")).to(device)
-        train, validation, test = (_take(data, split, device) for split in (indices[cut[0]], indices[cut[1]], held_out))
+        train, validation, test = (data.take(part, device) for part in (indices[cut[0]], indices[cut[1]], held_out))
         fit = Fit(network, train, validation, replace(settings, seed=seed))
         for _ in fit:
             on_epoch()
-        result = evaluate(network, test.values, test.labels)
+        result = evaluate(network, test, probabilities=False)
         yield {
             "fold/accuracy": result.accuracy,
             "fold/precision": result.precision,
@@ -81,7 +81,3 @@ def score_folds(
             "fold/epochs": fit.progress.epoch,
             "time/fold_seconds": time.perf_counter() - began,
         }
-
-
-def _take(data: Labelled, indices: Tensor, device: torch.device) -> Labelled:
-    return Labelled(data.values[indices].to(device), data.labels[indices].to(device))

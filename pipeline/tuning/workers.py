@@ -29,10 +29,11 @@ from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.stage_run import StageRun
-from pipeline.training.records import FitSettings, Labelled
+from pipeline.training.records import FitSettings
 from pipeline.tuning.objective import Metrics, score_folds, summarize
 from pipeline.tuning.search_space import Space, suggest_setting, with_setting
 from pipeline.tuning.shared import SharedTensors
+from pipeline.tuning.shared_examples import SharedExamples
 from pipeline.tuning.study import (
     FAILURE,
     REASON,
@@ -62,7 +63,8 @@ class Job:
     preprocessing: Preprocessing  # of the images
     classes: tuple[str, ...]
     settings: FitSettings  # of each fold's fit; a trial replaces the searched values
-    shared: SharedTensors  # normalized pixels, labels and identities of the training images; held-out rows per fold
+    data: SharedExamples  # all training images
+    identities_and_folds: SharedTensors  # identities of these images, then the held-out indices of each fold
     parent_run_id: str  # the study's MLflow run
     folder: str  # working directory
     environment: dict[str, str]  # MLFLOW_* and PIPELINE_*; the fork server may have been started with others
@@ -71,7 +73,7 @@ class Job:
     @property
     def folds(self) -> list[Tensor]:
         """Indices of each fold's held-out images."""
-        return self.shared.tensors[3:]
+        return self.identities_and_folds.tensors[1:]
 
     def architecture(self, params: TrainBaseParams) -> MLPArchitecture | CNNArchitecture:
         """Return the architecture of a trial."""
@@ -233,8 +235,8 @@ def fold_scores(job: Job, params: TrainBaseParams) -> Iterator[Metrics]:
     return score_folds(
         job.architecture(params),
         settings,
-        Labelled(*job.shared.tensors[:2]),
-        ids=job.shared.tensors[2],
+        job.data.labelled(),
+        ids=job.identities_and_folds.tensors[0],
         folds=job.folds,
         val_fraction=params.val_fraction,
         device=torch.device(params.device),

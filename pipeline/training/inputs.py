@@ -1,0 +1,45 @@
+"""The inputs of a network for some examples: scaled in memory if they are few, else read batch by batch.
+
+Both kinds are one record, `Labelled`, which fits, evaluation, features and folds take.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from pipeline.data.splits import Examples
+from pipeline.networks.layered import LayeredNetwork
+from pipeline.training.features import Features, compute_features
+from pipeline.training.records import IN_MEMORY_BYTES, Augment, Labelled
+
+
+def model_inputs(
+    network: LayeredNetwork, examples: Examples, features: Features | None = None, *, augment: Augment = "none"
+) -> Labelled:
+    """Return scaled pixels, or cached features, with labels on the network's device.
+
+    Args:
+        network: Scales pixels.
+        examples: The images.
+        features: Cached outputs of frozen blocks, to be used instead of pixels.
+        augment: Any but `none` needs uint8 images, which are then read per batch.
+    """
+    device = network.head.weight.device
+    labels = examples.labels.to(device)
+    if features is not None:
+        if not features.cover(examples.ids):  # of the training images; an official validation split has others
+            features = compute_features(network, features.depth, examples)
+        rows = features.positions(examples.ids)
+        if fits_memory(features.values, len(rows)):
+            return Labelled(features.values[rows].to(device), labels)
+        return Labelled(features.values, labels, rows)
+    if augment == "none" and fits_memory(examples.images.pixels, len(examples)):
+        return Labelled(network.scale(examples.pixels.to(device)), labels)
+    return Labelled(examples.images.pixels, labels, examples.rows)
+
+
+def fits_memory(source: Tensor, count: int) -> bool:
+    """Return whether `count` rows of a tensor are small enough to be held in memory as float32."""
+    return 4 * count * math.prod(source.shape[1:]) <= IN_MEMORY_BYTES
