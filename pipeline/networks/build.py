@@ -1,17 +1,18 @@
-"""Build a network of either family from its architecture; read architectures from JSON; digests."""
+"""Build a network from its architecture; read architectures from JSON; digests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from pipeline.networks.graph.record import GraphArchitecture
 from pipeline.networks.layered import (
-    AnyArchitecture,
     CNNArchitecture,
     ConvolutionLayer,
     LayeredNetwork,
@@ -19,15 +20,36 @@ from pipeline.networks.layered import (
 )
 from pipeline.runtime import tensor_bytes
 
+if TYPE_CHECKING:
+    from pipeline.networks.origins.source import ModelSource
+
 MAX_JSON_LENGTH = 1 << 20
-_ADAPTER: TypeAdapter[MLPArchitecture | CNNArchitecture] = TypeAdapter(AnyArchitecture)
+AnyArchitecture = Annotated[MLPArchitecture | CNNArchitecture | GraphArchitecture, Field(discriminator="family")]
+_ADAPTER: TypeAdapter[MLPArchitecture | CNNArchitecture | GraphArchitecture] = TypeAdapter(AnyArchitecture)
 
 
-def build_network(architecture: MLPArchitecture | CNNArchitecture, generator: torch.Generator) -> LayeredNetwork:
-    """Return a network on the CPU, randomly initialized from the input upwards."""
+def build_network(
+    architecture: MLPArchitecture | CNNArchitecture | GraphArchitecture,
+    generator: torch.Generator,
+    source: ModelSource | None = None,
+) -> LayeredNetwork:
+    """Return a network on the CPU, randomly initialized from the input upwards.
+
+    Args:
+        architecture: Its record; untrusted.
+        generator: Seeds the initialization.
+        source: The user's own code, for networks that it builds.
+
+    Raises:
+        ValueError: Only for a network from a library or from own code: see `build_graph_network`.
+    """
     if isinstance(architecture, MLPArchitecture):
         return build_mlp(architecture, generator)
-    return build_cnn(architecture, generator)
+    if isinstance(architecture, CNNArchitecture):
+        return build_cnn(architecture, generator)
+    from pipeline.networks.origins.rebuild import build_graph_network  # imports torchvision
+
+    return build_graph_network(architecture, generator, source)
 
 
 def build_mlp(architecture: MLPArchitecture, generator: torch.Generator) -> LayeredNetwork:
@@ -110,7 +132,7 @@ def kaiming_convolution(in_channels: int, layer: ConvolutionLayer, generator: to
     return convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture:
+def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture | GraphArchitecture:
     """Parse and validate an architecture; `text` is untrusted.
 
     Raises:
@@ -133,7 +155,7 @@ def _reject_duplicate_keys(pairs: list[tuple[str, object]]) -> None:
         raise ValueError("invalid architecture: duplicate key")
 
 
-def architecture_digest(architecture: MLPArchitecture | CNNArchitecture) -> str:
+def architecture_digest(architecture: MLPArchitecture | CNNArchitecture | GraphArchitecture) -> str:
     """Return the digest (32 hex digits) of the architecture's canonical JSON."""
     return hashlib.sha256(architecture.model_dump_json().encode()).hexdigest()[:32]
 

@@ -141,7 +141,7 @@ def fit_and_evaluate(
 
 def model_inputs(network: LayeredNetwork, examples: Examples, features: Features | None = None) -> Labelled:
     """Return scaled pixels, or cached features, with labels on the network's device."""
-    device = network.head.weight.device
+    device = network.device
     values = features.rows(examples.indices).to(device) if features else network.scale(examples.pixels.to(device))
     return Labelled(values, examples.labels.to(device))
 

@@ -85,7 +85,7 @@ def compute_features(network: LayeredNetwork, depth: int, examples: Examples) ->
     began = time.perf_counter()
     was_training = network.training
     network.eval()
-    device = network.head.weight.device
+    device = network.device
     parts = [
         network.run_blocks(network.scale(chunk.to(device)), 0, depth).cpu()
         for chunk in torch.split(examples.pixels, CHUNK)
@@ -118,7 +118,7 @@ def prefix_seconds(network: LayeredNetwork, depth: int, images: list[Tensor], ba
     """Return the seconds of one pass through the first blocks, in training batches."""
     was_training = network.training
     network.eval()
-    device = network.head.weight.device
+    device = network.device
     values = [network.scale(pixels.to(device)) for pixels in images]
     synchronize(device)
     began = time.perf_counter()
