@@ -8,7 +8,6 @@ has one of this name and shape.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 import stat
 import zipfile
@@ -239,7 +238,7 @@ def _unreadable(error: Exception) -> str:
     text = str(error)
     if "TorchScript" in text:
         return "a TorchScript archive contains code, and was not loaded. Save its state_dict() with torch.save."
-    if isinstance(error, pickle.UnpicklingError) and (match := re.search(r"(?:GLOBAL|class) '?([\w.]+)", text)):
+    if type(error).__name__ == "UnpicklingError" and (match := re.search(r"(?:GLOBAL|class) '?([\w.]+)", text)):
         return (
             f"the pickle contains code ({match[1]}) and was rejected; nothing in it was run. Save the state_dict() "
             "instead of the whole module, or convert it to safetensors where you trust it."

@@ -42,13 +42,8 @@ def segments(traced: TracedNetwork, layout: GraphLayout, boundaries: Sequence[Bo
 def segment_module(traced: TracedNetwork, segment: Segment) -> nn.Module:
     """Return a module that computes a segment; it shares modules and parameters with the traced network.
 
-    Parameters keep their qualified names. A head that is a single linear layer is returned as that layer.
+    Parameters keep their qualified names.
     """
-    single = segment.nodes[0] if len(segment.nodes) == 1 else None
-    if single is not None and single.op == "call_module" and single is segment.result:
-        layer = traced.attribute(str(single.target))
-        if type(layer) is nn.Linear and single.args == (segment.source,):
-            return layer
     graph = fx.Graph()
     copies = {segment.source: graph.placeholder("values")}
     for node in segment.nodes:
@@ -58,6 +53,16 @@ def segment_module(traced: TracedNetwork, segment: Segment) -> nn.Module:
     module = fx.GraphModule({target: traced.attribute(target) for target in targets}, graph)
     _make_transient(traced, module, targets)
     return module
+
+
+def head_module(traced: TracedNetwork, segment: Segment) -> nn.Module:
+    """Return the module of a head: the layer itself if it is a single linear layer."""
+    single = segment.nodes[0]
+    if len(segment.nodes) == 1 and single.op == "call_module" and single.args == (segment.source,):
+        layer = traced.attribute(str(single.target))
+        if type(layer) is nn.Linear:
+            return layer
+    return segment_module(traced, segment)
 
 
 def _make_transient(traced: TracedNetwork, module: fx.GraphModule, targets: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from pipeline.networks.graph.naming import owner
 
 def graph_digest(graph: fx.Graph) -> str:
     """Return a digest (32 hex digits) of a graph: operations, targets and arguments, but no tensor's content."""
-    text = "\n".join(_described(list(graph.nodes)))
+    text = "\n".join(described(list(graph.nodes)))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -24,7 +24,7 @@ def differing_modules(left: fx.Graph, right: fx.Graph) -> set[str]:
     """
     graphs = _by_module(left), _by_module(right)
     names = graphs[0].keys() | graphs[1].keys()
-    differing = {name for name in names if _described(graphs[0].get(name, [])) != _described(graphs[1].get(name, []))}
+    differing = {name for name in names if described(graphs[0].get(name, [])) != described(graphs[1].get(name, []))}
     enclosing = {name for inner in differing for name in _enclosing(inner)}
     return differing - enclosing
 
@@ -46,8 +46,8 @@ def _by_module(graph: fx.Graph) -> dict[str, list[fx.Node]]:
     return parts
 
 
-def _described(nodes: Sequence[fx.Node]) -> list[str]:
-    """Return one line per node, with the positions of its inputs among `nodes`."""
+def described(nodes: Sequence[fx.Node]) -> list[str]:
+    """Return one line per node that is the same in every process, with the positions of its inputs among `nodes`."""
     positions = {node: position for position, node in enumerate(nodes)}
 
     def reference(node: fx.Node) -> str:

@@ -65,7 +65,7 @@ def resolve_block(value: str | int, names: Sequence[str]) -> int:
         return int(text)
     matches = [number for number, name in enumerate(names, 1) if lies_in(name, text)]
     if not text or not matches:
-        known = [*names, *(owner(name) for name in names)]
+        known = [*names, *filter(None, map(owner, names))]
         hint = suggest(text, known) or f"Blocks: {', '.join(names)}."
         raise ValueError(f"the network has no block {text!r}. {hint}")
     return matches[-1]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.networks.build import xavier_linear
-from pipeline.networks.graph.assemble import Segment, segment_module, segment_parameters, segments
+from pipeline.networks.graph.assemble import Segment, head_module, segment_module, segment_parameters, segments
 from pipeline.networks.graph.compare import graph_digest
 from pipeline.networks.graph.cuts import (
     Boundary,
@@ -189,7 +189,7 @@ def build_from_module(module: nn.Module, architecture: GraphArchitecture, genera
         raise ValueError(_changed(architecture, "its blocks have other parameters"))
     blocks = [segment_module(traced, part) for part in parts[: architecture.depth]]
     if architecture.head == "published":
-        return GraphNetwork(architecture, blocks, segment_module(traced, parts[-1]))
+        return GraphNetwork(architecture, blocks, head_module(traced, parts[-1]))
     top = architecture.blocks[architecture.depth - 1]
     head = xavier_linear(top.pooled_width, len(architecture.classes), generator)
     return GraphNetwork(architecture, blocks, head, pool=build_pooling(top.pooling))

@@ -8,7 +8,9 @@ a single node that calls the module, which then reads the mode when it runs.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.errors import suggest
 from pipeline.networks.graph.compare import differing_modules
+from pipeline.networks.graph.modes import merge_modes
 from pipeline.redaction import first_line
 
 PREFIX = "module."  # of the traced module's names inside `_OneInput`
@@ -36,7 +39,7 @@ class TracedNetwork:
     Attributes:
         module: The network; the graph refers to its modules, parameters and buffers by qualified name.
         graph: One placeholder, one output that is a single node.
-        constants: Tensors that `forward` creates, by the name under which the graph refers to them.
+        constants: Tensors that `forward` creates and mode-dependent calls, by the name that the graph has for them.
     """
 
     module: nn.Module
@@ -115,28 +118,36 @@ def trace_network(module: nn.Module, leaves: Iterable[str] = ()) -> TracedNetwor
         for _ in range(MAX_ROUNDS):
             module.eval()
             evaluation = _trace(module, frozenset(kept))
-            found = _mode_dependent(module, evaluation, frozenset(kept))
+            found = _make_mode_independent(module, evaluation, frozenset(kept))
             if not found:
                 return evaluation
             kept |= found
     raise UntraceableError(f"its graph still depends on the mode after {MAX_ROUNDS} rounds. {NAME_MODULES}")
 
 
-def _mode_dependent(module: nn.Module, evaluation: TracedNetwork, leaves: frozenset[str]) -> set[str]:
-    """Return the smallest modules whose graph in training mode differs from the one in evaluation mode."""
+def _make_mode_independent(module: nn.Module, evaluation: TracedNetwork, leaves: frozenset[str]) -> set[str]:
+    """Return the smallest modules that must become leaves, so that one graph holds in both modes.
+
+    Function calls in the network's own forward are replaced in the graph; see `modes`.
+    """
     module.train()
     try:
-        found = differing_modules(evaluation.graph, _trace(module, leaves).graph)
+        training = _trace(module, leaves)
     except _TracingError as error:
         if not error.location:
             raise
-        found = {error.location}
-    if "" in found:
+        return {error.location}
+    found = differing_modules(evaluation.graph, training.graph)
+    if "" not in found:
+        return found
+    calls = merge_modes(evaluation.graph, training.graph)
+    if calls is None:
         raise UntraceableError(
             "forward of the network itself differs between training and evaluation mode. Move what depends on "
-            "self.training into a submodule (nn.Dropout instead of F.dropout; no auxiliary outputs while training)."
+            "self.training into a submodule, and return the logits only, also while training."
         )
-    return found
+    evaluation.constants.update(calls)
+    return set()
 
 
 def default_leaves(module: nn.Module) -> set[str]:
@@ -194,12 +205,21 @@ def _trace(module: nn.Module, leaves: frozenset[str]) -> TracedNetwork:
         where = tracer.location()
         place = f"module {where} ({type(module.get_submodule(where)).__name__})" if where else "forward"
         raise _TracingError(
-            f"{place} cannot be traced: {type(error).__name__}: {first_line(error)} Its control flow must not depend "
-            f"on tensors. {NAME_MODULES} (a named module may contain anything that maps one tensor to one tensor).",
+            f"{place} cannot be traced{_line_of(error)}: {type(error).__name__}: {first_line(error)}. Its control flow "
+            f"must not depend on tensors. {NAME_MODULES} (a named module may contain anything that maps one tensor to "
+            "one tensor).",
             where,
         ) from error
     _check_output(graph.output_node().args[0])
     return _without_prefix(root, module, graph)
+
+
+def _line_of(error: Exception) -> str:
+    """Return the file and line of the network's code at which tracing stopped."""
+    libraries = (f"{os.sep}torch{os.sep}", __file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    inner = [frame for frame in frames if not any(library in frame.filename for library in libraries)]
+    return f" ({os.path.basename(inner[-1].filename)}, line {inner[-1].lineno})" if inner else ""
 
 
 def _without_prefix(root: _OneInput, module: nn.Module, graph: fx.Graph) -> TracedNetwork:
