@@ -206,7 +206,7 @@ def _read(path: Path, max_bytes: int) -> object:
             return read_tensor_file(path, max_bytes)[0]
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"{path}: {reason}. Give a .safetensors, .pt, .pth or .th file with weights.") from None
+        raise ValueError(f"{path}: {reason}. Give a .safetensors, .pt, .pth or .th file with a state_dict().") from None
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged pickle may raise anything
@@ -229,6 +229,8 @@ def _check_file(path: Path, max_bytes: int) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             size = max(size, sum(entry.file_size for entry in archive.infolist()))
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise ValueError("a TorchScript archive contains code, and was not loaded")
     if size > max_bytes:
         raise ValueError(f"{size} bytes exceed the limit of {max_bytes} for this network")
 
@@ -236,8 +238,6 @@ def _check_file(path: Path, max_bytes: int) -> None:
 def _unreadable(error: Exception) -> str:
     """Return why PyTorch did not read a file."""
     text = str(error)
-    if "TorchScript" in text:
-        return "a TorchScript archive contains code, and was not loaded. Save its state_dict() with torch.save."
     if type(error).__name__ == "UnpicklingError" and (match := re.search(r"(?:GLOBAL|class) '?([\w.]+)", text)):
         return (
             f"the pickle contains code ({match[1]}) and was rejected; nothing in it was run. Save the state_dict() "
