@@ -180,6 +180,20 @@ def ui(mlflow_port: int, dashboard_port: int) -> None:
 
 
 @cli.command()
+@click.option("--model", required=True, metavar="NAME", help="torchvision:NAME, timm:NAME or own:PATH.py:FUNCTION.")
+@click.option(
+    "--image_size", "--image-size", type=click.IntRange(8, 1024), help="Side of the images (default: the network's)."
+)
+@click.option("--blocks", "modules", default="", metavar="A,B,...", help="Modules to use as blocks (default: found).")
+def blocks(model: str, image_size: int | None, modules: str) -> None:
+    """List the blocks of a network: name, output shape, parameters, MACs. own: runs the code that you name."""
+    from pipeline.blocks import print_blocks
+
+    with exit_codes():
+        print_blocks(model, image_size, modules)
+
+
+@cli.command()
 def doctor() -> None:
     """Check the environment; exit 1 if a stage would fail."""
     environment = dict(os.environ)  # before opening a store, which sets defaults of its own

@@ -248,7 +248,9 @@ def test_worker_process_gets_the_training_images(
     kind: str, examples: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "pixels":
-        examples = Examples(replace(examples.images, pixels=examples.images.pixels.clone()), examples.rows, examples.labels)
+        examples = Examples(
+            replace(examples.images, pixels=examples.images.pixels.clone()), examples.rows, examples.labels
+        )
     if kind != "scaled":
         monkeypatch.setattr(inputs, "IN_MEMORY_BYTES", 1)
     shared = share_examples(network_of(ARCHITECTURES[0]), examples, "none")

@@ -1,34 +1,56 @@
-"""Build a network of either family from its architecture; read architectures from JSON; digests."""
+"""Build a network from its architecture; read architectures from JSON; digests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from pipeline.errors import EarlierReleaseError
+from pipeline.networks.graph.record import GraphArchitecture
+from pipeline.networks.initialization import kaiming_convolution, xavier_linear
 from pipeline.networks.layered import (
-    AnyArchitecture,
     CNNArchitecture,
-    ConvolutionLayer,
     LayeredNetwork,
     MLPArchitecture,
 )
 from pipeline.runtime import tensor_bytes
 
+if TYPE_CHECKING:
+    from pipeline.networks.origins.source import ModelSource
+
 MAX_JSON_LENGTH = 1 << 20
-_ADAPTER: TypeAdapter[MLPArchitecture | CNNArchitecture] = TypeAdapter(AnyArchitecture)
+AnyArchitecture = Annotated[MLPArchitecture | CNNArchitecture | GraphArchitecture, Field(discriminator="family")]
+_ADAPTER: TypeAdapter[MLPArchitecture | CNNArchitecture | GraphArchitecture] = TypeAdapter(AnyArchitecture)
 
 
-def build_network(architecture: MLPArchitecture | CNNArchitecture, generator: torch.Generator) -> LayeredNetwork:
-    """Return a network on the CPU, randomly initialized from the input upwards."""
+def build_network(
+    architecture: MLPArchitecture | CNNArchitecture | GraphArchitecture,
+    generator: torch.Generator,
+    source: ModelSource | None = None,
+) -> LayeredNetwork:
+    """Return a network on the CPU, randomly initialized from the input upwards.
+
+    Args:
+        architecture: Its record; untrusted.
+        generator: Seeds the initialization.
+        source: The user's own code, for networks that it builds.
+
+    Raises:
+        ValueError: Only for a network from a library or from own code: see `build_graph_network`.
+    """
     if isinstance(architecture, MLPArchitecture):
         return build_mlp(architecture, generator)
-    return build_cnn(architecture, generator)
+    if isinstance(architecture, CNNArchitecture):
+        return build_cnn(architecture, generator)
+    from pipeline.networks.origins.rebuild import build_graph_network  # imports torchvision
+
+    return build_graph_network(architecture, generator, source)
 
 
 def build_mlp(architecture: MLPArchitecture, generator: torch.Generator) -> LayeredNetwork:
@@ -90,30 +112,7 @@ def _sequential(*modules: nn.Module | None) -> nn.Sequential:
     return nn.Sequential(*(module for module in modules if module is not None))
 
 
-def xavier_linear(in_features: int, out_features: int, generator: torch.Generator) -> nn.Linear:
-    """Return a linear layer with Xavier-uniform weights and zero bias.
-
-    Source: Glorot and Bengio 2010, Understanding the difficulty of training deep feedforward neural networks.
-    """
-    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
-    nn.init.zeros_(layer.bias)
-    assert isinstance(layer, nn.Linear)
-    return layer
-
-
-def kaiming_convolution(in_channels: int, layer: ConvolutionLayer, generator: torch.Generator) -> nn.Conv2d:
-    """Return a convolution in channels-last format with Kaiming-uniform weights and zero bias."""
-    convolution = nn.utils.skip_init(
-        nn.Conv2d, in_channels, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding
-    )
-    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-    nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu", generator=generator)
-    nn.init.zeros_(convolution.bias)
-    return convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture:
+def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture | GraphArchitecture:
     """Parse and validate an architecture; `text` is untrusted.
 
     Raises:
@@ -153,7 +152,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def architecture_digest(architecture: MLPArchitecture | CNNArchitecture) -> str:
+def architecture_digest(architecture: MLPArchitecture | CNNArchitecture | GraphArchitecture) -> str:
     """Return the digest (32 hex digits) of the architecture's canonical JSON."""
     return hashlib.sha256(architecture.model_dump_json().encode()).hexdigest()[:32]
 

@@ -10,13 +10,16 @@ Shapes: B examples, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from pipeline.data.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from pipeline.networks.graph.record import GraphArchitecture
 
 PIXEL_MAXIMUM = 255.0
 
@@ -137,9 +140,6 @@ class CNNArchitecture(Architecture):
         return self
 
 
-AnyArchitecture = Annotated[MLPArchitecture | CNNArchitecture, Field(discriminator="family")]
-
-
 def check_parameter_count(parameters: int) -> None:
     """Raise ValueError above the limit."""
     if parameters > MAX_PARAMETERS:
@@ -163,20 +163,40 @@ def normalization(preprocessing: Preprocessing) -> tuple[Tensor | None, Tensor |
 
 
 class LayeredNetwork(nn.Module):
-    """Blocks and a head; maps pixels in [0, 255] to logits."""
+    """Blocks and a head; maps pixels in [0, 255] to logits.
+
+    Args:
+        architecture: Its record.
+        blocks: From the input.
+        head: Maps pooled activations to logits: one linear layer, or what a published network has in its place.
+        pool: Turns the activations of the last block into one vector per image; None if they are vectors already.
+    """
 
     factor: Tensor | None
     offset: Tensor | None
 
-    def __init__(self, architecture: MLPArchitecture | CNNArchitecture, blocks: Iterable[nn.Module], head: nn.Linear):
+    def __init__(
+        self,
+        architecture: MLPArchitecture | CNNArchitecture | GraphArchitecture,
+        blocks: Iterable[nn.Module],
+        head: nn.Module,
+        *,
+        pool: nn.Module | None = None,
+    ):
         super().__init__()
         self.architecture = architecture
         self.blocks = nn.ModuleList(blocks)
+        self.pool = pool
         self.head = head
         self.frozen = 0
         factor, offset = normalization(architecture.preprocessing)
         self.register_buffer("factor", factor, persistent=False)  # in the architecture, not among the weights
         self.register_buffer("offset", offset, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     def scale(self, pixels: Tensor) -> Tensor:
         """Normalize pixels (B, C, H, W) of any dtype from [0, 255] to float32 (pixels / 255 - mean) / std."""
@@ -199,7 +219,8 @@ class LayeredNetwork(nn.Module):
             with torch.no_grad():
                 values = self.run_blocks(values, start, self.frozen)
             start = self.frozen
-        logits: Tensor = self.head(self.run_blocks(values, start, len(self.blocks)))
+        values = self.run_blocks(values, start, len(self.blocks))
+        logits: Tensor = self.head(values if self.pool is None else self.pool(values))
         return logits
 
     def forward(self, pixels: Tensor) -> Tensor:

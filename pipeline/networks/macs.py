@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.networks.layered import LayeredNetwork
 
@@ -14,14 +18,27 @@ def forward_macs(network: LayeredNetwork) -> list[int]:
     counts = []
     was_training = network.training
     network.eval()
-    values = torch.zeros(1, *network.architecture.image_shape, device=network.head.weight.device)
-    with torch.no_grad():
-        for module in (*network.blocks, network.head):
+    values = torch.zeros(1, *network.architecture.image_shape, device=network.device)
+    pooled_head = network.head if network.pool is None else torch.nn.Sequential(network.pool, network.head)
+    with torch.no_grad(), _countable_attention():
+        for module in (*network.blocks, pooled_head):
             with FlopCounterMode(display=False) as counter:
                 values = module(values)
             counts.append(counter.get_total_flops() // 2)
     network.train(was_training)
     return counts
+
+
+@contextmanager
+def _countable_attention() -> Iterator[None]:
+    """Let attention run as matrix products: the counter does not know PyTorch's fused kernels."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def training_macs(network: LayeredNetwork, start: int = 0) -> int:

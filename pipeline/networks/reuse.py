@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pipeline.networks.build import build_network
-from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
+from pipeline.networks.build import AnyArchitecture, build_network
+from pipeline.networks.graph.record import GraphArchitecture
+from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
+
+if TYPE_CHECKING:
+    from pipeline.networks.origins.source import ModelSource
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,10 @@ class LoadReport:
         )
 
 
-def target_architecture(
-    base: MLPArchitecture | CNNArchitecture, classes: tuple[str, ...], depth: int
-) -> MLPArchitecture | CNNArchitecture:
-    """Return the base's architecture with other classes and, for an MLP, another depth."""
+def target_architecture(base: AnyArchitecture, classes: tuple[str, ...], depth: int) -> AnyArchitecture:
+    """Return the base's architecture with other classes and, unless it is a CNN, another depth."""
+    if isinstance(base, GraphArchitecture):
+        return base.target(classes, depth)
     if isinstance(base, MLPArchitecture):
         return base.model_copy(update={"classes": classes, "hidden_layers": depth})
     assert depth == base.depth, "a CNN keeps the architecture of its base"
@@ -74,20 +79,21 @@ def target_architecture(
 
 
 def reuse_network(
-    architecture: MLPArchitecture | CNNArchitecture,
+    architecture: AnyArchitecture,
     base: LayeredNetwork | None,
     reuse: Reuse,
     *,
     generator: torch.Generator,
+    source: ModelSource | None = None,
 ) -> tuple[LayeredNetwork, LoadReport]:
     """Build a network, copy the reused tensors from the base, and freeze blocks.
 
     The base is not modified. All layers are initialized first, so that random weights do not depend on what is copied.
 
     Raises:
-        ValueError: A tensor to copy is missing, unexpected, or of another shape or dtype.
+        ValueError: A tensor to copy is missing, unexpected, or of another shape or dtype; see also `build_network`.
     """
-    network = build_network(architecture, generator)
+    network = build_network(architecture, generator, source)
     prefixes = tuple(f"blocks.{index}." for index in range(reuse.copied)) + (("head.",) if reuse.keeps_head else ())
     state = network.state_dict()
     base_state = base.state_dict() if base is not None else {}

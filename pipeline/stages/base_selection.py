@@ -16,7 +16,7 @@ from pipeline.data.normalization import conflicts
 from pipeline.data.records import Dataset, DatasetSummary
 from pipeline.data.splits import LabelSample, Split, check_batch, split_as_drawn, split_for_target
 from pipeline.errors import Fault, UserInputError
-from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
+from pipeline.networks.build import AnyArchitecture
 from pipeline.networks.reuse import Reuse, target_architecture
 from pipeline.params import Family, TrainBaseParams
 from pipeline.params.data import PREPROCESSING_FIELDS, format_class_names
@@ -81,7 +81,7 @@ class TargetSetup:
     data: TargetData
     base: Base | None  # training from scratch needs its architecture only, or none
     reuse: Reuse  # with `keeps_head`, the base's training continues
-    architecture: MLPArchitecture | CNNArchitecture
+    architecture: AnyArchitecture
     overlap: tuple[str, ...]  # classes that the base was trained on and that the new head has to learn
 
     def budget(self) -> dict[str, Any]:
@@ -155,7 +155,9 @@ def target_classes(params: AnyTargetParams, class_names: tuple[str, ...], datase
 
 def base_family(params: AnyTargetParams, base: Base | None) -> Family:
     """Return the family of the base, or of the base that would be trained."""
-    return base.network.architecture.family if base is not None else params.family
+    if base is None:
+        return params.family
+    return "mlp" if base.network.architecture.family == "mlp" else "cnn"
 
 
 def load_target_data(params: TargetStageParams, target: Target, *, may_inherit: bool, began: float) -> TargetData:
@@ -221,7 +223,7 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
     """Raise UserInputError for an invalid batch size, overlapping classes of a CNN, or unusable features."""
     batch_size = setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size
     check_batch(setup.data.split, batch_size)
-    if batch_size == 1 and setup.architecture.batch_norm and setup.reuse.frozen < setup.reuse.depth:
+    if batch_size == 1 and getattr(setup.architecture, "batch_norm", False) and setup.reuse.frozen < setup.reuse.depth:
         raise UserInputError(Fault("batch_size", 1, "the base has batch norm.", "Use at least 2 images per batch."))
     if setup.overlap and params.family == "cnn":
         allowed = f"the base was already trained on {', '.join(setup.overlap)}."

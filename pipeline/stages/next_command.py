@@ -6,21 +6,21 @@ import shlex
 
 from pipeline.data.classes import default_target_classes
 from pipeline.data.splits import Split
-from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
+from pipeline.networks.build import AnyArchitecture
 from pipeline.params.data import format_class_names
 from pipeline.params.stages import CacheFeaturesParams, FitParams, TransferParams
 from pipeline.stages.data_loading import data_options
 from pipeline.tracking.base_model import Base
 
 
-def after_training(
-    architecture: MLPArchitecture | CNNArchitecture, split: Split, params: FitParams, *, model_uri: str
-) -> str:
+def after_training(architecture: AnyArchitecture, split: Split, params: FitParams, *, model_uri: str) -> str:
     """Return a command that uses the model of a training stage."""
     if params.entry_point in ("finetune_cnn", "scratch_cnn"):
         return "report"
     stage = "transfer" if architecture.family == "mlp" else "finetune_cnn"
-    target = default_target_classes(architecture.family, split.all_class_names, split.class_names)
+    target = default_target_classes(
+        "mlp" if architecture.family == "mlp" else "cnn", split.all_class_names, split.class_names
+    )
     classes = ""
     if isinstance(params, TransferParams):
         target, classes = split.classes, f" --classes {shlex.quote(split.classes_text)}"
@@ -28,7 +28,7 @@ def after_training(
     return f"{stage} --base {model_uri}{classes}{cut}{data_options(params)}"
 
 
-def continue_options(architecture: MLPArchitecture | CNNArchitecture) -> str:
+def continue_options(architecture: AnyArchitecture) -> str:
     """Return the options that copy all blocks of a base, to continue its training on its own classes."""
     if architecture.family == "mlp":
         return f" --unfreeze {min(2, architecture.depth)}"

@@ -44,7 +44,7 @@ def activation_bytes(network: LayeredNetwork, shape: Iterable[int], start: int =
     was_training = network.training
     network.eval()
     try:
-        example = torch.zeros(1, *shape, dtype=network.head.weight.dtype, device=network.head.weight.device)
+        example = torch.zeros(1, *shape, dtype=next(network.parameters()).dtype, device=network.device)
         network.logits(example, start)
     finally:
         network.train(was_training)

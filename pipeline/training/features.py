@@ -120,7 +120,7 @@ def compute_features(
     began = time.perf_counter()
     was_training = network.training
     network.eval()
-    data = Labelled(examples.images.pixels, examples.labels.to(network.head.weight.device), examples.rows)
+    data = Labelled(examples.images.pixels, examples.labels.to(network.device), examples.rows)
     values, done = torch.empty(0), 0
     for inputs, _ in chunks(data, chunk_size(network, examples.image_shape), prepare=scaling(network)):
         part = network.run_blocks(inputs, 0, depth)
@@ -167,7 +167,7 @@ def prefix_seconds(network: LayeredNetwork, depth: int, parts: list[Labelled], b
     """Return the seconds of one pass of pixels through the first blocks, in training batches."""
     was_training = network.training
     network.eval()
-    device = network.head.weight.device
+    device = network.device
     synchronize(device)
     began = time.perf_counter()
     for part in parts:

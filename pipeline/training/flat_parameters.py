@@ -21,7 +21,7 @@ def split_by_origin(network: LayeredNetwork, copied: int) -> tuple[list[Tensor],
 def can_be_flat(network: LayeredNetwork) -> bool:
     """Return whether the trainable parameters can be flattened: float32, and no convolutions (channels last)."""
     trained = [module for block in network.blocks[network.frozen :] for module in block.modules()]
-    return network.head.weight.dtype == torch.float32 and not any(isinstance(m, nn.Conv2d) for m in trained)
+    return next(network.parameters()).dtype == torch.float32 and not any(isinstance(m, nn.Conv2d) for m in trained)
 
 
 def flatten_trainable(network: LayeredNetwork, copied: int) -> list[Tensor]:

@@ -26,7 +26,7 @@ def model_inputs(
         features: Cached outputs of frozen blocks, to be used instead of pixels.
         augment: Any but `none` needs uint8 images, which are then read per batch.
     """
-    device = network.head.weight.device
+    device = network.device
     labels = examples.labels.to(device)
     if features is not None:
         if not features.cover(examples.ids):  # of the training images; an official validation split has others

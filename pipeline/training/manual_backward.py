@@ -21,8 +21,15 @@ Buffers = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]
 def supports(network: LayeredNetwork) -> bool:
     """Return whether the trainable part consists of linear + ReLU blocks and a head, in float32 on a CPU."""
     trained = network.blocks[network.frozen :]
-    plain = all(isinstance(part, nn.Flatten | nn.Linear | nn.ReLU) for block in trained for part in block.children())
-    return plain and network.head.weight.device.type == "cpu" and network.head.weight.dtype == torch.float32
+    head = network.head
+    if not isinstance(head, nn.Linear) or network.pool is not None or head.bias is None:
+        return False
+    plain = all(
+        type(block) is nn.Sequential and isinstance(part, nn.Flatten | nn.Linear | nn.ReLU)
+        for block in trained
+        for part in block.children()
+    )
+    return plain and head.weight.device.type == "cpu" and head.weight.dtype == torch.float32
 
 
 def _gradient(parameter: Tensor) -> Tensor:
@@ -56,6 +63,7 @@ class ManualBackwardStep:
             for part in block.children()
             if isinstance(part, nn.Linear)
         ]
+        assert isinstance(network.head, nn.Linear), "a network that is not supported"
         layers.append(network.head)
         self.weights = [layer.weight.detach() for layer in layers]  # (W, D) each
         self.transposed = [weight.t() for weight in self.weights]

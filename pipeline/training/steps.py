@@ -97,7 +97,7 @@ class AutogradStep:
     ):
         self.network, self.update, self.start, self.after = network, update, start, after
         self.gradients = gradients
-        self.mixed = torch.autocast(network.head.weight.device.type, autocast, enabled=autocast == torch.bfloat16)
+        self.mixed = torch.autocast(network.device.type, autocast, enabled=autocast == torch.bfloat16)
 
     def __call__(self, values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Train on a batch."""

@@ -59,7 +59,10 @@ def unsafe_constructs(source: str) -> list[str]:
             unsafe.append(str(node.module))
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            unsafe += [name] if name in FORBIDDEN_CALLS else []
+            tensors_only = name == "torch.load" and any(
+                word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords
+            )
+            unsafe += [name] if name in FORBIDDEN_CALLS and not tensors_only else []
             unsafe += [f"{name}(shell=True)" for word in node.keywords if word.arg == "shell"]
     return unsafe
 
@@ -74,7 +77,7 @@ def test_no_module_unpickles_or_starts_a_shell() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["import pickle", "from cloudpickle import loads", "torch.load(p)", "np.load(p, allow_pickle=True)", "eval(x)",
+    ["import pickle", "from cloudpickle import loads", "torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p, allow_pickle=True)", "eval(x)",
      "subprocess.run(x, shell=True)", "yaml.load(x, Loader=yaml.Loader)"],
 )  # fmt: skip
 def test_unsafe_line_is_detected(line: str) -> None:

@@ -1,0 +1,190 @@
+"""From a traced network to a `LayeredNetwork`: describe it once, then build it from its record any number of times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.networks.graph.assemble import Segment, head_module, segment_module, segment_parameters, segments
+from pipeline.networks.graph.compare import graph_digest
+from pipeline.networks.graph.cuts import (
+    Boundary,
+    GraphLayout,
+    find_boundaries,
+    graph_layout,
+    heavy_names,
+    measure,
+)
+from pipeline.networks.graph.naming import block_names
+from pipeline.networks.graph.pooling import build_pooling, pooling_kind
+from pipeline.networks.graph.record import BlockRecord, GraphArchitecture, GraphFamily
+from pipeline.networks.graph.trace import TracedNetwork, UntraceableError, trace_network
+from pipeline.networks.initialization import xavier_linear
+from pipeline.networks.layered import LayeredNetwork
+
+
+class GraphNetwork(LayeredNetwork):
+    """A `LayeredNetwork` whose blocks were found in the graph of another network."""
+
+    architecture: GraphArchitecture
+
+    def pooled(self, values: Tensor, depth: int) -> Tensor:
+        """Return activations at depth `depth` (at least 1) as one vector per image (B, D)."""
+        pool = build_pooling(self.architecture.blocks[depth - 1].pooling)
+        return values if pool is None else pool(values)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The fields of a record that tracing does not give; see `GraphArchitecture`."""
+
+    family: GraphFamily
+    name: str
+    library_version: str
+    source_digest: str
+    preprocessing: Preprocessing
+    leaves: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DividedNetwork:
+    """A network divided into segments.
+
+    Attributes:
+        traced: The network with its graph.
+        parts: Of the blocks, and last of the head.
+        blocks: Their records.
+        outputs: Number of logits.
+        unused: Parameters that `forward` does not use.
+    """
+
+    traced: TracedNetwork
+    parts: tuple[Segment, ...]
+    blocks: tuple[BlockRecord, ...]
+    outputs: int
+    unused: tuple[str, ...]
+
+    @property
+    def head_parameters(self) -> tuple[str, ...]:
+        """Qualified names of the parameters above the last block."""
+        return segment_parameters(self.traced, self.parts[-1])
+
+
+def divide(module: nn.Module, image_shape: tuple[int, int, int], named: Sequence[str] = ()) -> DividedNetwork:
+    """Find the blocks of a network; runs it once on images of zeros.
+
+    Args:
+        module: Maps normalized images (B, C, H, W) to logits (B, K).
+        image_shape: (C, H, W).
+        named: Modules to use as blocks, instead of those found.
+
+    Raises:
+        UntraceableError: It cannot be traced, has no cut, or does not accept the images.
+    """
+    traced = trace_network(module, named)
+    layout = graph_layout(traced)
+    measurement = measure(traced, layout, image_shape)
+    boundaries = find_boundaries(traced, layout, measurement.shapes, named)
+    parts = segments(traced, layout, boundaries)
+    records = [
+        BlockRecord(
+            name=name,
+            boundary=boundary.node.name,
+            output_shape=measurement.shapes[boundary.node],
+            pooling=pooling_kind(traced, layout, boundary, measurement.shapes[boundary.node]),
+            parameters=segment_parameters(traced, part),
+        )
+        for name, boundary, part in zip(_names(traced, layout, boundaries, named), boundaries, parts, strict=False)
+    ]
+    used = {name for part in parts for name in segment_parameters(traced, part)}
+    unused = tuple(name for name, _ in module.named_parameters() if name not in used)
+    return DividedNetwork(traced, tuple(parts), tuple(records), measurement.output_shape[0], unused)
+
+
+def _names(
+    traced: TracedNetwork, layout: GraphLayout, boundaries: Sequence[Boundary], named: Sequence[str]
+) -> list[str]:
+    edges = [0, *(boundary.position + 1 for boundary in boundaries), len(layout.nodes)]
+    ranges = list(pairwise(edges))
+    if named:
+        calls = {str(node.target): position for position, node in enumerate(layout.nodes) if node.op == "call_module"}
+        inside = [[name for name in named if low <= calls[name] < high] for low, high in ranges[:-1]]
+        if all(inside):
+            return [names[0] for names in inside]
+    heavy = [
+        heavy_names(traced, layout, (position for position in layout.heavy if low <= position < high))
+        for low, high in ranges
+    ]
+    return block_names(heavy)
+
+
+def describe(divided: DividedNetwork, origin: Origin, classes: tuple[str, ...]) -> GraphArchitecture:
+    """Return the architecture record of a whole network with its published head."""
+    return GraphArchitecture(
+        classes=classes,
+        family=origin.family,
+        name=origin.name,
+        library_version=origin.library_version,
+        source_digest=origin.source_digest,
+        preprocessing=origin.preprocessing,
+        blocks=divided.blocks,
+        depth=len(divided.blocks),
+        head="published",
+        head_parameters=divided.head_parameters,
+        leaves=origin.leaves,
+        graph_digest=graph_digest(divided.traced.graph),
+    )
+
+
+def build_from_module(module: nn.Module, architecture: GraphArchitecture, generator: torch.Generator) -> GraphNetwork:
+    """Return the network of a record from a freshly built module, whose weights it takes.
+
+    Args:
+        module: As the library, or the user's code, builds it.
+        architecture: Untrusted; everything in it is compared with the module.
+        generator: Initializes a linear head.
+
+    Raises:
+        ValueError: The module traces differently from what the record says.
+    """
+    try:
+        traced = trace_network(module, architecture.leaves)
+    except UntraceableError as error:
+        raise ValueError(_changed(architecture, str(error))) from error
+    if graph_digest(traced.graph) != architecture.graph_digest:
+        raise ValueError(_changed(architecture, "its graph is another one"))
+    layout = graph_layout(traced)
+    parts = segments(traced, layout, _recorded_boundaries(architecture, layout))
+    expected = [*(block.parameters for block in architecture.blocks), architecture.head_parameters]
+    if [segment_parameters(traced, part) for part in parts] != expected:
+        raise ValueError(_changed(architecture, "its blocks have other parameters"))
+    blocks = [segment_module(traced, part) for part in parts[: architecture.depth]]
+    if architecture.head == "published":
+        return GraphNetwork(architecture, blocks, head_module(traced, parts[-1]))
+    top = architecture.blocks[architecture.depth - 1]
+    head = xavier_linear(top.pooled_width, len(architecture.classes), generator)
+    return GraphNetwork(architecture, blocks, head, pool=build_pooling(top.pooling))
+
+
+def _recorded_boundaries(architecture: GraphArchitecture, layout: GraphLayout) -> list[Boundary]:
+    """Return the boundaries of a record, each a place where a single value crosses."""
+    places = {node.name: Boundary(position, node) for position, node in enumerate(layout.crossing) if node is not None}
+    names = [block.boundary for block in architecture.blocks]
+    boundaries = [places[name] for name in names if name in places]
+    positions = [boundary.position for boundary in boundaries]
+    if len(boundaries) < len(names) or positions != sorted(set(positions)):
+        raise ValueError(_changed(architecture, "its boundaries are no places where exactly one tensor crosses"))
+    return boundaries
+
+
+def _changed(architecture: GraphArchitecture, difference: str) -> str:
+    origin = f"{architecture.family} {architecture.library_version}".strip()
+    return (
+        f"{architecture.model} does not trace as it did with {origin}: {difference}. Install that version, or import "
+        "the network again."
+    )

@@ -1,0 +1,97 @@
+"""The architecture record of a network whose blocks were found in its graph.
+
+It comes with a model's files and is untrusted: it names a network in a library, and everything else in it is compared
+with what the library builds. It never makes user code run.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.networks.graph.pooling import PoolingKind, pooled_width
+from pipeline.networks.layered import Architecture
+
+GraphFamily = Literal["torchvision", "timm", "own"]
+GRAPH_FAMILIES: tuple[GraphFamily, ...] = ("torchvision", "timm", "own")
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:\-]+$", max_length=300)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Dimension = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class BlockRecord(BaseModel):
+    """One block.
+
+    Attributes:
+        name: Short module path.
+        boundary: The graph node whose value leaves the block.
+        output_shape: Of that value for one example.
+        pooling: Turns that value into a vector for a linear head.
+        parameters: Qualified names, as in the library.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    boundary: Name
+    output_shape: Annotated[tuple[Dimension, ...], Field(min_length=1, max_length=8)]
+    pooling: PoolingKind
+    parameters: Annotated[tuple[Name, ...], Field(max_length=10_000)]
+
+    @property
+    def pooled_width(self) -> int:
+        """Number of values per image after pooling."""
+        return pooled_width(self.pooling, self.output_shape)
+
+
+class GraphArchitecture(Architecture):
+    """A network from a library or from the user's own code, cut into blocks.
+
+    Attributes:
+        family: Where it comes from.
+        name: In its library, or `FILE.py:FUNCTION`.
+        library_version: Of the library; empty for own code.
+        source_digest: Of the file with the user's code; empty for a library.
+        blocks: All blocks of the network, from the input.
+        depth: Number of these blocks that are used.
+        head: `published`: what the network has above its last block; `linear`: pooling and one linear layer.
+        head_parameters: Qualified names of the published head's parameters.
+        leaves: Modules that the user named as blocks.
+        graph_digest: Of the traced graph.
+    """
+
+    family: GraphFamily
+    name: Name
+    library_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+\-]*$", max_length=100)]
+    source_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    blocks: Annotated[tuple[BlockRecord, ...], Field(min_length=1, max_length=2_000)]
+    depth: Annotated[int, Field(ge=1)]
+    head: Literal["published", "linear"]
+    head_parameters: Annotated[tuple[Name, ...], Field(max_length=1_000)]
+    leaves: Annotated[tuple[Name, ...], Field(max_length=2_000)] = ()
+    graph_digest: Digest
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GraphArchitecture:
+        if self.depth > len(self.blocks) or (self.head == "published" and self.depth < len(self.blocks)):
+            raise ValueError(f"depth {self.depth} with a {self.head} head: the network has {len(self.blocks)} blocks")
+        if (self.family == "own") != bool(self.source_digest):
+            raise ValueError("own networks, and only they, have a source_digest")
+        return self
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Of the blocks in use, from the input."""
+        return tuple(block.name for block in self.blocks[: self.depth])
+
+    @property
+    def model(self) -> str:
+        """What the parameter `model` is for this network."""
+        return f"{self.family}:{self.name}"
+
+    def target(self, classes: tuple[str, ...], depth: int) -> GraphArchitecture:
+        """Return the architecture of the first `depth` blocks, with a linear head unless nothing changes."""
+        if classes == self.classes and depth == self.depth:
+            return self
+        return self.model_copy(update={"classes": classes, "depth": depth, "head": "linear"})
