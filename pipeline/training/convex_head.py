@@ -64,7 +64,7 @@ class LinearHead:
     def predict(self, features: Tensor) -> Tensor:
         """Return the predicted classes int64 (M,) for features (M, D)."""
         chunks = features.split(ROWS)
-        return torch.cat([(rows.to("cpu", torch.float64) @ self.weight.T + self.bias).argmax(1) for rows in chunks])
+        return torch.cat([(rows.cpu().double() @ self.weight.T + self.bias).argmax(1) for rows in chunks])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Linear probe: cross-validated accuracy of solved heads on the features of one cut.
 
-Each fold is scored once, by a head that has not seen it: the next fold chooses l2 for a head on the others, and the head
-for that l2 is solved again on all folds but the scored one.
+Each fold is scored once, by a head that has not seen it: the next fold chooses l2 for a head on the others, and the
+head for that l2 is solved again on all folds but the scored one.
 
 Legend: N images, D units.
 """

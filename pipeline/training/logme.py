@@ -57,13 +57,13 @@ def _spectrum(features: Tensor, indicators: Tensor) -> tuple[Tensor, Tensor]:
     """Return the nonzero eigenvalues (R,) of F F^T, and the squared projections (R, K) of y on their eigenvectors."""
     units = features.shape[1]
     if len(features) <= units:
-        values = features.to("cpu", torch.float64)
+        values = features.cpu().double()
         eigenvalues, vectors = torch.linalg.eigh(values @ values.T)
         kept = eigenvalues > _rank_tolerance(eigenvalues)
         return eigenvalues[kept], (vectors[:, kept].T @ indicators).square()
     gram, products = torch.zeros(units, units, dtype=torch.float64), torch.zeros(units, indicators.shape[1]).double()
     for rows, targets in zip(features.split(ROWS), indicators.split(ROWS), strict=True):
-        values = rows.to("cpu", torch.float64)
+        values = rows.cpu().double()
         gram += values.T @ values
         products += values.T @ targets
     eigenvalues, vectors = torch.linalg.eigh(gram)

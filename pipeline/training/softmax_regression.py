@@ -3,8 +3,8 @@
     minimize  mean cross-entropy(values W + b) + l2 / 2 * ||W||^2,  b not penalized
 
 The columns of `values` must have mean 0 and be uncorrelated (see `standardization`). Then the Hessian is close to
-diagonal, and rescaling each row of W by the square root of its curvature makes L-BFGS insensitive to collinear features.
-`convex_head` solves along a grid of l2.
+diagonal, and rescaling each row of W by the square root of its curvature makes L-BFGS insensitive to collinear
+features. `convex_head` solves along a grid of l2.
 
 Legend: N examples, R features, K classes.
 """  # fmt: skip

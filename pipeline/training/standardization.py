@@ -81,4 +81,4 @@ def rotate(standardized: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _float64(values: Tensor) -> Tensor:
-    return values.to("cpu", torch.float64)
+    return values.cpu().double()
