@@ -22,6 +22,7 @@ from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
 from pipeline.runtime import generator
 from pipeline.training.convex_head import L2_GRID, TOLERANCE, SolvedHead, solve_at, solve_head
 from pipeline.training.features import compute_features
+from pipeline.training.lbfgs import minimize
 from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
 from pipeline.training.softmax_regression import SoftmaxRegression
@@ -267,6 +268,47 @@ def test_one_unconverged_grid_point_marks_the_head() -> None:
     assert head.converged
     path = (*head.path[:-1], dataclasses.replace(head.path[-1], converged=False))
     assert not dataclasses.replace(head, path=path).converged
+
+
+def steep(point: Tensor) -> tuple[float, Tensor]:
+    """Sum of log cosh(20 x) + x^2 / 200: a full first step overshoots by far, and the minimum is much flatter."""
+    value = (torch.logaddexp(20 * point, -20 * point) + point.square() / 200).sum()
+    return float(value), 20 * torch.tanh(20 * point) + point / 100
+
+
+def test_line_search_prevents_overshooting() -> None:
+    start = torch.linspace(-3, 2, 7, dtype=torch.float64)
+    values = []
+
+    def recorded(gradient: Tensor) -> bool:
+        values.append(float(gradient.norm()))
+        return values[-1] <= 1e-9
+
+    end = minimize(steep, start, is_converged=recorded, max_iterations=200)
+    assert values[-1] <= 1e-9 and end.iterations == len(values) - 1
+    assert end.point.abs().max() < 1e-9
+
+
+def test_quadratic_is_minimized_in_few_iterations() -> None:
+    curvature = torch.logspace(0, 4, 5, dtype=torch.float64)
+    end = minimize(
+        lambda point: (float((curvature * (point - 1) ** 2).sum() / 2), curvature * (point - 1)),
+        torch.zeros(5, dtype=torch.float64),
+        is_converged=lambda gradient: float(gradient.norm()) <= 1e-10,
+        max_iterations=60,
+    )
+    assert end.iterations < 60 and torch.allclose(end.point, torch.ones(5, dtype=torch.float64), atol=1e-10)
+
+
+def test_minimizer_stops_where_no_step_decreases_the_value() -> None:
+    wrong_gradient = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    end = minimize(
+        lambda point: (float(point @ point), wrong_gradient),
+        torch.zeros(2, dtype=torch.float64),
+        is_converged=lambda _: False,
+        max_iterations=10,
+    )
+    assert end.iterations == 0 and not end.point.any()
 
 
 GOOD = clusters(30, 4, 3)

@@ -5,12 +5,12 @@ Each class is a regression of its indicator y (N,) on features F (N, D), without
     w ~ Normal(0, I / alpha),  y ~ Normal(F w, I / beta),  so  y ~ Normal(0, I / beta + F F^T / alpha)
 
 LogME is the largest log marginal likelihood over alpha and beta, per image, averaged over the classes. It ranks cuts or
-bases for one set of labels; its absolute value means nothing. It increases with transferability at best on average
-(no winner among such scores over 715,000 set-ups: arXiv 2204.01403), so solved heads come first.
+bases for the same labels; its absolute value has no meaning. No such score ranks reliably (715,000 set-ups:
+arXiv 2204.01403), so treat it as a hint beside the accuracy of solved heads.
 
 Source: You et al. (2021), LogME: Practical Assessment of Pre-trained Models for Transfer Learning, arXiv 2102.11005.
-The paper finds alpha and beta by a fixed-point iteration. Here beta has its best value given t = alpha / beta in closed
-form, and t is found by a search in one dimension, which cannot end in a local maximum on the wrong side of the grid.
+The paper iterates alpha and beta to a fixed point. Here the best beta for t = alpha / beta has a closed form, and a grid
+search over log t finds the maximum.
 
 Legend: N images, D units, R eigenvalues, K classes, T values of t.
 """  # fmt: skip
