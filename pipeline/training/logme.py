@@ -5,12 +5,12 @@ Each class is a regression of its indicator y (N,) on features F (N, D), without
     w ~ Normal(0, I / alpha),  y ~ Normal(F w, I / beta),  so  y ~ Normal(0, I / beta + F F^T / alpha)
 
 LogME is the largest log marginal likelihood over alpha and beta, per image, averaged over the classes. It ranks cuts or
-bases for the same labels; its absolute value has no meaning. No such score ranks reliably (715,000 set-ups:
-arXiv 2204.01403), so treat it as a hint beside the accuracy of solved heads.
+bases for the same labels; its absolute value has no meaning. Treat it as a hint beside the accuracy of solved heads:
+which score ranks best depends on the set-up (Agostinelli et al. (2022), arXiv 2204.01403).
 
 Source: You et al. (2021), LogME: Practical Assessment of Pre-trained Models for Transfer Learning, arXiv 2102.11005.
-The paper iterates alpha and beta to a fixed point. Here the best beta for t = alpha / beta has a closed form, and a grid
-search over log t finds the maximum.
+The paper iterates alpha and beta to a fixed point. Here the best beta for t = alpha / beta has a closed form, and a
+grid search over log t finds the maximum.
 
 Legend: N images, D units, R eigenvalues, K classes, T values of t.
 """  # fmt: skip
