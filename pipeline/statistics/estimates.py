@@ -44,10 +44,12 @@ class Pairs:
         """Return value - reference, or log(value / reference), shape (seeds,); ratios need positive values."""
         values, reference = np.asarray(self.values, float), np.asarray(self.reference, float)
         if scale == "difference":
-            return np.subtract(values, reference)
+            differences: Floats = values - reference
+            return differences
         if min(values.min(initial=math.inf), reference.min(initial=math.inf)) <= 0:
             raise ValueError("ratios need positive values: compare differences instead")
-        return np.subtract(np.log(values), np.log(reference))
+        ratios: Floats = np.log(values) - np.log(reference)
+        return ratios
 
 
 def pair(values: Mapping[int, float], reference: Mapping[int, float]) -> Pairs:

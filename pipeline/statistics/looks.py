@@ -82,7 +82,28 @@ def size_test(differences: Floats, margin: float) -> Floats:
 
 def adjusted_p(p_values: Floats) -> Floats:
     """Return min(1, number of looks x smallest p), for p values of shape (..., looks so far)."""
-    return np.clip(len(LOOKS) * p_values.min(axis=-1), 0.0, 1.0)
+    adjusted: Floats = np.minimum(1.0, len(LOOKS) * p_values.min(axis=-1))
+    return adjusted
+
+
+def simulate_looks(sample: Floats, margin: float) -> tuple[Floats, Floats]:
+    """Return sign and size p values, adjusted for looks, after each look.
+
+    Args:
+        sample: Differences, shape (..., pairs).
+        margin: The smallest mean difference that matters.
+
+    Returns:
+        Two arrays of shape (..., looks).
+    """
+    steps = [sample[..., :look] for look in looks_passed(sample.shape[-1])]
+    signs = np.stack([sign_test(step) for step in steps], axis=-1)
+    sizes = np.stack([size_test(step, margin) for step in steps], axis=-1)
+    counts = range(1, len(steps) + 1)
+    return (
+        np.stack([adjusted_p(signs[..., :count]) for count in counts], axis=-1),
+        np.stack([adjusted_p(sizes[..., :count]) for count in counts], axis=-1),
+    )
 
 
 def gather_evidence(differences: Floats, margin: float | None) -> Evidence:

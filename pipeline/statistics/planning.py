@@ -9,13 +9,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
-from pipeline.statistics.looks import ALPHA, LOOKS, adjusted_p, looks_passed, sign_test, size_test
+from pipeline.statistics.looks import ALPHA, LOOKS, looks_passed, simulate_looks
 
 POWER = 0.8
 DEVIATION_CONFIDENCE = 0.8
-MAX_SEEDS = 100_000
+MAX_SEEDS = 100_000  # larger answers are cut here
+MAX_EFFECT = 50.0  # in standard deviations: found by any look
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def deviation_interval(deviation: float, count: int) -> tuple[float, float]:
 
 
 def sign_power(effect: float, count: int, level: float) -> float:
-    """Return the power of the two-sided paired t test; `effect` is mean difference / standard deviation."""
-    critical, shift = stats.t.ppf(1 - level / 2, count - 1), effect * math.sqrt(count)
-    return float(stats.nct.sf(critical, count - 1, shift) + stats.nct.cdf(-critical, count - 1, shift))
+    """Return the power of the two-sided paired t test to find the right sign; `effect` is mean / standard deviation."""
+    critical = stats.t.ppf(1 - level / 2, count - 1)
+    return 1 - float(special.nctdtr(count - 1, effect * math.sqrt(count), critical))
 
 
 def size_power(margin_effect: float, count: int, level: float) -> float:
@@ -79,7 +80,7 @@ def size_power(margin_effect: float, count: int, level: float) -> float:
     The approximation 2 P(one test rejects) - 1 is exact for many seeds and a lower bound otherwise.
     """
     critical = stats.t.ppf(1 - level, count - 1)
-    return max(0.0, 2 * float(stats.nct.sf(critical, count - 1, margin_effect * math.sqrt(count))) - 1)
+    return max(0.0, 1 - 2 * float(special.nctdtr(count - 1, margin_effect * math.sqrt(count), critical)))
 
 
 def seeds_to_settle(deviation: float, margin: float, *, questions: int = 1) -> int:
@@ -92,7 +93,7 @@ def seeds_to_settle(deviation: float, margin: float, *, questions: int = 1) -> i
         margin: The smallest difference that matters, same unit.
         questions: Size of the family.
     """
-    effect, level = margin / max(deviation, 1e-12 * margin), look_level(questions)
+    effect, level = margin / max(deviation, margin / MAX_EFFECT), look_level(questions)
 
     def enough(count: int) -> bool:
         return min(sign_power(effect, count, level), size_power(effect, count, level)) >= POWER
@@ -104,7 +105,7 @@ def seeds_to_settle(deviation: float, margin: float, *, questions: int = 1) -> i
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if middle > 1 and enough(middle) else (middle, high)
-    return max(high, LOOKS[0])
+    return min(max(high, LOOKS[0]), MAX_SEEDS)
 
 
 def plan_seeds(deviation: float, count: int, margin: float, *, questions: int = 1) -> SeedRange:
@@ -119,7 +120,7 @@ def detectable_difference(deviation: float, count: int, *, questions: int = 1) -
     if not looks:
         return math.nan
     level = look_level(questions)
-    effect = optimize.brentq(lambda value: sign_power(value, looks[-1], level) - POWER, 0.0, 50.0)
+    effect = optimize.brentq(lambda value: sign_power(value, looks[-1], level) - POWER, 0.0, MAX_EFFECT)
     return float(effect) * deviation
 
 
@@ -155,16 +156,15 @@ def chances(
     if not looks:
         return Chances(0.0, 0.0, 0.0, 1.0, float(max_seeds))
     sample = np.random.default_rng(0).normal(difference, deviation, (runs, looks[-1]))
-    signs = np.stack([sign_test(sample[:, :look]) for look in looks], axis=1)
-    sizes = np.stack([size_test(sample[:, :look], margin) for look in looks], axis=1)
-    means = np.stack([sample[:, :look].mean(axis=1) for look in looks], axis=1)
+    sign_p, size_p = simulate_looks(sample, margin)
     pending, seeds = np.ones(runs, bool), np.full(runs, looks[-1])
     counts = {"better": 0, "worse": 0, "within": 0}
     for index, look in enumerate(looks):
-        sign = pending & (adjusted_p(signs[:, : index + 1]) * questions <= ALPHA)
-        within = pending & (adjusted_p(sizes[:, : index + 1]) * questions <= ALPHA)
-        counts["better"] += int((sign & (means[:, index] > 0)).sum())
-        counts["worse"] += int((sign & (means[:, index] < 0)).sum())
+        sign = pending & (sign_p[:, index] * questions <= ALPHA)
+        within = pending & (size_p[:, index] * questions <= ALPHA)
+        above = sample[:, :look].mean(axis=1) > 0
+        counts["better"] += int((sign & above).sum())
+        counts["worse"] += int((sign & ~above).sum())
         counts["within"] += int((within & ~sign).sum())
         seeds[pending & (sign | within)] = look
         pending &= ~(sign | within)
