@@ -10,7 +10,7 @@ from pipeline.statistics.worth import LabelCurves, crossover, crossover_text, cu
 LABELS = np.array([10.0, 100.0, 1000.0])
 
 
-def exact_curves(arm, scratch, *, seeds=3):
+def exact_curves(arm, scratch, *, seeds=5):
     columns = [np.repeat(np.array(curve, float)[:, None], seeds, axis=1) for curve in (arm, scratch)]
     return LabelCurves(LABELS, *columns)
 
@@ -50,22 +50,22 @@ def test_dip_in_the_curve_is_made_monotone():
 
 def test_bootstrap_resamples_whole_seeds():
     # Seeds differ by 10 points in both arms alike, so the worth is the same for any resampled seeds.
-    offsets = np.array([-5.0, 0.0, 5.0])
+    offsets = np.array([-5.0, -2.0, 0.0, 2.0, 5.0])
     arm, scratch = np.array([75.0, 85, 95])[:, None] + offsets, np.array([70.0, 80, 90])[:, None] + offsets
     result = worth_in_labels(LabelCurves(LABELS, arm, scratch), 10)
     assert result.lower == pytest.approx(result.upper)
 
 
 def test_interval_ends_can_be_censored():
-    arm = np.array([[84.0, 88, 97], [85, 85, 85], [90, 90, 90]])
-    scratch = np.repeat(np.array([70.0, 80, 90])[:, None], 3, axis=1)
+    arm = np.array([[84.0, 85, 88, 97, 94], [85] * 5, [90] * 5])
+    scratch = np.repeat(np.array([70.0, 80, 90])[:, None], 5, axis=1)
     result = worth_in_labels(LabelCurves(LABELS, arm, scratch), 10)
     assert result.upper == math.inf and 100 < result.lower < result.labels < 1000
     assert result.text().endswith("to more than 1000)")
 
 
-def test_fewer_than_three_seeds_have_no_interval():
-    result = worth_in_labels(exact_curves([75, 85, 91], [70, 80, 90], seeds=2), 10)
+def test_fewer_than_five_seeds_have_no_interval():
+    result = worth_in_labels(exact_curves([75, 85, 91], [70, 80, 90], seeds=4), 10)
     assert math.isnan(result.lower) and result.text() == "32 labels per class"
 
 

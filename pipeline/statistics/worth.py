@@ -17,7 +17,7 @@ from scipy import optimize, stats
 from pipeline.statistics.estimates import CONFIDENCE, Floats
 
 RESAMPLES = 2_000
-MIN_SEEDS = 3
+MIN_SEEDS = 5  # with three, the interval covered the true worth in 77 % of 1,000 simulations
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LabelCount:
     """A number of labels per class with its 95 % interval; -inf and inf are below and above the measured range."""
 
     labels: float
-    lower: float  # NaN with fewer than three seeds
+    lower: float  # NaN with fewer than five seeds
     upper: float
     smallest: float  # of the measured label counts
     largest: float
