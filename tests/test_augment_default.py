@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Images
 from pipeline.data.splits import Examples, Split
 from pipeline.params import TrainBaseParams
@@ -13,8 +14,9 @@ from pipeline.stages.augment import resolve_augment
 
 def split(dataset: str, shape: tuple[int, int, int]) -> Split:
     images = Images(torch.zeros(2, *shape, dtype=torch.uint8), torch.arange(2), torch.arange(2))
+    geometry = Geometry(size=shape[1:], channels=1 if shape[0] == 1 else 3)
     part = Examples(images, torch.arange(2), torch.arange(2))
-    return Split(dataset, "", "", (0, 1), ("a", "b"), part, part, part)
+    return Split(dataset, "", "", (0, 1), ("a", "b"), ("a", "b"), geometry, part, part, part)
 
 
 @pytest.mark.parametrize(

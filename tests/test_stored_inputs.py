@@ -36,6 +36,7 @@ from pipeline.training.records import FitSettings, Labelled
 from pipeline.tuning.objective import score_folds
 from pipeline.tuning.shared_examples import SharedExamples, share_examples
 from pipeline.tuning.workers import start_forkserver
+from tests.conftest import preprocessing
 from tests.test_tuning import QUICK, InProcess
 
 SETTINGS = FitSettings(
@@ -43,11 +44,16 @@ SETTINGS = FitSettings(
 )
 CPU = torch.device("cpu")
 SHAPE = (3, 8, 8)
+CLASSES = ("a", "b", "c")
 LAYERS = (ConvolutionLayer(channels=4, kernel=3, pool=True),)
 ARCHITECTURES = [
-    MLPArchitecture(image_shape=SHAPE, classes=(0, 1, 2), hidden_layers=2, width=8),
-    MLPArchitecture(image_shape=SHAPE, classes=(0, 1, 2), hidden_layers=2, width=8, batch_norm=True, dropout=0.2),
-    CNNArchitecture(image_shape=SHAPE, classes=(0, 1, 2), convolutions=LAYERS, dense_width=8, dropout=0.1),
+    MLPArchitecture(preprocessing=preprocessing(*SHAPE), classes=CLASSES, hidden_layers=2, width=8),
+    MLPArchitecture(
+        preprocessing=preprocessing(*SHAPE), classes=CLASSES, hidden_layers=2, width=8, batch_norm=True, dropout=0.2
+    ),
+    CNNArchitecture(
+        preprocessing=preprocessing(*SHAPE), classes=CLASSES, convolutions=LAYERS, dense_width=8, dropout=0.1
+    ),
 ]
 
 
@@ -59,7 +65,7 @@ def examples(tmp_path: Path) -> Examples:
     pixels = (noise + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     (tmp_path / "images").write_bytes(pixels.numpy().tobytes())
     mapped = torch.from_file(str(tmp_path / "images"), size=pixels.numel(), dtype=torch.uint8).view(pixels.shape)
-    images = Images(mapped, labels, content_ids(pixels), tmp_path / "images")
+    images = Images(mapped, labels, content_ids(pixels))
     rows = torch.arange(0, 120, 2)
     return Examples(images, rows, labels[rows])
 
@@ -146,7 +152,7 @@ def test_activation_bytes_match_hand_computation() -> None:
 
 def test_large_images_are_evaluated_in_chunks_bounded_by_bytes() -> None:
     layers = (ConvolutionLayer(channels=64, kernel=7, stride=2), ConvolutionLayer(channels=8, kernel=3, stride=8))
-    architecture = CNNArchitecture(image_shape=(3, 224, 224), classes=(0, 1), convolutions=layers)
+    architecture = CNNArchitecture(preprocessing=preprocessing(3, 224, 224), classes=("a", "b"), convolutions=layers)
     network = network_of(architecture)
     size, single = chunks.chunk_size(network, (3, 224, 224)), chunks.activation_bytes(network, (3, 224, 224))
     assert single > 5_000_000 and size * single <= chunks.CHUNK_BYTES < (size + 1) * single
