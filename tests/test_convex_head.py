@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from pipeline.data.records import Dataset
-from pipeline.data.splits import Split, split_for_base, split_for_target
+from pipeline.data.splits import LabelSample, Split, split_for_base, split_for_target
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
@@ -27,6 +27,7 @@ from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
 from pipeline.training.softmax_regression import SoftmaxRegression
 from pipeline.training.standardization import measure, rotate
+from tests.conftest import preprocessing
 
 
 def clusters(count: int, units: int, classes: int, *, seed: int = 0, distance: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ def test_probabilities_match_scikit_learn(classes: int, l2: float) -> None:
 def trained_network(split: Split, epochs: int) -> LayeredNetwork:
     """An MLP with two hidden layers, trained on a split."""
     architecture = MLPArchitecture.model_validate(
-        {"image_shape": split.image_shape, "classes": split.classes, "hidden_layers": 2, "width": 40}
+        {"preprocessing": preprocessing(), "classes": split.class_names, "hidden_layers": 2, "width": 40}
     )
     network = build_network(architecture, generator(0, "weights"))
     train, validation = (Labelled(network.scale(part.pixels), part.labels) for part in (split.train, split.validation))
@@ -98,7 +99,7 @@ def trained_network(split: Split, epochs: int) -> LayeredNetwork:
 
 def check_parity_on_features(dataset: Dataset, base: LayeredNetwork, per_class: int) -> None:
     """Compare accuracy and probabilities with scikit-learn's at the chosen l2, at every cut."""
-    split = split_for_target(dataset, (5, 6, 7, 8, 9), per_class=per_class, val_per_class=30, val_fraction=0.1, seed=0)
+    split = split_for_target(dataset, (5, 6, 7, 8, 9), LabelSample(per_class, 30, 0.1, seed=0))
     parts = (split.train, split.validation, split.test)
     for depth in range(3):
         train, validation, test = (compute_features(base, depth, part).values.flatten(1) for part in parts)
@@ -120,7 +121,7 @@ def test_digits_features_match_scikit_learn(digits: Dataset) -> None:
 
 @pytest.mark.mnist
 def test_mnist_features_match_scikit_learn(mnist: Dataset) -> None:
-    split = split_for_target(mnist, (0, 1, 2, 3, 4), per_class=1000, val_per_class=100, val_fraction=0.1, seed=0)
+    split = split_for_target(mnist, (0, 1, 2, 3, 4), LabelSample(1000, 100, 0.1, seed=0))
     check_parity_on_features(mnist, trained_network(split, epochs=5), per_class=100)
 
 

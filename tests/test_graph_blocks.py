@@ -83,7 +83,7 @@ def test_library_network_composes_to_the_original(model: str, side: int, count: 
     source = model_source(model)
     module = source.build(10)
     pixels = images(side)
-    loaded = load_model(ModelRequest(model, classes=tuple(range(10)), image_size=(side, side)), generator(0, "weights"))
+    loaded = load_model(ModelRequest(model, classes=tuple("0123456789"), image_size=(side, side)), generator(0, "weights"))
     network, record = loaded.network, loaded.network.architecture
     randomize(module, network.scale(pixels))
     load_original_weights(network, module)

@@ -138,7 +138,7 @@ def test_batches_hold_the_rows_of_their_labels(rows: list[int], batch_size: int,
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_default_networks_evaluate_4096_small_images_at_once(model: str) -> None:
-    architecture = architecture_from_params(TrainBaseParams(model=model), (1, 28, 28), tuple(range(10)))
+    architecture = architecture_from_params(TrainBaseParams(model=model), preprocessing(), tuple(map(str, range(10))))
     assert chunks.chunk_size(network_of(architecture), (1, 28, 28)) == chunks.MAX_CHUNK == 4096
 
 
@@ -283,7 +283,7 @@ def test_stored_images_are_pickled_as_their_path(examples: Examples, monkeypatch
 
 
 def test_folds_of_stored_images_score_like_folds_in_memory(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    folds, network = cut_folds(examples.labels, 3, 0), network_of(ARCHITECTURES[2])
+    folds, network = cut_folds(examples.labels, examples.ids, folds=3, seed=0), network_of(ARCHITECTURES[2])
     scores = []
     for limit in (2**20, 1):
         monkeypatch.setattr(inputs, "IN_MEMORY_BYTES", limit)
@@ -292,7 +292,7 @@ def test_folds_of_stored_images_score_like_folds_in_memory(examples: Examples, m
             data = shared.labelled()
             assert (data.rows is None) == (limit > 1)
             metrics = score_folds(
-                network.architecture, SETTINGS, data, folds=folds, val_fraction=0.2, device=CPU
+                network.architecture, SETTINGS, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU
             )  # fmt: skip
             scores.append([(fold["fold/loss"], fold["fold/accuracy"]) for fold in metrics])
     assert len(scores[0]) == 3 and scores[0] == scores[1]

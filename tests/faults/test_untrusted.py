@@ -47,6 +47,7 @@ FORBIDDEN_CALLS = {
     "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "mlflow.pytorch.load_model",
     "mlflow.pyfunc.load_model", "torch.package.PackageImporter", "torch.jit.load",
 }  # fmt: skip
+SAFE_WITH = {"torch.load": {"weights_only": "True"}, "np.load": {"allow_pickle": "False"}}
 
 
 def unsafe_constructs(source: str) -> list[str]:
@@ -59,10 +60,9 @@ def unsafe_constructs(source: str) -> list[str]:
             unsafe.append(str(node.module))
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            tensors_only = name == "torch.load" and any(
-                word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords
-            )
-            unsafe += [name] if name in FORBIDDEN_CALLS and not tensors_only else []
+            words = {str(word.arg): ast.unparse(word.value) for word in node.keywords}
+            is_safe = name in SAFE_WITH and SAFE_WITH[name].items() <= words.items()
+            unsafe += [name] if name in FORBIDDEN_CALLS and not is_safe else []
             unsafe += [f"{name}(shell=True)" for word in node.keywords if word.arg == "shell"]
     return unsafe
 
