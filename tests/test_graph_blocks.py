@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -83,7 +83,9 @@ def test_library_network_composes_to_the_original(model: str, side: int, count: 
     source = model_source(model)
     module = source.build(10)
     pixels = images(side)
-    loaded = load_model(ModelRequest(model, classes=tuple("0123456789"), image_size=(side, side)), generator(0, "weights"))
+    loaded = load_model(
+        ModelRequest(model, classes=tuple("0123456789"), image_size=(side, side)), generator(0, "weights")
+    )
     network, record = loaded.network, loaded.network.architecture
     randomize(module, network.scale(pixels))
     load_original_weights(network, module)
@@ -252,8 +254,13 @@ def test_random_network_composes_to_the_original(kinds: list[str], half: int, tr
 
 
 @settings(max_examples=15)
-@given(kinds=st.lists(st.sampled_from(["plain", "residual", "in place"]), min_size=1, max_size=4), data=st.data())
-def test_exactly_the_chosen_parameters_move(kinds: list[str], data: st.DataObject) -> None:
+@given(
+    kinds=st.lists(st.sampled_from(["plain", "residual", "in place"]), min_size=1, max_size=4),
+    data=st.data(),
+    seed=st.integers(0, 1000),
+)
+def test_exactly_the_chosen_parameters_move(kinds: list[str], data: st.DataObject, seed: int) -> None:
+    torch.manual_seed(seed)
     parts, _ = compose(RandomNetwork(kinds, 4).train(), side=2)
     chosen = data.draw(st.integers(0, len(parts) - 1))
     for number, part in enumerate(parts):
@@ -263,6 +270,7 @@ def test_exactly_the_chosen_parameters_move(kinds: list[str], data: st.DataObjec
     moving = [p for p in parts[chosen].parameters()]
     optimizer = torch.optim.SGD(moving, 0.5)
     F.cross_entropy(run(parts, torch.randn(8, 3, 2, 2)), torch.arange(8) % 3).backward()
+    assume(any(bool(p.grad.any()) for p in moving if p.grad is not None))  # all ReLUs above may be dead
     optimizer.step()
     for number, part in enumerate(parts):
         changed = any(not torch.equal(tensor, before[number][name]) for name, tensor in part.state_dict().items())

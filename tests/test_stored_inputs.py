@@ -64,7 +64,9 @@ def examples(tmp_path: Path) -> Examples:
     noise = torch.randint(0, 150, (120, *SHAPE), generator=generator(0, "pixels"))
     pixels = (noise + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     (tmp_path / "images").write_bytes(pixels.numpy().tobytes())
-    mapped = torch.from_file(str(tmp_path / "images"), size=pixels.numel(), dtype=torch.uint8).view(pixels.shape)
+    mapped = torch.from_file(str(tmp_path / "images"), shared=True, size=pixels.numel(), dtype=torch.uint8).view(
+        pixels.shape
+    )
     images = Images(mapped, labels, content_ids(pixels))
     rows = torch.arange(0, 120, 2)
     return Examples(images, rows, labels[rows])
