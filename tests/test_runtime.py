@@ -118,7 +118,9 @@ def test_feature_timing_synchronizes_the_device(digits: Dataset, monkeypatch: py
 @pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
 def test_omp_wait_policy_defaults_to_passive(given: dict[str, str], expected: str) -> None:
     code = "import pipeline, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    environment = {name: value for name, value in clean_environment().items() if name != "OMP_WAIT_POLICY"}
+    environment = {
+        name: value for name, value in clean_environment().items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**environment, **given}, text=True, capture_output=True, check=True
     )
