@@ -30,7 +30,7 @@ class Images:
 
     @property
     def file(self) -> Path | None:
-        """Absolute path of the file that `pixels` maps, from its storage offset on; None if in memory or read-only."""
+        """Path of the file that `pixels` maps from its storage offset on; None if in memory or mapped read-only."""
         name = self.pixels.untyped_storage().filename
         return Path(name).absolute() if name else None
 
