@@ -9,9 +9,9 @@ import ctypes
 import os
 import sys
 
-# Idle threads of a step spin for some microseconds, then sleep. Spinning without end, the default, makes a step take many
-# times as long where other processes want the cores; sleeping at once makes a CNN's epoch 1.7 times as long on an idle
-# machine (docs/defaults.md). Read when torch is loaded.
+# Idle threads of a step spin for some microseconds, then sleep. Spinning without end, the default, makes a step take
+# many times as long where other processes want the cores; sleeping at once makes a CNN's epoch 1.7 times as long on an
+# idle machine (docs/defaults.md). Read when torch is loaded.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["GOMP_SPINCOUNT"] = "1000"
