@@ -2,8 +2,8 @@
 
     python -m benchmarks.decoding [--rounds 7]
 
-The baseline is one plain process per core that opens, converts, resizes and drops its share of the same files; both sides
-include the start of their processes. Ours hashes files and pixels, and writes the store, too. The second start is
+The baseline is one plain process per core that opens, converts, resizes and drops its share of the same files; both
+sides include the start of their processes. Ours hashes files and pixels, and writes the store, too. The second start is
 compared with listing the folder with `os.scandir`. `BENCH_IMAGES=FOLDER` measures a folder of your own as well.
 """  # fmt: skip
 
