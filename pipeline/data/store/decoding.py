@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.console import count_progress
-from pipeline.data.decode import FileState
 from pipeline.data.folder_listing import shown
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.store.files import RECORD, ImageFiles, Records
@@ -97,11 +97,12 @@ def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, assumption
         assumption.check(records[done])
         decoded = Decoded(folder, records)
         changed: list[str] = []
-        tasks = list(_tasks(files, geometry, folder, np.flatnonzero(~done)))
+        tasks = _tasks(files, geometry, folder, np.flatnonzero(~done))
         in_process = len(files) <= IN_PROCESS_FILES and int(files.sizes[~done].sum()) <= IN_PROCESS_BYTES
-        with count_progress("decoding images", len(files)) as advance:
+        results = _in_process(tasks) if in_process else _in_workers(tasks)
+        with count_progress("decoding images", len(files)) as advance, closing(results):  # ends workers on an error
             advance(int(done.sum()))
-            for result in map(decode_rows, tasks) if in_process else _in_workers(tasks):
+            for result in results:
                 assumption.check(result.records)
                 decoded.unreadable.update(result.unreadable)
                 changed += result.changed
@@ -117,37 +118,44 @@ def _tasks(files: ImageFiles, geometry: Geometry, folder: Path, rows: np.ndarray
     """Yield tasks for some rows, bounded by decoded bytes."""
     size = min(MAX_TASK_ROWS, max(1, TASK_BYTES // int(np.prod(geometry.image_shape))))
     for first in range(0, len(rows), size):
-        chosen = rows[first : first + size].tolist()
-        paths = [os.path.join(files.root, files.names[row]) for row in chosen]
-        states = [FileState(int(files.sizes[row]), int(files.mtimes[row])) for row in chosen]
-        yield Task(folder, geometry, chosen, paths, states)
+        part = rows[first : first + size]
+        chosen = part.tolist()
+        names = [files.names[row] for row in chosen]
+        states = files.sizes[part].tolist(), files.mtimes[part].tolist()
+        yield Task(folder, geometry, str(files.root), chosen, names, *states)
 
 
-def _in_workers(tasks: list[Task]) -> Iterator[TaskResult]:
+def _in_process(tasks: Iterator[Task]) -> Generator[TaskResult, None, None]:
+    for task in tasks:
+        yield decode_rows(task)
+
+
+def _in_workers(tasks: Iterator[Task]) -> Generator[TaskResult, None, None]:
     """Yield results as they come from one worker process per core."""
     if multiprocessing.current_process().daemon:  # may not have processes of its own
-        yield from map(decode_rows, tasks)
+        yield from _in_process(tasks)
         return
-    count = min(_cores(), len(tasks))
+    count = _cores()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
     try:
-        yield from _bounded(pool, iter(tasks), count * TASKS_PER_WORKER)
+        yield from _bounded(pool, tasks, count * TASKS_PER_WORKER)
+        pool.shutdown(wait=False)  # nothing is left to do: the workers exit on their own
     except BrokenProcessPool as error:
         what = "a process that decodes images was killed, possibly for lack of memory"
         raise RuntimeError(f"{what}; run again to continue where it stopped") from error
-    finally:
+    except BaseException:
         pool.shutdown(wait=True, cancel_futures=True)
+        raise
 
 
-def _bounded(pool: ProcessPoolExecutor, tasks: Iterable[Task], limit: int) -> Iterator[TaskResult]:
+def _bounded(pool: ProcessPoolExecutor, tasks: Iterator[Task], limit: int) -> Iterator[TaskResult]:
     """Run tasks with at most `limit` of them submitted."""
-    remaining = iter(tasks)
-    pending: set[Future[TaskResult]] = {pool.submit(decode_rows, task) for task in islice(remaining, limit)}
+    pending: set[Future[TaskResult]] = {pool.submit(decode_rows, task) for task in islice(tasks, limit)}
     while pending:
         finished, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in finished:
-            pending.update(pool.submit(decode_rows, task) for task in islice(remaining, 1))
+            pending.update(pool.submit(decode_rows, task) for task in islice(tasks, 1))
             yield future.result()
 
 

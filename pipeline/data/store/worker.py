@@ -41,16 +41,20 @@ class Task:
     Attributes:
         folder: Of the store.
         geometry: Of the stored images.
+        root: Folder of the files.
         rows: Row of each file in the store, ascending.
-        paths: Of the files.
-        states: Their states when they were listed.
+        names: Paths of the files, relative to `root`.
+        sizes: In bytes, when they were listed.
+        mtimes: Modification times in nanoseconds, when they were listed.
     """
 
     folder: Path
     geometry: Geometry
+    root: str
     rows: list[int]
-    paths: list[str]
-    states: list[FileState]
+    names: list[str]
+    sizes: list[int]
+    mtimes: list[int]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class TaskResult:
     Attributes:
         records: Of the decoded rows.
         unreadable: Why a file could not be decoded, by row.
-        changed: Paths of files that changed since they were listed.
+        changed: Names of files that changed since they were listed.
     """
 
     records: Records
@@ -92,11 +96,12 @@ def decode_rows(task: Task) -> TaskResult:
     rows: list[int] = []
     records = np.zeros(len(task.rows), RECORD)
     pixels = np.empty((len(task.rows), *task.geometry.image_shape), np.uint8)
-    for row, path, state in zip(task.rows, task.paths, task.states, strict=True):
+    for row, name, *state in zip(task.rows, task.names, task.sizes, task.mtimes, strict=True):
         try:
-            records[len(rows)] = _decode_file(path, state, task.geometry, pixels[len(rows)])
+            path = os.path.join(task.root, name)
+            records[len(rows)] = _decode_file(path, FileState(*state), task.geometry, pixels[len(rows)])
         except FileChangedError:
-            changed.append(path)
+            changed.append(name)
         except UnreadableImageError as error:
             unreadable[row] = str(error)
         except OSError as error:
