@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -133,12 +134,15 @@ def test_mlflow_run_executes_plan_and_links_cached_runs(project: Path) -> None:
 
 @pytest.mark.slow
 def test_incomplete_plan_run_exits_1_and_invalid_plan_2(folder: Path) -> None:
-    (folder / "plan.yaml").write_text(PLAN.replace("per_class: 20", "per_class: 5000"))
+    (folder / "plan.yaml").write_text(PLAN.replace("[0, 2]", "[0, 9]"))  # the base has two layers
     done = subprocess.run(words("--seeds", "1"), cwd=folder, env=clean_environment(), capture_output=True, text=True)
-    assert done.returncode == 1 and "2 of 3 steps are missing" in done.stderr and "Traceback" not in done.stderr
-    (folder / "plan.yaml").write_text(PLAN.replace("run: transfer", "run: transfr"))
-    done = subprocess.run(words(), cwd=folder, env=clean_environment(), capture_output=True, text=True)
-    assert done.returncode == 2 and "line 9, run: run=transfr" in done.stderr, done.stderr
+    assert done.returncode == 1 and "1 of 3 steps are missing" in done.stderr and "Traceback" not in done.stderr
+    invalid = {"run: transfr": "line 9, run: run=transfr", "per_class: 5000": "allow at most 101"}
+    for change, message in invalid.items():
+        key = change.split(":")[0]
+        (folder / "plan.yaml").write_text(re.sub(rf"{key}: (transfer|20)\b", change, PLAN))
+        done = subprocess.run(words(), cwd=folder, env=clean_environment(), capture_output=True, text=True)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
 
 
 @pytest.mark.slow
