@@ -86,7 +86,7 @@ class Preprocessing(Geometry):
 
 @dataclass(frozen=True)
 class GeometryRequest:
-    """The geometry that a user asked for; `auto` leaves a value to the images.
+    """The geometry that a user requested; `auto` leaves a value to the images.
 
     Attributes:
         image_size: Side of square images, or `HxW`, in pixels.

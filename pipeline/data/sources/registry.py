@@ -38,7 +38,7 @@ def load_dataset(
     Args:
         name: A valid value of the parameter `dataset`.
         data_dir: Folder of the data sets, in torchvision's layout.
-        geometry: Of the images, such as a base's, or what the user asked for.
+        geometry: Of the images, such as a base's, or what the user requested.
         data_dir_is_chosen: Whether the user set that folder; `auto` then reports it if it is not accessible.
         skip_unreadable: Whether to leave out files that cannot be decoded; otherwise they are an error.
         verify: Whether to hash all files again; otherwise a file of the same path, size and time is taken as unchanged.

@@ -15,7 +15,7 @@ from pipeline.data.store.loading import LoadRequest
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """A data set that is asked for.
+    """A data set that is requested.
 
     Attributes:
         name: Of the data set.
@@ -29,7 +29,7 @@ class SourceRequest:
 
     @property
     def geometry(self) -> Geometry | GeometryRequest:
-        """The geometry of the images, or what the user asked for."""
+        """The geometry of the images, or what the user requested."""
         return self.load.geometry
 
 

@@ -48,7 +48,7 @@ class LoadRequest:
     """How to load.
 
     Attributes:
-        geometry: Of the images, or what the user asked for.
+        geometry: Of the images, or what the user requested.
         skip_unreadable: Whether to leave out files that cannot be decoded; otherwise they are an error.
         verify: Whether to hash all files and check all pixels again.
     """
