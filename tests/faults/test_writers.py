@@ -49,6 +49,7 @@ def assert_nothing_is_lost(client: MlflowClient, folder: Path, output: str) -> N
         assert len(client.get_run(run.info.run_id).inputs.dataset_inputs) == 3
         assert {item.path for item in client.list_artifacts(run.info.run_id)} == {
             "checkpoints",
+            "classes.csv",
             "figures",
             "history.csv",
         }
