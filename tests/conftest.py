@@ -171,3 +171,8 @@ def on_another_machine(folder: Path, name: str) -> dict[str, str]:
         f"import pipeline.runtime\npipeline.runtime.process_scope = lambda: {name!r}\n"
     )
     return {"PYTHONPATH": f"{folder}/site:{ROOT}"}
+
+
+def error_lines(text: str) -> list[str]:
+    """The lines of stderr, without what is logged about the data."""
+    return [line for line in text.strip().splitlines() if not line.startswith(("data: ", "classes: "))]

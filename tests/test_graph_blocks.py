@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipeline.cli import cli
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserInputError
 from pipeline.networks.build import architecture_from_json, build_network
@@ -27,9 +30,11 @@ from pipeline.networks.graph.trace import UntraceableError
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.macs import forward_macs
 from pipeline.networks.origins.load import LoadedModel, ModelRequest, load_model, model_source
-from pipeline.networks.origins.source import MAX_GRAPH_PARAMETERS
+from pipeline.networks.origins.source import MAX_GRAPH_PARAMETERS, outline
 from pipeline.networks.reuse import Reuse, reuse_network, target_architecture
 from pipeline.runtime import generator
+from pipeline.tracking import names
+from pipeline.tracking.model_import import rebuild
 from tests.networks import SmallResNet, randomize
 
 TOLERANCE = 1e-5  # of the largest logit
@@ -498,11 +503,77 @@ def test_invalid_record_is_rejected(changes: dict[str, object]) -> None:
         architecture_from_json(record_text(**changes))
 
 
+def model_files(folder: Path, network: LayeredNetwork, **changes: object) -> dict[str, Path]:
+    """Write the files from which a model is rebuilt."""
+    record = json.loads(network.architecture.model_dump_json()) | changes
+    files = {name: folder / name for name in (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE)}
+    files[names.ARCHITECTURE_FILE].write_text(json.dumps(record))
+    safetensors.torch.save_file(network.state_dict(), files[names.WEIGHTS_FILE])
+    return files
+
+
+def test_model_files_give_the_same_network(tmp_path: Path) -> None:
+    base = loaded_resnet().network
+    architecture = target_architecture(base.architecture, ("a", "b"), 4)
+    target, _ = reuse_network(architecture, base, Reuse(copied=4, frozen=4, depth=4), generator=generator(1, "w"))
+    for network in (base, target):
+        rebuilt = rebuild(model_files(tmp_path, network), "models:/m-1").eval()
+        with torch.no_grad():
+            assert torch.equal(rebuilt(images(32)), network.eval()(images(32)))
+
+
+def test_files_of_a_network_that_traces_differently_are_rejected(tmp_path: Path) -> None:
+    files = model_files(tmp_path, loaded_resnet().network, graph_digest="0" * 32)
+    with pytest.raises(
+        UserInputError, match="base=models:/m-1: cannot be rebuilt: torchvision:resnet18 does not trace"
+    ):
+        rebuild(files, "models:/m-1")
+
+
+@pytest.mark.parametrize("size", [1000, 80 << 20])
+def test_weights_of_the_wrong_size_are_rejected_before_allocation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    files = model_files(tmp_path, loaded_resnet().network)
+    with files[names.WEIGHTS_FILE].open("r+b") as file:
+        file.truncate(size)
+    monkeypatch.setattr("pipeline.networks.origins.rebuild.seeded", lambda _: pytest.fail("the network was built"))
+    with pytest.raises(UserInputError, match=rf"has {size} bytes; torchvision:resnet18 needs 467\d+ to"):
+        rebuild(files, "models:/m-1")
+
+
+def test_head_of_a_record_is_bounded() -> None:
+    text = json.loads(record_text(head="linear", depth=1))
+    text["blocks"][0] |= {"pooling": "none", "output_shape": [10_000_000, 10_000_000]}
+    with pytest.raises(ValueError, match="exceed the limit of 50000000"):
+        architecture_from_json(json.dumps(text))
+
+
+def test_blocks_command_prints_the_table() -> None:
+    result = CliRunner().invoke(cli, ["blocks", "--model", "torchvision:resnet18", "--image_size", "64"])
+    rows = [line.split() for line in result.output.splitlines()]
+    assert result.exit_code == 0 and ["1", "conv1", "64x16x16", "9,536", "9,633,792", "mean", "of", "maps"] in rows
+    assert [row[0] for row in rows[-10:]] == [*map(str, range(1, 10)), "head"]
+
+
+def test_blocks_command_rejects_unknown_networks() -> None:
+    result = CliRunner().invoke(cli, ["blocks", "--model", "torchvision:resnet81"])
+    assert result.exit_code == 2 and "Did you mean resnet18?" in result.output
+
+
 def test_moved_boundary_is_rejected() -> None:
     text = json.loads(record_text())
     text["blocks"][3]["boundary"] = "layer1_0_conv1"
     with pytest.raises(ValueError, match="exactly one tensor crosses"):
         build_network(architecture_from_json(json.dumps(text)), generator(0, "w"))
+
+
+@pytest.mark.parametrize("model", ["torchvision:regnet_y_400mf", "timm:swinv2_cr_tiny_ns_224", "torchvision:resnet18"])
+def test_outline_has_shapes_without_memory(model: str) -> None:
+    source = model_source(model)
+    parameters = list(outline(source, 10).parameters())
+    assert all(parameter.is_meta for parameter in parameters)
+    assert [p.shape for p in parameters] == [p.shape for p in source.build(10).parameters()]
 
 
 def test_size_is_checked_before_allocation(monkeypatch: pytest.MonkeyPatch) -> None:

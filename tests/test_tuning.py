@@ -555,5 +555,9 @@ def test_study_stops_if_every_trial_raises(store: MlflowClient, space: str, monk
 class _Broken:
     """Settings that make every fit fail."""
 
-    def for_fold(self, epochs: int, patience: int) -> str:
-        return "nonsense"
+    def for_fold(self, epochs: int, patience: int) -> _Nonsense:
+        return _Nonsense()
+
+
+class _Nonsense:
+    augment = "none"

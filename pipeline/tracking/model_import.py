@@ -17,15 +17,23 @@ from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from pipeline.errors import EarlierReleaseError, invalid
-from pipeline.networks.build import architecture_from_json, build_network
+from pipeline.networks.build import AnyArchitecture, architecture_from_json, build_network
+from pipeline.networks.graph.record import GraphArchitecture
 from pipeline.networks.layered import LayeredNetwork
+from pipeline.networks.origins.rebuild import weights_file_bounds
+from pipeline.networks.origins.source import MAX_GRAPH_PARAMETERS, ModelSource
 from pipeline.networks.reuse import check_tensors
-from pipeline.networks.tensor_file import read_tensor_file
+from pipeline.networks.tensor_file import MAX_HEADER_BYTES, read_tensor_file
 from pipeline.redaction import first_line
 from pipeline.runtime import generator
 from pipeline.tracking import names
 
-MAX_BYTES = {names.WEIGHTS_FILE: 400 << 20, names.ARCHITECTURE_FILE: 1 << 20, names.IDENTITIES_FILE: 400 << 20}
+MAX_BUILT_IN_BYTES = 400 << 20  # of an MLP's or CNN's weights
+MAX_BYTES = {
+    names.WEIGHTS_FILE: 4 * MAX_GRAPH_PARAMETERS + MAX_HEADER_BYTES,
+    names.ARCHITECTURE_FILE: 1 << 20,
+    names.IDENTITIES_FILE: 400 << 20,
+}
 
 invalid_base = partial(invalid, "base", remedy="Choose another base, or base=auto.")
 
@@ -49,8 +57,14 @@ def download_files(client: MlflowClient, model: LoggedModel, reference: str, *, 
         raise invalid_base(reference, f"cannot be read: {first_line(error)}.") from None
 
 
-def rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
-    """Build the network of the architecture file and load its weights, which must match exactly."""
+def rebuild(files: dict[str, Path], reference: str, source: ModelSource | None = None) -> LayeredNetwork:
+    """Build the network of the architecture file and load its weights, which must match exactly.
+
+    Args:
+        files: By name.
+        reference: For messages.
+        source: The user's own code, where the user has named it in this command.
+    """
     try:
         architecture = architecture_from_json(_read_text(files[names.ARCHITECTURE_FILE]))
     except EarlierReleaseError:
@@ -58,9 +72,13 @@ def rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
         raise invalid_base(reference, problem, remedy="Train it again, or choose another base.") from None
     except (ValueError, OSError) as error:
         raise invalid_base(reference, f"damaged file {names.ARCHITECTURE_FILE}: {error}.") from None
-    network = build_network(architecture, generator(0, "placeholder"))
     try:
-        weights, _ = read_tensor_file(files[names.WEIGHTS_FILE], MAX_BYTES[names.WEIGHTS_FILE])
+        max_bytes = _check_weights_size(architecture, files[names.WEIGHTS_FILE], source)
+        network = build_network(architecture, generator(0, "placeholder"), source)
+    except (ValueError, OSError) as error:
+        raise invalid_base(reference, f"cannot be rebuilt: {str(error).rstrip('.')}.") from None
+    try:
+        weights, _ = read_tensor_file(files[names.WEIGHTS_FILE], max_bytes)
         check_tensors(weights, network.state_dict())
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
             raise ValueError("weights contain NaN or infinity")
@@ -68,6 +86,22 @@ def rebuild(files: dict[str, Path], reference: str) -> LayeredNetwork:
         raise invalid_base(reference, f"damaged file {names.WEIGHTS_FILE}: {error}.") from None
     network.load_state_dict(weights)
     return network
+
+
+def _check_weights_size(architecture: AnyArchitecture, path: Path, source: ModelSource | None) -> int:
+    """Return the largest size of the weights file in bytes, after a check of both bounds; nothing is allocated.
+
+    Raises:
+        ValueError: The file cannot hold the weights of this architecture.
+    """
+    if not isinstance(architecture, GraphArchitecture):
+        return MAX_BUILT_IN_BYTES
+    smallest, largest = weights_file_bounds(architecture, source)
+    largest += MAX_HEADER_BYTES
+    size = path.stat().st_size
+    if not smallest <= size <= largest:
+        raise ValueError(f"{path.name} has {size} bytes; {architecture.model} needs {smallest} to {largest}")
+    return largest
 
 
 def _read_text(path: Path) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import clean_environment
+from tests.conftest import clean_environment, error_lines
 from tests.ports import free_port, until_it_answers
 
 USER, PASSWORD = "ada", "Analytical-Engine-1843"
@@ -146,7 +146,7 @@ def test_missing_or_wrong_credentials_fail_fast_with_one_line(
     done = stage(tmp_path, "train_base", *QUICK, MLFLOW_TRACKING_URI=server.address, **login)
     seconds = time.monotonic() - began
     assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
+    (line,) = error_lines(done.stderr)
     assert line.startswith(f"error: MLFLOW_TRACKING_URI={server.address}: cannot be used as a tracking store: ")
     assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line and "guessed-wrongly" not in line
     assert seconds < 30, f"{seconds:.1f} s"

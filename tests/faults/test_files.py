@@ -25,7 +25,7 @@ from pipeline.tracking.store import open_store
 from pipeline.training.checkpoint import BEST, LAST, PREVIOUS, Checkpoint, CheckpointFolder, load_checkpoint
 from pipeline.tuning.search_space import load_space
 from pipeline.tuning.study import open_storage
-from tests.conftest import ROOT, clean_environment, copy_store
+from tests.conftest import ROOT, clean_environment, copy_store, error_lines
 from tests.faults.conftest import DAMAGES, Bases, Damage
 from tests.test_data import write_idx
 
@@ -312,7 +312,7 @@ def test_stage_on_full_disk_fails_cleanly_and_keeps_checkpoints(tmp_path: Path, 
     with small_disk(tmp_path / "disk", str(13 * weights_bytes)) as disk:
         done = stage(tmp_path, words, PIPELINE_STATE_DIR=str(disk))
         assert done.returncode == 1
-        (line,) = done.stderr.strip().splitlines()
+        (line,) = error_lines(done.stderr)
         assert line.startswith("error: No space left on device: ") and str(disk) in line, done.stderr
         assert "PIPELINE_STATE_DIR" in line
         (folder,) = disk.glob("runs/*/checkpoints")

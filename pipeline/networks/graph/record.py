@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.networks.graph.pooling import PoolingKind, pooled_width
-from pipeline.networks.layered import Architecture
+from pipeline.networks.layered import Architecture, check_parameter_count
 
 GraphFamily = Literal["torchvision", "timm", "own"]
 GRAPH_FAMILIES: tuple[GraphFamily, ...] = ("torchvision", "timm", "own")
@@ -76,6 +76,8 @@ class GraphArchitecture(Architecture):
     def _consistent(self) -> GraphArchitecture:
         if self.depth > len(self.blocks) or (self.head == "published" and self.depth < len(self.blocks)):
             raise ValueError(f"depth {self.depth} with a {self.head} head: the network has {len(self.blocks)} blocks")
+        if self.head == "linear":
+            check_parameter_count(self.blocks[self.depth - 1].pooled_width * len(self.classes))
         if (self.family == "own") != bool(self.source_digest):
             raise ValueError("own networks, and only they, have a source_digest")
         return self

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.data.preprocessing import Preprocessing
@@ -15,7 +16,7 @@ from pipeline.networks.graph.network import DividedNetwork, GraphNetwork, Origin
 from pipeline.networks.graph.record import GRAPH_FAMILIES
 from pipeline.networks.origins.own_code import own_source
 from pipeline.networks.origins.rebuild import LIBRARIES
-from pipeline.networks.origins.source import ModelSource, check_size, seeded, tensor_bytes_of
+from pipeline.networks.origins.source import ModelSource, check_size, outline, seeded
 from pipeline.networks.weights_file import WeightsFile, WeightsReport, load_weights, read_weights_file
 from pipeline.redaction import first_line
 
@@ -111,7 +112,12 @@ def load_model(request: ModelRequest, generator: torch.Generator) -> LoadedModel
         preprocessing=preprocessing,
         leaves=request.blocks,
     )
-    network = build_from_module(module, describe(divided, origin, classes), generator).eval()
+    try:
+        record = describe(divided, origin, classes)
+    except ValidationError as error:  # a limit of records, such as that on classes
+        first = error.errors(include_url=False)[0]
+        raise invalid("model", request.model, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    network = build_from_module(module, record, generator).eval()
     return LoadedModel(network, source, report, divided.unused)
 
 
@@ -134,7 +140,7 @@ def requested_preprocessing(request: ModelRequest, source: ModelSource) -> Prepr
 def _build(source: ModelSource, classes: int | None, generator: torch.Generator) -> nn.Module:
     try:
         if source.family != "own":
-            tensor_bytes_of(source, classes)  # checks the size before anything is allocated
+            outline(source, classes)  # checks the size before anything is allocated
         with seeded(generator):
             module = source.build(classes)
         check_size(source.model, module)

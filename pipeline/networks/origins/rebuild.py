@@ -6,10 +6,17 @@ import torch
 
 from pipeline.networks.graph.network import GraphNetwork, build_from_module
 from pipeline.networks.graph.record import GraphArchitecture
-from pipeline.networks.origins.source import ModelSource, check_size, seeded, tensor_bytes_of
+from pipeline.networks.origins.source import (
+    MAX_GRAPH_PARAMETERS,
+    ModelSource,
+    check_size,
+    outline,
+    seeded,
+)
 from pipeline.networks.origins.timm_models import timm_source
 from pipeline.networks.origins.torchvision_models import torchvision_source
 
+FLOAT_BYTES = 4
 LIBRARIES = {"torchvision": torchvision_source, "timm": timm_source}
 
 
@@ -30,11 +37,33 @@ def build_graph_network(
     source = recorded_source(architecture, source)
     classes = len(architecture.classes)
     if source.family != "own":
-        tensor_bytes_of(source, classes)
+        outline(source, classes)  # checks the size
     with seeded(generator):
         module = source.build(classes)
     check_size(source.model, module)
     return build_from_module(module, architecture, generator)
+
+
+def weights_file_bounds(architecture: GraphArchitecture, source: ModelSource | None = None) -> tuple[int, int]:
+    """Return the smallest and the largest size in bytes that a record's weights can have; allocates nothing.
+
+    Raises:
+        ValueError: As `build_graph_network`, as far as that shows without building the network.
+    """
+    source = recorded_source(architecture, source)
+    if source.family == "own":
+        return 0, FLOAT_BYTES * MAX_GRAPH_PARAMETERS
+    classes = len(architecture.classes)
+    module = outline(source, classes)
+    whole = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    sizes = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
+    used = [name for block in architecture.blocks[: architecture.depth] for name in block.parameters]
+    if architecture.head == "published":
+        used += architecture.head_parameters
+    if unknown := sorted(set(used) - sizes.keys()):
+        raise ValueError(f"{architecture.model} has no parameter {unknown[0]}")
+    new_head = FLOAT_BYTES * classes * (architecture.blocks[architecture.depth - 1].pooled_width + 1)
+    return sum(sizes[name] for name in used), whole + (new_head if architecture.head == "linear" else 0)
 
 
 def recorded_source(architecture: GraphArchitecture, source: ModelSource | None) -> ModelSource:

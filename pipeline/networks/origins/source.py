@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.networks.graph.record import GraphFamily
+from pipeline.redaction import first_line
 
 # Before anything is allocated. The largest network of torchvision (regnet_y_128gf) has 645 million parameters.
 MAX_GRAPH_PARAMETERS = 700_000_000
@@ -62,17 +65,41 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
         yield
 
 
-def tensor_bytes_of(source: ModelSource, classes: int | None) -> int:
-    """Return the size of a library network's weights in bytes without allocating them.
+def outline(source: ModelSource, classes: int | None) -> nn.Module:
+    """Return a library's network whose parameters have shapes but no content and take no memory.
 
     Raises:
-        ValueError: More parameters than the limit.
+        ValueError: More parameters than the limit, or the library cannot build it so.
     """
     assert source.family != "own", "own code is not built on the meta device: it may do anything"
-    with torch.device("meta"):
-        module = source.build(classes)
-    check_size(source.model, module)
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    for without_memory in (_everything_on_meta_device, _parameters_on_meta_device):
+        try:
+            with without_memory():
+                module = source.build(classes)
+        except (NotImplementedError, RuntimeError) as error:  # it computes with tensors while it builds
+            reason = error
+            continue
+        check_size(source.model, module)
+        return module
+    raise ValueError(f"the size of {source.model} cannot be determined: {first_line(reason)}. Choose another network.")
+
+
+def _everything_on_meta_device() -> AbstractContextManager[object]:
+    return torch.device("meta")
+
+
+@contextmanager
+def _parameters_on_meta_device() -> Iterator[None]:
+    """Move every new parameter to the meta device before it is initialized; other tensors keep their content."""
+
+    def move(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        return None if parameter is None else nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(cast(Any, move))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def check_size(model: str, module: nn.Module) -> None:

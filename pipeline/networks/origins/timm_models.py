@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping
 from functools import partial
 from types import ModuleType
@@ -14,6 +15,8 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.torchvision_import import make_importable
 from pipeline.errors import suggest
 from pipeline.networks.origins.source import ModelSource
+
+logger = logging.getLogger(__name__)
 
 RESIZE: dict[str, Literal["fit", "stretch", "pad"]] = {"center": "fit", "squash": "stretch", "border": "pad"}
 DEFAULT_CLASSES = 1000  # for networks that were published without a classifier, such as DINO
@@ -52,7 +55,7 @@ def timm_source(name: str) -> ModelSource:
         name=name,
         build=partial(_build, name, int(getattr(config, "num_classes", 0)) or DEFAULT_CLASSES),
         library_version=timm.__version__,
-        preprocessing=_preprocessing(data),
+        preprocessing=_preprocessing(name, data),
         published_weights=partial(_download, name),
         license=str(getattr(config, "license", None) or ""),
     )
@@ -67,13 +70,17 @@ def _download(name: str) -> Mapping[str, Tensor]:
     return cast(Mapping[str, Tensor], _timm().create_model(name, pretrained=True).state_dict())
 
 
-def _preprocessing(data: Mapping[str, Any]) -> Preprocessing:
+def _preprocessing(name: str, data: Mapping[str, Any]) -> Preprocessing:
+    if data["crop_pct"] > 1:
+        logger.warning(
+            f"timm:{name} was evaluated on padded images (crop_pct {data['crop_pct']}); using a crop ratio of 1"
+        )
     channels, height, width = data["input_size"]
     return Preprocessing(
         size=(height, width),
         channels=channels,
         resize=RESIZE[data["crop_mode"]],
-        crop_ratio=data["crop_pct"],
+        crop_ratio=min(data["crop_pct"], 1.0),
         interpolation=INTERPOLATIONS.get(data["interpolation"], "bilinear"),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
