@@ -315,7 +315,7 @@ def test_stage_on_full_disk_fails_cleanly_and_keeps_checkpoints(tmp_path: Path, 
         (line,) = error_lines(done.stderr)
         assert line.startswith("error: No space left on device: ") and str(disk) in line, done.stderr
         assert "PIPELINE_STATE_DIR" in line
-        (folder,) = disk.glob("runs/*/checkpoints")
+        (folder,) = tmp_path.glob("mlruns/*/*/artifacts/checkpoints")  # uploaded when the run failed
         epochs = [load_checkpoint(folder / f"{n}.safetensors").facts["progress"]["epoch"] for n in (LAST, PREVIOUS)]
         assert epochs[0] == epochs[1] + 1 and epochs[1] >= 1
         load_checkpoint(folder / f"{BEST}.safetensors")
