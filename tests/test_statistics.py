@@ -18,6 +18,7 @@ from pipeline.statistics.planning import (
     cost_to_decide,
     detectable_difference,
     deviation_interval,
+    look_level,
     plan_seeds,
     seeds_to_settle,
     sign_power,
@@ -158,6 +159,12 @@ def test_preliminary_evidence_is_the_plain_p_value():
     assert evidence.sign_p == pytest.approx(stats.ttest_1samp(DIFFERENCES[:3], 0.0).pvalue)
 
 
+def test_direction_comes_from_the_look_with_the_smallest_p():
+    sample = np.array([-1.0, 1.0, -1.0, 1.0, -1.0, 3.0, 3.1, 3.2, 3.0, 3.1, 3.2, 3.0])
+    assert sample[:5].mean() < 0 < sample.mean()
+    assert gather_evidence(sample, 0.5).direction == 1
+
+
 # Families
 
 
@@ -236,6 +243,10 @@ def test_ten_percent_margin_holds_for_ratios_on_both_sides():
         assert verdict.sign == ("worse" if factor > 1 else "better")
 
 
+def test_margin_of_a_ratio_is_tested_on_the_logarithm():
+    assert Comparison("time", pairs_of(DIFFERENCES), 0.1, scale="ratio").test_margin == pytest.approx(math.log(1.1))
+
+
 def test_three_pairs_give_a_preliminary_verdict():
     verdict = verdict_of([1.0, 1.1, 0.9])
     assert verdict.answer() == "preliminary (n = 3): better; size open"
@@ -312,6 +323,11 @@ def test_seeds_to_settle_give_the_power_they_promise():
     assert seeds_to_settle(0.0, 0.5) == 5
 
 
+def test_larger_families_need_more_seeds():
+    assert seeds_to_settle(0.73, 0.5, questions=3) > seeds_to_settle(0.73, 0.5)
+    assert look_level(3) == pytest.approx(0.05 / 4 / 3)
+
+
 def test_more_pilot_seeds_narrow_the_range():
     few, many = plan_seeds(0.73, 5, 0.5), plan_seeds(0.73, 20, 0.5)
     assert few.low < many.low < seeds_to_settle(0.73, 0.5) < many.high < few.high
@@ -381,6 +397,10 @@ def test_image_error_equals_a_bootstrap_over_images():
     means = scores.mean(axis=0)
     bootstrap = stats.bootstrap((means,), np.mean, n_resamples=4_000, rng=np.random.default_rng(1)).standard_error
     assert image_error(scores) == pytest.approx(100 * bootstrap, rel=0.05)
+
+
+def test_error_bound_adds_the_variances_of_both_arms():
+    assert difference_error_bound(90.0, 90.0, 900) == pytest.approx(math.sqrt(2))
 
 
 def test_paired_images_have_a_smaller_error_than_the_bound():

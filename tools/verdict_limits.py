@@ -1,6 +1,6 @@
 """Measures how often the verdict procedure is wrong: `python -m tools.verdict_limits [FAMILIES]` prints a table.
 
-The error rates in docs/verdicts.md come from here (20,000 families, about three minutes). Differences have mean
+The error rates in docs/verdicts.md come from here (20,000 families, one to four minutes). Differences have mean
 0 unless stated otherwise, so every answer "better" or "worse" is a wrong one. Standard errors: 0.2 points or less at
 20,000 families, 1 point at the 1,000 runs of the worth in labels.
 """
@@ -70,6 +70,13 @@ def family_answers(sample: Floats, margin: float) -> NDArray[np.bool_]:
     return np.array([adjust_family(family) for family in p_values]) <= ALPHA
 
 
+def separate_answers(sample: Floats, margin: float) -> NDArray[np.bool_]:
+    """Return what `family_answers` would be if signs and sizes were two families with a correction each."""
+    last = [p_values[..., -1:] for p_values in simulate_looks(sample, margin)]
+    adjusted = [np.array([adjust_family(family) for family in p_values]) for p_values in last]
+    return np.concatenate(adjusted, axis=-1) <= ALPHA
+
+
 def wrong_families(answers: NDArray[np.bool_], means: Floats, margin: float) -> float:
     """Return the share of families with a wrong answer, given the true mean difference of each question."""
     wrong = (answers[..., 0] & (means == 0)) | (answers[..., 1] & (np.abs(means) >= margin))
@@ -132,6 +139,8 @@ def main(families: int) -> None:
         sample, means = mixed_family(generator, families, true_margin)
         answers = family_answers(sample, true_margin)
         print(f"mixed family, margin {true_margin} sd: {100 * wrong_families(answers, means, true_margin):.1f} %")
+        answers = separate_answers(sample, true_margin)
+        print(f"  signs and sizes corrected apart: {100 * wrong_families(answers, means, true_margin):.1f} %")
     for sampler in (normal, heavy_tailed, collapsing, collapsing_far, skewed, strongly_skewed):
         rate = size_error(sampler, generator, families, 0.7)
         print(f"size at -margin, margin 0.7, {sampler.__name__}: {100 * rate:.1f} %")
