@@ -44,7 +44,7 @@ class MainParams(MachineParams, DataParams):
 
 
 class ReportParams(StageParams):
-    """Write a plan's report again, or compare finished runs in one table and one figure."""
+    """Write a plan's report again, or compare finished runs."""
 
     entry_point: ClassVar[str] = "report"
 
