@@ -293,10 +293,10 @@ def test_preliminary_question_does_not_lower_the_bar():
 
 
 def test_unconverged_fits_are_named_in_the_notes():
-    flag = convergence_flag({"from scratch": (3, 8), "fine-tuned": (0, 8)})
-    assert flag == "not converged (stopped at the epoch cap): from scratch: 3 of 8 fits"
+    flag = convergence_flag({"from scratch": ({"stopped by the epoch cap": 3}, 8), "fine-tuned": ({}, 8)})
+    assert flag == "not converged: from scratch: 3 of 8 fits stopped by the epoch cap"
     assert verdict_of(DIFFERENCES, unconverged=flag).notes() == (flag,)
-    assert convergence_flag({"fine-tuned": (0, 8)}) == ""
+    assert convergence_flag({"fine-tuned": ({}, 8)}) == ""
 
 
 def test_margin_of_zero_is_rejected():

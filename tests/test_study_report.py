@@ -552,7 +552,7 @@ def pages_of(pdf: bytes) -> int:
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
 
 
-# arms stopped by the epoch cap
+# arms that did not converge
 
 
 CAPPED = {names.CONVERGED: "no: stopped by the epoch cap"}
@@ -566,9 +566,17 @@ def test_arm_stopped_by_epoch_cap_is_marked(kind: str) -> None:
     assert names_shown == {"done", "few\u2021"}
     assert any("few\u2021" in picture.alt for picture in found.charts)
     assert [note for note in found.notes if note.startswith("\u2021")] == [
-        "\u2021 Not converged (runs stopped by the epoch cap): few (3 of 3). With more epochs, their "
+        "\u2021 Not converged: few (3 of 3 runs stopped by the epoch cap). Trained to convergence, their "
         "accuracy and training time may change."
     ]
+
+
+def test_epoch_cap_and_tolerance_are_told_apart() -> None:
+    reasons = ("yes", "no: stopped by the epoch cap", "no: stopped above the gradient tolerance of 1e-06")
+    runs = [member("mixed", seed, 0.9, tags={names.CONVERGED: reason}) for seed, reason in enumerate(reasons)]
+    (note,) = answered(question("score", "mixed"), arm_of("mixed", runs)).notes
+    assert "mixed (1 of 3 runs stopped by the epoch cap), " in note
+    assert "mixed (1 of 3 runs stopped above the gradient tolerance of 1e-06)" in note
 
 
 def test_converged_arms_are_not_marked() -> None:

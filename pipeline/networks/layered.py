@@ -213,14 +213,18 @@ class LayeredNetwork(nn.Module):
             values = block(values)
         return values
 
-    def logits(self, values: Tensor, start: int = 0) -> Tensor:
-        """Return logits (B, K) for activations at depth `start`; frozen blocks run without autograd."""
+    def head_inputs(self, values: Tensor, start: int = 0) -> Tensor:
+        """Return what the head maps to logits for activations at depth `start`; frozen blocks run without autograd."""
         if start < self.frozen:
             with torch.no_grad():
                 values = self.run_blocks(values, start, self.frozen)
             start = self.frozen
         values = self.run_blocks(values, start, len(self.blocks))
-        logits: Tensor = self.head(values if self.pool is None else self.pool(values))
+        return values if self.pool is None else self.pool(values)
+
+    def logits(self, values: Tensor, start: int = 0) -> Tensor:
+        """Return logits (B, K) for activations at depth `start`."""
+        logits: Tensor = self.head(self.head_inputs(values, start))
         return logits
 
     def forward(self, pixels: Tensor) -> Tensor:

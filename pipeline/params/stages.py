@@ -15,6 +15,7 @@ from pipeline.params.plans import MainParams, ReportParams, ResumeParams
 from pipeline.params.target import LabelParams, ReuseParams, TargetBudgetParams, TargetParams
 from pipeline.params.training import MachineParams, SeedParams, TrainingParams
 
+SOLVED_HEADS = "all blocks below a solved head (head_solver=convex) are frozen"
 GPU_WORKERS = 4  # tune workers that share a GPU; each has its own CUDA context, about 0.5 GB
 
 
@@ -126,6 +127,13 @@ class CacheFeaturesParams(TargetParams, SeedParams, MachineParams, DataParams):
     )
 
 
+def check_all_frozen(fine_tuned: int, info: ValidationInfo) -> int:
+    """Return the number of fine-tuned blocks; raise ValueError unless it is 0 below a solved head."""
+    if fine_tuned and info.data.get("head_solver") == "convex":
+        raise ValueError(f"{SOLVED_HEADS}; use {info.field_name}=0, or head_solver=sgd")
+    return fine_tuned
+
+
 class TransferParams(
     ReuseParams, TrainingParams, TargetBudgetParams, LabelParams, TargetParams, SeedParams, MachineParams, DataParams
 ):
@@ -146,19 +154,28 @@ class TransferParams(
         "auto", "Layers above the copied ones: drop, or initialize randomly (default: drop; fresh if reuse_layers=0)."
     )
 
+    @field_validator("reuse_layers")
+    @classmethod
+    def _at_least_one_frozen(cls, value: int | str, info: ValidationInfo) -> int | str:
+        if value == 0 and info.data.get("head_solver") == "convex":
+            raise ValueError(f"{SOLVED_HEADS}; copy at least one layer, or use head_solver=sgd")
+        return value
+
     @field_validator("unfreeze")
     @classmethod
     def _at_most_reused(cls, value: int, info: ValidationInfo) -> int:
         reused = info.data.get("reuse_layers")
         if isinstance(reused, int) and value > reused:
             raise ValueError(f"only {reused} layers are reused")
-        return value
+        return check_all_frozen(value, info)
 
     @field_validator("upper")
     @classmethod
     def _at_least_one_layer(cls, value: str, info: ValidationInfo) -> str:
         if value == "drop" and info.data.get("reuse_layers") == 0:
             raise ValueError("with reuse_layers=0 and upper=drop no hidden layer is left; use upper=fresh")
+        if value == "fresh" and info.data.get("head_solver") == "convex":
+            raise ValueError(f"{SOLVED_HEADS}; use upper=drop, or head_solver=sgd")
         return value
 
 
@@ -174,6 +191,11 @@ class FinetuneCnnParams(
     intermediate: Annotated[int, Field(ge=0)] = setting(
         1, "Blocks above the frozen ones to copy and fine-tune.", unit="blocks"
     )
+
+    @field_validator("intermediate")
+    @classmethod
+    def _none_for_a_solved_head(cls, value: int, info: ValidationInfo) -> int:
+        return check_all_frozen(value, info)
 
 
 class ScratchCnnParams(

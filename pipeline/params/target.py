@@ -17,6 +17,12 @@ TARGET_BUDGETS: dict[Literal["few", "all"], dict[str, Any]] = {
 }
 DEFAULT_PER_CLASS: dict[Family, int | Literal["all"]] = {"mlp": 100, "cnn": "all"}
 
+# Parameters of the optimizer, which a solved head has no use for.
+NOT_FOR_SOLVED_HEADS = (
+    *TARGET_BUDGETS["few"], "weight_averaging", "checkpoint_every", "dtype", "unfrozen_learning_rate_factor",
+    "unfrozen_weight_decay",
+)  # fmt: skip
+
 BASE_PATTERN = rf"^(auto|{RUN_ID}|runs:/{RUN_ID}/\w+|models:/(m-{RUN_ID}|[^/:@]+@[\w.-]+|[^/:@]+/\d+))$"
 
 
@@ -85,14 +91,18 @@ class ReuseParams(StageParams):
         1.0, "Learning rate of the fine-tuned layers, as a multiple of learning_rate."
     )
     unfrozen_weight_decay: Decay | Auto = setting("auto", "Weight decay of fine-tuned layers (default: weight_decay).")
+    head_solver: Literal["sgd", "convex"] = setting(
+        "sgd",
+        "How a head on frozen layers is trained. convex: solved to a tolerance, L2 by validation loss, without epochs.",
+    )
 
-    @field_validator("features")
+    @field_validator("features", "head_solver")
     @classmethod
     def _not_with_augmentation(cls, value: str, info: ValidationInfo) -> str:
         augment = info.data.get("augment", "auto")
-        if value != "none" and augment not in ("auto", "none"):
+        if value not in ("none", "sgd") and augment not in ("auto", "none"):
             raise ValueError(
                 f"features are computed once, before augmentation (augment={augment}); "
-                "use features=none, or augment=none"
+                f"use {info.field_name}={'none' if info.field_name == 'features' else 'sgd'}, or augment=none"
             )
         return value

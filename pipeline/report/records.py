@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ from pipeline.plan.records import Question
 from pipeline.tracking import names
 from pipeline.tracking.queries import FinishedRun
 
-CAP_MARK = "\u2021"  # double dagger
+UNCONVERGED_MARK = "\u2021"  # double dagger
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,15 @@ class ReportedArm:
         return list(dict.fromkeys(member.run.tags.get(names.BASE_RUN_ID, "") for member in self.members))
 
     @property
-    def unconverged(self) -> int:
-        """Number of runs that were stopped by their epoch cap."""
-        return sum(member.run.tags.get(names.CONVERGED, "yes") != "yes" for member in self.members)
+    def unconverged(self) -> dict[str, int]:
+        """Number of runs that did not converge, by reason: the epoch cap, or the tolerance of a solver."""
+        tags = [member.run.tags.get(names.CONVERGED, "yes") for member in self.members]
+        return dict(Counter(tag.removeprefix("no: ") for tag in tags if tag != "yes"))
 
     @property
     def marked_label(self) -> str:
-        """The label, marked if a run was stopped by its epoch cap."""
-        return f"{self.label}{CAP_MARK}" if self.unconverged else self.label
+        """The label, marked if a run did not converge."""
+        return f"{self.label}{UNCONVERGED_MARK}" if self.unconverged else self.label
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Figures of one run: learning curves, confusion matrix, most confident mistakes.
+"""Figures of one run: learning curves or L2 path, confusion matrix, most confident mistakes.
 
 Uses matplotlib's `Figure` directly: unlike pyplot it has no global state and nothing to close. Margins are fixed in
 inches, because a layout engine would take half of the time spent on figures.
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.data.splits import Examples
+from pipeline.training.convex_head import GridPoint
 from pipeline.training.evaluate import Evaluation
 from pipeline.training.records import EpochRecord
 
@@ -67,6 +68,24 @@ def _draw_curves(axes: Axes, subject: str, values: Sequence[tuple[float, float]]
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def l2_path(path: Sequence[GridPoint], chosen: GridPoint, title: str) -> Figure:
+    """Draw validation loss and accuracy of a solved head over the L2 penalty, with the chosen one marked."""
+    figure = Figure(figsize=(10, 4.2))
+    panels = figure.subplots(1, 2, gridspec_kw=_margins(10, 4.2, left=0.9, right=0.15, bottom=0.55, top=0.8))
+    quantities = (("Loss", "cross-entropy (nats)", 1, "val_loss"), ("Accuracy", "accuracy (%)", 100, "val_accuracy"))
+    for axes, (subject, ylabel, scale, name) in zip(panels, quantities, strict=True):
+        values = [scale * getattr(point, name) for point in path]
+        axes.plot([point.l2 for point in path], values, color=VAL_COLOR, marker=".", label="validation")
+        best = scale * getattr(chosen, name)
+        axes.plot([chosen.l2], [best], "o", color=MARK_COLOR, label=f"selected: {chosen.l2:.2g}")
+        axes.set(xlabel="L2 penalty", xscale="log", ylabel=ylabel)
+        axes.set_title(subject, y=1.0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    return figure
 
 
 def confusion_matrix(evaluation: Evaluation, class_names: Sequence[str], title: str) -> Figure:

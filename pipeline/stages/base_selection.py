@@ -220,7 +220,7 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
 
 
 def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -> None:
-    """Raise UserInputError for an invalid batch size, overlapping classes of a CNN, or unusable features."""
+    """Raise UserInputError for an invalid batch size, overlapping classes of a CNN, or unusable solver or features."""
     batch_size = setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size
     check_batch(setup.data.split, batch_size)
     if batch_size == 1 and getattr(setup.architecture, "batch_norm", False) and setup.reuse.frozen < setup.reuse.depth:
@@ -228,11 +228,23 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
     if setup.overlap and params.family == "cnn":
         allowed = f"the base was already trained on {', '.join(setup.overlap)}."
         raise UserInputError(Fault("classes", params.classes, allowed, "Choose other classes, or another base."))
+    trained = setup.reuse.depth - setup.reuse.frozen
+    if solves_head(params) and trained:
+        what = f"trains the head alone, but {trained} of {setup.reuse.depth} blocks are not frozen."
+        raise UserInputError(Fault("head_solver", "convex", what, "Copy and freeze all of them, or use sgd."))
+    if solves_head(params) and getattr(setup.architecture, "head", "linear") != "linear":
+        what = "solves a linear head; that of the base is not one."
+        raise UserInputError(Fault("head_solver", "convex", what, "Use head_solver=sgd, or other classes."))
     features = params.features if isinstance(params, ReuseParams) else "none"
     if features != "none" and setup.reuse.frozen == 0:
         raise UserInputError(Fault("features", features, "no block is frozen: nothing to cache.", "Use features=none."))
     if features not in ("none", "auto"):
         check_features_exist(client, features)
+
+
+def solves_head(params: TargetStageParams) -> bool:
+    """Return whether the head is solved rather than trained by epochs."""
+    return isinstance(params, ReuseParams) and params.head_solver == "convex"
 
 
 def base_tags(base: Base) -> dict[str, object]:

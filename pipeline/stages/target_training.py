@@ -17,10 +17,10 @@ from pipeline.networks.build import architecture_digest, build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.stages import TargetStageParams
-from pipeline.params.target import ReuseParams
-from pipeline.runtime import Runtime, generator
+from pipeline.params.target import NOT_FOR_SOLVED_HEADS, ReuseParams
+from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.augment import resolve_augment
-from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target
+from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target, solves_head
 from pipeline.stages.class_table import log_data, shortened
 from pipeline.stages.training_run import (
     describe_split,
@@ -30,6 +30,7 @@ from pipeline.stages.training_run import (
     print_dry_run,
     resolve_machine,
     resolve_training_runtime,
+    solve_and_evaluate,
 )
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import CacheKey, cache_key
@@ -38,7 +39,14 @@ from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
-from pipeline.training.features import Features, check_sample, compute_features, fingerprint, prefix_seconds
+from pipeline.training.features import (
+    Features,
+    check_sample,
+    compute_features,
+    feature_operations,
+    fingerprint,
+    prefix_seconds,
+)
 from pipeline.training.inputs import model_inputs
 
 logger = logging.getLogger(__name__)
@@ -96,11 +104,16 @@ def _train(
         resumed_run_id=resumed,
     ) as run:
         log_inputs(run, setup, report)
-        settings, split, copied = fit_settings(params, runtime), setup.data.split, setup.reuse.copied
         features = feature_source(run)
-        costs = feature_costs(features, network, setup, batch_size=settings.batch_size)
-        trained = fit_and_evaluate(run, network, split, settings=settings, copied=copied, features=features)
-        costs[names.EXCLUDED_TEST_IMAGES] = split.excluded
+        costs = {names.EXCLUDED_TEST_IMAGES: float(setup.data.split.excluded)}
+        if solves_head(params):
+            costs |= {names.FEATURES_SECONDS: features.seconds} if features else {}
+            trained = solve_and_evaluate(run, network, setup.data.split, features)
+        else:
+            settings, copied = fit_settings(params, runtime), setup.reuse.copied
+            costs |= feature_costs(features, network, setup, batch_size=settings.batch_size)
+            split = setup.data.split
+            trained = fit_and_evaluate(run, network, split, settings=settings, copied=copied, features=features)
         seconds, seen = setup.data.seconds, seen_ids(setup)
         result = finish(run, trained, params, data_seconds=seconds, extra_metrics=costs, seen_before=seen)
         print_gain(setup, result)
@@ -113,12 +126,15 @@ def resolve_target_runtime(params: TargetStageParams, setup: TargetSetup) -> Run
     network.freeze(setup.reuse.frozen)
     cached = isinstance(params, ReuseParams) and params.features != "none"
     start = setup.reuse.frozen if cached else 0
+    if solves_head(params):
+        operations = 0 if cached else feature_operations(network, setup.reuse.frozen, setup.data.split.train)
+        return resolve_runtime(params.device, "float32", params.threads, operations=operations)
     batch_size = int(setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size)
     return resolve_training_runtime(params, network, batch_size, start=start)
 
 
 def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime) -> TargetStageParams:
-    """Return the parameters as they are logged: every auto replaced by its value."""
+    """Return the parameters as they are logged: every auto replaced by its value, None where one does not apply."""
     resolved: dict[str, object] = {"per_class": setup.data.per_class, "classes": setup.data.split.classes_text}
     if setup.base is not None:
         resolved["base"] = setup.base.model_uri
@@ -130,6 +146,8 @@ def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime
     if "reuse_layers" in type(params).model_fields:
         resolved["reuse_layers"] = setup.reuse.copied
         resolved["upper"] = "fresh" if setup.reuse.depth > setup.reuse.copied else "drop"
+    if solves_head(params):
+        resolved |= dict.fromkeys(NOT_FOR_SOLVED_HEADS)
     params = with_preprocessing(params, setup.architecture.preprocessing)
     return resolve_machine(params, setup.data.split, runtime).model_copy(update=resolved)
 

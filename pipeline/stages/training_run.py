@@ -1,15 +1,13 @@
-"""The steps that all training stages share: fit, evaluate, log, upload the model, print the next command."""
+"""The steps that all training stages share: fit or solve, evaluate, log, upload the model, print the next command."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -30,6 +28,7 @@ from pipeline.params.target import ReuseParams
 from pipeline.report import run_plots
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.class_table import recall_metrics, shortened, write_class_table
+from pipeline.stages.fit_summary import CONVERGED, FitSummary, summary_of_fit, summary_of_head
 from pipeline.stages.next_command import after_training
 from pipeline.tracking import names
 from pipeline.tracking.model_export import ModelFacts, log_model
@@ -38,14 +37,14 @@ from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.evaluate import Evaluation, evaluate
 from pipeline.training.features import Features
+from pipeline.training.head_fit import fit_head
 from pipeline.training.inputs import model_inputs
 from pipeline.training.loop import Fit
-from pipeline.training.records import EpochRecord, FitSettings
+from pipeline.training.records import FitSettings, Labelled
 
 logger = logging.getLogger(__name__)
 
 MAX_CLASSES_DRAWN = 30  # in a confusion matrix
-STOPPED_BY_CAP = "no: stopped by the epoch cap"
 
 P = TypeVar("P", bound=StageParams)
 
@@ -56,7 +55,7 @@ class TrainedNetwork:
 
     network: LayeredNetwork
     split: Split
-    fit: Fit
+    summary: FitSummary
     train: Evaluation
     validation: Evaluation
     test: Evaluation
@@ -129,21 +128,48 @@ def fit_and_evaluate(
     validation = model_inputs(network, split.validation, features)
     checkpoints = CheckpointFolder(run.folder / names.CHECKPOINTS)
     fit = Fit(network, train, validation, settings, start=start, copied=copied, checkpoints=checkpoints)
-    costs = {
-        names.EPOCH_OPERATIONS: float(training_macs(network, start) * len(split.train)),
-        names.TRAINABLE_SHARE: trainable_fraction(network),
-        names.PARAMETERS_COUNT: float(sum(parameter.numel() for parameter in network.parameters())),
-    }
+    operations = float(training_macs(network, start) * len(split.train))
     if run.run_history is not None:
         restore_fit(run, fit, checkpoints)
     run_fit(run, fit, settings.epochs)
+    trained = evaluate_parts(network, split, summary_of_fit(fit), parts=(train, validation), start=start)
+    return dataclasses.replace(trained, costs={names.EPOCH_OPERATIONS: operations, **trained.costs})
+
+
+def solve_and_evaluate(
+    run: StageRun, network: LayeredNetwork, split: Split, features: Features | None = None
+) -> TrainedNetwork:
+    """Solve the head of a network whose blocks are all frozen, and evaluate it once; a resumed run solves it again.
+
+    Args:
+        run: The stage's run.
+        network: On its device, with all blocks frozen and a linear head.
+        split: Training, validation and test images.
+        features: Cached outputs of the blocks, to solve on instead of pixels.
+    """
+    start = features.depth if features else 0
+    parts = model_inputs(network, split.train, features), model_inputs(network, split.validation, features)
+    if run.run_history is not None:
+        run.log_restored([])
+        logger.info(f"resuming run {run.run_id} from the start: a head is solved at once")
+    fit = fit_head(network, *parts, start=start)
+    raise_if_interrupted()
+    return evaluate_parts(network, split, summary_of_head(fit), parts=parts, start=start)
+
+
+def evaluate_parts(
+    network: LayeredNetwork, split: Split, summary: FitSummary, *, parts: tuple[Labelled, Labelled], start: int
+) -> TrainedNetwork:
+    """Evaluate a trained network once on training and validation inputs at depth `start`, and on the test images."""
     began = time.perf_counter()
-    on_train, on_validation = (
-        evaluate(network, part, start=start, probabilities=False) for part in (train, validation)
-    )
+    on_train, on_validation = (evaluate(network, part, start=start, probabilities=False) for part in parts)
     on_test = evaluate(network, model_inputs(network, split.test))
-    costs[names.EVALUATION_SECONDS] = time.perf_counter() - began
-    return TrainedNetwork(network, split, fit, on_train, on_validation, on_test, costs)
+    costs = {
+        names.TRAINABLE_SHARE: trainable_fraction(network),
+        names.PARAMETERS_COUNT: float(sum(parameter.numel() for parameter in network.parameters())),
+        names.EVALUATION_SECONDS: time.perf_counter() - began,
+    }
+    return TrainedNetwork(network, split, summary, on_train, on_validation, on_test, costs)
 
 
 def run_fit(run: StageRun, fit: Fit, epochs: int) -> None:
@@ -192,8 +218,9 @@ def finish(
     recalls = recall_metrics(split, trained.test.confusion_KK)
     run.log_file(write_class_table(run.folder / names.CLASS_TABLE, split, trained.test.confusion_KK))
     run.log_final({**fit_metrics(trained), **recalls, **seconds, **(extra_metrics or {})})
-    run.set_tags({names.CONVERGED: "yes" if trained.fit.converged else STOPPED_BY_CAP})
-    run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)
+    run.set_tags({names.CONVERGED: trained.summary.converged})
+    if (run.folder / names.CHECKPOINTS).is_dir():  # a solved head has none
+        run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )
@@ -209,39 +236,21 @@ def finish(
 
 def fit_metrics(trained: TrainedNetwork) -> dict[str, float]:
     """Return the final metrics of a fit and its evaluation."""
-    progress = trained.fit.progress
     return {
         **trained.test.metrics("test"),
         names.TRAIN_FINAL_ACCURACY: trained.train.accuracy,
         names.VAL_FINAL_ACCURACY: trained.validation.accuracy,
-        names.BEST_EPOCH: progress.best_epoch,
-        names.EPOCHS_RUN: progress.epoch,
-        names.FIT_SECONDS: progress.fit_seconds,
-        **reached_thresholds(trained.fit.history),
+        **trained.summary.metrics,
         **trained.costs,
     }
 
 
-def reached_thresholds(history: list[EpochRecord]) -> dict[str, float]:
-    """Return epochs and training seconds until validation accuracy first reached each threshold."""
-    metrics: dict[str, float] = {}
-    seconds = 0.0
-    for record in history:
-        seconds += record.epoch_seconds
-        for threshold in names.VAL_THRESHOLDS:
-            if record.val_accuracy >= threshold and f"epochs/to_val_{threshold}" not in metrics:
-                metrics[f"epochs/to_val_{threshold}"] = record.epoch
-                metrics[f"time/to_val_{threshold}"] = seconds
-    return metrics
-
-
 def log_figures(run: StageRun, trained: TrainedNetwork, title: str) -> None:
-    """Log learning curves, confusion matrix, misclassified images, and the history as CSV."""
+    """Log learning curves or L2 path, confusion matrix, misclassified images, and the history or path as CSV."""
     folder, split, test = run.folder / names.FIGURES, trained.split, trained.test
-    history, best = trained.fit.history, trained.fit.progress.best_epoch
     test_title = f"Test images, {100 * test.accuracy:.2f} % correct"
     figures = {
-        "learning_curves": run_plots.learning_curves(history, best, title),
+        trained.summary.figure: trained.summary.draw(title),
         "mistakes": run_plots.mistakes(split.test, test, split.class_names, title="Misclassified test images"),
     }
     if len(split.classes) <= MAX_CLASSES_DRAWN:
@@ -249,27 +258,16 @@ def log_figures(run: StageRun, trained: TrainedNetwork, title: str) -> None:
     for name, figure in figures.items():
         run_plots.save_figure(figure, folder / f"{name}.png")
     run.log_file(folder, names.FIGURES)
-    run.log_file(write_history(history, run.folder / names.HISTORY))
-
-
-def write_history(history: list[EpochRecord], path: Path) -> Path:
-    """Write one CSV row per epoch."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in dataclasses.fields(EpochRecord))
-        writer.writerows(map(dataclasses.astuple, history))
-    return path
+    run.log_file(trained.summary.write_table(run.folder))
 
 
 def print_result(run: StageRun, trained: TrainedNetwork, ids: str) -> None:
     """Print accuracy, training time, run id and model URI."""
-    progress = trained.fit.progress
-    if not trained.fit.converged:
-        logger.warning(f"not converged: stopped by the epoch cap after {progress.epoch} epochs")
-    echo(
-        f"test accuracy {100 * trained.test.accuracy:.2f} %, precision {100 * trained.test.precision:.2f} %, "
-        f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training"
-    )
+    summary = trained.summary
+    if summary.converged != CONVERGED:
+        logger.warning(f"not converged: {summary.converged.removeprefix('no: ')}")
+    accuracy, precision = 100 * trained.test.accuracy, 100 * trained.test.precision
+    echo(f"test accuracy {accuracy:.2f} %, precision {precision:.2f} %, {summary.text}")
     echo(ids)
     if run.late:
         echo("model URI pending: run python -m pipeline sync")

@@ -33,7 +33,7 @@ class Comparison:
         scale: Whether differences or ratios are compared.
         lower_is_better: True for times and losses.
         confirmatory: Judged with its family; otherwise exploratory, judged alone.
-        unconverged: Says which fits stopped at their epoch cap (see `convergence_flag`); empty if none did.
+        unconverged: Says which fits did not converge (see `convergence_flag`); empty if all did.
     """
 
     key: str
@@ -106,14 +106,19 @@ class Verdict:
         return (*exploratory, *((self.unconverged,) if self.unconverged else ()))
 
 
-def convergence_flag(stopped: Mapping[str, tuple[int, int]]) -> str:
-    """Return which fits stopped at their epoch cap; empty if all converged.
+def convergence_flag(unconverged: Mapping[str, tuple[Mapping[str, int], int]]) -> str:
+    """Return which fits did not converge, and why; empty if all converged.
 
     Args:
-        stopped: Per label of an arm, the number of fits that stopped at the cap, and of all its fits.
+        unconverged: Per label of an arm, the number of unconverged fits by reason (such as `stopped by the epoch cap`),
+            and the number of all its fits.
     """
-    parts = [f"{label}: {capped} of {fits} fits" for label, (capped, fits) in stopped.items() if capped]
-    return "not converged (stopped at the epoch cap): " + ", ".join(parts) if parts else ""
+    parts = [
+        f"{label}: {count} of {fits} fits {reason}"
+        for label, (reasons, fits) in unconverged.items()
+        for reason, count in reasons.items()
+    ]
+    return "not converged: " + ", ".join(parts) if parts else ""
 
 
 def judge(comparisons: Sequence[Comparison]) -> tuple[Verdict, ...]:

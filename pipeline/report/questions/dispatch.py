@@ -14,7 +14,7 @@ from pipeline.report.questions.cost import caching, time
 from pipeline.report.questions.label_curves import labels
 from pipeline.report.questions.learning import convergence, overfitting
 from pipeline.report.questions.surface import surface
-from pipeline.report.records import CAP_MARK, PlanRunFacts
+from pipeline.report.records import UNCONVERGED_MARK, PlanRunFacts
 
 Answerer = Callable[[QuestionContext], Answer]
 FUNCTIONS: tuple[Answerer, ...] = (score, compare, convergence, overfitting, caching, time, labels, surface)
@@ -52,11 +52,14 @@ def _annotated(context: QuestionContext, answered: Answer) -> Answer:
     """Add notes on cached runs, arms trained on top of each other, and parameters that differ."""
     if any(member.reused for arm in context.arms for member in arm.members):
         context.note(f"{CACHED_MARK} Cached: not run again; its times are those of the original run.")
-    if capped := [f"{arm.label} ({arm.unconverged} of {len(arm.members)})" for arm in context.arms if arm.unconverged]:
-        context.note(
-            f"{CAP_MARK} Not converged (runs stopped by the epoch cap): {', '.join(capped)}. With more epochs, their "
-            "accuracy and training time may change."
-        )
+    unconverged = [
+        f"{arm.label} ({count} of {len(arm.members)} runs {reason})"
+        for arm in context.arms
+        for reason, count in arm.unconverged.items()
+    ]
+    if unconverged:
+        consequence = "Trained to convergence, their accuracy and training time may change."
+        context.note(f"{UNCONVERGED_MARK} Not converged: {', '.join(unconverged)}. {consequence}")
     for arm, base in base_arms(context.arms):
         context.note(f"{arm.label} starts from {base.label}; its time does not include {base.label}'s.")
     if context.question.kind not in ("labels", "surface"):

@@ -1,0 +1,110 @@
+"""What a stage logs about training, whether a network was trained by epochs or its head was solved."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from pipeline.report import run_plots
+from pipeline.tracking import names
+from pipeline.training.convex_head import TOLERANCE, GridPoint
+from pipeline.training.head_fit import HeadFit
+from pipeline.training.loop import Fit
+from pipeline.training.records import EpochRecord
+
+CONVERGED = "yes"
+STOPPED_BY_CAP = "no: stopped by the epoch cap"
+ABOVE_TOLERANCE = "no: stopped above the gradient tolerance"
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """What is logged about training.
+
+    Attributes:
+        converged: Value of the tag: `yes`, or `no: ` and the reason.
+        metrics: Final metrics.
+        text: For the console.
+        figure: File name of the figure, without its suffix.
+        draw: Draws it under a title.
+        table: File name of the table.
+        rows: Its rows: one per epoch, or per L2 penalty.
+    """
+
+    converged: str
+    metrics: Mapping[str, float]
+    text: str
+    figure: str
+    draw: Callable[[str], Figure]
+    table: str
+    rows: Sequence[EpochRecord | GridPoint]
+
+    def write_table(self, folder: Path) -> Path:
+        """Write the rows as CSV, and return the path."""
+        path = folder / self.table
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in dataclasses.fields(self.rows[0]))
+            writer.writerows(map(dataclasses.astuple, self.rows))
+        return path
+
+
+def summary_of_fit(fit: Fit) -> FitSummary:
+    """Return what is logged about a fit by epochs."""
+    progress = fit.progress
+    metrics = {
+        names.BEST_EPOCH: progress.best_epoch,
+        names.EPOCHS_RUN: progress.epoch,
+        names.FIT_SECONDS: progress.fit_seconds,
+        **reached_thresholds(fit.history),
+    }
+    return FitSummary(
+        converged=CONVERGED if fit.converged else STOPPED_BY_CAP,
+        metrics=metrics,
+        text=f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training",
+        figure="learning_curves",
+        draw=partial(run_plots.learning_curves, list(fit.history), progress.best_epoch),
+        table=names.HISTORY,
+        rows=fit.history,
+    )
+
+
+def summary_of_head(fit: HeadFit) -> FitSummary:
+    """Return what is logged about a solved head, which has no epochs."""
+    head = fit.head
+    metrics = {
+        names.FIT_SECONDS: fit.seconds,
+        names.HEAD_L2: head.chosen.l2,
+        names.HEAD_L2_AT_EDGE: float(head.at_grid_edge),
+        names.HEAD_ITERATIONS: head.iterations,
+        names.HEAD_DROPPED_UNITS: head.dropped_units,
+    }
+    edge = " (edge of the grid)" if head.at_grid_edge else ""
+    return FitSummary(
+        converged=CONVERGED if head.converged else f"{ABOVE_TOLERANCE} of {TOLERANCE:g}",
+        metrics=metrics,
+        text=f"head solved for {len(head.path)} L2 penalties in {fit.seconds:.2f} s, chosen {head.chosen.l2:.2g}{edge}",
+        figure="l2_path",
+        draw=partial(run_plots.l2_path, head.path, head.chosen),
+        table=names.L2_PATH,
+        rows=head.path,
+    )
+
+
+def reached_thresholds(history: Sequence[EpochRecord]) -> dict[str, float]:
+    """Return epochs and training seconds until validation accuracy first reached each threshold."""
+    metrics: dict[str, float] = {}
+    seconds = 0.0
+    for record in history:
+        seconds += record.epoch_seconds
+        for threshold in names.VAL_THRESHOLDS:
+            if record.val_accuracy >= threshold and f"epochs/to_val_{threshold}" not in metrics:
+                metrics[f"epochs/to_val_{threshold}"] = record.epoch
+                metrics[f"time/to_val_{threshold}"] = seconds
+    return metrics
