@@ -25,6 +25,7 @@ import optuna
 import psutil
 import pytest
 import sqlalchemy
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
@@ -203,6 +204,22 @@ def test_workers_killed_at_trial_start_leave_nothing_running(tmp_path: Path, emp
 
 
 @pytest.mark.slow
+def test_workers_wait_for_the_lock_to_start_a_trial(tmp_path: Path, empty_store: Path) -> None:
+    copy_store(empty_store, tmp_path)
+    machine = Machine(tmp_path, f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db")
+    lock = FileLock(tmp_path / "optuna.db.trials.lock")
+    lock.acquire()
+    process = machine.start(trials=2, workers=2, fold_epochs=1)
+    with killed_on_exit(process):
+        wait_until(lambda: len(children_of(process.pid)) == 2)
+        time.sleep(8)  # opening the storage takes a worker 2 s
+        assert not machine.trials()
+        lock.release()
+        out, _ = process.communicate(timeout=100)
+    assert_study_is_consistent(machine, 2, 2, out)
+
+
+@pytest.mark.slow
 def test_next_command_runs_trials_of_an_interrupted_one(tmp_path: Path, empty_store: Path) -> None:
     copy_store(empty_store, tmp_path)
     machine = Machine(tmp_path, f"sqlite:///{tmp_path}/optuna.db", f"sqlite:///{tmp_path}/mlflow.db")
@@ -223,9 +240,14 @@ def test_next_command_runs_trials_of_an_interrupted_one(tmp_path: Path, empty_st
 
 def workers_of(owner: int) -> list[psutil.Process]:
     """Return a command's worker processes, the children of its fork server."""
-    found = [child for server in psutil.Process(owner).children() for child in server.children()]
+    found = children_of(owner)
     assert found
     return found
+
+
+def children_of(owner: int) -> list[psutil.Process]:
+    """Return the children of a command's children, if any."""
+    return [child for server in psutil.Process(owner).children() for child in server.children()]
 
 
 @pytest.mark.server

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -20,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.errors import invalid
 from pipeline.redaction import first_line, without_password
 from pipeline.runtime import derive_seed, process_identity, process_lives
+from pipeline.state_dir import state_folder
 from pipeline.tracking.database import (
     CONNECT_SECONDS,
     MLFLOW_TABLE,
@@ -64,6 +66,12 @@ FAILURE = "failure"  # unexpected exception
 def storage_url() -> str:
     """Return the URL of the study storage: `$PIPELINE_STORAGE`, or a sqlite file in the working directory."""
     return os.environ.get("PIPELINE_STORAGE") or DEFAULT_STORAGE
+
+
+def trial_lock_path() -> Path:
+    """Return the file that workers on this machine lock to start a trial: beside a sqlite storage, else local state."""
+    path = sqlite_path(storage_url())
+    return path.with_name(f"{path.name}.trials.lock") if path else state_folder() / "trials.lock"
 
 
 def open_storage() -> optuna.storages.RDBStorage:

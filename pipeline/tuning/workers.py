@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing.connection
 import multiprocessing.context
 import multiprocessing.forkserver
-import multiprocessing.synchronize
 import os
 import signal
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import optuna
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from pipeline.data.preprocessing import Preprocessing
@@ -44,13 +44,11 @@ from pipeline.tuning.study import (
     open_study,
     record_worker,
     started_count,
+    trial_lock_path,
     trial_sampler,
 )
 
-LOCK_TIMEOUT_SECONDS = 5.0  # then the worker that holds the lock must have died
-
 Worker = multiprocessing.context.ForkServerProcess
-Lock = multiprocessing.synchronize.Lock
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,6 @@ class Workers:
     def __init__(self, job: Job, count: int):
         self.job, self.count = job, count
         self.context = start_forkserver()
-        self.lock = self.context.Lock()  # has to outlive the workers
         self.processes: list[Worker] = []
 
     def fill(self) -> list[int]:
@@ -102,7 +99,7 @@ class Workers:
         exit_codes = [process.exitcode for process in self.processes if not process.is_alive() and process.exitcode]
         self.processes = [process for process in self.processes if process.is_alive()]
         while len(self.processes) < self.count:
-            process = self.context.Process(target=work, args=(self.job, self.lock))
+            process = self.context.Process(target=work, args=(self.job,))
             process.start()
             self.processes.append(process)
         return exit_codes
@@ -131,10 +128,11 @@ class Workers:
                 process.join()
 
 
-def work(job: Job, lock: Lock) -> None:
+def work(job: Job) -> None:
     """Run trials until the study has enough; the target of a worker process.
 
-    The lock is held from counting the trials until the next one is recorded, so that no extra trial starts.
+    The lock is held from counting the trials until the next one is recorded: no extra trial starts, and no two workers
+    take the same enqueued trial, which sqlite would permit. The system releases it if the worker is killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the owner sends SIGTERM
     os.chdir(job.folder)
@@ -142,23 +140,18 @@ def work(job: Job, lock: Lock) -> None:
         del os.environ[name]
     os.environ.update(job.environment)
     study = open_study(open_storage(), job.spec)
+    lock = FileLock(trial_lock_path())
     runtime = resolve_runtime(job.params.device, "float32", 1, operations=0)  # a trial's dtype is in its settings
     with runtime.in_effect(), contextlib.suppress(KeyboardInterrupt):
         while True:
-            lock.acquire(timeout=LOCK_TIMEOUT_SECONDS)
+            lock.acquire(poll_interval=0.01)
             if started_count(study) >= job.params.trials or not process_lives(job.owner):
-                release(lock)
+                lock.release()
                 return
             study.optimize(lambda trial: run_or_requeue(trial, job, lock), n_trials=1, catch=(Exception,))
 
 
-def release(lock: Lock) -> None:
-    """Release the lock, even if another worker has already released it after a timeout."""
-    with contextlib.suppress(ValueError):
-        lock.release()
-
-
-def run_or_requeue(trial: optuna.Trial, job: Job, lock: Lock) -> float:
+def run_or_requeue(trial: optuna.Trial, job: Job, lock: FileLock) -> float:
     """Run a trial; if the worker is terminated meanwhile, enqueue the parameters again."""
     try:
         return run_trial(trial, job, lock)
@@ -167,10 +160,10 @@ def run_or_requeue(trial: optuna.Trial, job: Job, lock: Lock) -> float:
         raise
 
 
-def run_trial(trial: optuna.Trial, job: Job, lock: Lock) -> float:
+def run_trial(trial: optuna.Trial, job: Job, lock: FileLock) -> float:
     """Return the mean fold accuracy of a trial, logged as a nested MLflow run."""
     record_worker(trial)
-    release(lock)
+    lock.release()
     trial.study.sampler = trial_sampler(job.spec.sampler, job.params.seed, trial.number)
     setting = suggest_setting(trial, job.space)
     params = with_convolutions(with_setting(job.params, setting), job.preprocessing.image_shape)
