@@ -21,7 +21,7 @@ from pipeline.networks.build import architecture_from_json, build_network, weigh
 from pipeline.networks.layered import Classifier
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.stages import fitting
+from pipeline.stages import fitting, training_run
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import (
