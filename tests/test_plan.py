@@ -15,6 +15,7 @@ from pipeline.errors import PlanIncompleteError, UserInputError
 from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_params
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import PLANS, load_plan
+from pipeline.plan.margins import default_margin
 from pipeline.plan.outcome import record_from_json
 from pipeline.plan.records import walk
 from pipeline.stages.main import main
@@ -108,6 +109,16 @@ def test_bundled_plans_are_valid() -> None:
         ("title: Small", "titel: Small", r"line 2, titel: is not a key of a plan.*Did you mean title\?"),
         ("epochs: 2", "seed: 2", "line 14, seed: seed is not a parameter of an arm"),
         ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*unknown parameter"),
+        ("kind: compare", "kind: compare, margin: 0", r"line 16, margin: must be a number of percentage points in \(0, 100\), got 0"),
+        ("kind: compare", "kind: time, margin: wide", "margin: must be a number of percent in .*got wide"),
+        ("kind: compare", "kind: score, margin: 1", "margin: is not allowed"),
+        ("kind: compare", "kind: compare, confirmatory: 1", "line 16, confirmatory: must be true or false, got 1"),
+        ("kind: compare", "kind: score, confirmatory: true", "confirmatory: needs a question that compares"),
+        ("kind: compare", "kind: compare, claim: yes", "claim: must be a mapping"),
+        ("kind: compare", "kind: compare, claim: {statement: S, source: B}", "claim: lacks expects"),
+        ("kind: compare", "kind: compare, claim: {statement: S, expects: bettr, source: B}",
+         r"expects: must be one of better, not worse, within margin, got bettr.*Did you mean better\?"),
+        ("kind: compare", "kind: labels, labelled: [[target, base]]", "labelled: target and base need the same numbers"),
     ],
 )  # fmt: skip
 def test_invalid_plan_error_gives_line_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -364,3 +375,40 @@ def test_plan_run_adopts_run_created_by_mlflow(
     run = store.get_run(made)
     assert run.info.status == "FINISHED" and run.data.metrics["study/reused"] == 3
     assert sorted(run.data.tags["reused_runs"].split()) == sorted(children(store, first.run_id))
+
+
+def test_fourth_confirmatory_comparison_of_a_study_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "family.yaml"
+    four = SMALL.replace("[0, 2]", "[0, 1, 2]").replace("kind: compare", "kind: compare, confirmatory: true")
+    again = four[four.index("  - {key") :]
+    path.write_text(four + again.replace('"1"', '"2"').replace("study: S", "study: Other"))
+    assert [question.confirmatory for question in load_plan(str(path), plan_overrides()).questions] == [True, True]
+    path.write_text(four + again.replace('"1"', '"2"'))
+    with pytest.raises(UserInputError, match="line 17, confirmatory: the study would have 4 confirmatory comparisons"):
+        load_plan(str(path), plan_overrides())
+
+
+def test_labelled_grids_are_paired_by_labels_per_class(tmp_path: Path) -> None:
+    path = tmp_path / "curves.yaml"
+    grids = SMALL.replace("grid: {reuse_layers: [0, 2]}", "grid: {per_class: [4, 8]}").replace(
+        "  base:\n", "  scratch:\n    run: transfer\n    base: base\n    grid: {per_class: [8, 4]}\n"
+        "    params: {reuse_layers: 0}\n  base:\n"
+    )  # fmt: skip
+    question = 'kind: labels, labelled: [[target, scratch]], text: "Worth?"}'
+    path.write_text(grids[: grids.index("kind: compare")] + question)
+    pairs = load_plan(str(path), plan_overrides()).questions[0].labelled
+    assert pairs == tuple((f"target[per_class={count}]", f"scratch[per_class={count}]") for count in (4, 8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_class", "margin"),
+    [
+        ("compare", "10", 1.0),
+        ("labels", "50", 1.0),
+        ("compare", "51", 0.5),
+        ("compare", "all", 0.1),
+        ("time", "10", 10.0),
+    ],
+)
+def test_default_margin_depends_on_labels(kind: str, per_class: str, margin: float) -> None:
+    assert default_margin(kind, per_class) == margin
