@@ -27,8 +27,8 @@ class BaseBudgetParams(StageParams):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = setting(
         128, "Batch size; the default is lowered to the number of training images.", unit="examples"
     )
-    learning_rate: Rate = setting("auto", "Adam's learning rate (default: 0.001 for an MLP, 0.002 for a CNN).")
-    weight_decay: Decay = setting(1e-4, "Adam's L2 penalty.")
+    learning_rate: Rate = setting("auto", "Learning rate (default: 0.001 for an MLP, 0.002 for a CNN).")
+    weight_decay: Decay = setting(1e-4, "Weight decay: an L2 penalty; decoupled for adamw.")
 
 
 class TrainBaseParams(TrainingParams, BaseBudgetParams, FamilyParams, SeedParams, MachineParams, DataParams):
@@ -96,6 +96,14 @@ class TuneParams(TrainBaseParams):
     def _searches_itself(cls, value: str) -> str:
         if value:
             raise ValueError("tune searches by cross-validation: see trials, folds and space")
+        return value
+
+    @field_validator("fold_epochs")
+    @classmethod
+    def _longer_than_warmup(cls, value: int, info: ValidationInfo) -> int:
+        warmup = info.data.get("warmup_epochs", 0)
+        if value <= warmup:
+            raise ValueError(f"must be more than warmup_epochs={warmup:g}")
         return value
 
     def study_name(self, dataset: str, digest: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pipeline.params.base import RUN_ID, Auto, Count, Decay, Rate, StageParams, setting
 from pipeline.params.data import check_classes
 from pipeline.params.family import Family
+from pipeline.params.optimizer import OptimizerParams
 
 # Budgets by number of labels: few labels need many small steps and strong regularization (docs/defaults.md).
 TARGET_BUDGETS: dict[Literal["few", "all"], dict[str, Any]] = {
@@ -20,7 +21,7 @@ DEFAULT_PER_CLASS: dict[Family, int | Literal["all"]] = {"mlp": 100, "cnn": "all
 # Parameters of the optimizer, which a solved head has no use for.
 NOT_FOR_SOLVED_HEADS = (
     *TARGET_BUDGETS["few"], "weight_averaging", "checkpoint_every", "dtype", "unfrozen_learning_rate_factor",
-    "unfrozen_weight_decay", "tune_on_validation",
+    "unfrozen_weight_decay", "tune_on_validation", *OptimizerParams.model_fields.keys() - {"dry_run"},
 )  # fmt: skip
 
 BASE_PATTERN = rf"^(auto|{RUN_ID}|runs:/{RUN_ID}/\w+|models:/(m-{RUN_ID}|[^/:@]+@[\w.-]+|[^/:@]+/\d+))$"
@@ -74,8 +75,10 @@ class TargetBudgetParams(StageParams):
         "auto", "Early-stopping patience (default: 100 for few labels, 6 for all).", unit="epochs"
     )
     batch_size: Count | Auto = setting("auto", "Batch size (default: 20 for few labels, 128 for all).", unit="examples")
-    learning_rate: Rate | Auto = setting("auto", "Adam's learning rate (default: 0.001 for few labels, 0.002 for all).")
-    weight_decay: Decay | Auto = setting("auto", "Adam's L2 penalty (default: 0.005 for few labels, 0.0001 for all).")
+    learning_rate: Rate | Auto = setting("auto", "Learning rate (default: 0.001 for few labels, 0.002 for all).")
+    weight_decay: Decay | Auto = setting(
+        "auto", "Weight decay: an L2 penalty, decoupled for adamw (default: 0.005 for few labels, 0.0001 for all)."
+    )
 
 
 class ReuseParams(StageParams):

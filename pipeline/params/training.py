@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from pipeline.errors import suggest
 from pipeline.params.base import Auto, Count, Probability, StageParams, setting
 from pipeline.params.grid import canonical_grid
+from pipeline.params.optimizer import OptimizerParams
 
 
 class MachineParams(StageParams):
@@ -47,8 +48,8 @@ class SeedParams(StageParams):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = setting(0, "Seed for splits, initial weights and batch order.")
 
 
-class TrainingParams(StageParams):
-    """Augmentation, weight averaging, validation, checkpoints, precision and registration of a fit."""
+class TrainingParams(OptimizerParams):
+    """Optimizer, augmentation, weight averaging, validation, checkpoints, precision and registration of a fit."""
 
     augment: Literal["auto", "none", "flip", "crop_flip", "trivial"] = setting(
         "auto",

@@ -223,6 +223,10 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
     """Raise UserInputError for an invalid batch size, overlapping classes of a CNN, or unusable solver or features."""
     batch_size = setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size
     check_batch(setup.data.split, batch_size)
+    epochs = setup.budget()["epochs"] if params.epochs == "auto" else params.epochs
+    if params.warmup_epochs >= epochs:
+        allowed = f"must be fewer than the {epochs} epochs of the fit."
+        raise UserInputError(Fault("warmup_epochs", f"{params.warmup_epochs:g}", allowed, "Train for more epochs."))
     if batch_size == 1 and getattr(setup.architecture, "batch_norm", False) and setup.reuse.frozen < setup.reuse.depth:
         raise UserInputError(Fault("batch_size", 1, "the base has batch norm.", "Use at least 2 images per batch."))
     if setup.overlap and params.family == "cnn":
