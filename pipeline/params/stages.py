@@ -91,6 +91,13 @@ class TuneParams(TrainBaseParams):
     )
     refit: bool = setting(True, "Train once with the best parameters and log the model.")
 
+    @field_validator("tune_on_validation")
+    @classmethod
+    def _searches_itself(cls, value: str) -> str:
+        if value:
+            raise ValueError("tune searches by cross-validation: see trials, folds and space")
+        return value
+
     @field_validator("fold_epochs")
     @classmethod
     def _longer_than_warmup(cls, value: int, info: ValidationInfo) -> int:

@@ -21,7 +21,8 @@ DEFAULT_PER_CLASS: dict[Family, int | Literal["all"]] = {"mlp": 100, "cnn": "all
 # Parameters of the optimizer, which a solved head has no use for.
 NOT_FOR_SOLVED_HEADS = (
     *TARGET_BUDGETS["few"], "weight_averaging", "checkpoint_every", "dtype", "unfrozen_learning_rate_factor",
-    "unfrozen_weight_decay", "strategy", "layer_decay", *OptimizerParams.model_fields.keys() - {"dry_run"},
+    "unfrozen_weight_decay", "tune_on_validation", "strategy", "layer_decay",
+    *OptimizerParams.model_fields.keys() - {"dry_run"},
 )  # fmt: skip
 
 BASE_PATTERN = rf"^(auto|{RUN_ID}|runs:/{RUN_ID}/\w+|models:/(m-{RUN_ID}|[^/:@]+@[\w.-]+|[^/:@]+/\d+))$"

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from pipeline.errors import suggest
 from pipeline.params.base import Auto, Count, Probability, StageParams, setting
+from pipeline.params.grid import canonical_grid
 from pipeline.params.optimizer import OptimizerParams
 
 
@@ -58,6 +59,12 @@ class TrainingParams(OptimizerParams):
     val_fraction: Annotated[float, Field(gt=0, le=0.9)] = setting(
         0.1, "Fraction of the training images held out for validation, stratified.", unit="fraction"
     )
+    tune_on_validation: str = setting(
+        "",
+        "Values to try, such as learning_rate=0.001,0.003 weight_decay=0.001,0.01. Each combination is fitted, and the "
+        "lowest validation loss decides.",
+        allowed="empty, or values of learning_rate and weight_decay",
+    )
     checkpoint_every: Count = setting(
         10, "Checkpoint interval; the best epoch is always saved.", unit="epochs", changes_result=False
     )
@@ -70,3 +77,8 @@ class TrainingParams(OptimizerParams):
         allowed="a registered model name without / or :, and without spaces around it",
         changes_result=False,
     )
+
+    @field_validator("tune_on_validation", mode="before")
+    @classmethod
+    def _canonical_grid(cls, value: object) -> str:
+        return canonical_grid(value)

@@ -16,6 +16,7 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import architecture_digest, build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
+from pipeline.params.grid import grid_values
 from pipeline.params.stages import TargetStageParams
 from pipeline.params.target import NOT_FOR_SOLVED_HEADS, ReuseParams
 from pipeline.runtime import Runtime, generator, resolve_runtime
@@ -27,10 +28,10 @@ from pipeline.stages.training_run import (
     describe_split,
     finish,
     fit_and_evaluate,
-    fit_settings,
     print_dry_run,
     resolve_machine,
     resolve_training_runtime,
+    settings_to_try,
     solve_and_evaluate,
 )
 from pipeline.tracking import names
@@ -112,8 +113,8 @@ def _train(
             costs |= {names.FEATURES_SECONDS: features.seconds} if features else {}
             trained = solve_and_evaluate(run, network, setup.data.split, features)
         else:
-            settings, copied = fit_settings(params, runtime), setup.reuse.copied
-            costs |= feature_costs(features, network, setup, batch_size=settings.batch_size)
+            settings, copied = settings_to_try(params, runtime), setup.reuse.copied
+            costs |= feature_costs(features, network, setup, batch_size=settings[0].batch_size)
             split = setup.data.split
             head = solve_head_first(network, split, features) if getattr(params, "strategy", "") == "lp_ft" else None
             trained = fit_and_evaluate(run, network, split, settings=settings, copied=copied, features=features)
@@ -158,8 +159,7 @@ def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime
         resolved["reuse_layers"] = setup.reuse.copied
         resolved["upper"] = "fresh" if setup.reuse.depth > setup.reuse.copied else "drop"
         resolved["train_blocks"] = ",".join(map(str, setup.reuse.train_blocks)) or None
-    if solves_head(params):
-        resolved |= dict.fromkeys(NOT_FOR_SOLVED_HEADS)
+    resolved |= dict.fromkeys(NOT_FOR_SOLVED_HEADS if solves_head(params) else grid_values(params.tune_on_validation))
     params = with_preprocessing(params, setup.architecture.preprocessing)
     return resolve_machine(params, setup.data.split, runtime).model_copy(update=resolved)
 
