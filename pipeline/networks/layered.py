@@ -62,6 +62,11 @@ class Architecture(BaseModel):
         return self.preprocessing.image_shape
 
 
+def numbers(depth: int) -> tuple[str, ...]:
+    """Return the names of the blocks of a built-in network: `1` to the number of blocks."""
+    return tuple(str(number) for number in range(1, depth + 1))
+
+
 class MLPArchitecture(Architecture):
     """Fully connected blocks of equal width: linear, optional batch norm, ReLU, optional dropout."""
 
@@ -75,6 +80,11 @@ class MLPArchitecture(Architecture):
     def depth(self) -> int:
         """Number of hidden layers."""
         return self.hidden_layers
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Of the blocks, from the input."""
+        return numbers(self.depth)
 
     @model_validator(mode="after")
     def _check_parameter_count(self) -> MLPArchitecture:
@@ -110,6 +120,11 @@ class CNNArchitecture(Architecture):
     def depth(self) -> int:
         """Number of convolution blocks plus the dense block."""
         return len(self.convolutions) + 1
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Of the blocks, from the input."""
+        return numbers(self.depth)
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:

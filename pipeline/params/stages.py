@@ -169,6 +169,25 @@ class TransferParams(
         "auto", "Layers above the copied ones: drop, or initialize randomly (default: drop; fresh if reuse_layers=0)."
     )
 
+    train_blocks: Annotated[str, Field(pattern=r"^(auto|[\w.:-]+( *, *[\w.:-]+)*)$")] = setting(
+        "auto",
+        "Train exactly these copied blocks and the head, such as 3,4 or layer4 (default: the top `unfreeze`).",
+        allowed="auto, or numbers or names of copied blocks, separated by commas",
+    )
+
+    @field_validator("train_blocks")
+    @classmethod
+    def _among_copied_blocks(cls, value: str, info: ValidationInfo) -> str:
+        if value == "auto":
+            return value
+        if info.data.get("unfreeze"):
+            raise ValueError(f"unfreeze={info.data['unfreeze']} chooses blocks too; remove one of them")
+        if info.data.get("reuse_layers") == 0:
+            raise ValueError("with reuse_layers=0 no block is copied")
+        if info.data.get("head_solver") == "convex":
+            raise ValueError(f"{SOLVED_HEADS}; use head_solver=sgd")
+        return value.replace(" ", "")
+
     @field_validator("reuse_layers")
     @classmethod
     def _at_least_one_frozen(cls, value: int | str, info: ValidationInfo) -> int | str:

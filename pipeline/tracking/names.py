@@ -33,6 +33,7 @@ BREAK_EVEN_EPOCHS = "features/break_even_epochs"
 EPOCH_OPERATIONS = "cost/epoch_operations"  # MACs of one pass over the training data
 TRAINABLE_SHARE = "cost/trainable_fraction"
 PARAMETERS_COUNT = "cost/parameters"
+HEAD_SECONDS = "time/head_seconds"  # strategy=lp_ft: solving the head, which time/fit_seconds includes
 HEAD_L2 = "head/l2"  # solved heads: the penalty that validation chose
 HEAD_L2_AT_EDGE = "head/l2_at_edge"  # 1 if that is the smallest or largest of the grid, else 0
 HEAD_ITERATIONS = "head/iterations"  # of L-BFGS, over the whole grid
