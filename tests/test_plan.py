@@ -87,7 +87,7 @@ def test_bundled_plans_are_valid() -> None:
             found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
-    assert checked == 17
+    assert checked == 20
 
 
 def test_claims_that_ship_are_confirmatory() -> None:
@@ -97,7 +97,7 @@ def test_claims_that_ship_are_confirmatory() -> None:
         for question in load_plan(path.stem, plan_overrides(profile="full")).questions
         if question.claim
     ]
-    assert len(claims) == 4 and all(question.confirmatory and question.margin for question in claims)
+    assert len(claims) == 5 and all(question.confirmatory and question.margin for question in claims)
 
 
 def test_profile_that_extends_another_gives_the_rest(tmp_path: Path) -> None:

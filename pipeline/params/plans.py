@@ -17,7 +17,9 @@ class MainParams(MachineParams, DataParams):
     entry_point: ClassVar[str] = "main"
 
     plan: Text = setting(
-        "assignments", "Plan to run: a built-in plan, or a YAML file.", allowed="the name of a built-in plan (docs/plans.md), or a file"
+        "assignments",
+        "Plan to run: a built-in plan, or a YAML file.",
+        allowed="the name of a built-in plan (docs/plans.md), or a file",
     )
     profile: Text = setting(
         "quick", "Profile (budget) of the plan.", allowed="quick, full, paper, or another profile of the plan"
