@@ -33,6 +33,7 @@ HEAD_L2 = "head/l2"  # solved heads: the penalty that validation chose
 HEAD_L2_AT_EDGE = "head/l2_at_edge"  # 1 if that is the smallest or largest of the grid, else 0
 HEAD_ITERATIONS = "head/iterations"  # of L-BFGS, over the whole grid
 HEAD_DROPPED_UNITS = "head/dropped_units"  # inputs that are constant on the training images
+TEST_IMAGES = "data/test_images"
 BALANCED_ACCURACY = "test/balanced_accuracy"  # mean recall of the classes
 CLASS_RECALL = "test/recall_"  # plus the name of a class; up to MAX_RECALL_METRICS classes
 MAX_RECALL_METRICS = 30
