@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from pipeline.params import TrainBaseParams, TransferParams
 from pipeline.plan.records import KINDS, Question
+from pipeline.report.chosen_settings import chosen_settings
 from pipeline.report.elements import Answer, Table
 from pipeline.report.loader import write_report
 from pipeline.report.questions.context import context_of
@@ -599,6 +600,33 @@ def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_pa
 
 def pages_of(pdf: bytes) -> int:
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+# settings that validation chose
+
+
+def test_chosen_settings_are_counted() -> None:
+    rates, edges = (0.001, 0.003, 0.003), (0, 1, 1)
+    tuned = arm_of("tuned", [
+        member("tuned", seed, 0.9, seconds=2, metrics={
+            "tuned/learning_rate": rate, names.TUNED_AT_EDGE: edge, names.TRIES: 6, names.TRIES_SECONDS: 12,
+        })
+        for seed, (rate, edge) in enumerate(zip(rates, edges, strict=True))
+    ])  # fmt: skip
+    head = {names.HEAD_L2: 0.01, names.HEAD_L2_AT_EDGE: 0}
+    solved = arm_of("solved", [member("solved", seed, 0.9, metrics=head) for seed in range(2)])
+    table = chosen_settings(plan_run([tuned, solved, scored("fixed", AHEAD)]))
+    assert texts(table) == [
+        [
+            "tuned",
+            "6",
+            "learning rate 0.003 (2); learning rate 0.001 (1)",
+            "2 of 3 runs",
+            "2.00 +- 0.00",
+            "12.0 +- 0.0",
+        ],
+        ["solved", "solved", "L2 0.01 (2)", "0 of 2 runs", "2.00 +- 0.00", "-"],
+    ]
 
 
 # arms that did not converge

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.plan.records import Question
+from pipeline.report.chosen_settings import chosen_settings
 from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Table, text_cell, text_table
 from pipeline.report.questions.arm_differences import differing_params, extra_params
 from pipeline.report.questions.context import arm_names
@@ -63,6 +64,7 @@ def methods_sections(facts: PlanRunFacts) -> list[Section]:
         Section("Differences between compared arms", table=_differences_table(facts)),
         Section("Data", list(filter(None, notes)), _data_table(facts)),
         Section("Training budget", table=_budget_table(facts)),
+        Section("Settings chosen on validation", table=chosen_settings(facts)),
         Section("All runs", table=_runs_table(facts)),
     ]
     return [section for section in sections if section.lines or section.table.rows]

@@ -134,6 +134,7 @@ GAP = Quantity("train-test gap", "train - test (pp)", train_test_gap, 100, "pp",
 TRAINED_SHARE = replace(_fraction("share trained", "params trained", names.TRAINABLE_SHARE), digits=1)
 
 TRAINING_TIME = _seconds("training time", "training", names.FIT_SECONDS)
+TRIES_TIME = _seconds("time of all tries", "all tries", names.TRIES_SECONDS)
 SEARCH_TIME = _seconds("search time", "search", "time/study_seconds")
 FEATURES_TIME = _seconds("feature extraction", "feature extraction", names.FEATURES_SECONDS)
 TIME_WITH_FEATURES = Quantity("including feature extraction", "training + feature extraction (s)", time_with_features)
