@@ -38,6 +38,7 @@ HEAD_L2 = "head/l2"  # solved heads: the penalty that validation chose
 HEAD_L2_AT_EDGE = "head/l2_at_edge"  # 1 if that is the smallest or largest of the grid, else 0
 HEAD_ITERATIONS = "head/iterations"  # of L-BFGS, over the whole grid
 HEAD_DROPPED_UNITS = "head/dropped_units"  # inputs that are constant on the training images
+TEST_IMAGES = "data/test_images"
 TRIES = "tuned/tries"  # with tune_on_validation: fits, of which the one with the lowest validation loss is kept
 TUNED = "tuned/"  # plus learning_rate, weight_decay: the chosen value
 TUNED_AT_EDGE = "tuned/at_edge"  # 1 if a chosen value is the smallest or largest of three or more, else 0
