@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from pipeline.errors import PlanIncompleteError, UserInputError
 from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_params
+from pipeline.params.grid import canonical_grid, grid_settings
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import PLANS, load_plan
 from pipeline.plan.margins import default_margin
@@ -82,11 +83,40 @@ def test_command_line_overrides_plan(plan: str) -> None:
 def test_bundled_plans_are_valid() -> None:
     checked = 0
     for path in PLANS.glob("*.yaml"):
-        for profile in ("quick", "full"):
+        for profile in ("quick", "full", *(["paper"] if "paper:" in path.read_text() else [])):
             found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
-    assert checked == 4
+    assert checked == 20
+
+
+def test_claims_that_ship_are_confirmatory() -> None:
+    claims = [
+        question
+        for path in PLANS.glob("*.yaml")
+        for question in load_plan(path.stem, plan_overrides(profile="full")).questions
+        if question.claim
+    ]
+    assert len(claims) == 5 and all(question.confirmatory and question.margin for question in claims)
+
+
+def test_profile_that_extends_another_gives_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "extended.yaml"
+    text = SMALL.replace("full: {seeds: 3}", "paper: {extends: quick, seeds: 7}")
+    path.write_text(text.replace("    base: base\n", "    base: base\n    profiles: {quick: {params: {epochs: 5}}}\n"))
+    quick, paper = (load_plan(str(path), plan_overrides(profile=profile)) for profile in ("quick", "paper"))
+    assert (quick.seeds, paper.seeds) == (2, 7)
+    for name, arm in quick.arms.items():
+        assert arm.setting == paper.arms[name].setting
+    assert quick.arms["target[reuse_layers=0]"].setting["epochs"] == 5
+
+
+def test_reference_plan_tries_equally_many_settings() -> None:
+    arms = load_plan("assignments", plan_overrides(profile="full")).arms.values()
+    grids = [canonical_grid(arm.setting.get("tune_on_validation", "")) for arm in arms]
+    tries = {arm.name: len(grid_settings(grid)) for arm, grid in zip(arms, grids, strict=True)}
+    assert {name for name, count in tries.items() if count == 1} == {"tuned", "five_sgd", "five_sgd_cached", "cnn"}
+    assert {count for count in tries.values() if count > 1} == {6}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +137,7 @@ def test_bundled_plans_are_valid() -> None:
         ("arms: [target]", "arms: [tarket]", r"arms: tarket is not an arm of this plan.*Did you mean target"),
         ("seeds: 2", "seeds: two", "line 4, seeds: must be an integer in \\[1, 1000\\]"),
         ("title: Small", "titel: Small", r"line 2, titel: is not a key of a plan.*Did you mean title\?"),
+        ("quick: {seeds: 2", "quick: {extends: fast, seeds: 2", "line 4, extends: fast is not a profile that can be extended"),
         ("epochs: 2", "seed: 2", "line 14, seed: seed is not a parameter of an arm"),
         ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*unknown parameter"),
         ("kind: compare", "kind: compare, margin: 0", r"line 16, margin: must be a number of percentage points in \(0, 100\), got 0"),
@@ -150,7 +181,7 @@ def test_base_with_fewer_seeds_than_its_dependents_is_rejected(tmp_path: Path) -
 def test_unknown_plan_error_lists_available_plans() -> None:
     with pytest.raises(UserInputError, match=r"cannot be read.*Did you mean surface\?"):
         load_plan("surfce", plan_overrides())
-    with pytest.raises(UserInputError, match="one of assignments, surface"):
+    with pytest.raises(UserInputError, match="one of assignments, .*surface"):
         load_plan("/nowhere/x.yaml", plan_overrides())
 
 

@@ -17,10 +17,12 @@ class MainParams(MachineParams, DataParams):
     entry_point: ClassVar[str] = "main"
 
     plan: Text = setting(
-        "assignments", "Plan to run: a built-in plan, or a YAML file.", allowed="assignments, surface or a file"
+        "assignments",
+        "Plan to run: a built-in plan, or a YAML file.",
+        allowed="the name of a built-in plan (docs/plans.md), or a file",
     )
     profile: Text = setting(
-        "quick", "Profile (budget) of the plan.", allowed="quick, full, or another profile of the plan"
+        "quick", "Profile (budget) of the plan.", allowed="quick, full, paper, or another profile of the plan"
     )
     seeds: Annotated[int, Field(ge=1, le=1000)] | Auto | Literal["sequential"] = setting(
         "auto",
