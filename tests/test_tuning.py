@@ -533,7 +533,7 @@ def test_cnn_search_space_determines_the_architecture(store: MlflowClient, tmp_p
 def test_contradictory_search_space_is_rejected(store: MlflowClient, tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("conv_channels: ['4', '6,4,4']\nkernels: ['3,3']\n")
-    with pytest.raises(UserInputError, match=r"space=.*invalid combination \(kernels: .*conv_channels="):
+    with pytest.raises(UserInputError, match=r"space=.*invalid combination \(kernels=3,3: .*conv_channels="):
         tune(TuneParams(model="cnn", dataset="digits", classes="0-2", folds=2, space=str(path)))
     path.write_text("batch_size: [32, 1000000]\n")
     with pytest.raises(UserInputError, match="batch_size=1000000: must be at most"):
