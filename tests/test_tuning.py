@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from unittest import mock
@@ -298,7 +297,7 @@ class InProcess:
 
     def fill(self) -> list[int]:
         with mock.patch.dict(os.environ):
-            workers.work(self.job, threading.Lock())  # type: ignore[arg-type]
+            workers.work(self.job)
         return []
 
     def any_alive(self) -> bool:
@@ -385,16 +384,16 @@ def run_out_of_memory_if_narrow(job, params):  # type: ignore[no-untyped-def]
 fold_scores = workers.fold_scores
 
 
-def work_until_killed(job, turn):  # type: ignore[no-untyped-def]
+def work_until_killed(job):  # type: ignore[no-untyped-def]
     """The target of worker processes that the kernel kills in every trial."""
     workers.fold_scores = run_out_of_memory
-    workers.work(job, turn)
+    workers.work(job)
 
 
-def work_until_narrow(job, turn):  # type: ignore[no-untyped-def]
+def work_until_narrow(job):  # type: ignore[no-untyped-def]
     """The target of worker processes that the kernel kills in trials of narrow networks."""
     workers.fold_scores = run_out_of_memory_if_narrow
-    workers.work(job, turn)
+    workers.work(job)
 
 
 def attempts(study: optuna.Study) -> list[list[optuna.trial.FrozenTrial]]:
