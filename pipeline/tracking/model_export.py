@@ -47,13 +47,15 @@ def log_model(
     split: Split,
     *,
     facts: ModelFacts,
+    card: str = "",
     seen_before: Tensor | None = None,
     register_as: str = "",
 ) -> None:
     """Save a trained network, moved to the CPU, as the run's model and upload it in the background.
 
     The run's final metrics, logged before, are attached to the model. `seen_before` holds the identities (int64) of
-    the images that its base was trained on. If `register_as` is not empty, the model is registered under that name.
+    the images that its base was trained on. `card` is its description in Markdown, stored as a file and as a tag. If
+    `register_as` is not empty, the model is registered under that name.
     """
     network.cpu().eval()
     for parameter in network.parameters():  # files hold the default memory format, training may use channels-last
@@ -64,6 +66,9 @@ def log_model(
     metadata = {"weights_digest": digest, **_metadata(facts, network)}
     if not _is_saved(run.folder / names.MODEL, metadata):
         extra_files = _write_extra_files(run.folder / names.EXTRA_FILES, network, identities, dataset=split.dataset)
+        if card:
+            extra_files.append(str(run.folder / names.EXTRA_FILES / names.MODEL_CARD))
+            Path(extra_files[-1]).write_text(card, encoding="utf-8")
         images = split.test.gather(torch.arange(EXAMPLE_IMAGES) % len(split.test))
         _save_model(run, network, images, extra_files=extra_files, metadata=metadata)
         shutil.rmtree(run.folder / names.EXTRA_FILES)
@@ -74,6 +79,7 @@ def log_model(
         names.WEIGHTS_DIGEST: digest,
         names.MODEL_DIGEST: model_digest(network, identities),
         names.FORMAT: names.FORMAT_VERSION,
+        **({names.NOTE: card[: names.MAX_TAG_LENGTH]} if card else {}),
         "family": network.architecture.family,
         "depth": str(network.architecture.depth),
         "image_shape": ",".join(map(str, network.architecture.image_shape)),
