@@ -161,11 +161,15 @@ def exit_codes(bad_input: int = EXIT_BAD_INPUT) -> Iterator[None]:
 
 @cli.command()
 def setup() -> None:
-    """Create the tracking store (schema; write-ahead logging for sqlite)."""
+    """Create the tracking store (schema; write-ahead logging for sqlite); say how to run stages on this machine."""
+    from pipeline.launching import ways_to_run
     from pipeline.tracking.store import open_store
 
+    environment = dict(os.environ)
     with exit_codes():
         open_store()
+        for line in ways_to_run(environment):
+            click.echo(line)
 
 
 @cli.command()
