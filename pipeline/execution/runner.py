@@ -20,15 +20,18 @@ Stage = Callable[..., StageResult]
 Results = dict[tuple[str, int], StageResult]  # by arm and seed
 
 
-def run_plan(steps: list[Step], plan_context: PlanContext, *, explain: bool = False) -> list[Outcome]:
+def run_plan(
+    steps: list[Step], plan_context: PlanContext, *, results: Results | None = None, explain: bool = False
+) -> list[Outcome]:
     """Run the steps that are not cached, and return one outcome per step.
 
     Args:
         steps: Each after its base.
         plan_context: The plan run that they belong to.
+        results: Results of earlier steps, on which these may build; theirs are added.
         explain: Show for each step why it was or was not cached.
     """
-    results: Results = {}
+    results = {} if results is None else results
     outcomes: list[Outcome] = []
     with PlanDisplay([StepLabel(step.arm.label, step.seed, step.arm.kind.entry_point) for step in steps]) as display:
         for number, step in enumerate(steps):

@@ -31,6 +31,7 @@ class PlanOverrides:
     overrides: Setting = field(default_factory=dict)  # parameters for every arm that has them, such as `dataset`
     base_classes: str = ""  # classes of every base; empty for the plan's
     target_classes: str = ""  # classes of every target; empty for the plan's
+    max_seeds: int | None = None  # replaces the profile's number, but not an arm's own maximum
 
 
 @dataclass(frozen=True)

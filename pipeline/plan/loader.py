@@ -31,7 +31,7 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
     errors = PlanErrors(path)
     errors.known_keys(root, PLAN_KEYS, "plan")
     profile = select_profile(root, errors, plan_overrides.profile)
-    seeds = plan_overrides.seeds or errors.seeds(profile, 1)
+    seeds = plan_overrides.seeds or plan_overrides.max_seeds or errors.seeds(profile, 1)
     arms = ArmReader(root, errors, plan_overrides, profile, seeds).read()
     if not arms:
         errors.add(root, "arms", "must name at least one arm.")
