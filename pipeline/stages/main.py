@@ -12,7 +12,6 @@ import functools
 import hashlib
 import math
 import os
-import shlex
 import time
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
 from pipeline.execution.runner import print_plan
+from pipeline.launching import command_to_run
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
 from pipeline.plan.arms import PlanOverrides
@@ -186,9 +186,7 @@ def describe_failures(failed: list[Outcome]) -> str:
 
 
 def repeat_command(params: MainParams) -> str:
-    """Return the command that repeats a plan run."""
+    """Return the command that repeats a plan run on this machine."""
     defaults = MainParams().logged()
-    changed = [
-        f"-P {shlex.quote(f'{name}={value}')}" for name, value in params.logged().items() if value != defaults[name]
-    ]
-    return " ".join(["mlflow run .", *changed])
+    changed = {name: value for name, value in params.logged().items() if value != defaults[name]}
+    return command_to_run("main", changed)
