@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
+from pipeline.execution.local import make_executor
 from pipeline.execution.runner import print_plan, run_plan
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
@@ -31,7 +32,7 @@ from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.queries import Store, read_plan_record
 from pipeline.tracking.recovery.orphans import close_orphaned_runs
-from pipeline.tracking.result_cache import PlanContext, find_plan_run
+from pipeline.tracking.result_cache import find_plan_run
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, active_experiment_id, open_store
 
@@ -61,8 +62,13 @@ def main(params: MainParams) -> StageResult:
         open_run = functools.cache(lambda: stack.enter_context(plan_run(params, plan)))  # a cached plan needs no run
         if os.environ.get("MLFLOW_RUN_ID"):
             open_run()  # `mlflow run` created this run for the plan, not for its first step
-        plan_context = PlanContext(lambda: open_run().run_id, rerun=params.rerun)
-        outcomes = run_plan(walk(plan), plan_context, explain=params.explain)
+        outcomes = run_plan(
+            walk(plan),
+            lambda: open_run().run_id,
+            functools.partial(make_executor, params.workers),
+            rerun=params.rerun,
+            explain=params.explain,
+        )
         record = record_of(plan, outcomes, total_seconds=time.perf_counter() - began, command=repeat_command(params))
         if not open_run.cache_info().currsize and (cached := find_cached_plan(client, record)) is not None:
             return reuse_plan_run(client, *cached, folder=folder)

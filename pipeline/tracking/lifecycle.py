@@ -35,6 +35,7 @@ from pipeline.tracking.outbox.journal import Entry, Journal
 from pipeline.tracking.outbox.local_state import lock_run_state, run_folder
 from pipeline.tracking.outbox.sender import Sender
 from pipeline.tracking.outbox.uploader import Uploader
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.recovery.clean import clear_uploaded
 from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from pipeline.tracking.recovery.restore_killed import restore_killed_status
@@ -64,16 +65,21 @@ def stage_run(
     note: str,
     tags: Mapping[str, object],
     parent_run_id: str | None = None,
+    plan_context: PlanContext | None = None,
     resumed_run_id: str | None = None,
 ) -> Iterator[StageRun]:
     """Open a stage's run and end it as FINISHED, FAILED (an exception) or KILLED (Ctrl-C, SIGTERM).
 
     The first stage of the process adopts the run created by `mlflow run`; otherwise a run is created, nested if it has
-    a `parent_run_id`, or the interrupted run `resumed_run_id` is resumed. `note` is its description in the UI.
+    a `parent_run_id` or is a step of a plan run, or the interrupted run `resumed_run_id` is resumed. `note` is its
+    description in the UI. `params` are resolved.
 
     Raises:
         UserInputError: The store is not usable, the run cannot be resumed, or its result would differ.
     """
+    if plan_context is not None:
+        parent_run_id = plan_context.parent_run_id
+        plan_context.reserve(params)
     tags = _initial_tags(params, note, tags, parent_run_id)
     with interruptible():
         if resumed_run_id is not None:

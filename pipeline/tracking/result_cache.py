@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -17,6 +15,7 @@ from pipeline.tracking import names
 from pipeline.tracking.base_model import has_model_files
 from pipeline.tracking.cache_key import CacheKey
 from pipeline.tracking.outbox.model_upload import register_model
+from pipeline.tracking.plan_context import NotCachedError, PlanContext
 from pipeline.tracking.queries import artifact_sizes
 from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import holds_runs_of_this_process, open_store, search_newest_runs
@@ -26,17 +25,12 @@ logger = logging.getLogger(__name__)
 MAX_SEARCHED_RUNS = 200
 
 
-@dataclass
-class PlanContext:
-    """The plan run that a step belongs to."""
-
-    parent: Callable[[], str]  # returns the id of the plan run, which is created by the first call
-    rerun: bool = False  # ignore cached results
-    why: str = ""  # explains the cache hit or miss of the last step
-
-
 def cached_step_result(plan_context: PlanContext | None, key: CacheKey, register_as: str = "") -> StageResult | None:
-    """Return the cached result of a plan step and register its model; None outside a plan or on a cache miss."""
+    """Return the cached result of a plan step and register its model; None outside a plan or on a cache miss.
+
+    Raises:
+        NotCachedError: There is none, and only a cached result was requested.
+    """
     if plan_context is None:
         return None
     client = open_store()
@@ -48,16 +42,13 @@ def cached_step_result(plan_context: PlanContext | None, key: CacheKey, register
         plan_context.why = f"cache miss: tracking store unreachable ({first_line(error)})"
         return None
     if result is None:
+        if plan_context.parent_run_id is None:
+            raise NotCachedError
         plan_context.why = f"cache miss: {'rerun=true' if plan_context.rerun else explain_cache_miss(client, key)}"
         return None
     plan_context.why = f"cache hit: run {result.run_id}"
     register_cached(result, register_as)
     return result
-
-
-def parent_run_of(plan_context: PlanContext | None) -> str | None:
-    """Return the plan run of a step (created if necessary), or None for a stage outside a plan."""
-    return plan_context.parent() if plan_context is not None else None
 
 
 def register_cached(result: StageResult, name: str) -> None:
