@@ -17,7 +17,7 @@ import click
 import mlflow
 
 from benchmarks.machine import machine
-from pipeline.execution.runner import run_plan
+from pipeline.execution.runner import Execution, run_plan
 from pipeline.params import TrainBaseParams
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import load_plan
@@ -52,7 +52,7 @@ def main(seeds: int, dataset: str) -> None:
         plan = load_plan("plan.yaml", PlanOverrides("quick", seeds, overrides))
         client = open_store()
         parent = client.create_run("0").info.run_id
-        outcomes = run_plan(walk(plan), lambda: parent)
+        outcomes = run_plan(walk(plan), Execution(lambda: parent), {})
         overheads = []
         for outcome in outcomes:
             assert outcome.run_id, outcome.failure

@@ -16,6 +16,8 @@ from typing import Literal
 import psutil
 import torch
 
+from pipeline.errors import Fault, UserInputError
+
 OPERATIONS_PER_THREAD = 50_000_000  # MACs of a step per thread; see docs/defaults.md
 
 
@@ -78,10 +80,16 @@ def resolve_runtime(
         threads: `auto` depends only on `operations` and the number of cores: the same step uses the same number of
             threads, and rounds the same way, in every process.
         operations: MACs of one optimizer step, or of the forward pass of a chunk if nothing is trained.
-        convolutional: Whether the network has convolutions.
+        convolutional: Whether the network has convolutions for which bfloat16 is faster.
+
+    Raises:
+        UserInputError: bfloat16 is requested on a device without it.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if dtype == "bfloat16" and not has_bfloat16(device):
+        allowed = f"this {'processor' if device == 'cpu' else 'device'} has no native bfloat16, and would be slower."
+        raise UserInputError(Fault("dtype", dtype, allowed, "Use dtype=auto, or another machine."))
     if dtype == "auto":
         dtype = "bfloat16" if convolutional and has_bfloat16(device) else "float32"
     cores: int = psutil.cpu_count(logical=False) or os.cpu_count() or 1

@@ -15,7 +15,7 @@ from pipeline.execution.budget import CoreBudget
 from pipeline.execution.display import PlanDisplay, StepLabel
 from pipeline.execution.local import make_executor
 from pipeline.execution.records import Event, Output, Report, Status, Task
-from pipeline.execution.runner import run_plan
+from pipeline.execution.runner import Execution, run_plan
 from pipeline.execution.worker import cores_needed
 from pipeline.params import CacheFeaturesParams, StageParams, TrainBaseParams, TransferParams, TuneParams
 from pipeline.plan.outcome import Outcome
@@ -69,7 +69,7 @@ BASE_AND_TWO = [step("base", kind=TrainBaseParams), step("one", "base"), step("t
 
 
 def run(steps: list[Step], executor: FakeExecutor) -> list[Outcome]:
-    return run_plan(steps, lambda: "plan run", lambda display: executor, rerun=True)
+    return run_plan(steps, Execution(lambda: "plan run", lambda display: executor, rerun=True), {})
 
 
 def test_steps_wait_for_their_bases() -> None:

@@ -21,9 +21,10 @@ from pipeline.cli import cli
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserInputError
 from pipeline.networks.build import architecture_from_json, build_network
+from pipeline.networks.convolutions import bfloat16_pays
 from pipeline.networks.graph.assemble import segment_module
 from pipeline.networks.graph.naming import resolve_block, resolve_blocks
-from pipeline.networks.graph.network import divide
+from pipeline.networks.graph.network import Origin, build_from_module, describe, divide
 from pipeline.networks.graph.pooling import build_pooling
 from pipeline.networks.graph.record import GraphArchitecture
 from pipeline.networks.graph.trace import UntraceableError
@@ -508,7 +509,8 @@ def model_files(folder: Path, network: LayeredNetwork, **changes: object) -> dic
     record = json.loads(network.architecture.model_dump_json()) | changes
     files = {name: folder / name for name in (names.WEIGHTS_FILE, names.ARCHITECTURE_FILE)}
     files[names.ARCHITECTURE_FILE].write_text(json.dumps(record))
-    safetensors.torch.save_file(network.state_dict(), files[names.WEIGHTS_FILE])
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    safetensors.torch.save_file(weights, files[names.WEIGHTS_FILE])
     return files
 
 
@@ -705,3 +707,39 @@ def test_published_cifar_network_has_the_same_logits(function: str, blocks: int)
     module.load_state_dict(load_module)
     with torch.no_grad():
         assert_close(loaded.network(images(32)), module.eval()(loaded.network.scale(images(32))))
+
+
+def test_convolutions_are_channels_last() -> None:
+    network = loaded_resnet().network
+    weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    assert len(weights) > 10 and all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
+class FlattensByView(nn.Module):
+    """As in many tutorials: a view that channels-last activations do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.fc = nn.Linear(4 * 4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(x)))), 2)
+        return self.fc(out.view(out.size(0), -1))
+
+
+def test_network_that_views_maps_stays_contiguous() -> None:
+    origin = Origin("own", "nets.py:f", "", "0" * 64, Preprocessing(size=(8, 8), channels=3))
+    record = describe(divide(FlattensByView(), (3, 8, 8)), origin, ("a", "b", "c"))
+    network = build_from_module(FlattensByView(), record, generator(0, "w"))
+    assert network(images(8)).shape == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "frozen", "pays"),
+    [("resnet18", 0, True), ("resnet18", 3, False), ("mobilenet_v3_small", 0, False), ("swin_t", 0, False)],
+)
+def test_bfloat16_is_used_where_it_pays(model: str, frozen: int, pays: bool) -> None:
+    network = load_model(ModelRequest(f"torchvision:{model}", image_size=(64, 64)), generator(0, "w")).network
+    network.freeze(frozen)
+    assert bfloat16_pays(network) == pays

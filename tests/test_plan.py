@@ -13,8 +13,10 @@ from mlflow import MlflowClient
 
 from pipeline.errors import PlanIncompleteError, UserInputError
 from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_params
+from pipeline.params.grid import canonical_grid, grid_settings
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import PLANS, load_plan
+from pipeline.plan.margins import default_margin
 from pipeline.plan.outcome import record_from_json
 from pipeline.plan.records import walk
 from pipeline.stages.main import main
@@ -81,11 +83,40 @@ def test_command_line_overrides_plan(plan: str) -> None:
 def test_bundled_plans_are_valid() -> None:
     checked = 0
     for path in PLANS.glob("*.yaml"):
-        for profile in ("quick", "full"):
+        for profile in ("quick", "full", *(["paper"] if "paper:" in path.read_text() else [])):
             found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
-    assert checked == 4
+    assert checked == 20
+
+
+def test_claims_that_ship_are_confirmatory() -> None:
+    claims = [
+        question
+        for path in PLANS.glob("*.yaml")
+        for question in load_plan(path.stem, plan_overrides(profile="full")).questions
+        if question.claim
+    ]
+    assert len(claims) == 5 and all(question.confirmatory and question.margin for question in claims)
+
+
+def test_profile_that_extends_another_gives_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "extended.yaml"
+    text = SMALL.replace("full: {seeds: 3}", "paper: {extends: quick, seeds: 7}")
+    path.write_text(text.replace("    base: base\n", "    base: base\n    profiles: {quick: {params: {epochs: 5}}}\n"))
+    quick, paper = (load_plan(str(path), plan_overrides(profile=profile)) for profile in ("quick", "paper"))
+    assert (quick.seeds, paper.seeds) == (2, 7)
+    for name, arm in quick.arms.items():
+        assert arm.setting == paper.arms[name].setting
+    assert quick.arms["target[reuse_layers=0]"].setting["epochs"] == 5
+
+
+def test_reference_plan_tries_equally_many_settings() -> None:
+    arms = load_plan("assignments", plan_overrides(profile="full")).arms.values()
+    grids = [canonical_grid(arm.setting.get("tune_on_validation", "")) for arm in arms]
+    tries = {arm.name: len(grid_settings(grid)) for arm, grid in zip(arms, grids, strict=True)}
+    assert {name for name, count in tries.items() if count == 1} == {"tuned", "five_sgd", "five_sgd_cached", "cnn"}
+    assert {count for count in tries.values() if count > 1} == {6}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +137,19 @@ def test_bundled_plans_are_valid() -> None:
         ("arms: [target]", "arms: [tarket]", r"arms: tarket is not an arm of this plan.*Did you mean target"),
         ("seeds: 2", "seeds: two", "line 4, seeds: must be an integer in \\[1, 1000\\]"),
         ("title: Small", "titel: Small", r"line 2, titel: is not a key of a plan.*Did you mean title\?"),
+        ("quick: {seeds: 2", "quick: {extends: fast, seeds: 2", "line 4, extends: fast is not a profile that can be extended"),
         ("epochs: 2", "seed: 2", "line 14, seed: seed is not a parameter of an arm"),
         ("classes: 0-2", "classes: 0-2, refit: false", "refit=.*unknown parameter"),
+        ("kind: compare", "kind: compare, margin: 0", r"line 16, margin: must be a number of percentage points in \(0, 100\), got 0"),
+        ("kind: compare", "kind: time, margin: wide", "margin: must be a number of percent in .*got wide"),
+        ("kind: compare", "kind: score, margin: 1", "margin: is not allowed"),
+        ("kind: compare", "kind: compare, confirmatory: 1", "line 16, confirmatory: must be true or false, got 1"),
+        ("kind: compare", "kind: score, confirmatory: true", "confirmatory: needs a question that compares"),
+        ("kind: compare", "kind: compare, claim: yes", "claim: must be a mapping"),
+        ("kind: compare", "kind: compare, claim: {statement: S, source: B}", "claim: lacks expects"),
+        ("kind: compare", "kind: compare, claim: {statement: S, expects: bettr, source: B}",
+         r"expects: must be one of better, not worse, within margin, got bettr.*Did you mean better\?"),
+        ("kind: compare", "kind: labels, labelled: [[target, base]]", "labelled: target and base need the same numbers"),
     ],
 )  # fmt: skip
 def test_invalid_plan_error_gives_line_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -139,7 +181,7 @@ def test_base_with_fewer_seeds_than_its_dependents_is_rejected(tmp_path: Path) -
 def test_unknown_plan_error_lists_available_plans() -> None:
     with pytest.raises(UserInputError, match=r"cannot be read.*Did you mean surface\?"):
         load_plan("surfce", plan_overrides())
-    with pytest.raises(UserInputError, match="one of assignments, surface"):
+    with pytest.raises(UserInputError, match="one of assignments, .*surface"):
         load_plan("/nowhere/x.yaml", plan_overrides())
 
 
@@ -364,3 +406,40 @@ def test_plan_run_adopts_run_created_by_mlflow(
     run = store.get_run(made)
     assert run.info.status == "FINISHED" and run.data.metrics["study/reused"] == 3
     assert sorted(run.data.tags["reused_runs"].split()) == sorted(children(store, first.run_id))
+
+
+def test_fourth_confirmatory_comparison_of_a_study_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "family.yaml"
+    four = SMALL.replace("[0, 2]", "[0, 1, 2]").replace("kind: compare", "kind: compare, confirmatory: true")
+    again = four[four.index("  - {key") :]
+    path.write_text(four + again.replace('"1"', '"2"').replace("study: S", "study: Other"))
+    assert [question.confirmatory for question in load_plan(str(path), plan_overrides()).questions] == [True, True]
+    path.write_text(four + again.replace('"1"', '"2"'))
+    with pytest.raises(UserInputError, match="line 17, confirmatory: the study would have 4 confirmatory comparisons"):
+        load_plan(str(path), plan_overrides())
+
+
+def test_labelled_grids_are_paired_by_labels_per_class(tmp_path: Path) -> None:
+    path = tmp_path / "curves.yaml"
+    grids = SMALL.replace("grid: {reuse_layers: [0, 2]}", "grid: {per_class: [4, 8]}").replace(
+        "  base:\n", "  scratch:\n    run: transfer\n    base: base\n    grid: {per_class: [8, 4]}\n"
+        "    params: {reuse_layers: 0}\n  base:\n"
+    )  # fmt: skip
+    question = 'kind: labels, labelled: [[target, scratch]], text: "Worth?"}'
+    path.write_text(grids[: grids.index("kind: compare")] + question)
+    pairs = load_plan(str(path), plan_overrides()).questions[0].labelled
+    assert pairs == tuple((f"target[per_class={count}]", f"scratch[per_class={count}]") for count in (4, 8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_class", "margin"),
+    [
+        ("compare", "10", 1.0),
+        ("labels", "50", 1.0),
+        ("compare", "51", 0.5),
+        ("compare", "all", 0.1),
+        ("time", "10", 10.0),
+    ],
+)
+def test_default_margin_depends_on_labels(kind: str, per_class: str, margin: float) -> None:
+    assert default_margin(kind, per_class) == margin

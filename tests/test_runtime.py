@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from pipeline.data.records import Dataset
 from pipeline.data.splits import choose_classes
+from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.params import TrainBaseParams
@@ -125,3 +126,10 @@ def test_omp_wait_policy_defaults_to_passive(given: dict[str, str], expected: st
         [sys.executable, "-c", code], cwd=ROOT, env={**environment, **given}, text=True, capture_output=True, check=True
     )
     assert done.stdout.split() == [expected, "False"]
+
+
+def test_bfloat16_is_rejected_where_the_processor_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.runtime.has_bfloat16", lambda device: False)
+    with pytest.raises(UserInputError, match="dtype=bfloat16: this processor has no native bfloat16"):
+        resolve_runtime("cpu", "bfloat16", "auto", operations=0, convolutional=True)
+    assert resolve_runtime("cpu", "auto", "auto", operations=0, convolutional=True).train_dtype == torch.float32

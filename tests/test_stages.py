@@ -21,7 +21,7 @@ from pipeline.networks.build import architecture_from_json, build_network, weigh
 from pipeline.networks.layered import Classifier
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.stages import training_run
+from pipeline.stages import fitting, training_run
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import (
@@ -193,7 +193,7 @@ def test_interrupt_marks_run_killed_and_keeps_checkpoint(
             if record.epoch == 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(training_run, "watch", interrupt)
+    monkeypatch.setattr(fitting, "watch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_base(TrainBaseParams(**QUICK))
     (run,) = store.search_runs(["0"])

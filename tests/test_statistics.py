@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.errors import UserInputError
 from pipeline.statistics.estimates import estimate, estimate_pairs, pair, sign_flip_p
-from pipeline.statistics.family import adjust_family, check_family
+from pipeline.statistics.family import adjust_family
 from pipeline.statistics.looks import adjusted_p, gather_evidence, looks_passed, next_look, sign_test, size_test
 from pipeline.statistics.planning import (
     LOOKS,
@@ -25,7 +24,7 @@ from pipeline.statistics.planning import (
 )
 from pipeline.statistics.sources import binomial_error, difference_error_bound, image_error, sources_text
 from pipeline.statistics.stopping import ArmsOfQuestion, needs_seeds, next_seed_counts, round_seconds
-from pipeline.statistics.surfaces import choose_cells, confirm_choices
+from pipeline.statistics.surfaces import choose_cell, fresh
 from pipeline.statistics.verdict import Comparison, Verdict, convergence_flag, judge
 
 DIFFERENCES = np.array([0.9, 1.4, 0.7, 1.1, 1.3, 0.8, 1.2, 1.0])
@@ -197,12 +196,6 @@ def test_adjustment_lies_between_no_correction_and_bonferroni(p_values):
     adjusted = adjust_family(table)
     assert (adjusted >= table).all()
     assert (adjusted <= np.minimum(1, table * len(table)) + 1e-12).all()
-
-
-def test_fourth_confirmatory_question_is_rejected():
-    check_family(["1", "2", "3"])
-    with pytest.raises(UserInputError, match=r"confirmatory=1, 2, 3, 4: at most 3.*got 4.*exploratory"):
-        check_family(["1", "2", "3", "4"])
 
 
 # Verdicts
@@ -421,27 +414,9 @@ def test_sources_name_what_the_interval_does_not_cover():
 # Surfaces
 
 
-def test_best_mean_validation_score_is_chosen_per_label_count():
-    validation = {10: {"a": {0: 1.0, 1: 2.0, 2: 3.0}, "b": {0: 3.0, 1: 3.0, 2: 0.0, 3: 99.0}}}
-    (choice,) = choose_cells(validation)
-    assert (choice.cell, choice.score, choice.runner_up) == ("a", 2.0, 2.0)
+def test_cell_with_best_mean_validation_score_is_chosen():
+    assert choose_cell({"a": {0: 1.0, 1: 2.0, 2: 3.0}, "b": {0: 3.0, 1: 3.0, 2: 0.0, 3: 99.0}}) == "a"
 
 
-def test_confirmation_ignores_the_seeds_of_the_choice():
-    (choice,) = choose_cells({10: {"a": {0: 1.0, 1: 1.0, 2: 1.0}}})
-    fresh = {seed: 90 + difference for seed, difference in enumerate(DIFFERENCES, start=3)}
-    lucky = {seed: 500.0 for seed in (0, 1, 2)}
-    test = {10: {"a": {**lucky, **fresh}}}
-    (verdict,) = confirm_choices([choice], test, {10: dict.fromkeys(range(11), 90.0)}, margins={10: 1.0})
-    assert (verdict.count, verdict.sign) == (8, "better")
-    assert verdict.estimate is not None and verdict.estimate.mean == pytest.approx(DIFFERENCES.mean())
-
-
-def test_label_counts_of_a_surface_form_one_family():
-    choices = choose_cells({labels: {"a": {0: 1.0, 1: 1.0, 2: 1.0}} for labels in (10, 30)})
-    fresh = {seed: 90 + difference for seed, difference in enumerate(DIFFERENCES, start=3)}
-    reference = dict.fromkeys(range(3, 11), 90.0)
-    two = confirm_choices(choices, {10: {"a": fresh}}, {10: reference}, margins={10: 1.0, 30: 1.0})
-    one = confirm_choices(choices[:1], {10: {"a": fresh}}, {10: reference}, margins={10: 1.0})
-    assert two[0].sign_p == pytest.approx(2 * one[0].sign_p)
-    assert two[1].sign is None
+def test_seeds_of_the_choice_are_not_fresh():
+    assert fresh({0: 1.0, 2: 1.0, 3: 0.5, 10: 0.25}) == {3: 0.5, 10: 0.25}

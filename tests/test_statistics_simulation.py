@@ -13,6 +13,7 @@ from pipeline.statistics.estimates import estimate, pair
 from pipeline.statistics.looks import sign_test, size_test
 from pipeline.statistics.planning import chances, detectable_difference, seeds_to_settle, sign_power
 from pipeline.statistics.verdict import Comparison, judge
+from tools.report_simulation import DEVIATION, answer_shares, wrong_share
 from tools.verdict_limits import (
     collapsing,
     collapsing_far,
@@ -148,3 +149,24 @@ def test_judge_is_wrong_in_five_percent_of_2000_families_at_most():
     generator, families = np.random.default_rng(13), 2_000
     rate = np.mean([judged_wrong(generator, (0.0, 0.0, -0.5), 0.5) for _ in range(families)])
     assert 0.005 < rate <= 0.05 + tolerance(0.05, families)
+
+
+# The real report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_report_is_wrong_in_five_percent_of_families_at_most():
+    families = 250
+    assert wrong_share(families) <= 0.05 + tolerance(0.05, families)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("difference", [0.0, 0.5])
+def test_report_has_the_promised_power(difference):
+    runs = 250
+    shares, promised = answer_shares(difference, runs), chances(difference, DEVIATION, MARGIN)
+    for answer, share in shares.items():
+        expected = getattr(promised, answer)
+        assert share == pytest.approx(expected, abs=max(0.03, tolerance(expected, runs)))

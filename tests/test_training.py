@@ -27,10 +27,10 @@ from pipeline.training.checkpoint import (
     save_checkpoint,
 )
 from pipeline.training.evaluate import Evaluation, evaluate
-from pipeline.training.flat_parameters import flatten_trainable, split_by_origin
+from pipeline.training.flat_parameters import flatten_groups
 from pipeline.training.loop import Fit
+from pipeline.training.optimizers import FusedUpdate, ParameterGroup, build_optimizer, parameter_groups
 from pipeline.training.records import FitSettings, Labelled
-from pipeline.training.steps import FusedUpdate, build_adam
 from tests import golden_losses
 from tests.conftest import preprocessing
 
@@ -212,10 +212,10 @@ def test_manual_backward_matches_autograd(frozen: int) -> None:
     values, labels = data.values.double(), data.labels
     loss = torch.nn.functional.cross_entropy(nets[0].logits(values), labels)
     loss.backward()
-    flats = flatten_trainable(nets[1], 2)
+    flats = [flat for group in flatten_groups(parameter_groups(nets[1], SETTINGS, 2)) for flat in group.parameters]
     found, _ = manual_backward.ManualBackwardStep(nets[1], lambda: None, start=0, after=lambda: None)(values, labels)
     assert float(found) == pytest.approx(float(loss.detach()), rel=1e-12)
-    theirs = [p.grad.flatten() for part in split_by_origin(nets[0], 2) for p in part]
+    theirs = [p.grad.flatten() for group in parameter_groups(nets[0], SETTINGS, 2) for p in group.parameters]
     mine = torch.cat([flat.grad for flat in flats])
     assert len(theirs) == 2 * (4 - frozen)
     assert torch.allclose(mine, torch.cat(theirs), rtol=0, atol=1e-12)
@@ -238,18 +238,20 @@ def test_flat_parameters_train_like_separate_ones(
     assert len(curves[0]) == 6 and curves[0] == pytest.approx(curves[1], rel=1e-3)  # ends of vectors round otherwise
 
 
-def test_fused_update_equals_adam_step() -> None:
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_fused_update_equals_optimizer_step(kind: str) -> None:
     found = []
     for direct in (True, False):
         torch.manual_seed(0)
         weights = [torch.randn(7, 5), torch.randn(5)]
-        optimizer = build_adam(
-            [weights[0]], [weights[1]], learning_rate=0.01, weight_decay=0.1, copied_factor=0.5, copied_decay=0.3
-        )
+        groups = [ParameterGroup([weights[0]], 0.01, 0.1), ParameterGroup([weights[1]], 0.005, 0.3)]
+        optimizer = build_optimizer(groups, FitSettings(**{**SETTINGS.__dict__, "optimizer": kind}))
+        assert isinstance(optimizer, torch.optim.Adam)
         update = FusedUpdate(optimizer) if direct else optimizer.step
-        for _ in range(5):
+        for step in range(5):
             for weight in weights:
                 weight.grad = torch.randn_like(weight)
+            optimizer.param_groups[0]["lr"] = 0.01 / (1 + step)  # as a schedule does
             update()
         state = [optimizer.state[weight][name] for weight in weights for name in ("step", "exp_avg", "exp_avg_sq")]
         found.append([*weights, *state])

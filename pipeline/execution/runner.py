@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
 from pipeline.console import echo
@@ -24,45 +25,45 @@ from pipeline.tracking.stage_run import StageResult
 MAX_RETRIES = 2  # per step, if its process is killed
 
 ExecutorFactory = Callable[[PlanDisplay], Executor]
+Models = dict[tuple[str, int], str]  # URI of a step's model (empty if it has none), by arm and seed
 
 
-def run_plan(
-    steps: list[Step],
-    open_plan_run: Callable[[], str],
-    make_executor: ExecutorFactory = InProcessExecutor,
-    *,
-    rerun: bool = False,
-    explain: bool = False,
-) -> list[Outcome]:
+@dataclass(frozen=True)
+class Execution:
+    """How the steps of a plan are run."""
+
+    open_plan_run: Callable[[], str]  # creates the plan run, and returns its id; not called if every step is cached
+    make_executor: ExecutorFactory = InProcessExecutor  # returns what runs the steps that are not cached
+    rerun: bool = False  # ignore cached results
+    explain: bool = False  # show for each step why it was or was not cached
+
+
+def run_plan(steps: list[Step], execution: Execution, models: Models) -> list[Outcome]:
     """Run the steps that are not cached, and return one outcome per step, in plan order.
 
     Args:
         steps: Each after its base.
-        open_plan_run: Creates the plan run, and returns its id; not called if every step is cached.
-        make_executor: Returns what runs the steps that are not cached.
-        rerun: Ignore cached results.
-        explain: Show for each step why it was or was not cached.
+        execution: How they are run.
+        models: Models of earlier steps, on which these may build; theirs are added.
     """
     with PlanDisplay([StepLabel(step.arm.label, step.seed, step.arm.kind.entry_point) for step in steps]) as display:
-        runner = PlanRunner(steps, display, explain=explain)
-        if not rerun:
+        runner = PlanRunner(steps, display, models, explain=execution.explain)
+        if not execution.rerun:
             with InProcessExecutor(display) as executor:
                 runner.run(executor)
         if runner.is_active():
-            parent_run_id = open_plan_run()
-            with make_executor(display) as executor:
-                runner.run(executor, parent_run_id, rerun=rerun)
+            parent_run_id = execution.open_plan_run()
+            with execution.make_executor(display) as executor:
+                runner.run(executor, parent_run_id, rerun=execution.rerun)
     return [runner.outcomes[number] for number in range(len(steps))]
 
 
 class PlanRunner:
     """Decides which step runs next; keeps the results of those that are done."""
 
-    def __init__(self, steps: list[Step], display: PlanDisplay, *, explain: bool):
+    def __init__(self, steps: list[Step], display: PlanDisplay, models: Models, *, explain: bool):
         self.outcomes: dict[int, Outcome] = {}  # by step number
-        self._steps, self._display, self._explain = steps, display, explain
-        self._numbers = {step.place: number for number, step in enumerate(steps)}
-        self._model_uris: dict[int, str] = {}  # of the steps that did not fail, by number
+        self._steps, self._display, self._models, self._explain = steps, display, models, explain
         self._losses: Counter[int] = Counter()  # killed processes by step number
         self._ready: list[int] = []  # a heap: plan order
         self._in_flight: set[int] = set()
@@ -98,14 +99,11 @@ class PlanRunner:
     def _start(self, executor: Executor, number: int, parent_run_id: str, *, rerun: bool) -> None:
         """Submit a step, or fail it if it has no base."""
         step = self._steps[number]
-        base_uri = ""
-        if step.base is not None:
-            base = self._numbers.get(step.base)
-            if base not in self._model_uris:
-                failure = f"its base {step.base[0]} seed {step.base[1]} is missing"
-                self._end(Report(number, Status.FAILED, failure=failure))
-                return
-            base_uri = self._model_uris[base]
+        if step.base is not None and step.base not in self._models:
+            failure = f"its base {step.base[0]} seed {step.base[1]} is missing"
+            self._end(Report(number, Status.FAILED, failure=failure))
+            return
+        base_uri = self._models[step.base] if step.base is not None else ""
         self._in_flight.add(number)
         self._display.start(number)
         executor.submit(Task(number, step.arm.kind.entry_point, step.raw_params(base_uri), parent_run_id, rerun))
@@ -133,7 +131,7 @@ class PlanRunner:
         number, step = report.number, self._steps[report.number]
         self.outcomes[number] = Outcome(*step.place, report.run_id, report.reused, report.seconds, report.failure)
         if not report.failure:
-            self._model_uris[number] = report.model_uri
+            self._models[step.place] = report.model_uri
         reason = f" ({report.why})" if self._explain and not report.failure else ""
         seconds = report.seconds if not report.reused and report.seconds else None
         self._display.end(number, describe(report) + reason, seconds=seconds)

@@ -62,6 +62,11 @@ class Architecture(BaseModel):
         return self.preprocessing.image_shape
 
 
+def numbers(depth: int) -> tuple[str, ...]:
+    """Return the names of the blocks of a built-in network: `1` to the number of blocks."""
+    return tuple(str(number) for number in range(1, depth + 1))
+
+
 class MLPArchitecture(Architecture):
     """Fully connected blocks of equal width: linear, optional batch norm, ReLU, optional dropout."""
 
@@ -75,6 +80,11 @@ class MLPArchitecture(Architecture):
     def depth(self) -> int:
         """Number of hidden layers."""
         return self.hidden_layers
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Of the blocks, from the input."""
+        return numbers(self.depth)
 
     @model_validator(mode="after")
     def _check_parameter_count(self) -> MLPArchitecture:
@@ -110,6 +120,11 @@ class CNNArchitecture(Architecture):
     def depth(self) -> int:
         """Number of convolution blocks plus the dense block."""
         return len(self.convolutions) + 1
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Of the blocks, from the input."""
+        return numbers(self.depth)
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
@@ -188,10 +203,20 @@ class LayeredNetwork(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.pool = pool
         self.head = head
-        self.frozen = 0
+        self.trained = frozenset(range(len(self.blocks)))
         factor, offset = normalization(architecture.preprocessing)
         self.register_buffer("factor", factor, persistent=False)  # in the architecture, not among the weights
         self.register_buffer("offset", offset, persistent=False)
+
+    @property
+    def frozen(self) -> int:
+        """Number of frozen blocks below the lowest trained one; they run without autograd."""
+        return min(self.trained, default=len(self.blocks))
+
+    @property
+    def trained_parts(self) -> list[nn.Module]:
+        """The trained blocks, and the head."""
+        return [*(self.blocks[index] for index in sorted(self.trained)), self.head]
 
     @property
     def device(self) -> torch.device:
@@ -232,18 +257,24 @@ class LayeredNetwork(nn.Module):
         return self.logits(self.scale(pixels))
 
     def freeze(self, count: int) -> None:
-        """Freeze the first `count` blocks: no gradients, always in evaluation mode."""
+        """Freeze the first `count` blocks."""
         assert 0 <= count <= len(self.blocks), f"cannot freeze {count} of {len(self.blocks)} blocks"
-        self.frozen = count
+        self.train_only(range(count, len(self.blocks)))
+
+    def train_only(self, indices: Iterable[int]) -> None:
+        """Train these blocks (counted from 0) and the head; freeze the others: no gradients, always in eval mode."""
+        self.trained = frozenset(indices)
+        assert self.trained <= set(range(len(self.blocks))), f"blocks {sorted(self.trained)} of {len(self.blocks)}"
         for index, block in enumerate(self.blocks):
-            block.requires_grad_(index >= count)
+            block.requires_grad_(index in self.trained)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> LayeredNetwork:
         """Set the mode; frozen blocks stay in evaluation mode, so that batch-norm statistics do not change."""
         super().train(mode)
-        for block in self.blocks[: self.frozen]:
-            block.eval()
+        for index, block in enumerate(self.blocks):
+            if index not in self.trained:
+                block.eval()
         return self
 
 

@@ -44,13 +44,13 @@ def _countable_attention() -> Iterator[None]:
 def training_macs(network: LayeredNetwork, start: int = 0) -> int:
     """Return the MACs per example of one training step on activations after block `start`.
 
-    A trained layer costs three forward passes (forward, weight gradients, input gradients), the lowest trained
-    layer two (no input gradients), a frozen layer one.
+    Each layer costs a forward pass. A trained layer costs another one for weight gradients, and a layer above a trained
+    one another one for input gradients.
     """
     counts = forward_macs(network)
-    frozen = sum(counts[start : network.frozen])
-    trained = counts[network.frozen :]
-    return frozen + 3 * sum(trained) - trained[0]
+    forward = sum(counts[start:])
+    weight_gradients = sum(counts[index] for index in (*network.trained, len(network.blocks)))
+    return forward + weight_gradients + sum(counts[network.frozen + 1 :])
 
 
 def trainable_fraction(network: LayeredNetwork) -> float:

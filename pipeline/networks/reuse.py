@@ -26,24 +26,36 @@ class Reuse:
 
     Attributes:
         copied: Number of blocks copied from the base.
-        frozen: Number of copied blocks that are frozen; the other copied blocks are fine-tuned.
+        frozen: Number of frozen blocks below the lowest trained one.
         depth: Number of blocks of the new network; those above the copied ones are randomly initialized.
         keeps_head: Whether the head is copied too, to continue training on the base's own classes.
+        train_blocks: Numbers (from 1) of exactly the blocks that are trained; empty for all above the frozen ones.
     """
 
     copied: int
     frozen: int
     depth: int
     keeps_head: bool = False
+    train_blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert 0 <= self.frozen <= self.copied <= self.depth and self.depth >= 1, self
+        trained = self.trained
+        assert self.frozen == min(trained, default=self.depth) and set(range(self.copied, self.depth)) <= trained, self
+
+    @property
+    def trained(self) -> frozenset[int]:
+        """Trained blocks, counted from 0; every randomly initialized block is one of them."""
+        above = range(self.frozen, self.depth)
+        return frozenset(number - 1 for number in self.train_blocks) if self.train_blocks else frozenset(above)
 
     def __str__(self) -> str:
         """Return the counts in words."""
-        blocks = f"{self.frozen} frozen, {self.copied - self.frozen} fine-tuned, {self.depth - self.copied}"
+        fine_tuned = sum(index < self.copied for index in self.trained)
+        frozen, fresh = self.copied - fine_tuned, self.depth - self.copied
+        only = f" (blocks {', '.join(map(str, self.train_blocks))} trained)" if self.train_blocks else ""
         head = "fine-tuned" if self.keeps_head else "randomly initialized"
-        return f"blocks: {blocks} randomly initialized; head: {head}"
+        return f"blocks: {frozen} frozen, {fine_tuned} fine-tuned{only}, {fresh} randomly initialized; head: {head}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ def reuse_network(
     copied = {name: tensor for name, tensor in base_state.items() if name.startswith(prefixes)}
     check_tensors(copied, {name: tensor for name, tensor in state.items() if name.startswith(prefixes)})
     network.load_state_dict({**state, **copied})
-    network.freeze(reuse.frozen)
+    network.train_only(reuse.trained)
     report = LoadReport(
         matched=tuple(sorted(copied)),
         fresh=tuple(sorted(state.keys() - copied.keys())),

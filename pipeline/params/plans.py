@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -17,13 +17,25 @@ class MainParams(MachineParams, DataParams):
     entry_point: ClassVar[str] = "main"
 
     plan: Text = setting(
-        "assignments", "Plan to run: a built-in plan, or a YAML file.", allowed="assignments, surface or a file"
+        "assignments",
+        "Plan to run: a built-in plan, or a YAML file.",
+        allowed="the name of a built-in plan (docs/plans.md), or a file",
     )
     profile: Text = setting(
-        "quick", "Profile (budget) of the plan.", allowed="quick, full, or another profile of the plan"
+        "quick", "Profile (budget) of the plan.", allowed="quick, full, paper, or another profile of the plan"
     )
-    seeds: Annotated[int, Field(ge=1, le=1000)] | Auto = setting(
-        "auto", "Number of seeds per arm (default: set by the profile).", unit="seeds"
+    seeds: Annotated[int, Field(ge=1, le=1000)] | Auto | Literal["sequential"] = setting(
+        "auto",
+        "Number of seeds per arm (default: set by the profile). sequential: 5, 8, 12, 20 until questions are settled.",
+        unit="seeds",
+    )
+    max_seeds: Annotated[int, Field(ge=5, le=1000)] = setting(
+        20, "With seeds=sequential, the largest number of seeds per arm.", unit="seeds"
+    )
+    max_minutes: Annotated[float, Field(gt=0, le=100_000)] | Auto = setting(
+        "auto",
+        "With seeds=sequential, start no round that would end later than this (default: no limit).",
+        unit="minutes",
     )
     base_classes: str = setting(
         "auto", "Classes of every base (default: set by the plan).", allowed="auto, or classes such as 0-4 or ants,bees"
@@ -42,6 +54,13 @@ class MainParams(MachineParams, DataParams):
     rerun: bool = setting(False, "Ignore cached results and run every step.", changes_result=False)
     explain: bool = setting(False, "Show for each step why it was or was not cached.", changes_result=False)
     folder: Text = setting("reports", "Output folder of the report.", allowed="a folder", changes_result=False)
+
+    @field_validator("max_minutes")
+    @classmethod
+    def _only_sequential(cls, value: float | str, info: ValidationInfo) -> float | str:
+        if value != "auto" and info.data.get("seeds") != "sequential":
+            raise ValueError("needs seeds=sequential")
+        return value
 
     @field_validator("base_classes", "target_classes")
     @classmethod

@@ -27,8 +27,8 @@ class BaseBudgetParams(StageParams):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = setting(
         128, "Batch size; the default is lowered to the number of training images.", unit="examples"
     )
-    learning_rate: Rate = setting("auto", "Adam's learning rate (default: 0.001 for an MLP, 0.002 for a CNN).")
-    weight_decay: Decay = setting(1e-4, "Adam's L2 penalty.")
+    learning_rate: Rate = setting("auto", "Learning rate (default: 0.001 for an MLP, 0.002 for a CNN).")
+    weight_decay: Decay = setting(1e-4, "Weight decay: an L2 penalty; decoupled for adamw.")
 
 
 class TrainBaseParams(TrainingParams, BaseBudgetParams, FamilyParams, SeedParams, MachineParams, DataParams):
@@ -90,6 +90,21 @@ class TuneParams(TrainBaseParams):
         changes_result=False,
     )
     refit: bool = setting(True, "Train once with the best parameters and log the model.")
+
+    @field_validator("tune_on_validation")
+    @classmethod
+    def _searches_itself(cls, value: str) -> str:
+        if value:
+            raise ValueError("tune searches by cross-validation: see trials, folds and space")
+        return value
+
+    @field_validator("fold_epochs")
+    @classmethod
+    def _longer_than_warmup(cls, value: int, info: ValidationInfo) -> int:
+        warmup = info.data.get("warmup_epochs", 0)
+        if value <= warmup:
+            raise ValueError(f"must be more than warmup_epochs={warmup:g}")
+        return value
 
     def study_name(self, dataset: str, digest: str) -> str:
         """Return the study's name; the digest covers everything that a trial's value depends on."""
@@ -153,6 +168,25 @@ class TransferParams(
     upper: Literal["auto", "drop", "fresh"] = setting(
         "auto", "Layers above the copied ones: drop, or initialize randomly (default: drop; fresh if reuse_layers=0)."
     )
+
+    train_blocks: Annotated[str, Field(pattern=r"^(auto|[\w.:-]+( *, *[\w.:-]+)*)$")] = setting(
+        "auto",
+        "Train exactly these copied blocks and the head, such as 3,4 or layer4 (default: the top `unfreeze`).",
+        allowed="auto, or numbers or names of copied blocks, separated by commas",
+    )
+
+    @field_validator("train_blocks")
+    @classmethod
+    def _among_copied_blocks(cls, value: str, info: ValidationInfo) -> str:
+        if value == "auto":
+            return value
+        if info.data.get("unfreeze"):
+            raise ValueError(f"unfreeze={info.data['unfreeze']} chooses blocks too; remove one of them")
+        if info.data.get("reuse_layers") == 0:
+            raise ValueError("with reuse_layers=0 no block is copied")
+        if info.data.get("head_solver") == "convex":
+            raise ValueError(f"{SOLVED_HEADS}; use head_solver=sgd")
+        return value.replace(" ", "")
 
     @field_validator("reuse_layers")
     @classmethod

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pipeline.params.base import RUN_ID, Auto, Count, Decay, Rate, StageParams, setting
 from pipeline.params.data import check_classes
 from pipeline.params.family import Family
+from pipeline.params.optimizer import OptimizerParams
 
 # Budgets by number of labels: few labels need many small steps and strong regularization (docs/defaults.md).
 TARGET_BUDGETS: dict[Literal["few", "all"], dict[str, Any]] = {
@@ -20,7 +21,8 @@ DEFAULT_PER_CLASS: dict[Family, int | Literal["all"]] = {"mlp": 100, "cnn": "all
 # Parameters of the optimizer, which a solved head has no use for.
 NOT_FOR_SOLVED_HEADS = (
     *TARGET_BUDGETS["few"], "weight_averaging", "checkpoint_every", "dtype", "unfrozen_learning_rate_factor",
-    "unfrozen_weight_decay",
+    "unfrozen_weight_decay", "tune_on_validation", "strategy", "layer_decay",
+    *OptimizerParams.model_fields.keys() - {"dry_run"},
 )  # fmt: skip
 
 BASE_PATTERN = rf"^(auto|{RUN_ID}|runs:/{RUN_ID}/\w+|models:/(m-{RUN_ID}|[^/:@]+@[\w.-]+|[^/:@]+/\d+))$"
@@ -74,8 +76,10 @@ class TargetBudgetParams(StageParams):
         "auto", "Early-stopping patience (default: 100 for few labels, 6 for all).", unit="epochs"
     )
     batch_size: Count | Auto = setting("auto", "Batch size (default: 20 for few labels, 128 for all).", unit="examples")
-    learning_rate: Rate | Auto = setting("auto", "Adam's learning rate (default: 0.001 for few labels, 0.002 for all).")
-    weight_decay: Decay | Auto = setting("auto", "Adam's L2 penalty (default: 0.005 for few labels, 0.0001 for all).")
+    learning_rate: Rate | Auto = setting("auto", "Learning rate (default: 0.001 for few labels, 0.002 for all).")
+    weight_decay: Decay | Auto = setting(
+        "auto", "Weight decay: an L2 penalty, decoupled for adamw (default: 0.005 for few labels, 0.0001 for all)."
+    )
 
 
 class ReuseParams(StageParams):
@@ -95,6 +99,20 @@ class ReuseParams(StageParams):
         "sgd",
         "How a head on frozen layers is trained. convex: solved to a tolerance, L2 by validation loss, without epochs.",
     )
+
+    strategy: Literal["finetune", "lp_ft"] = setting(
+        "finetune", "finetune: train everything at once. lp_ft: solve the head on the frozen blocks first (LP-FT)."
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = setting(
+        1.0, "The learning rate of the k-th block below the head is multiplied by layer_decay^k."
+    )
+
+    @field_validator("strategy")
+    @classmethod
+    def _something_to_fine_tune(cls, value: str, info: ValidationInfo) -> str:
+        if value == "lp_ft" and info.data.get("head_solver") == "convex":
+            raise ValueError("with head_solver=convex nothing is fine-tuned after the head; use head_solver=sgd")
+        return value
 
     @field_validator("features", "head_solver")
     @classmethod

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from pipeline.errors import suggest
 from pipeline.params.base import Auto, Count, Probability, StageParams, setting
+from pipeline.params.grid import canonical_grid
+from pipeline.params.optimizer import OptimizerParams
 
 
 class MachineParams(StageParams):
@@ -46,8 +48,8 @@ class SeedParams(StageParams):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = setting(0, "Seed for splits, initial weights and batch order.")
 
 
-class TrainingParams(StageParams):
-    """Augmentation, weight averaging, validation, checkpoints, precision and registration of a fit."""
+class TrainingParams(OptimizerParams):
+    """Optimizer, augmentation, weight averaging, validation, checkpoints, precision and registration of a fit."""
 
     augment: Literal["auto", "none", "flip", "crop_flip", "trivial"] = setting(
         "auto",
@@ -56,6 +58,12 @@ class TrainingParams(StageParams):
     weight_averaging: Probability = setting(0.998, "EMA decay for the weights; 0 disables EMA.", unit="fraction")
     val_fraction: Annotated[float, Field(gt=0, le=0.9)] = setting(
         0.1, "Fraction of the training images held out for validation, stratified.", unit="fraction"
+    )
+    tune_on_validation: str = setting(
+        "",
+        "Values to try, such as learning_rate=0.001,0.003 weight_decay=0.001,0.01. Each combination is fitted, and the "
+        "lowest validation loss decides.",
+        allowed="empty, or values of learning_rate and weight_decay",
     )
     checkpoint_every: Count = setting(
         10, "Checkpoint interval; the best epoch is always saved.", unit="epochs", changes_result=False
@@ -69,3 +77,8 @@ class TrainingParams(StageParams):
         allowed="a registered model name without / or :, and without spaces around it",
         changes_result=False,
     )
+
+    @field_validator("tune_on_validation", mode="before")
+    @classmethod
+    def _canonical_grid(cls, value: object) -> str:
+        return canonical_grid(value)

@@ -31,6 +31,7 @@ class PlanOverrides:
     overrides: Setting = field(default_factory=dict)  # parameters for every arm that has them, such as `dataset`
     base_classes: str = ""  # classes of every base; empty for the plan's
     target_classes: str = ""  # classes of every target; empty for the plan's
+    max_seeds: int | None = None  # replaces the profile's number, but not an arm's own maximum
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class ArmReader:
         """Return an arm's own settings for the selected profile."""
         profiles = self.errors.mapping(entry, "profiles")
         self.errors.known_keys(profiles, tuple(self.errors.mapping(self.root, "profiles")), "plan with these profiles")
-        profile = self.errors.mapping(profiles, self.plan_overrides.profile)
+        name = self.plan_overrides.profile
+        profile = self.errors.mapping(profiles, name if name in profiles else str(self.profile.get("extends")))
         self.errors.known_keys(profile, ("seeds", "params"), "profile")
         return profile
 

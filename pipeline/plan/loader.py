@@ -16,7 +16,7 @@ from pipeline.yaml_lines import LinedMapping, read_yaml
 
 PLANS = Path(__file__).resolve().parent.parent.parent / "plans"
 PLAN_KEYS = ("title", "description", "profiles", "common", "arms", "questions")
-PROFILE_KEYS = ("seeds", "params")
+PROFILE_KEYS = ("extends", "seeds", "params")
 
 
 def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
@@ -31,7 +31,7 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
     errors = PlanErrors(path)
     errors.known_keys(root, PLAN_KEYS, "plan")
     profile = select_profile(root, errors, plan_overrides.profile)
-    seeds = plan_overrides.seeds or errors.seeds(profile, 1)
+    seeds = plan_overrides.seeds or plan_overrides.max_seeds or errors.seeds(profile, 1)
     arms = ArmReader(root, errors, plan_overrides, profile, seeds).read()
     if not arms:
         errors.add(root, "arms", "must name at least one arm.")
@@ -62,8 +62,22 @@ def select_profile(root: LinedMapping, errors: PlanErrors, name: str) -> LinedMa
         errors.faults.append(Fault("profile", name, f"{errors.path.name} has {known}.", suggest(name, profiles)))
     profile = errors.mapping(profiles, name)
     errors.known_keys(profile, PROFILE_KEYS, "profile")
+    if "extends" in profile:
+        profile = extended(profile, profiles, errors)
     params = errors.mapping(profile, "params")
     for entry_point in params:
         if entry_point not in STEP_ENTRY_POINTS:
             errors.add(params, entry_point, "is not an entry point.", suggest(entry_point, STEP_ENTRY_POINTS))
     return profile
+
+
+def extended(profile: LinedMapping, profiles: LinedMapping, errors: PlanErrors) -> LinedMapping:
+    """Return a profile with what it does not give itself from the profile that it extends."""
+    name = str(profile["extends"])
+    if name not in profiles or "extends" in errors.mapping(profiles, name):
+        errors.add(profile, "extends", f"{name} is not a profile that can be extended.", suggest(name, profiles))
+        return profile
+    other, merged = errors.mapping(profiles, name), LinedMapping()
+    merged.update({**other, **profile})
+    merged.lines = {**other.lines, **profile.lines}
+    return merged

@@ -24,6 +24,10 @@ KINDS = (
 )
 
 
+# what a claim may expect of an arm, compared with its reference
+EXPECTATIONS = ("better", "not worse", "within margin")
+
+
 @dataclass(frozen=True)
 class PlannedArm:
     """One arm of a plan; one step per seed."""
@@ -38,6 +42,15 @@ class PlannedArm:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A published claim that a question tests."""
+
+    statement: str  # in one sentence
+    expects: str  # one of `EXPECTATIONS`
+    source: str  # where it was published
+
+
+@dataclass(frozen=True)
 class Question:
     """One question of a plan."""
 
@@ -48,6 +61,16 @@ class Question:
     arms: tuple[str, ...]  # names of the arms that answer it
     reference: str = ""  # name of the arm they are compared with, or empty
     labelled: tuple[tuple[str, str], ...] = ()  # for kind `labels`: (arm, its reference) per number of labels
+    margin: float | None = None  # smallest difference that matters; None for the default (`plan/margins.py`)
+    confirmatory: bool = False  # judged with the confirmatory questions of its study; else exploratory
+    claim: Claim | None = None  # the published claim that it tests
+
+    @property
+    def comparisons(self) -> int:
+        """Number of comparisons, each of which has a verdict; 0 for a surface, which chooses them itself."""
+        if self.kind in ("score", "surface"):
+            return 0
+        return len(self.labelled) or (len(set(self.arms) - {self.reference}) if self.reference else 0)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ a phone. Margins are fixed in inches: a layout engine would take several times a
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.report.elements import Chart
-from pipeline.report.statistics import Estimate, estimate
+from pipeline.report.number_text import estimate_text
+from pipeline.statistics.estimates import Estimate, estimate
 
 WIDTH = 3.1  # inches, as all lengths here
 CURVES_HEIGHT, FRONT_HEIGHT = 1.75, 1.6
@@ -74,16 +76,23 @@ class Row:
     style: SeriesStyle  # of the arm
     values: Sequence[float]  # one per seed, drawn as ticks
     hollow: Estimate | None = None  # mean of a second quantity, drawn as a hollow marker
+    bounds: tuple[float, float] = (-math.inf, math.inf)  # smallest and largest possible value
 
     @cached_property
     def mean(self) -> Estimate:
-        """Mean and interval."""
-        return estimate(self.values)
+        """Mean and interval, which ends at the bounds."""
+        return estimate(self.values, bounds=self.bounds)
 
     @property
-    def half_width(self) -> float:
-        """Of the drawn interval; 0 for one seed."""
-        return self.mean.half_width if self.mean.count > 1 else 0.0
+    def ends(self) -> tuple[float, float]:
+        """Both ends of the drawn interval; the mean for one seed."""
+        return (self.mean.lower, self.mean.upper) if self.mean.count > 1 else (self.mean.mean, self.mean.mean)
+
+    @property
+    def error_bar(self) -> list[list[float]] | None:
+        """Lengths of the interval to both sides, as matplotlib wants them; None for one seed."""
+        lower, upper = self.ends
+        return [[self.mean.mean - lower], [upper - self.mean.mean]] if self.mean.count > 1 else None
 
 
 def style_of(number: int) -> SeriesStyle:
@@ -95,7 +104,8 @@ def style_of(number: int) -> SeriesStyle:
 def rows_text(rows: Sequence[Row]) -> str:
     """Return the numbers of rows for a text alternative."""
     return "; ".join(
-        f"{row.label} {row.mean.text(2)}" + (f" (hollow: {row.hollow.mean:.2f})" if row.hollow else "") for row in rows
+        f"{row.label} {estimate_text(row.mean, 2)}" + (f" (hollow: {row.hollow.mean:.2f})" if row.hollow else "")
+        for row in rows
     )
 
 
@@ -108,14 +118,14 @@ def line_chart(
     The y axis is logarithmic with `log`, else it ends at `top`; `threshold` is the y of a horizontal line.
     """
     height = TOP + CURVES_HEIGHT + BOTTOM + LEGEND_LINE * len(series) + 0.02
-    figure, axes = _new_chart(text, height, CURVES_HEIGHT)
+    figure, axes = new_chart(text, height, CURVES_HEIGHT)
     for one in series:
         _draw_curve(axes, one)
     if threshold is not None:
         axes.axhline(threshold, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)))
     if log:
         axes.set_yscale("log")
-        _label_log_ticks(axes.yaxis)
+        label_log_ticks(axes.yaxis)
     elif top is not None:
         axes.set_ylim(_bottom(series, top), top)
     if text.xlabel == "epoch":
@@ -125,7 +135,7 @@ def line_chart(
         *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.3 / WIDTH, 0), fontsize=TINY,
         frameon=False, borderaxespad=0.1, labelspacing=0.18, handlelength=2.2,
     )  # fmt: skip
-    return _rendered(text, figure)
+    return rendered(text, figure)
 
 
 def _draw_curve(axes: Axes, one: Series) -> None:
@@ -165,17 +175,17 @@ def point_chart(
     axes.set_xlim(low - margin, max(100, high) + 0.4 * margin if exceeds else high + margin)
     if zero:
         axes.axvline(0, color="#555555", linewidth=0.9)
-    return _rendered(text, figure)
+    return rendered(text, figure)
 
 
 def _draw_point(axes: Axes, y: int, row: Row, *, connected: bool) -> list[float]:
     """Draw a row and return the x values that it has to show."""
-    mean, style, width = row.mean.mean, row.style, row.half_width
+    mean, style = row.mean.mean, row.style
     axes.plot(row.values, [y + 0.16] * len(row.values), "|", color=style.color, alpha=0.7, markersize=3.5)
     axes.errorbar(
-        mean, y, xerr=width or None, fmt=style.marker, color=style.color, markersize=4.2, capsize=2.5, elinewidth=1.3
+        mean, y, xerr=row.error_bar, fmt=style.marker, color=style.color, markersize=4.2, capsize=2.5, elinewidth=1.3
     )
-    ends = [mean - width, mean + width, *row.values]
+    ends = [*row.ends, *row.values]
     if row.hollow is not None:
         if connected:
             axes.plot([mean, row.hollow.mean], [y, y], color=style.color, linewidth=0.8, alpha=0.6)
@@ -189,15 +199,13 @@ def bar_chart(text: ChartText, rows: Sequence[Row]) -> Chart:
     figure, axes = _row_chart(text, rows)
     highest = 0.0
     for y, row in enumerate(rows):
-        mean, color, width = row.mean.mean, row.style.color, row.half_width
+        mean, color = row.mean.mean, row.style.color
         axes.barh(y, mean, 0.3, color=color, alpha=0.75)
         axes.plot(row.values, [y + 0.25] * len(row.values), "|", color=color, alpha=0.7, markersize=3.5)
-        if width:
-            ends = [[min(width, mean)], [width]]  # does not extend below zero
-            axes.errorbar(mean, y, xerr=ends, color="#222222", elinewidth=1, capsize=2.5, fmt="none")
-        highest = max(highest, mean + width, *row.values)
+        axes.errorbar(mean, y, xerr=row.error_bar, color="#222222", elinewidth=1, capsize=2.5, fmt="none")
+        highest = max(highest, *row.ends, *row.values)
     axes.set_xlim(0, 1.05 * highest or 1.0)
-    return _rendered(text, figure)
+    return rendered(text, figure)
 
 
 def heat_map(text: ChartText, cells: Mapping[tuple[int, int], tuple[float, str]], limit: float) -> Chart:
@@ -205,7 +213,7 @@ def heat_map(text: ChartText, cells: Mapping[tuple[int, int], tuple[float, str]]
     columns, rows = (sorted({cell[axis] for cell in cells}) for axis in (0, 1))
     grid = np.full((len(rows), len(columns)), np.nan)
     body = max(0.9, 0.3 * len(rows))
-    figure, axes = _new_chart(text, TOP + body + BOTTOM, body)
+    figure, axes = new_chart(text, TOP + body + BOTTOM, body)
     for (column, row), (value, label) in cells.items():
         x, y = columns.index(column), rows.index(row)
         grid[y, x] = value
@@ -214,12 +222,12 @@ def heat_map(text: ChartText, cells: Mapping[tuple[int, int], tuple[float, str]]
     axes.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
     axes.set_xticks(range(len(columns)), [str(column) for column in columns])
     axes.set_yticks(range(len(rows)), [str(row) for row in rows])
-    return _rendered(text, figure)
+    return rendered(text, figure)
 
 
 def front_chart(text: ChartText, points: Sequence[Point], front: Sequence[Point], *, style: SeriesStyle) -> Chart:
     """Draw points, and their Pareto front, fastest first, as labeled steps."""
-    figure, axes = _new_chart(text, TOP + FRONT_HEIGHT + BOTTOM, FRONT_HEIGHT)
+    figure, axes = new_chart(text, TOP + FRONT_HEIGHT + BOTTOM, FRONT_HEIGHT)
     axes.plot([point[0] for point in points], [point[1] for point in points], "o", color="#999999", markersize=3)
     axes.step(
         [point[0] for point in front], [point[1] for point in front], where="post", color=style.color,
@@ -232,15 +240,17 @@ def front_chart(text: ChartText, points: Sequence[Point], front: Sequence[Point]
         )
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.14)
-    _label_log_ticks(axes.xaxis)
+    label_log_ticks(axes.xaxis)
     axes.grid(alpha=0.25, linewidth=0.6)
-    return _rendered(text, figure)
+    return rendered(text, figure)
 
 
-def _new_chart(text: ChartText, height: float, body: float, *, left: float = LEFT) -> tuple[Figure, Axes]:
+def new_chart(
+    text: ChartText, height: float, body: float, *, left: float = LEFT, width: float = WIDTH
+) -> tuple[Figure, Axes]:
     """Return a figure of some height with labeled axes of height `body` below its title."""
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((left / WIDTH, 1 - (TOP + body) / height, 1 - (left + RIGHT) / WIDTH, body / height))
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left / width, 1 - (TOP + body) / height, 1 - (left + RIGHT) / width, body / height))
     axes.tick_params(labelsize=TINY, length=2.5, pad=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -250,7 +260,7 @@ def _new_chart(text: ChartText, height: float, body: float, *, left: float = LEF
     return figure, axes
 
 
-def _label_log_ticks(axis: Axis) -> None:
+def label_log_ticks(axis: Axis) -> None:
     """Label 1, 2 and 5 of each decade of a logarithmic axis as plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
@@ -261,7 +271,7 @@ def _row_chart(text: ChartText, rows: Sequence[Row]) -> tuple[Figure, Axes]:
     """Return a figure with one labeled line per row, y = 0, 1, ... from the top."""
     body = ROW_HEIGHT * len(rows) + 0.06
     below = BOTTOM + 0.12 * text.xlabel.count("\n")
-    figure, axes = _new_chart(text, TOP + body + below, body, left=0.14)
+    figure, axes = new_chart(text, TOP + body + below, body, left=0.14)
     axes.set_ylim(len(rows) - 0.62, -0.62)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -274,7 +284,7 @@ def _row_chart(text: ChartText, rows: Sequence[Row]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _rendered(text: ChartText, figure: Figure) -> Chart:
+def rendered(text: ChartText, figure: Figure) -> Chart:
     """Return a figure as a chart."""
     target = io.BytesIO()
     figure.savefig(target, dpi=DPI, format="png")

@@ -60,6 +60,7 @@ class Answer:
     sentences: tuple[str, ...] = ()  # supporting numbers
     table: Table | None = None  # all numbers; None if no arm has runs
     charts: tuple[Chart, ...] = ()  # small panels, shown side by side
+    verdicts: Table | None = None  # of all comparisons; without rows if there are none
     notes: tuple[str, ...] = ()  # caveats: missing arms, seeds, hosts, parameters that differ
 
 

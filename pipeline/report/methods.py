@@ -14,22 +14,30 @@ from pathlib import Path
 import psutil
 
 from pipeline.plan.records import Question
+from pipeline.report.chosen_settings import chosen_settings
 from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Table, text_cell, text_table
 from pipeline.report.questions.arm_differences import differing_params, extra_params
 from pipeline.report.questions.context import arm_names
 from pipeline.report.questions.quantities import TEST_ACCURACY
 from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
+from pipeline.statistics.looks import LOOKS
+from pipeline.statistics.sources import sources_text
 from pipeline.tracking import names
 
 BUDGET = ("epochs", "patience", "batch_size", "learning_rate", "weight_decay")
 PACKAGES = ("torch", "mlflow", "optuna", "numpy", "scipy", "matplotlib")
 STATISTICS = (
-    "Numbers are means over seeds +- the half width of a 95 % confidence interval (Student's t). Differences (\u0394) "
-    "are paired by seed, with p values of the paired t test; a seed determines the sampled labels, the initial weights "
-    "and the order of batches. Ratios are geometric means, with intervals computed on their logarithms. Precision is "
-    "the macro average over classes.",
-    "A difference is not significant if its 95 % CI includes 0; a ratio is open if its 95 % CI includes 1. One seed "
-    "gives no verdict. Intervals are not corrected for multiple comparisons",
+    "Numbers are means over seeds +- the half width of a 95 % confidence interval (Student's t). Differences are "
+    "paired by seed; ratios are geometric means, with intervals computed on their logarithms. Precision is the macro "
+    "average over classes.",
+    "A verdict has two answers. Sign: better, worse or open. Size: within the margin, the smallest difference that "
+    "matters, or open. Open means that the data do not decide, never that the arms are equal. Pairs are tested at n = "
+    f"{', '.join(map(str, LOOKS[:-1]))} and {LOOKS[-1]} (paired t test; two one-sided t tests against the margin), p = "
+    f"{len(LOOKS)} x the smallest so far, then corrected by Holm's procedure: over the confirmatory questions of a "
+    "study together, otherwise over the comparisons of the question. An answer is given at adjusted p <= 0.05. Three "
+    "or four pairs give a preliminary verdict, corrected for the family only, that spends no look; fewer give none. "
+    "Intervals are not adjusted, so they may exclude 0 while the sign is open. Sign-flip p, wins, worst seed and the "
+    "error from sampling the test images are descriptive. docs/verdicts.md has the limits of the procedure.",
     "Test images are scored once, with the weights selected on validation. Validation labels come on top of the "
     "training labels. Bands in charts are the range over seeds, up to the last epoch that all seeds reached; ticks are "
     "single seeds.",
@@ -56,15 +64,21 @@ def methods_sections(facts: PlanRunFacts) -> list[Section]:
         Section("Differences between compared arms", table=_differences_table(facts)),
         Section("Data", list(filter(None, notes)), _data_table(facts)),
         Section("Training budget", table=_budget_table(facts)),
+        Section("Settings chosen on validation", table=chosen_settings(facts)),
         Section("All runs", table=_runs_table(facts)),
     ]
     return [section for section in sections if section.lines or section.table.rows]
 
 
 def _statistics_lines(facts: PlanRunFacts) -> list[str]:
-    count = sum(len(set(question.arms) - {question.reference}) for question in facts.questions if question.reference)
-    expected = f" ({count} comparisons here; one in twenty is expected to be significant by chance)" if count else ""
-    return [STATISTICS[0], f"{STATISTICS[1]}{expected}.", STATISTICS[2]]
+    """Return how the numbers are to be read, and which sources of variation the intervals cover."""
+    seeds = {name for name, values in _class_splits(facts).items() if len(values) > 1}
+    return [*STATISTICS, sources_text(random_class_split=bool(seeds))]
+
+
+def _class_splits(facts: PlanRunFacts) -> dict[str, set[str]]:
+    """Return the classes of each arm's runs."""
+    return {arm.name: {member.run.tags.get(names.CLASSES, "") for member in arm.members} for arm in facts.finished_arms}
 
 
 def _environment_lines(facts: PlanRunFacts) -> list[str]:

@@ -23,6 +23,7 @@ from pipeline.params.data import PREPROCESSING_FIELDS, format_class_names
 from pipeline.params.stages import AnyTargetParams, TargetStageParams
 from pipeline.params.target import DEFAULT_PER_CLASS, TARGET_BUDGETS, ReuseParams
 from pipeline.stages.data_loading import describe_data, load_data
+from pipeline.stages.strategy import check_strategy
 from pipeline.stages.train_base import train_base
 from pipeline.stages.training_run import requested_architecture
 from pipeline.tracking import names
@@ -39,7 +40,9 @@ class ReuseRule:
     """How a stage reuses a base."""
 
     min_depth: int  # number of blocks that the base must have; 0 if none of its weights are used
-    for_depth: Callable[[int], Reuse]  # for a base with that many blocks; raises UserInputError if it has too few
+    for_blocks: Callable[
+        [tuple[str, ...]], Reuse
+    ]  # for a base with these blocks; raises UserInputError if it has too few
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
         base_architecture = base.network.architecture
     else:
         base_architecture = requested_architecture(TrainBaseParams(model=params.family, **given_data(params)), split)
-    reuse = rule.for_depth(base_architecture.depth)
+    reuse = rule.for_blocks(base_architecture.block_names)
     continues = data.known_base is not None and reuse.copied == base_architecture.depth
     overlap: set[str] = set()
     if base is not None and reuse.copied and not continues and base.dataset == data.dataset.name:
@@ -223,6 +226,10 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
     """Raise UserInputError for an invalid batch size, overlapping classes of a CNN, or unusable solver or features."""
     batch_size = setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size
     check_batch(setup.data.split, batch_size)
+    epochs = setup.budget()["epochs"] if params.epochs == "auto" else params.epochs
+    if params.warmup_epochs >= epochs:
+        allowed = f"must be fewer than the {epochs} epochs of the fit."
+        raise UserInputError(Fault("warmup_epochs", f"{params.warmup_epochs:g}", allowed, "Train for more epochs."))
     if batch_size == 1 and getattr(setup.architecture, "batch_norm", False) and setup.reuse.frozen < setup.reuse.depth:
         raise UserInputError(Fault("batch_size", 1, "the base has batch norm.", "Use at least 2 images per batch."))
     if setup.overlap and params.family == "cnn":
@@ -235,6 +242,8 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
     if solves_head(params) and getattr(setup.architecture, "head", "linear") != "linear":
         what = "solves a linear head; that of the base is not one."
         raise UserInputError(Fault("head_solver", "convex", what, "Use head_solver=sgd, or other classes."))
+    if isinstance(params, ReuseParams) and params.strategy == "lp_ft":
+        check_strategy(setup.reuse, setup.architecture)
     features = params.features if isinstance(params, ReuseParams) else "none"
     if features != "none" and setup.reuse.frozen == 0:
         raise UserInputError(Fault("features", features, "no block is frozen: nothing to cache.", "Use features=none."))

@@ -66,10 +66,13 @@ def recalls(confusion_KK: Tensor) -> list[float | None]:
 
 
 def recall_metrics(split: Split, confusion_KK: Tensor) -> dict[str, float]:
-    """Return balanced accuracy and, for up to `names.MAX_RECALL_METRICS` classes, the recall of each."""
+    """Return the number of test images, balanced accuracy and, unless there are too many classes, each recall."""
     by_class = recalls(confusion_KK)
     known = [recall for recall in by_class if recall is not None]
-    metrics = {names.BALANCED_ACCURACY: sum(known) / len(known)}
+    metrics = {
+        names.TEST_IMAGES: float(confusion_KK.sum()),
+        names.BALANCED_ACCURACY: sum(known) / len(known),
+    }
     if len(by_class) <= names.MAX_RECALL_METRICS:
         safe = [re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)[:100] for name in split.class_names]
         if len(set(safe)) < len(safe):

@@ -20,7 +20,7 @@ def finetune_cnn(
     params: FinetuneCnnParams, *, plan_context: PlanContext | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
     """Copy and freeze the first `frozen` blocks, fine-tune the next `intermediate`, train the rest from scratch."""
-    rule = ReuseRule(params.frozen + params.intermediate, lambda depth: three_parts(params, depth))
+    rule = ReuseRule(params.frozen + params.intermediate, lambda blocks: three_parts(params, len(blocks)))
     return train_on_target(params, rule, plan_context=plan_context, resumed_run_id=resumed_run_id)
 
 

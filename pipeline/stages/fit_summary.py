@@ -12,10 +12,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from pipeline.report import run_plots
+from pipeline.stages.fitting import FinishedFit, Try, tuning_metrics
 from pipeline.tracking import names
 from pipeline.training.convex_head import TOLERANCE, GridPoint
 from pipeline.training.head_fit import HeadFit
-from pipeline.training.loop import Fit
 from pipeline.training.records import EpochRecord
 
 CONVERGED = "yes"
@@ -33,8 +33,7 @@ class FitSummary:
         text: For the console.
         figure: File name of the figure, without its suffix.
         draw: Draws it under a title.
-        table: File name of the table.
-        rows: Its rows: one per epoch, or per L2 penalty.
+        tables: Rows by file name: one per epoch, try or L2 penalty.
     """
 
     converged: str
@@ -42,36 +41,40 @@ class FitSummary:
     text: str
     figure: str
     draw: Callable[[str], Figure]
-    table: str
-    rows: Sequence[EpochRecord | GridPoint]
+    tables: Mapping[str, Sequence[EpochRecord | GridPoint | Try]]
 
-    def write_table(self, folder: Path) -> Path:
-        """Write the rows as CSV, and return the path."""
-        path = folder / self.table
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in dataclasses.fields(self.rows[0]))
-            writer.writerows(map(dataclasses.astuple, self.rows))
-        return path
+    def write_tables(self, folder: Path) -> list[Path]:
+        """Write the tables as CSV, and return their paths."""
+        for name, rows in self.tables.items():
+            with (folder / name).open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(field.name for field in dataclasses.fields(rows[0]))
+                writer.writerows(map(dataclasses.astuple, rows))
+        return [folder / name for name in self.tables]
 
 
-def summary_of_fit(fit: Fit) -> FitSummary:
+def summary_of_fit(finished: FinishedFit) -> FitSummary:
     """Return what is logged about a fit by epochs."""
-    progress = fit.progress
+    fit, progress, tries = finished.fit, finished.fit.progress, finished.tries
     metrics = {
         names.BEST_EPOCH: progress.best_epoch,
         names.EPOCHS_RUN: progress.epoch,
         names.FIT_SECONDS: progress.fit_seconds,
         **reached_thresholds(fit.history),
+        **tuning_metrics(tries),
     }
+    chosen = "".join(
+        f", chosen of {len(tries)} tries: learning rate {one.learning_rate:g}, weight decay {one.weight_decay:g}"
+        for one in tries
+        if one.chosen
+    )
     return FitSummary(
         converged=CONVERGED if fit.converged else STOPPED_BY_CAP,
         metrics=metrics,
-        text=f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training",
+        text=f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training{chosen}",
         figure="learning_curves",
         draw=partial(run_plots.learning_curves, list(fit.history), progress.best_epoch),
-        table=names.HISTORY,
-        rows=fit.history,
+        tables={names.HISTORY: fit.history, **({names.TRIES_TABLE: tries} if tries else {})},
     )
 
 
@@ -92,8 +95,7 @@ def summary_of_head(fit: HeadFit) -> FitSummary:
         text=f"head solved for {len(head.path)} L2 penalties in {fit.seconds:.2f} s, chosen {head.chosen.l2:.2g}{edge}",
         figure="l2_path",
         draw=partial(run_plots.l2_path, head.path, head.chosen),
-        table=names.L2_PATH,
-        rows=head.path,
+        tables={names.L2_PATH: head.path},
     )
 
 

@@ -10,27 +10,31 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import shlex
 import time
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
 from pipeline.execution.local import make_executor
-from pipeline.execution.runner import print_plan, run_plan
+from pipeline.execution.runner import Execution, print_plan
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import is_shipped, load_plan
 from pipeline.plan.outcome import Outcome, PlanRecord, record_from_json, record_of
-from pipeline.plan.records import Plan, walk
-from pipeline.report.loader import write_plan_report
+from pipeline.plan.records import Plan
+from pipeline.report.loader import load_plan_run, write_plan_report
+from pipeline.report.records import PlanRunFacts
 from pipeline.stages.plan_data import fit_plan
+from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.queries import Store, read_plan_record
+from pipeline.tracking.queries import Store, newest_plan_run, read_plan_record
 from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from pipeline.tracking.result_cache import find_plan_run
 from pipeline.tracking.stage_run import StageResult, StageRun
@@ -55,6 +59,7 @@ def main(params: MainParams) -> StageResult:
     plan = fit_plan(plan, shipped=is_shipped(params.plan))
     client = open_store()
     if params.dry_run:
+        print_costs(client, plan, params)
         return print_plan(plan)
     close_orphaned_runs(client)
     folder = Path(params.folder) / plan.name
@@ -62,17 +67,44 @@ def main(params: MainParams) -> StageResult:
         open_run = functools.cache(lambda: stack.enter_context(plan_run(params, plan)))  # a cached plan needs no run
         if os.environ.get("MLFLOW_RUN_ID"):
             open_run()  # `mlflow run` created this run for the plan, not for its first step
-        outcomes = run_plan(
-            walk(plan),
+        execution = Execution(
             lambda: open_run().run_id,
             functools.partial(make_executor, params.workers),
             rerun=params.rerun,
             explain=params.explain,
         )
+        rounds = Rounds(plan, execution, functools.partial(read_facts, client, plan))
+        outcomes = rounds.run_all(sequential_budget(params))
+        plan = replace(plan, seeds=1 + max(outcome.seed for outcome in outcomes))
         record = record_of(plan, outcomes, total_seconds=time.perf_counter() - began, command=repeat_command(params))
         if not open_run.cache_info().currsize and (cached := find_cached_plan(client, record)) is not None:
             return reuse_plan_run(client, *cached, folder=folder)
         return finish_plan(open_run(), record, folder)
+
+
+def sequential_budget(params: MainParams) -> Budget | None:
+    """Return when `seeds=sequential` stops; None for other values."""
+    if params.seeds != "sequential":
+        return None
+    return Budget(params.max_seeds, math.inf if params.max_minutes == "auto" else 60 * params.max_minutes)
+
+
+def read_facts(client: Client, plan: Plan, outcomes: list[Outcome]) -> PlanRunFacts:
+    """Read the runs of a plan's steps so far."""
+    record = record_of(plan, outcomes, total_seconds=0.0, command="")
+    return load_plan_run(Store(client, active_experiment_id()), record, "")
+
+
+def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
+    """Print what settling the open questions of the newest plan run would cost, if that was of the same plan."""
+    run_id = newest_plan_run(client)
+    text = read_plan_record(client, run_id) if run_id else None
+    record = record_from_json(text) if text is not None else None
+    if record is None or (record.name, record.profile) != (plan.name, plan.profile):
+        return
+    pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)
+    for line in costs_to_decide(plan, pilot, params.max_seeds):
+        echo(f"cost to decide, from plan run {run_id}: {line}")
 
 
 def plan_overrides(params: MainParams) -> PlanOverrides:
@@ -82,7 +114,8 @@ def plan_overrides(params: MainParams) -> PlanOverrides:
     overrides |= {name: True for name in ("skip_unreadable", "verify") if getattr(params, name)}
     return PlanOverrides(
         profile=params.profile,
-        seeds=None if params.seeds == "auto" else params.seeds,
+        seeds=params.seeds if isinstance(params.seeds, int) else None,
+        max_seeds=params.max_seeds if params.seeds == "sequential" else None,
         overrides={**overrides, "data_dir": params.data_dir},
         base_classes="" if params.base_classes == "auto" else params.base_classes,
         target_classes="" if params.target_classes == "auto" else params.target_classes,

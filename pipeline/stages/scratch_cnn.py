@@ -17,5 +17,5 @@ def scratch_cnn(
     params: ScratchCnnParams, *, plan_context: PlanContext | None = None, resumed_run_id: str | None = None
 ) -> StageResult:
     """Train a CNN from random weights, with the same split, budget and early stopping as `finetune_cnn`."""
-    rule = ReuseRule(0, lambda depth: Reuse(0, 0, depth))
+    rule = ReuseRule(0, lambda blocks: Reuse(0, 0, len(blocks)))
     return train_on_target(params, rule, plan_context=plan_context, resumed_run_id=resumed_run_id)

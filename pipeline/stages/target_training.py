@@ -16,20 +16,22 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import architecture_digest, build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
+from pipeline.params.grid import grid_values
 from pipeline.params.stages import TargetStageParams
 from pipeline.params.target import NOT_FOR_SOLVED_HEADS, ReuseParams
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.augment import resolve_augment
 from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target, solves_head
 from pipeline.stages.class_table import log_data, shortened
+from pipeline.stages.strategy import solve_head_first
 from pipeline.stages.training_run import (
     describe_split,
     finish,
     fit_and_evaluate,
-    fit_settings,
     print_dry_run,
     resolve_machine,
     resolve_training_runtime,
+    settings_to_try,
     solve_and_evaluate,
 )
 from pipeline.tracking import names
@@ -48,6 +50,7 @@ from pipeline.training.features import (
     fingerprint,
     prefix_seconds,
 )
+from pipeline.training.head_fit import HeadFit
 from pipeline.training.inputs import model_inputs
 
 logger = logging.getLogger(__name__)
@@ -111,20 +114,29 @@ def _train(
             costs |= {names.FEATURES_SECONDS: features.seconds} if features else {}
             trained = solve_and_evaluate(run, network, setup.data.split, features)
         else:
-            settings, copied = fit_settings(params, runtime), setup.reuse.copied
-            costs |= feature_costs(features, network, setup, batch_size=settings.batch_size)
+            settings, copied = settings_to_try(params, runtime), setup.reuse.copied
+            costs |= feature_costs(features, network, setup, batch_size=settings[0].batch_size)
             split = setup.data.split
+            head = solve_head_first(network, split, features) if getattr(params, "strategy", "") == "lp_ft" else None
             trained = fit_and_evaluate(run, network, split, settings=settings, copied=copied, features=features)
+            costs |= head_costs(head, trained.summary.metrics[names.FIT_SECONDS])
         seconds, seen = setup.data.seconds, seen_ids(setup)
         result = finish(run, trained, params, data_seconds=seconds, extra_metrics=costs, seen_before=seen)
         print_gain(setup, result)
         return result
 
 
+def head_costs(head: HeadFit | None, fit_seconds: float) -> dict[str, float]:
+    """Return the time of a head that was solved before fine-tuning, and the training time that includes it."""
+    if head is None:
+        return {}
+    return {names.HEAD_SECONDS: head.seconds, names.FIT_SECONDS: fit_seconds + head.seconds}
+
+
 def resolve_target_runtime(params: TargetStageParams, setup: TargetSetup) -> Runtime:
     """Resolve device, precision and threads; with cached features, only the blocks above them count as work."""
     network = build_network(setup.architecture, generator(params.seed, "weights"))
-    network.freeze(setup.reuse.frozen)
+    network.train_only(setup.reuse.trained)
     cached = isinstance(params, ReuseParams) and params.features != "none"
     start = setup.reuse.frozen if cached else 0
     if solves_head(params):
@@ -147,8 +159,8 @@ def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime
     if "reuse_layers" in type(params).model_fields:
         resolved["reuse_layers"] = setup.reuse.copied
         resolved["upper"] = "fresh" if setup.reuse.depth > setup.reuse.copied else "drop"
-    if solves_head(params):
-        resolved |= dict.fromkeys(NOT_FOR_SOLVED_HEADS)
+        resolved["train_blocks"] = ",".join(map(str, setup.reuse.train_blocks)) or None
+    resolved |= dict.fromkeys(NOT_FOR_SOLVED_HEADS if solves_head(params) else grid_values(params.tune_on_validation))
     params = with_preprocessing(params, setup.architecture.preprocessing)
     return resolve_machine(params, setup.data.split, runtime).model_copy(update=resolved)
 
@@ -185,7 +197,9 @@ def describe_reuse(setup: TargetSetup) -> str:
     reuse = setup.reuse
     if not reuse.copied:
         return "from scratch"
-    return f"{'continued, ' if reuse.keeps_head else ''}{reuse.copied} copied, {reuse.frozen} frozen"
+    only = f", trained {', '.join(map(str, reuse.train_blocks))}" if reuse.train_blocks else ""
+    frozen = reuse.copied - sum(index < reuse.copied for index in reuse.trained)
+    return f"{'continued, ' if reuse.keeps_head else ''}{reuse.copied} copied, {frozen} frozen{only}"
 
 
 def describe_run(setup: TargetSetup) -> str:

@@ -15,6 +15,7 @@ from pipeline.data.normalization import preprocessing_digest
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams, parse_params
+from pipeline.params.grid import grid_values
 from pipeline.runtime import generator
 from pipeline.stages.augment import resolve_augment
 from pipeline.stages.class_table import log_data, shortened
@@ -51,7 +52,8 @@ def train_base(
     architecture = requested_architecture(params, split)
     network = build_network(architecture, generator(params.seed, "weights"))
     runtime = resolve_training_runtime(params, network, params.batch_size)
-    params = resolve_machine(params, split, runtime).model_copy(update={"augment": resolve_augment(params, split)})
+    resolved = {"augment": resolve_augment(params, split), **dict.fromkeys(grid_values(params.tune_on_validation))}
+    params = resolve_machine(params, split, runtime).model_copy(update=resolved)
     if params.dry_run:
         return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
     inputs = {"data": split.digest, "preprocessing": preprocessing_digest(architecture.preprocessing)}

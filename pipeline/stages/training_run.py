@@ -6,40 +6,42 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.console import echo, watch
+from pipeline.console import echo
 from pipeline.data.normalization import resolve_preprocessing
 from pipeline.data.splits import Split
-from pipeline.errors import CheckpointError, Fault, UserInputError
+from pipeline.errors import Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
 from pipeline.networks.build import build_network
+from pipeline.networks.convolutions import bfloat16_pays
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
 from pipeline.networks.macs import trainable_fraction, training_macs
 from pipeline.params import StageParams, TrainBaseParams
+from pipeline.params.grid import grid_settings
 from pipeline.params.stages import FitParams
 from pipeline.params.target import ReuseParams
 from pipeline.report import run_plots
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.class_table import recall_metrics, shortened, write_class_table
 from pipeline.stages.fit_summary import CONVERGED, FitSummary, summary_of_fit, summary_of_head
+from pipeline.stages.fitting import FitInputs, fit_network
 from pipeline.stages.next_command import after_training
 from pipeline.tracking import names
 from pipeline.tracking.model_export import ModelFacts, log_model
 from pipeline.tracking.queries import compare_link
 from pipeline.tracking.stage_run import StageResult, StageRun
-from pipeline.training.checkpoint import CheckpointFolder
 from pipeline.training.evaluate import Evaluation, evaluate
 from pipeline.training.features import Features
 from pipeline.training.head_fit import fit_head
 from pipeline.training.inputs import model_inputs
-from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class TrainedNetwork:
     validation: Evaluation
     test: Evaluation
     costs: dict[str, float]  # compute per epoch, size of the network and evaluation time, by metric name
+    checkpoints: Path | None = None  # their folder; None for a solved head, which has none
 
 
 def resolve_machine(params: P, split: Split, runtime: Runtime) -> P:
@@ -77,14 +80,19 @@ def resolve_training_runtime(params: FitParams, network: LayeredNetwork, batch_s
         params.dtype,
         params.threads,
         operations=batch_size * training_macs(network, start),
-        convolutional=network.architecture.family == "cnn",
+        convolutional=bfloat16_pays(network),
     )
 
 
-def fit_settings(params: FitParams, runtime: Runtime) -> FitSettings:
-    """Return the settings of the fit that resolved parameters describe."""
+def settings_to_try(params: FitParams, runtime: Runtime) -> list[FitSettings]:
+    """Return the settings that resolved parameters describe: several with `tune_on_validation`, else one."""
+    return [fit_settings(params, runtime, **tried) for tried in grid_settings(params.tune_on_validation)]
+
+
+def fit_settings(params: FitParams, runtime: Runtime, **tried: float) -> FitSettings:
+    """Return the settings of a fit; `tried` are the fields that `tune_on_validation` varies."""
     shared = {field.name for field in dataclasses.fields(FitSettings)} & type(params).model_fields.keys()
-    settings = FitSettings(**params.model_dump(include=shared), train_dtype=runtime.train_dtype)
+    settings = FitSettings(**{**params.model_dump(include=shared), **tried}, train_dtype=runtime.train_dtype)
     if not isinstance(params, ReuseParams):
         return settings
     return dataclasses.replace(
@@ -99,7 +107,7 @@ def fit_base(run: StageRun, split: Split, params: TrainBaseParams, *, data_secon
     network = build_network(requested_architecture(params, split), generator(params.seed, "weights"))
     runtime = resolve_training_runtime(params, network, params.batch_size)
     with runtime.in_effect():
-        settings = fit_settings(params, runtime)
+        settings = settings_to_try(params, runtime)
         trained = fit_and_evaluate(run, network.to(runtime.device), split, settings=settings)
         return finish(run, trained, params, data_seconds=data_seconds)
 
@@ -109,7 +117,7 @@ def fit_and_evaluate(
     network: LayeredNetwork,
     split: Split,
     *,
-    settings: FitSettings,
+    settings: Sequence[FitSettings],
     copied: int = 0,
     features: Features | None = None,
 ) -> TrainedNetwork:
@@ -119,21 +127,20 @@ def fit_and_evaluate(
         run: The stage's run.
         network: On its device, with its frozen blocks frozen.
         split: Training, validation and test images.
-        settings: Budget and optimizer.
+        settings: Budget and optimizer; of several, the fit with the lowest validation loss is kept.
         copied: Number of blocks copied from the base.
         features: Cached outputs of the frozen blocks, to train on instead of pixels.
     """
     start = features.depth if features else 0
-    train = model_inputs(network, split.train, features, augment=settings.augment)
+    train = model_inputs(network, split.train, features, augment=settings[0].augment)
     validation = model_inputs(network, split.validation, features)
-    checkpoints = CheckpointFolder(run.folder / names.CHECKPOINTS)
-    fit = Fit(network, train, validation, settings, start=start, copied=copied, checkpoints=checkpoints)
     operations = float(training_macs(network, start) * len(split.train))
-    if run.run_history is not None:
-        restore_fit(run, fit, checkpoints)
-    run_fit(run, fit, settings.epochs)
-    trained = evaluate_parts(network, split, summary_of_fit(fit), parts=(train, validation), start=start)
-    return dataclasses.replace(trained, costs={names.EPOCH_OPERATIONS: operations, **trained.costs})
+    finished = fit_network(run, network, FitInputs(train, validation, start, copied), settings)
+    trained = evaluate_parts(
+        finished.fit.network, split, summary_of_fit(finished), parts=(train, validation), start=start
+    )
+    costs = {names.EPOCH_OPERATIONS: operations, **trained.costs}
+    return dataclasses.replace(trained, costs=costs, checkpoints=finished.checkpoints)
 
 
 def solve_and_evaluate(
@@ -172,31 +179,6 @@ def evaluate_parts(
     return TrainedNetwork(network, split, summary, on_train, on_validation, on_test, costs)
 
 
-def run_fit(run: StageRun, fit: Fit, epochs: int) -> None:
-    """Train until the fit stops, logging each epoch; save a checkpoint on Ctrl-C or SIGTERM."""
-    try:
-        for record in watch(fit, epochs):
-            run.log_epoch(record)
-            raise_if_interrupted()
-    except KeyboardInterrupt:
-        fit.save_last()
-        raise
-
-
-def restore_fit(run: StageRun, fit: Fit, checkpoints: CheckpointFolder) -> None:
-    """Continue a resumed run's fit from its newest valid checkpoint, or from the start."""
-    try:
-        checkpoint = checkpoints.newest(lambda why: logger.warning(f"{why}; using the previous checkpoint"))
-    except CheckpointError as error:
-        logger.warning(f"no valid checkpoint: {error}")
-        checkpoint = None
-    if checkpoint is not None:
-        fit.restore(checkpoint)
-    run.log_restored(fit.history)
-    start = f"from epoch {fit.progress.epoch}" if checkpoint else "from the start, because it has no checkpoint"
-    logger.info(f"resuming run {run.run_id} {start} ({run.lost_seconds:.1f} s of work lost to interruptions)")
-
-
 def finish(
     run: StageRun,
     trained: TrainedNetwork,
@@ -212,6 +194,8 @@ def finish(
     """
     split = trained.split
     log_figures(run, trained, f"{params.entry_point}: {split.dataset} {shortened(split.classes_text)}")
+    for table in trained.summary.write_tables(run.folder):
+        run.log_file(table)
     seconds = {names.DATA_SECONDS: data_seconds, names.TOTAL_SECONDS: run.elapsed_seconds() + data_seconds}
     if run.run_history:
         seconds[names.LOST_SECONDS] = run.lost_seconds
@@ -219,8 +203,8 @@ def finish(
     run.log_file(write_class_table(run.folder / names.CLASS_TABLE, split, trained.test.confusion_KK))
     run.log_final({**fit_metrics(trained), **recalls, **seconds, **(extra_metrics or {})})
     run.set_tags({names.CONVERGED: trained.summary.converged})
-    if (run.folder / names.CHECKPOINTS).is_dir():  # a solved head has none
-        run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)
+    if trained.checkpoints is not None:
+        run.log_file(trained.checkpoints, names.CHECKPOINTS)
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )
@@ -246,7 +230,7 @@ def fit_metrics(trained: TrainedNetwork) -> dict[str, float]:
 
 
 def log_figures(run: StageRun, trained: TrainedNetwork, title: str) -> None:
-    """Log learning curves or L2 path, confusion matrix, misclassified images, and the history or path as CSV."""
+    """Log learning curves or L2 path, confusion matrix and misclassified images."""
     folder, split, test = run.folder / names.FIGURES, trained.split, trained.test
     test_title = f"Test images, {100 * test.accuracy:.2f} % correct"
     figures = {
@@ -258,7 +242,6 @@ def log_figures(run: StageRun, trained: TrainedNetwork, title: str) -> None:
     for name, figure in figures.items():
         run_plots.save_figure(figure, folder / f"{name}.png")
     run.log_file(folder, names.FIGURES)
-    run.log_file(trained.summary.write_table(run.folder))
 
 
 def print_result(run: StageRun, trained: TrainedNetwork, ids: str) -> None:

@@ -27,6 +27,13 @@ class Estimate:
     upper: float
     count: int  # number of seeds
 
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval before any clipping; NaN for one seed. Meaningless for a ratio."""
+        if self.count < 2:
+            return math.nan
+        return _quantile(self.count, CONFIDENCE) * self.deviation / math.sqrt(self.count)
+
     def excludes(self, value: float) -> bool:
         """Return whether the interval excludes a value; False for one seed."""
         return self.lower > value or self.upper < value
@@ -84,8 +91,12 @@ def estimate(
     if sample.size == 1:
         return Estimate(mean, math.nan, math.nan, math.nan, 1)
     deviation = float(sample.std(ddof=1))
-    half_width = float(stats.t.ppf((1 + confidence) / 2, sample.size - 1)) * deviation / math.sqrt(sample.size)
+    half_width = _quantile(sample.size, confidence) * deviation / math.sqrt(sample.size)
     return Estimate(mean, deviation, max(mean - half_width, bounds[0]), min(mean + half_width, bounds[1]), sample.size)
+
+
+def _quantile(count: int, confidence: float) -> float:
+    return float(stats.t.ppf((1 + confidence) / 2, count - 1))
 
 
 def estimate_pairs(pairs: Pairs, *, scale: Scale = "difference") -> Estimate:

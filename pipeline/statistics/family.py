@@ -10,25 +10,9 @@ each other).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from pipeline.errors import invalid
 from pipeline.statistics.estimates import Floats
-
-MAX_CONFIRMATORY = 3
-
-
-def check_family(keys: Sequence[str]) -> None:
-    """Raise UserInputError if a plan names more confirmatory questions than a family may have."""
-    if len(keys) > MAX_CONFIRMATORY:
-        raise invalid(
-            "confirmatory",
-            ", ".join(keys),
-            f"at most {MAX_CONFIRMATORY} questions of a family may be confirmatory, got {len(keys)}.",
-            remedy="Mark the others exploratory.",
-        )
 
 
 def adjust_family(p_values: Floats) -> Floats:

@@ -11,6 +11,10 @@ VAL_LOSS = "val/loss"
 VAL_ACCURACY = "val/accuracy"
 EPOCH_SECONDS = "time/epoch_seconds"
 
+# metrics, one value per try of tune_on_validation (step = try, from 1)
+TRY_VAL_LOSS = "tries/val_loss"
+TRY_SECONDS = "tries/seconds"
+
 # final metrics (step 0)
 TEST_ACCURACY = "test/accuracy"
 TEST_PRECISION = "test/precision"
@@ -29,10 +33,16 @@ BREAK_EVEN_EPOCHS = "features/break_even_epochs"
 EPOCH_OPERATIONS = "cost/epoch_operations"  # MACs of one pass over the training data
 TRAINABLE_SHARE = "cost/trainable_fraction"
 PARAMETERS_COUNT = "cost/parameters"
+HEAD_SECONDS = "time/head_seconds"  # strategy=lp_ft: solving the head, which time/fit_seconds includes
 HEAD_L2 = "head/l2"  # solved heads: the penalty that validation chose
 HEAD_L2_AT_EDGE = "head/l2_at_edge"  # 1 if that is the smallest or largest of the grid, else 0
 HEAD_ITERATIONS = "head/iterations"  # of L-BFGS, over the whole grid
 HEAD_DROPPED_UNITS = "head/dropped_units"  # inputs that are constant on the training images
+TEST_IMAGES = "data/test_images"
+TRIES = "tuned/tries"  # with tune_on_validation: fits, of which the one with the lowest validation loss is kept
+TUNED = "tuned/"  # plus learning_rate, weight_decay: the chosen value
+TUNED_AT_EDGE = "tuned/at_edge"  # 1 if a chosen value is the smallest or largest of three or more, else 0
+TRIES_SECONDS = "time/tries_seconds"  # training time of all tries; time/fit_seconds is that of the chosen one
 BALANCED_ACCURACY = "test/balanced_accuracy"  # mean recall of the classes
 CLASS_RECALL = "test/recall_"  # plus the name of a class; up to MAX_RECALL_METRICS classes
 MAX_RECALL_METRICS = 30
@@ -73,6 +83,7 @@ PARENT_RUN_ID = "mlflow.parentRunId"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 HISTORY = "history.csv"
+TRIES_TABLE = "tries.csv"  # settings that were tried on validation, and what came of each
 L2_PATH = "l2_path.csv"  # of a solved head: validation loss and accuracy for each L2 penalty
 CLASS_TABLE = "classes.csv"  # outputs, names, images per split and recall of the classes
 BEST_SETTING = "best_setting.json"

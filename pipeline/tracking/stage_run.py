@@ -90,13 +90,15 @@ class StageRun:
         self.uploader.put({"kind": "metrics", "metrics": new} if new else {"kind": "again", "step": step})
         return [(name, *logged[name, step], step) for name in metrics if (name, step) in logged] + new
 
-    def log_restored(self, history: list[EpochRecord]) -> None:
+    def log_restored(self, history: list[EpochRecord], *, kept_seconds: float = 0.0) -> None:
         """Log from which epoch training resumes, the work lost, and epochs that no earlier process has logged.
 
-        `history` has the epochs up to the restored checkpoint; it is empty if training starts over.
+        `history` has the epochs up to the restored checkpoint; it is empty if training starts over. `kept_seconds` is
+        the time of work after them that is kept too.
         """
         assert self.run_history is not None, "only a resumed run can be restored"
         kept, lost = self.run_history.spent_seconds(len(history))
+        kept, lost = kept + min(kept_seconds, lost), lost - min(kept_seconds, lost)
         self.worked_seconds = kept + float(self.run_history.tags.get(names.WORKED_SECONDS, 0))
         self.lost_seconds = lost + float(self.run_history.tags.get(names.WASTED_SECONDS, 0))
         self.uploader.put({"kind": "restored", "epoch": len(history)})

@@ -5,6 +5,7 @@ Legend: B examples in a batch, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -42,6 +43,12 @@ def run_epoch(batches: Iterable[Batch], step: Step, device: torch.device) -> tup
     return loss_sum.item() / count, correct.item() / count  # the only device synchronization of an epoch
 
 
+def batch_count(count: int, batch_size: int) -> int:
+    """Return the number of batches of `shuffled_batches`."""
+    batches = math.ceil(count / batch_size)
+    return batches - (batches > 1 and count - (batches - 1) * batch_size == 1)
+
+
 def shuffled_batches(
     data: Labelled, batch_size: int, order: torch.Generator, *, prepare: Prepare | None = None
 ) -> Iterator[Batch]:
@@ -57,9 +64,7 @@ def shuffled_batches(
     """
     count, device = len(data), data.labels.device
     permutation = torch.randperm(count, generator=order)
-    starts = list(range(0, count, batch_size))
-    if len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
+    starts = [number * batch_size for number in range(batch_count(count, batch_size))]
     ends = [*starts[1:], count]
     max_size = max(end - begin for begin, end in zip(starts, ends, strict=True))
     read = _reader(data, max_size, prepare)

@@ -19,13 +19,21 @@ from pipeline.networks.layered import LayeredNetwork
 from pipeline.runtime import derive_seed, generator
 from pipeline.training import manual_backward
 from pipeline.training.augmentation import Augmentation
-from pipeline.training.batches import Prepare, chunks, run_epoch, scaling, shuffled_batches
+from pipeline.training.batches import Prepare, batch_count, chunks, run_epoch, scaling, shuffled_batches
 from pipeline.training.checkpoint import Checkpoint, CheckpointFolder, grouped
 from pipeline.training.chunks import chunk_size
 from pipeline.training.ema import WeightEMA
-from pipeline.training.flat_parameters import can_be_flat, flatten_trainable, moving_tensors, split_by_origin, unflatten
+from pipeline.training.flat_parameters import can_be_flat, flatten_groups, moving_tensors, unflatten
+from pipeline.training.optimizers import (
+    FusedUpdate,
+    ParameterGroup,
+    ScheduledUpdate,
+    Update,
+    build_optimizer,
+    parameter_groups,
+)
 from pipeline.training.records import EpochRecord, FitSettings, Labelled, Progress
-from pipeline.training.steps import AutogradStep, EvaluationStep, FusedUpdate, Step, build_adam
+from pipeline.training.steps import AutogradStep, EvaluationStep, Step
 
 
 class Fit:
@@ -62,37 +70,45 @@ class Fit:
         float32 = settings.train_dtype == torch.float32
         self.manual_backward = settings.gradients == "auto" and float32 and manual_backward.supports(network)
         self.flat = can_be_flat(network)
-        flats = flatten_trainable(network, copied) if self.flat else []
-        self.average = self._build_average(copied, flats)
+        groups = self._groups(network, copied)
+        self.average = self._build_average(copied, groups)
         self.scored = self.average.network if self.average else network  # what is validated and saved
-        self.optimizer = build_adam(
-            *(([flats[0]], flats[1:]) if flats else split_by_origin(network, copied)),
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            copied_factor=settings.copied_learning_rate_factor,
-            copied_decay=settings.copied_weight_decay,
-        )
-        self._step = self._build_step(flats)
+        self.optimizer = build_optimizer(groups, settings)
+        self.schedule: ScheduledUpdate | None = None
+        self._step = self._build_step(groups)
         self._chunk = chunk_size(network, validation.values.shape[1:], start)
         self.best_weights: dict[str, Tensor] = snapshot(network)
         self._at_epoch_end = self._checkpoint()
         self._best_saved_at = -math.inf
 
-    def _build_average(self, copied: int, flats: list[Tensor]) -> WeightEMA | None:
+    def _groups(self, network: LayeredNetwork, copied: int) -> list[ParameterGroup]:
+        groups = parameter_groups(network, self.settings, copied)
+        return flatten_groups(groups) if self.flat else groups
+
+    def _build_average(self, copied: int, groups: list[ParameterGroup]) -> WeightEMA | None:
         if not self.settings.weight_averaging:
             return None
         return WeightEMA(
             self.network,
             self.settings.weight_averaging,
-            live=moving_tensors(self.network, flats),
-            moving=lambda twin: moving_tensors(twin, flatten_trainable(twin, copied) if flats else []),
+            live=moving_tensors(self.network, groups),
+            moving=lambda twin: moving_tensors(twin, self._groups(twin, copied)),
         )
 
-    def _build_step(self, flats: list[Tensor]) -> Step:
+    def _build_update(self) -> Update:
+        settings, optimizer = self.settings, self.optimizer
+        update: Update = FusedUpdate(optimizer) if isinstance(optimizer, torch.optim.Adam) else optimizer.step
+        if settings.schedule == "constant" and not settings.warmup_epochs and not settings.clip_grad_norm:
+            return update
+        self.schedule = ScheduledUpdate(optimizer, update, settings, batch_count(len(self.train), settings.batch_size))
+        return self.schedule
+
+    def _build_step(self, groups: list[ParameterGroup]) -> Step:
         after = self.average.update if self.average else lambda: None
-        update = FusedUpdate(self.optimizer)
+        update = self._build_update()
         if self.manual_backward:
             return manual_backward.ManualBackwardStep(self.network, update, start=self.start, after=after)
+        flats = [flat for group in groups for flat in group.parameters] if self.flat else []
         gradients = [flat.grad for flat in flats if flat.grad is not None]
         return AutogradStep(
             self.network, update, gradients=gradients, start=self.start, autocast=self.settings.train_dtype, after=after
@@ -129,6 +145,8 @@ class Fit:
         batches = shuffled_batches(self.train, self.settings.batch_size, order, prepare=self._preparation(epoch))
         if not self.network.training:
             self.network.train()
+        if self.schedule is not None:
+            self.schedule.start_epoch(epoch)
         if self.manual_backward:  # nothing else in an epoch is random
             return run_epoch(batches, self._step, self.train.labels.device)
         device = self.train.labels.device

@@ -19,10 +19,12 @@ Buffers = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]
 
 
 def supports(network: LayeredNetwork) -> bool:
-    """Return whether the trainable part consists of linear + ReLU blocks and a head, in float32 on a CPU."""
+    """Return whether all blocks above frozen ones are trained linear + ReLU blocks, in float32 on a CPU."""
     trained = network.blocks[network.frozen :]
     head = network.head
     if not isinstance(head, nn.Linear) or network.pool is not None or head.bias is None:
+        return False
+    if len(trained) != len(network.trained):
         return False
     plain = all(
         type(block) is nn.Sequential and isinstance(part, nn.Flatten | nn.Linear | nn.ReLU)

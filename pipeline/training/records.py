@@ -15,6 +15,8 @@ from torch import Tensor
 IN_MEMORY_BYTES = 256 << 20  # larger inputs are not held in memory as float32, but read batch by batch
 
 Augment = Literal["none", "flip", "crop_flip", "trivial"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class FitSettings:
         copied_learning_rate_factor: Learning rate of copied blocks, as a multiple of `learning_rate`.
         copied_weight_decay: Weight decay of copied blocks; None for `weight_decay`.
         train_dtype: `torch.bfloat16` trains under autocast; validation always uses float32.
+        momentum: Of SGD; None for the other optimizers.
+        layer_decay: The learning rate of the k-th block below the head is multiplied by layer_decay^k.
+        clip_grad_norm: Largest norm of the gradient; 0 does not clip.
         gradients: `auto` uses the manual backward pass if the network supports it.
         augment: Augmentation of the training images, which must be uint8 then; see `augmentation`.
     """
@@ -40,6 +45,12 @@ class FitSettings:
     copied_learning_rate_factor: float = 1.0
     copied_weight_decay: float | None = None
     train_dtype: torch.dtype = torch.float32
+    optimizer: Optimizer = "adam"
+    momentum: float | None = None
+    schedule: Schedule = "constant"
+    warmup_epochs: float = 0.0
+    clip_grad_norm: float = 0.0
+    layer_decay: float = 1.0
     gradients: Literal["auto", "autograd"] = "auto"
     augment: Augment = "none"
 

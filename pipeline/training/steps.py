@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,62 +14,6 @@ from torch.nn.functional import cross_entropy
 from pipeline.networks.layered import LayeredNetwork
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # values (B, ...), labels (B,) -> mean loss, logits (B, K)
-
-
-def build_adam(
-    new: list[Tensor],
-    copied: list[Tensor],
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    copied_factor: float,
-    copied_decay: float | None,
-) -> torch.optim.Adam:
-    """Return fused Adam with a parameter group for new layers and one for copied blocks."""
-    decay = weight_decay if copied_decay is None else copied_decay
-    groups: list[dict[str, Any]] = [
-        {"params": new, "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": copied, "lr": learning_rate * copied_factor, "weight_decay": decay},
-    ]
-    return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
-
-
-class FusedUpdate:
-    """Adam's fused kernel without the overhead of `Optimizer.step`, which is larger than the kernel's time.
-
-    The optimizer keeps the state, so checkpoints are the same; a test compares both.
-
-    Args:
-        optimizer: From `build_adam`.
-    """
-
-    def __init__(self, optimizer: torch.optim.Adam):
-        self.optimizer = optimizer
-        self._state: object = None  # the state that the arguments refer to; loading a checkpoint replaces it
-        self._arguments: list[Any] = []  # weights, moments, steps and options per group
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        """Update the weights."""
-        if len(self.optimizer.state) == 0:
-            self.optimizer.step()  # creates the state
-            return
-        if self._state is not self.optimizer.state:
-            self._gather()
-        for weights, averages, squares, steps, options in self._arguments:
-            torch._foreach_add_(steps, 1)
-            gradients = [weight.grad for weight in weights]
-            torch._fused_adam_(weights, gradients, averages, squares, [], steps, **options)
-
-    def _gather(self) -> None:
-        """Collect the kernel's arguments."""
-        self._state, self._arguments = self.optimizer.state, []
-        for group in self.optimizer.param_groups:
-            states = [self.optimizer.state[weight] for weight in group["params"]]
-            averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-            options = {name: group[name] for name in ("lr", "weight_decay", "eps")}
-            options |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "amsgrad": False, "maximize": False}
-            self._arguments.append((group["params"], averages, squares, steps, options))
 
 
 class AutogradStep:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.errors import UserInputError
 from pipeline.params import CacheFeaturesParams, ResumeParams, TrainBaseParams, TransferParams, parse_params
-from pipeline.stages import training_run
+from pipeline.stages import fitting
 from pipeline.stages.cache_features import cache_features
 from pipeline.stages.resume import resume
 from pipeline.stages.train_base import train_base
@@ -37,7 +37,7 @@ def interrupted(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> Callabl
                     raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(training_run, "watch", watched)
+            patched.setattr(fitting, "watch", watched)
             with pytest.raises(KeyboardInterrupt):
                 stage(params or TrainBaseParams(**QUICK))
         runs = store.search_runs(["0"], "attributes.status = 'KILLED'", order_by=["attributes.start_time DESC"])

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserInputError
 from pipeline.params import MainParams, TrainBaseParams, TransferParams
-from pipeline.stages import training_run
+from pipeline.stages import fitting
 from pipeline.stages.main import main
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
@@ -73,7 +73,7 @@ def at_epochs(monkeypatch: pytest.MonkeyPatch) -> dict[int, Callable[[], None]]:
             time.sleep(0.1)
             yield record
 
-    monkeypatch.setattr(training_run, "watch", watched)
+    monkeypatch.setattr(fitting, "watch", watched)
     return actions
 
 

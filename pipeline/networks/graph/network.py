@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.preprocessing import Preprocessing
+from pipeline.networks.convolutions import prefer_channels_last
 from pipeline.networks.graph.assemble import Segment, head_module, segment_module, segment_parameters, segments
 from pipeline.networks.graph.compare import graph_digest
 from pipeline.networks.graph.cuts import (
@@ -165,10 +166,10 @@ def build_from_module(module: nn.Module, architecture: GraphArchitecture, genera
         raise ValueError(_changed(architecture, "its blocks have other parameters"))
     blocks = [segment_module(traced, part) for part in parts[: architecture.depth]]
     if architecture.head == "published":
-        return GraphNetwork(architecture, blocks, head_module(traced, parts[-1]))
+        return prefer_channels_last(GraphNetwork(architecture, blocks, head_module(traced, parts[-1])))
     top = architecture.blocks[architecture.depth - 1]
     head = xavier_linear(top.pooled_width, len(architecture.classes), generator)
-    return GraphNetwork(architecture, blocks, head, pool=build_pooling(top.pooling))
+    return prefer_channels_last(GraphNetwork(architecture, blocks, head, pool=build_pooling(top.pooling)))
 
 
 def _recorded_boundaries(architecture: GraphArchitecture, layout: GraphLayout) -> list[Boundary]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pipeline.report.charts import line_chart
-from pipeline.report.elements import Answer, Chart
+from pipeline.report.elements import Answer, Chart, capitalized
+from pipeline.report.number_text import seeds_text
+from pipeline.report.questions.comparisons import asks_for_precision, asks_only_for_precision
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.quantities import (
     CV_ACCURACY,
@@ -18,7 +20,6 @@ from pipeline.report.questions.quantities import (
     metric,
 )
 from pipeline.report.records import ReportedArm
-from pipeline.report.statistics import estimate, seeds_text
 from pipeline.tracking import names
 
 MAX_ARMS_IN_SENTENCE = 3
@@ -29,7 +30,7 @@ def score(context: QuestionContext) -> Answer:
     arms = [arm for arm in context.arms if TEST_ACCURACY.mean(arm)]
     if not arms:
         return Answer(context.question, "Not answered: no run has a test accuracy.")
-    precision = _asks_for_precision(context)
+    precision = asks_for_precision(context.question)
     few = len(arms) <= MAX_ARMS_IN_SENTENCE
     headline = "; ".join(_accuracy(arm, precision) for arm in arms) if few else _range(arms, precision)
     sentences = (*map(_search, arms), *(map(_training, arms) if few else ()))
@@ -38,45 +39,21 @@ def score(context: QuestionContext) -> Answer:
 
 
 def compare(context: QuestionContext) -> Answer:
-    """Report which arms have a higher or lower test accuracy than the reference, paired by seed."""
-    comparison = context.comparison(TEST_ACCURACY, "Test accuracy")
-    headline = comparison or "Not compared: no seed is shared with the reference."
-    sentences = [_differences(context, TEST_ACCURACY)]
-    if comparison and _asks_for_precision(context):
-        headline += f" {context.comparison(TEST_PRECISION, 'Macro precision')}"
-        sentences.append(_differences(context, TEST_PRECISION))
+    """Report which arms have a higher or lower test accuracy, or precision, than the reference, paired by seed."""
+    primary, other = TEST_ACCURACY, TEST_PRECISION
+    if asks_only_for_precision(context.question):
+        primary, other = other, primary
+    headline = context.main_comparison(capitalized(primary.name))
+    headline = headline or "Not compared: no seed is shared with the reference."
+    sentences = []
+    if asks_for_precision(context.question):
+        sentences.append(context.comparison(other, capitalized(other.name)))
     if "how long" in context.question.text.lower():
         times = [f"{arm.label} {_mean(TRAINING_TIME, arm)}" for arm in context.others]
         headline += f" Training time: {', '.join(times)}."
     sentences += map(_search, context.others)
-    differences = context.difference_columns(TEST_ACCURACY, f"\u0394 vs. {context.reference_arm.label} (pp)")
-    table = context.table(TEST_ACCURACY.column, TEST_PRECISION.column, *differences, TRAINING_TIME.column)
+    table = context.table(TEST_ACCURACY.column, TEST_PRECISION.column, TRAINING_TIME.column)
     return Answer(context.question, headline, tuple(sentences), table, _accuracy_charts(context))
-
-
-def _asks_for_precision(context: QuestionContext) -> bool:
-    """Whether the question mentions precision."""
-    return "precis" in context.question.text.lower()
-
-
-def _differences(context: QuestionContext, quantity: Quantity) -> str:
-    """Return the paired differences with intervals and p values; empty for many arms."""
-    if len(context.others) > MAX_ARMS_IN_SENTENCE:
-        return ""
-    parts = []
-    for arm in context.others:
-        pairing = context.pair(arm, quantity)
-        if pairing is None or len(pairing.seeds) < 2:
-            continue
-        sides = (pairing.values, pairing.reference)
-        mean, reference = (estimate(list(side.values())).text(2, unit=" %") for side in sides)
-        difference, p = quantity.difference_text(pairing.difference), pairing.difference.p_text
-        parts.append(
-            f"{arm.label} {mean}, {context.reference_arm.label} {reference}: \u0394 {difference} pp "
-            f"(paired, p {p if p.startswith('<') else f'= {p}'}, {seeds_text(len(pairing.seeds))})"
-        )
-    prefix = "Macro precision: " if quantity is TEST_PRECISION else ""
-    return f"{prefix}{'; '.join(parts)}." if parts else ""
 
 
 def _mean(quantity: Quantity, arm: ReportedArm) -> str:
@@ -121,7 +98,7 @@ def _training(arm: ReportedArm) -> str:
 def _accuracy_charts(context: QuestionContext) -> tuple[Chart, ...]:
     """Draw loss over epochs, accuracy, and training time if it can be compared."""
     hollow, legend = None, ""
-    if _asks_for_precision(context):
+    if asks_for_precision(context.question):
         hollow, legend = TEST_PRECISION, "filled: test accuracy; hollow: macro precision"
     elif context.question.kind == "score":
         hollow, legend = TRAIN_ACCURACY, "filled: test; hollow: training"

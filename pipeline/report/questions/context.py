@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from statistics import fmean
@@ -12,11 +12,12 @@ import numpy as np
 
 from pipeline.plan.records import Question
 from pipeline.report.charts import ChartText, Row, Series, SeriesStyle, bar_chart, point_chart, rows_text, style_of
-from pipeline.report.elements import NO_VALUE, Cell, Chart, Link, Table, joined, seed_cell, text_cell
+from pipeline.report.elements import Cell, Chart, Link, Table, joined, seed_cell, text_cell, text_table
 from pipeline.report.questions.arm_differences import incomparable_times
-from pipeline.report.questions.quantities import Pairing, Quantity, pair, positive
+from pipeline.report.questions.comparisons import COLUMNS, Compared, judge_family, judge_question, plan_comparison
+from pipeline.report.questions.quantities import Quantity
 from pipeline.report.records import Links, PlanRunFacts, ReportedArm
-from pipeline.report.statistics import Estimate
+from pipeline.statistics.estimates import Pairs
 from pipeline.tracking import names
 
 MAX_REASON = 240  # characters of a failure; the run has all of it
@@ -33,7 +34,9 @@ class QuestionContext:
     links: Links  # to the runs
     position: int  # of the question in the plan, from 1; makes chart names unique
     styles: dict[str, SeriesStyle]  # how each arm is drawn, by name
+    primary: tuple[Compared, ...] = ()  # verdicts on what the question is about; finished arms only
     notes: list[str] = field(default_factory=list)  # caveats, collected while the answer is computed
+    secondary: list[Compared] = field(default_factory=list)  # other verdicts, collected likewise
 
     @property
     def others(self) -> tuple[ReportedArm, ...]:
@@ -57,38 +60,39 @@ class QuestionContext:
         self.note(reason)
         return not reason
 
-    def pair(
-        self, arm: ReportedArm, quantity: Quantity, reference: ReportedArm | None = None, *, for_ratio: bool = False
-    ) -> Pairing | None:
-        """Pair an arm with a reference, by default the question's; notes the seeds that are left out.
+    def pair(self, arm: ReportedArm, quantity: Quantity) -> Pairs:
+        """Pair an arm with the reference; notes the seeds that are left out."""
+        return self._noted(arm, self.reference_arm, quantity)
 
-        With `for_ratio`, values that are not positive are left out. Returns None without a shared seed.
-        """
-        reference = reference or self.reference_arm
-        values, others = quantity.values(arm), quantity.values(reference)
-        if for_ratio:
-            values, others = positive(values), positive(others)
-        pairing = pair(values, others)
-        if pairing is None:
+    def _noted(self, arm: ReportedArm, reference: ReportedArm, quantity: Quantity) -> Pairs:
+        pairs = quantity.pair(arm, reference)
+        seeds = {seed for one in (arm, reference) for seed in quantity.values(one)}
+        if not pairs.seeds:
             self.note(f"{arm.label} and {reference.label} share no seed and are not compared.")
-        elif values.keys() != others.keys():
-            seeds = joined([str(seed) for seed in pairing.seeds])
-            word = "seed" if len(pairing.seeds) == 1 else "seeds"
-            self.note(f"{arm.label} and {reference.label} are paired on their shared {word}: {seeds}.")
-        return pairing
+        elif seeds != set(pairs.seeds):
+            word = "seed" if len(pairs.seeds) == 1 else "seeds"
+            listed = joined([str(seed) for seed in pairs.seeds])
+            self.note(f"{arm.label} and {reference.label} are paired on their shared {word}: {listed}.")
+        return pairs
+
+    def main_comparison(self, title: str) -> str:
+        """Return the verdicts on what the question is about as a sentence; empty without shared seeds."""
+        for one in self.primary:
+            self._noted(one.arm, one.planned.reference, one.planned.quantity)
+        return _sentence([one for one in self.primary if one.verdict.count], title)
 
     def comparison(self, quantity: Quantity, title: str) -> str:
-        """Return how the arms compare with the reference as a sentence; empty without shared seeds."""
-        pairings = [(arm, pairing) for arm in self.others if (pairing := self.pair(arm, quantity))]
-        if not pairings:
-            return ""
-        reference = self.reference_arm.label
-        if len(pairings) > 1:
-            verdicts = quantity.grouped_verdicts({arm.label: pairing.difference for arm, pairing in pairings})
-            return f"{title} vs. {reference}: {verdicts}."
-        arm, pairing = pairings[0]
-        mean, other = (quantity.number(fmean(side.values())) for side in (pairing.values, pairing.reference))
-        return f"{title}: {arm.label} {mean}, {reference} {other}: {quantity.verdict(pairing.difference)}."
+        """Return exploratory verdicts on another quantity as a sentence; empty without shared seeds."""
+        planned = [plan_comparison(self.question, arm, self.reference_arm, quantity) for arm in self.others]
+        compared = judge_family([one for one in planned if self.pair(one.arm, quantity).seeds], primary=False)
+        self.secondary.extend(compared)
+        return _sentence(compared, title)
+
+    @property
+    def verdicts(self) -> Table:
+        """The table of all verdicts."""
+        rows = [*self.primary, *self.secondary]
+        return text_table(COLUMNS, [one.row() for one in rows if one.verdict.count])
 
     def table(self, *columns: Column) -> Table:
         """Return a table with one row per arm: label, seeds, then linked numbers."""
@@ -103,15 +107,6 @@ class QuestionContext:
         """Return a cell that links to the arm's runs."""
         return text_cell(text, self.links.runs(arm))
 
-    def difference_columns(self, quantity: Quantity, heading: str) -> tuple[Column, Column]:
-        """Return two columns: the paired difference from the reference, and its p value."""
-        pairings = {arm.name: self.pair(arm, quantity) for arm in self.others}
-
-        def column(text: Callable[[Estimate], str]) -> Callable[[ReportedArm], str]:
-            return lambda arm: text(pairing.difference) if (pairing := pairings.get(arm.name)) else NO_VALUE
-
-        return (heading, column(quantity.difference_text)), ("p", column(lambda difference: difference.p_text))
-
     def chart_text(self, name: str, title: str, alt: str, *, xlabel: str = "epoch", ylabel: str = "") -> ChartText:
         """Return the texts of a chart, with a file name that is unique in the report."""
         key = "".join(letter if letter.isalnum() else "_" for letter in self.question.key)
@@ -120,7 +115,7 @@ class QuestionContext:
     def rows(self, quantity: Quantity, hollow: Quantity | None = None) -> list[Row]:
         """Return a chart row for each arm with values of a quantity, and optionally of a second one."""
         return [
-            Row(arm.marked_label, self.styles[arm.name], values, hollow.mean(arm) if hollow else None)
+            Row(arm.marked_label, self.styles[arm.name], values, hollow.mean(arm) if hollow else None, quantity.bounds)
             for arm in self.arms
             if (values := tuple(quantity.values(arm).values()))
         ]
@@ -169,6 +164,22 @@ class QuestionContext:
         return series
 
 
+def _sentence(compared: Sequence[Compared], title: str) -> str:
+    """Return one comparison with its means, or several grouped by their verdicts; empty for none."""
+    if not compared:
+        return ""
+    reference = compared[0].planned.reference.label
+    if len(compared) == 1:
+        (one,) = compared
+        pairs, quantity = one.planned.pairs, one.planned.quantity
+        mean, other = (quantity.number(fmean(side)) for side in (pairs.values, pairs.reference))
+        return f"{title}: {one.arm.label} {mean}, {reference} {other}: {one.text()}."
+    groups: dict[str, list[str]] = {}
+    for one in compared:
+        groups.setdefault(one.verdict.answer(), []).append(f"{one.arm.label} ({one.short_effect}{one.warning})")
+    return f"{title} vs. {reference}: " + "; ".join(f"{word}: {', '.join(arms)}" for word, arms in groups.items()) + "."
+
+
 def context_of(facts: PlanRunFacts, question: Question) -> QuestionContext:
     """Collect the arms of a question; arms and seeds without a finished run become notes."""
     wanted = arm_names(question)
@@ -181,6 +192,7 @@ def context_of(facts: PlanRunFacts, question: Question) -> QuestionContext:
         links=facts.links,
         position=facts.questions.index(question) + 1,
         styles={name: style_of(number) for number, name in enumerate(wanted, first)},
+        primary=tuple(one for one in judge_question(facts, question) if one.arm.members),
     )
     for line in missing_runs(facts, wanted):
         context.note(line)

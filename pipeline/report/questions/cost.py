@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.report.charts import Series, line_chart
-from pipeline.report.elements import NO_VALUE, Answer, Chart
+from pipeline.report.elements import NO_VALUE, Answer, Chart, capitalized
+from pipeline.report.number_text import ratio_text
 from pipeline.report.questions.accuracy import loss_chart
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.quantities import (
@@ -23,61 +24,39 @@ from pipeline.report.questions.quantities import (
     TRAINED_SHARE,
     TRAINING_TIME,
     Quantity,
-    pair,
-    positive,
-    seconds_per_epoch,
 )
 from pipeline.report.records import ReportedArm
-from pipeline.report.statistics import ratio_verdict
+from pipeline.statistics.estimates import estimate_pairs
 from pipeline.tracking import names
+
+MINOR_CAUSE = 5.0  # a cause whose logarithm is a fifth of the main one's is not mentioned
+TOTAL_TIMES = (TRAINING_TIME, TIME_WITH_FEATURES)
 
 
 def caching(context: QuestionContext) -> Answer:
     """Report the speedup from cached features per epoch and in total, and when they break even."""
     comparable = context.times_comparable()
-    verdicts: list[str] = []
+    headline = context.main_comparison("Time per epoch")
     sentences: list[str] = []
+    if comparable:
+        sentences.append(_timed_epochs(context))
+        sentences += [context.comparison(quantity, capitalized(quantity.name)) for quantity in TOTAL_TIMES]
     for arm in context.others:
-        if comparable and (speedup := _epoch_speedup(context, arm)):
-            verdicts.append(f"{arm.label} vs. {context.reference_arm.label}: {speedup}")
-            sentences.append(_total_times(context, arm))
         sentences += [_break_even(arm), _accuracy_change(context, arm)]
     columns = (EPOCH_TIME, EPOCHS, TRAINING_TIME, FEATURES_TIME, BREAK_EVEN, TEST_ACCURACY)
     return Answer(
         context.question,
-        f"{'; '.join(verdicts)}." if verdicts else "Times are not compared.",
+        headline if comparable and headline else "Times are not compared.",
         tuple(sentences),
         context.table(*(quantity.column for quantity in columns)),
         (*context.bars(EPOCH_TIME, "epoch_seconds", "Time per epoch"), *_elapsed_chart(context)) if comparable else (),
     )
 
 
-def _epoch_speedup(context: QuestionContext, arm: ReportedArm) -> str:
-    """Return how an arm's epochs compare with equally many of the reference; empty without shared seeds."""
-    counts, others = (_epoch_counts(one) for one in (arm, context.reference_arm))
-    epochs = {seed: min(counts[seed], others[seed]) for seed in counts.keys() & others.keys()}
-    pairing = pair(*(positive(seconds_per_epoch(one, epochs)) for one in (context.reference_arm, arm)))
-    if pairing is None:
-        return ""
-    verdict = ratio_verdict(pairing.ratio, above="faster per epoch", below="slower per epoch")
-    timed = sorted({epochs[seed] for seed in pairing.seeds})
-    span = f"{timed[0]}" if len(timed) == 1 else f"{timed[0]} to {timed[-1]}"
-    return f"{verdict}, timed over the first {span} epochs of both"
-
-
-def _epoch_counts(arm: ReportedArm) -> dict[int, int]:
-    return {member.seed: len(member.run.curves.get(names.EPOCH_SECONDS, [])) for member in arm.members}
-
-
-def _total_times(context: QuestionContext, arm: ReportedArm) -> str:
-    """Return how whole training runs compare, without and with the time for feature extraction."""
-    parts = []
-    for quantity in (TRAINING_TIME, TIME_WITH_FEATURES):
-        if pairing := context.pair(arm, quantity, for_ratio=True):
-            times = [quantity.text(one, unit=True) for one in (arm, context.reference_arm)]
-            verdict = ratio_verdict(pairing.ratio, above="slower", below="faster")
-            parts.append(f"{quantity.name} {times[0]} vs. {times[1]}, {verdict}")
-    return f"{arm.label} vs. {context.reference_arm.label}: {'; '.join(parts)}." if parts else ""
+def _timed_epochs(context: QuestionContext) -> str:
+    """Return over how many epochs times per epoch are compared; empty without any."""
+    counts = [len(member.run.curves.get(names.EPOCH_SECONDS, [])) for arm in context.arms for member in arm.members]
+    return f"Timed over as many epochs of an arm as of its reference, at least {min(counts)}." if any(counts) else ""
 
 
 def _break_even(arm: ReportedArm) -> str:
@@ -93,11 +72,11 @@ def _break_even(arm: ReportedArm) -> str:
 
 
 def _accuracy_change(context: QuestionContext, arm: ReportedArm) -> str:
-    pairing = context.pair(arm, TEST_ACCURACY)
-    if pairing is None:
+    pairs = context.pair(arm, TEST_ACCURACY)
+    if not pairs.seeds:
         return ""
     both = f"{arm.label} and {context.reference_arm.label}"
-    largest = max(map(abs, pairing.differences.values()))
+    largest = float(np.abs(pairs.differences()).max())
     if largest == 0:
         return f"{both} have identical test accuracy for every seed."
     return f"Test accuracies of {both} differ by at most {largest:.2f} pp per seed."
@@ -120,16 +99,13 @@ def _elapsed_chart(context: QuestionContext) -> list[Chart]:
 
 def time(context: QuestionContext) -> Answer:
     """Report why arms train longer or shorter than the reference: epochs, time per epoch, compute."""
-    reference = context.reference_arm
     comparable = context.times_comparable()
-    verdicts: list[str] = []
-    sentences: list[str] = []
-    for arm in context.others:
-        pairing = context.pair(arm, TRAINING_TIME, for_ratio=True)
-        if comparable and pairing:
-            verdict = ratio_verdict(pairing.ratio, above="slower", below="faster")
-            verdicts.append(f"{arm.label} vs. {reference.label}: {verdict}")
-        sentences += _explanation(context, arm, (EPOCHS, EPOCH_TIME, MACS) if comparable else (EPOCHS, MACS))
+    headline = context.main_comparison("Training time")
+    sentences = [
+        sentence
+        for arm in context.others
+        for sentence in _explanation(context, arm, (EPOCHS, EPOCH_TIME, MACS) if comparable else (EPOCHS, MACS))
+    ]
     charts = [
         *context.bars(TRAINING_TIME, "seconds", "Training time"),
         *context.bars(EPOCHS, "epochs", "Epochs trained"),
@@ -138,7 +114,7 @@ def time(context: QuestionContext) -> Answer:
     ]
     return Answer(
         context.question,
-        f"Training time: {'; '.join(verdicts)}." if verdicts else "Times are not compared.",
+        headline if comparable and headline else "Times are not compared.",
         tuple(sentences),
         context.table(
             TRAINING_TIME.column, EPOCHS.column, EPOCH_TIME.column, (MACS.heading, MACS.mean_text),
@@ -149,20 +125,36 @@ def time(context: QuestionContext) -> Answer:
 
 
 def _explanation(context: QuestionContext, arm: ReportedArm, factors: Sequence[Quantity]) -> list[str]:
-    """Return the ratios that a ratio of training times consists of, and which dominates."""
+    """Explain a ratio of training times: epochs x time per epoch, and what an epoch computes."""
     reference = context.reference_arm
-    pairings = {quantity: context.pair(arm, quantity, for_ratio=True) for quantity in factors}
-    ratios = {quantity: pairing.ratio for quantity, pairing in pairings.items() if pairing}
+    pairs = {quantity: context.pair(arm, quantity) for quantity in factors}
+    ratios = {quantity: estimate_pairs(one, scale="ratio") for quantity, one in pairs.items() if one.seeds}
     if not ratios:
         return []
-    listed = "; ".join(f"{quantity.name} {ratio.text()}" for quantity, ratio in ratios.items())
+    listed = "; ".join(f"{quantity.name} {ratio_text(ratio)}" for quantity, ratio in ratios.items())
     sentences = [f"Ratios {arm.label} / {reference.label}: {listed}."]
-    causes = {"the number of epochs": ratios.get(EPOCHS), "the time per epoch": ratios.get(EPOCH_TIME)}
-    logs = {cause: abs(math.log(ratio.mean)) for cause, ratio in causes.items() if ratio}
-    if len(logs) == len(causes):
-        dominant = max(logs, key=lambda cause: logs[cause])
-        sentences.append(f"Takeaway: {dominant} accounts for more of the difference on average.")
+    if EPOCHS in ratios and EPOCH_TIME in ratios:
+        sentences.append(_reason(arm.label, ratios[EPOCHS].mean, ratios[EPOCH_TIME].mean))
     shares = [TRAINED_SHARE.mean_text(one) for one in (arm, reference)]
     if NO_VALUE not in shares:
-        sentences.append(f"{arm.label} trains {shares[0]} % of its parameters, {reference.label} {shares[1]} %.")
+        frozen = "; frozen blocks need no gradients" if shares[0] != shares[1] else ""
+        sentences.append(
+            f"{arm.label} trains {shares[0]} % of its parameters, {reference.label} {shares[1]} %{frozen}."
+        )
     return sentences
+
+
+def _reason(label: str, epochs: float, epoch_time: float) -> str:
+    """Return why an arm takes longer or shorter, from the ratios of epochs and of time per epoch."""
+    shorter = epochs * epoch_time < 1
+    causes = {
+        f"it needs {'fewer' if epochs < 1 else 'more'} epochs ({epochs:.2f}x)": math.log(epochs),
+        f"an epoch takes {'less' if epoch_time < 1 else 'more'} time ({epoch_time:.2f}x)": math.log(epoch_time),
+    }
+    helping = {cause: abs(size) for cause, size in causes.items() if (size < 0) == shorter}
+    first, *rest = sorted(helping, key=lambda cause: -helping[cause])
+    joint = f", and {rest[0]}" if rest and helping[rest[0]] > helping[first] / MINOR_CAUSE else ""
+    return (
+        f"Training time is epochs x time per epoch: {epochs:.2f} x {epoch_time:.2f} = {epochs * epoch_time:.2f}. "
+        f"{capitalized(label)} takes {'less' if shorter else 'more'} time because {first}{joint}."
+    )

@@ -50,6 +50,9 @@ def _scores_only(context: QuestionContext) -> Answer:
 
 def _annotated(context: QuestionContext, answered: Answer) -> Answer:
     """Add notes on cached runs, arms trained on top of each other, and parameters that differ."""
+    for one in context.primary:
+        if one.seeds_to_settle:
+            context.note(f"{one.title}: not settled; {one.seeds_to_settle} would settle it with 80 % power.")
     if any(member.reused for arm in context.arms for member in arm.members):
         context.note(f"{CACHED_MARK} Cached: not run again; its times are those of the original run.")
     unconverged = [
@@ -71,5 +74,6 @@ def _annotated(context: QuestionContext, answered: Answer) -> Answer:
         answered,
         headline=capitalized(answered.headline),
         sentences=tuple(capitalized(sentence) for sentence in answered.sentences if sentence),
+        verdicts=answered.verdicts or context.verdicts,
         notes=tuple(map(capitalized, context.notes)),
     )

@@ -1,17 +1,22 @@
-"""How does the difference between arms depend on the number of labels? Kind `labels`."""
+"""How does the difference between arms depend on the number of labels, and what is reuse worth? Kind `labels`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 from pipeline.report.charts import Row, SeriesStyle, point_chart, rows_text, style_of
-from pipeline.report.elements import Answer, Cell, Chart, Link, Table, seed_cell, text_cell
+from pipeline.report.elements import NO_VALUE, Answer, Cell, Chart, Link, Table, seed_cell, text_cell
+from pipeline.report.label_chart import Worth, label_chart
+from pipeline.report.questions.comparisons import Compared
 from pipeline.report.questions.context import QuestionContext
-from pipeline.report.questions.quantities import TEST_ACCURACY, Pairing, pair
+from pipeline.report.questions.quantities import TEST_ACCURACY, TRAINING_TIME
 from pipeline.report.records import ReportedArm
+from pipeline.statistics.estimates import estimate_pairs
+from pipeline.statistics.worth import LabelCount, LabelCurves, crossover, crossover_text, curves, worth_in_labels
 
 ALL = "all"
-LABEL_EFFECT = replace(TEST_ACCURACY, above="larger", below="smaller")
+MIN_COUNTS = 2  # of a label curve
 REFERENCE_STYLE, ARM_STYLE = style_of(0), style_of(1)
 
 
@@ -20,9 +25,17 @@ class LabelPoint:
     """An arm and its reference at one number of labels."""
 
     labels: str  # per class, or `all`
-    arm: ReportedArm
-    reference: ReportedArm  # what it is compared with
-    pairing: Pairing  # their test accuracies
+    compared: Compared  # their test accuracies
+
+    @property
+    def arm(self) -> ReportedArm:
+        """The arm."""
+        return self.compared.arm
+
+    @property
+    def reference(self) -> ReportedArm:
+        """What it is compared with."""
+        return self.compared.planned.reference
 
     @property
     def styled_arms(self) -> tuple[tuple[ReportedArm, SeriesStyle], ...]:
@@ -30,32 +43,36 @@ class LabelPoint:
         return (self.arm, ARM_STYLE), (self.reference, REFERENCE_STYLE)
 
 
+@dataclass(frozen=True)
+class LabelsWorth:
+    """What reuse is worth in labels, from the curves of an arm and of its reference."""
+
+    curves: LabelCurves
+    worth: dict[float, LabelCount]  # by labels per class of the arm
+    crossover: LabelCount
+
+
 def labels(context: QuestionContext) -> Answer:
-    """Report the difference at each number of labels, and whether it depends on the number."""
+    """Report the difference at each number of labels, and what reuse is worth in labels."""
     points = label_points(context)
     if not points:
         return Answer(context.question, "Not answered: no arm shares a finished seed with its reference.")
     several = len({point.labels for point in points}) < len(points)  # arms per number of labels
     titles = [labels_text(point.labels) + (f", {point.arm.marked_label}" if several else "") for point in points]
-    verdicts = [TEST_ACCURACY.verdict(point.pairing.difference) for point in points]
+    worth = None if several else labels_worth(points)
     return Answer(
         context.question,
-        "; ".join(f"{title}: {verdict}" for title, verdict in zip(titles, verdicts, strict=True)) + ".",
-        ("" if several or len(points) < 2 else _dependence(points[0], points[-1]),),
-        _table(context, points),
-        _charts(context, points, titles),
+        "; ".join(f"{title}: {point.compared.text()}" for title, point in zip(titles, points, strict=True)) + ".",
+        _worth_sentences(worth) if worth else (),
+        _table(context, points, worth),
+        (*_worth_chart(context, points, worth), *_charts(context, points, titles)),
     )
 
 
 def label_points(context: QuestionContext) -> list[LabelPoint]:
     """Return the pairs of arms that share seeds, fewest labels first."""
-    arms = {arm.name: arm for arm in context.arms}
-    pairs = [(arms[name], arms[other]) for name, other in context.question.labelled if {name, other} <= arms.keys()]
-    points = [
-        LabelPoint(arm.parameter("per_class") or ALL, arm, reference, pairing)
-        for arm, reference in pairs
-        if (pairing := context.pair(arm, TEST_ACCURACY, reference))
-    ]
+    context.main_comparison("")  # notes seeds that are left out
+    points = [LabelPoint(one.arm.parameter("per_class") or ALL, one) for one in context.primary if one.verdict.count]
     return sorted(points, key=lambda point: label_count(point.labels))
 
 
@@ -69,42 +86,94 @@ def labels_text(labels: str) -> str:
     return "all labels" if labels == ALL else f"{labels} labels per class"
 
 
-def _dependence(fewest: LabelPoint, most: LabelPoint) -> str:
-    """Return how the difference with the fewest labels compares with that with the most, paired by seed."""
-    pairing = pair(fewest.pairing.differences, most.pairing.differences)
-    if pairing is None:
-        return ""
-    change = pairing.difference
-    interval = f"; {LABEL_EFFECT.difference_text(change)} pp" if change.count > 1 else ""
+def labels_worth(points: list[LabelPoint]) -> LabelsWorth | None:
+    """Return what reuse is worth; None with fewer than two numbers of labels, or without common seeds.
+
+    The point with all labels is left out: its number of labels per class is not fixed.
+    """
+    counted = [point for point in points if point.labels.isdigit()]
+    if len(counted) < MIN_COUNTS:
+        return None
+    label_curves = curves(
+        {int(point.labels): TEST_ACCURACY.values(point.arm) for point in counted},
+        {int(point.labels): TEST_ACCURACY.values(point.reference) for point in counted},
+    )
+    if not label_curves.arm.size:
+        return None
+    worth = {float(count): worth_in_labels(label_curves, float(count)) for count in label_curves.labels}
+    return LabelsWorth(label_curves, worth, crossover(label_curves))
+
+
+def _worth_sentences(worth: LabelsWorth) -> tuple[str, ...]:
+    """Return what reuse is worth at the fewest labels, and where it stops paying."""
+    fewest, most = float(worth.curves.labels[0]), worth.curves.labels[-1]
+    first = worth.worth[fewest]
     return (
-        f"\u0394 with {labels_text(fewest.labels)} vs. {labels_text(most.labels)}: "
-        f"{LABEL_EFFECT.verdict(change)}{interval}."
+        f"Reuse at {fewest:g} labels per class is worth as much as {first.text()} from scratch "
+        f"(n = {first.seeds}, measured up to {most:g}).",
+        f"{crossover_text(worth.crossover)}.",
     )
 
 
-def _table(context: QuestionContext, points: list[LabelPoint]) -> Table:
+def _table(context: QuestionContext, points: list[LabelPoint], worth: LabelsWorth | None) -> Table:
     rows = []
     for point in points:
-        members = [member for member in point.arm.members if member.seed in point.pairing.seeds]
-        difference = point.pairing.difference
+        members = [member for member in point.arm.members if member.seed in point.compared.planned.pairs.seeds]
         cells = [text_cell(point.labels), seed_cell(members, context.links)]
         for arm, style in point.styled_arms:
             cells += [Cell((Link(arm.marked_label),), style.color), context.number(arm, TEST_ACCURACY.text(arm))]
-        for text in (TEST_ACCURACY.difference_text(difference), difference.p_text):
-            cells.append(context.number(point.arm, text))
+        value = worth.worth.get(label_count(point.labels)) if worth else None
+        cells += [text_cell(value.text() if value else NO_VALUE), text_cell(_seconds_per_point(point))]
         rows.append(tuple(cells))
     accuracy = TEST_ACCURACY.heading
-    return Table(("labels per class", "seeds", "arm", accuracy, "reference", accuracy, "\u0394 (pp)", "p"), tuple(rows))
+    columns = ("labels per class", "seeds", "arm", accuracy, "reference", accuracy, "worth from scratch", "s per pp")
+    return Table(columns, tuple(rows))
+
+
+def _seconds_per_point(point: LabelPoint) -> str:
+    """Return the extra training time per point gained; negative if the arm is faster, `-` if it gains nothing."""
+    pairs = TRAINING_TIME.pair(point.arm, point.reference)
+    gain = estimate_pairs(point.compared.planned.pairs).mean
+    if not pairs.seeds or gain <= 0:
+        return NO_VALUE
+    return f"{float(pairs.differences().mean()) / gain:+.2f}"
+
+
+def _worth_chart(context: QuestionContext, points: list[LabelPoint], worth: LabelsWorth | None) -> list[Chart]:
+    """Draw both label curves, and an arrow at the fewest labels where reuse is worth more."""
+    if worth is None:
+        return []
+    counted = [point for point in points if point.labels.isdigit()]
+    sides = (("with reuse", ARM_STYLE, "arm"), ("from scratch", REFERENCE_STYLE, "reference"))
+    rows = [
+        [
+            Row(label, style, tuple(TEST_ACCURACY.values(getattr(point, side)).values()), None, TEST_ACCURACY.bounds)
+            for point in counted
+        ]
+        for label, style, side in sides
+    ]
+    gains = [(at, one.labels) for at, one in worth.worth.items() if math.isfinite(one.labels) and one.labels > at]
+    arrow = None
+    if gains:
+        at, value = gains[0]
+        row = int((worth.curves.labels == at).argmax())
+        arrow = Worth(at, value, float(worth.curves.arm[row].mean()))
+    listed = "; ".join(f"{at:g}: {one.text()}" for at, one in worth.worth.items())
+    alt = f"Test accuracy by labels per class, with reuse and from scratch. Worth of reuse from scratch: {listed}."
+    text = context.chart_text(
+        "worth", "What reuse is worth in labels", alt, xlabel="labels per class", ylabel="test accuracy (%)"
+    )
+    return [label_chart(text, worth.curves.labels.tolist(), rows, arrow)]
 
 
 def _charts(context: QuestionContext, points: list[LabelPoint], titles: list[str]) -> tuple[Chart, ...]:
     accuracies = [
-        Row(arm.marked_label, style, tuple(TEST_ACCURACY.values(arm).values()))
+        Row(arm.marked_label, style, tuple(TEST_ACCURACY.values(arm).values()), None, TEST_ACCURACY.bounds)
         for point in points
         for arm, style in point.styled_arms
     ]
     differences = [
-        Row(title, ARM_STYLE, tuple(point.pairing.differences.values()))
+        Row(title, ARM_STYLE, tuple(point.compared.planned.pairs.differences().tolist()))
         for title, point in zip(titles, points, strict=True)
     ]
     alt = f"Test accuracy in %, mean with 95 % CI: {rows_text(accuracies)}."

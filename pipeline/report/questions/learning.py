@@ -5,13 +5,11 @@ from __future__ import annotations
 from pipeline.report.charts import line_chart
 from pipeline.report.elements import Answer, Chart
 from pipeline.report.questions.accuracy import loss_chart
+from pipeline.report.questions.comparisons import common_threshold
 from pipeline.report.questions.context import Column, QuestionContext
 from pipeline.report.questions.quantities import GAP, TEST_ACCURACY, TRAIN_ACCURACY, Quantity, epochs_to, time_to
 from pipeline.report.records import ReportedArm
 from pipeline.tracking import names
-
-THRESHOLD = 0.98
-LOWEST_THRESHOLD = min(names.VAL_THRESHOLDS)
 
 
 def convergence(context: QuestionContext) -> Answer:
@@ -23,7 +21,7 @@ def convergence(context: QuestionContext) -> Answer:
         if missed := len(arm.members) - len(epochs.values(arm)):
             context.note(f"{arm.label}: {missed} of {len(arm.members)} runs never reached {goal}.")
     columns = [_epochs_column(epochs_to(level)) for level in names.VAL_THRESHOLDS]
-    by_epochs = context.comparison(epochs, f"Epochs to {goal}")
+    by_epochs = context.main_comparison(f"Epochs to {goal}")
     by_time = context.comparison(time_to(threshold), f"Training time to {goal}") if context.times_comparable() else ""
     return Answer(
         context.question,
@@ -32,15 +30,6 @@ def convergence(context: QuestionContext) -> Answer:
         context.table(*columns, time_to(threshold).column, TEST_ACCURACY.column),
         _convergence_charts(context, threshold),
     )
-
-
-def common_threshold(arms: tuple[ReportedArm, ...]) -> float:
-    """Return 0.98; 0.95 if every run reached that, but not 0.98."""
-    reached, reached_lowest = (
-        all(len(epochs_to(threshold).values(arm)) == len(arm.members) for arm in arms)
-        for threshold in (THRESHOLD, LOWEST_THRESHOLD)
-    )
-    return LOWEST_THRESHOLD if reached_lowest and not reached else THRESHOLD
 
 
 def _epochs_column(quantity: Quantity) -> Column:
@@ -72,24 +61,22 @@ def _convergence_charts(context: QuestionContext, threshold: float) -> tuple[Cha
 
 def overfitting(context: QuestionContext) -> Answer:
     """Report the gap between training and test accuracy, and how it compares with the reference's."""
-    gaps = [(arm.label, gap) for arm in context.arms if (gap := GAP.mean(arm))]
+    gaps = [f"{arm.label} {GAP.text(arm, unit=True)}" for arm in context.arms if GAP.values(arm)]
     if not gaps:
         return Answer(context.question, "Not answered: the runs lack training or test accuracy.")
-    compared = context.reference is not None and bool(context.others)
+    headline = f"Training - test accuracy: {'; '.join(gaps)}."
     sentences: tuple[str, ...] = ()
-    columns = [TRAIN_ACCURACY.column, TEST_ACCURACY.column, GAP.column]
-    if compared:
-        sentences = context.comparison(GAP, "Gap"), context.comparison(TEST_ACCURACY, "Test accuracy")
-        columns += context.difference_columns(GAP, "\u0394 gap (pp)")
-        columns += context.difference_columns(TEST_ACCURACY, "\u0394 test acc. (pp)")
+    if context.primary:
+        headline += f" {context.main_comparison('Gap')}"
+        sentences = (context.comparison(TEST_ACCURACY, "Test accuracy"),)
     accuracies = context.points(
         TEST_ACCURACY, "train_and_test", "Training and test accuracy", hollow=TRAIN_ACCURACY,
         legend="filled: test; hollow: training", connected=True,
     )  # fmt: skip
     return Answer(
         context.question,
-        "Training - test accuracy: " + "; ".join(f"{label} {GAP.signed_verdict(gap)}" for label, gap in gaps) + ".",
+        headline,
         sentences,
-        context.table(*columns),
+        context.table(TRAIN_ACCURACY.column, TEST_ACCURACY.column, GAP.column),
         (*loss_chart(context), *accuracies, *context.points(GAP, "gap", "Gap: training - test accuracy")),
     )

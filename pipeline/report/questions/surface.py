@@ -1,22 +1,24 @@
-"""How many layers to reuse and to unfreeze, by number of labels? Kind `surface`, with a recommendation.
+"""How many layers to reuse and to unfreeze, by number of labels? Kind `surface`.
 
-Recommendations are made on validation accuracy alone; test accuracy is only reported.
+Per number of labels one cell is chosen by validation accuracy on seeds 0-2. Only that cell is compared with training
+from scratch, on other seeds; the numbers of labels form a family. Everything else is descriptive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pipeline.plan.records import Question
 from pipeline.report.charts import Point, front_chart, heat_map, style_of
-from pipeline.report.elements import NO_VALUE, Answer, Chart, Table, seed_cell, text_cell
+from pipeline.report.elements import Answer, Chart, Table, joined, seed_cell, text_cell, text_table
+from pipeline.report.questions.comparisons import COLUMNS, Compared, Planned, judge_family
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.label_curves import ALL, label_count, labels_text
-from pipeline.report.questions.quantities import TEST_ACCURACY, TRAINING_TIME, VAL_ACCURACY, Pairing, Quantity
-from pipeline.report.records import ReportedArm
-from pipeline.report.statistics import seeds_text
-
-MIN_SEEDS = 3  # with fewer, hardly any arm is significantly worse, and the cheapest would always win
+from pipeline.report.questions.quantities import TEST_ACCURACY, TRAINING_TIME, VAL_ACCURACY, Quantity
+from pipeline.report.records import PlanRunFacts, ReportedArm
+from pipeline.statistics.estimates import estimate_pairs, pair
+from pipeline.statistics.surfaces import CHOICE_SEEDS, FRESH_SEEDS, choose_cell, fresh
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,19 @@ class SurfacePoint:
         assert mean is not None, "surface_points leaves out arms without scores"
         return mean.mean
 
-    def difference_from(self, other: SurfacePoint | None) -> Pairing | None:
-        """Pair test accuracies with another point's; None without one, with itself, or without shared seeds."""
-        return TEST_ACCURACY.pair(self.arm, other.arm) if other is not None and other is not self else None
-
 
 @dataclass(frozen=True)
-class Recommendation:
-    """The settings to use with some number of labels: those of the cheapest arm that is as good as the best."""
+class Choice:
+    """The cell chosen for one number of labels."""
 
     points: tuple[SurfacePoint, ...]  # all arms with that number of labels
-    best: SurfacePoint  # highest mean validation accuracy
-    cheapest: SurfacePoint  # not significantly worse than `best`; `best` itself without enough seeds or times
+    chosen: SurfacePoint  # best mean validation accuracy among the cells that reuse layers
+    seeds: tuple[int, ...]  # that it was chosen on
 
     @property
     def labels(self) -> str:
         """Number of labels in words."""
-        return labels_text(self.best.labels)
+        return labels_text(self.chosen.labels)
 
     @property
     def scratch(self) -> SurfacePoint | None:
@@ -68,34 +66,41 @@ class Recommendation:
         return next((point for point in self.points if point.reuse == 0), None)
 
 
+@dataclass(frozen=True)
+class Surface:
+    """The choices of a question, fewest labels first, and the verdicts on those that can be confirmed."""
+
+    choices: list[Choice]
+    verdicts: dict[str, Compared] = field(default_factory=dict)  # by number of labels
+
+
 def surface(context: QuestionContext) -> Answer:
-    """Recommend settings for each number of labels; show accuracy over the settings and over training time."""
-    points = surface_points(context)
-    if not points:
+    """Choose settings for each number of labels and confirm them; show accuracy over the settings and over time."""
+    choices = choose(context.arms)
+    if not choices:
         return Answer(context.question, "Not answered: no finished arm has reuse_layers, unfreeze and its scores.")
-    comparable = context.times_comparable()
-    groups = sorted({point.labels for point in points}, key=label_count)
-    recommended = [recommend([point for point in points if point.labels == labels], comparable) for labels in groups]
-    if any(len(VAL_ACCURACY.values(one.cheapest.arm)) < MIN_SEEDS for one in recommended):
-        context.note(f"With fewer than {MIN_SEEDS} seeds the arm with the best mean is recommended.")
+    judged = confirm(context.question, choices)
+    seeds = joined([str(seed) for seed in choices[0].seeds])
     context.note(
-        "Recommendations are based on validation accuracy: the cheapest arm that is not significantly worse than the "
-        "best mean (95 % CI of the paired difference). Charts show test accuracy, which is not used for selection."
+        f"Chosen by mean validation accuracy of seeds {seeds}; only the chosen cells are compared with training from "
+        f"scratch, on seeds {FRESH_SEEDS[0]} to {FRESH_SEEDS[-1]}, as one family. Heat maps and fronts are "
+        "descriptive: the best of many cells is partly the luckiest."
     )
-    fronts = [_front(context, one) for one in recommended] if comparable else []
+    fronts = [_front(context, one) for one in choices] if context.times_comparable() else []
     return Answer(
         context.question,
-        "; ".join(f"{one.labels}: {one.cheapest.setting}" for one in recommended) + ".",
-        tuple(map(_explanation, recommended)),
-        _table(context, recommended),
-        (*_heat_maps(context, recommended), *fronts),
+        "; ".join(_verdict(one, judged) for one in choices) + ".",
+        tuple(map(_explanation, choices)),
+        _table(context, choices),
+        (*_heat_maps(context, choices), *fronts),
+        text_table(COLUMNS, [one.row() for one in judged.verdicts.values() if one.verdict.count]),
     )
 
 
-def surface_points(context: QuestionContext) -> list[SurfacePoint]:
+def surface_points(arms: Sequence[ReportedArm]) -> list[SurfacePoint]:
     """Return the arms that have reuse_layers, unfreeze and all scores."""
     points = []
-    for arm in context.arms:
+    for arm in arms:
         reuse, unfreeze = (arm.parameter(name) for name in ("reuse_layers", "unfreeze"))
         scored = all(quantity.values(arm) for quantity in (TEST_ACCURACY, VAL_ACCURACY, TRAINING_TIME))
         if reuse.isdigit() and unfreeze.isdigit() and scored:
@@ -103,59 +108,77 @@ def surface_points(context: QuestionContext) -> list[SurfacePoint]:
     return points
 
 
-def recommend(points: Sequence[SurfacePoint], times_comparable: bool) -> Recommendation:
-    """Recommend one of at least one arm with the same number of labels, by validation accuracy, then training time."""
-    best = cheapest = max(points, key=lambda point: point.mean(VAL_ACCURACY))
-    if times_comparable and len(VAL_ACCURACY.values(best.arm)) >= MIN_SEEDS:
-        as_good = [point for point in points if point is best or _as_good(point, best)]
-        cheapest = min(as_good, key=lambda point: point.mean(TRAINING_TIME))
-    return Recommendation(tuple(points), best, cheapest)
+def choose(arms: Sequence[ReportedArm]) -> list[Choice]:
+    """Choose a cell per number of labels, fewest first, on the seeds 0-2 that all of its cells have."""
+    points = surface_points(arms)
+    choices = []
+    for labels in sorted({point.labels for point in points}, key=label_count):
+        group = tuple(point for point in points if point.labels == labels)
+        cells = {point.arm.name: VAL_ACCURACY.values(point.arm) for point in group if point.reuse}
+        common = set(CHOICE_SEEDS).intersection(*cells.values())
+        if cells and common:
+            seeds = tuple(sorted(common))
+            name = choose_cell(cells, seeds=seeds)
+            choices.append(Choice(group, next(point for point in group if point.arm.name == name), seeds))
+    return choices
 
 
-def _as_good(point: SurfacePoint, best: SurfacePoint) -> bool:
-    """Whether a point is not significantly worse than the best; False if too few seeds can be compared."""
-    pairing = VAL_ACCURACY.pair(point.arm, best.arm)
-    if pairing is None or len(pairing.seeds) < MIN_SEEDS:
-        return False
-    return not (pairing.difference.significant and pairing.difference.mean < 0)
+def confirm(question: Question, choices: Sequence[Choice]) -> Surface:
+    """Compare the chosen cells with training from scratch on fresh seeds."""
+    pairs = [(one, one.scratch) for one in choices if one.scratch is not None]
+    planned = [
+        Planned(question, one.chosen.arm, scratch.arm, TEST_ACCURACY, pair(
+            *(fresh(TEST_ACCURACY.values(point.arm)) for point in (one.chosen, scratch))
+        ))
+        for one, scratch in pairs
+    ]  # fmt: skip
+    compared = judge_family(planned, primary=True)
+    return Surface(list(choices), {one.chosen.labels: it for (one, _), it in zip(pairs, compared, strict=True)})
 
 
-def _explanation(one: Recommendation) -> str:
-    chosen, best = one.cheapest, one.best
-    reason = f"has the best mean validation accuracy of {len(one.points)} arms"
-    if chosen is not best:
-        reason = (
-            f"is the cheapest of {len(one.points)} arms that is not significantly worse on validation than the best "
-            f"({best.setting}, {VAL_ACCURACY.text(best.arm, unit=True)})"
-        )
-    pairing = chosen.difference_from(one.scratch)
-    verdict = f"; test vs. scratch: {TEST_ACCURACY.verdict(pairing.difference)}" if pairing else ""
+def arms_to_confirm(facts: PlanRunFacts) -> set[str]:
+    """Return the arms that need fresh seeds: chosen cells, once seeds 0-2 are complete, and training from scratch."""
+    wanted: set[str] = set()
+    for question in facts.questions:
+        if question.kind == "surface":
+            arms = [facts.arms[name] for name in question.arms if name in facts.arms]
+            for one in choose(arms):
+                if one.seeds == CHOICE_SEEDS and one.scratch is not None:
+                    wanted |= {one.chosen.arm.name, one.scratch.arm.name}
+    return wanted
+
+
+def _verdict(one: Choice, judged: Surface) -> str:
+    compared = judged.verdicts.get(one.chosen.labels)
+    if compared is None or not compared.verdict.count:
+        return f"{one.labels}: {one.chosen.setting} (chosen on validation, not confirmed)"
+    return f"{one.labels}: {one.chosen.setting}, vs. scratch on fresh seeds {compared.text()}"
+
+
+def _explanation(one: Choice) -> str:
+    chosen, cells = one.chosen, len([point for point in one.points if point.reuse])
     return (
-        f"{one.labels}: {chosen.setting} {reason}. Validation {VAL_ACCURACY.text(chosen.arm, unit=True)}, test "
-        f"{TEST_ACCURACY.text(chosen.arm, unit=True)}, training time {TRAINING_TIME.text(chosen.arm, unit=True)} "
-        f"({seeds_text(len(VAL_ACCURACY.values(chosen.arm)))}){verdict}."
+        f"{one.labels}: {chosen.setting} has the best mean validation accuracy of {cells} cells. Validation "
+        f"{VAL_ACCURACY.text(chosen.arm, unit=True)}, training time {TRAINING_TIME.text(chosen.arm, unit=True)}."
     )
 
 
-def _table(context: QuestionContext, recommended: Sequence[Recommendation]) -> Table:
+def _table(context: QuestionContext, choices: Sequence[Choice]) -> Table:
     rows = []
-    for one in recommended:
-        roles = {"recommended": one.cheapest, "best validation": one.best, "scratch": one.scratch}
+    for one in choices:
+        roles = {"chosen": one.chosen, "scratch": one.scratch}
         for point in (point for point in one.points if point in roles.values()):
-            against_scratch = point.difference_from(one.scratch)
             texts = (
                 point.labels,
                 ", ".join(role for role, chosen in roles.items() if point is chosen),
                 VAL_ACCURACY.text(point.arm),
                 TEST_ACCURACY.text(point.arm),
-                TEST_ACCURACY.difference_text(against_scratch.difference) if against_scratch else NO_VALUE,
                 TRAINING_TIME.text(point.arm),
             )
             heading = (text_cell(point.arm.marked_label), seed_cell(point.arm.members, context.links))
             rows.append((*heading, *(context.number(point.arm, text) for text in texts)))
     columns = (
-        "arm", "seeds", "labels per class", "role", VAL_ACCURACY.heading, TEST_ACCURACY.heading,
-        "\u0394 vs. scratch (pp)", TRAINING_TIME.heading,
+        "arm", "seeds", "labels per class", "role", VAL_ACCURACY.heading, TEST_ACCURACY.heading, TRAINING_TIME.heading,
     )  # fmt: skip
     return Table(columns, tuple(rows))
 
@@ -169,48 +192,49 @@ def pareto_front(points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(front)
 
 
-def _front(context: QuestionContext, one: Recommendation) -> Chart:
+def _front(context: QuestionContext, one: Choice) -> Chart:
     points = [(point.mean(TRAINING_TIME), point.mean(TEST_ACCURACY), point.name) for point in one.points]
     front = pareto_front(points)
     listed = "; ".join(f"{name} {accuracy:.2f} % in {seconds:.2f} s" for seconds, accuracy, name in front)
     alt = f"Mean test accuracy by mean training time, {one.labels}. Pareto front (layers reused/unfrozen): {listed}."
     text = context.chart_text(
-        f"front_{one.best.labels}", f"Accuracy by time: {one.labels}", alt,
+        f"front_{one.chosen.labels}", f"Accuracy by time: {one.labels}", alt,
         xlabel="training time (s); reused/unfrozen", ylabel="test accuracy (%)",
     )  # fmt: skip
     return front_chart(text, points, front, style=style_of(1))
 
 
-def _heat_maps(context: QuestionContext, recommended: Sequence[Recommendation]) -> list[Chart]:
+def _heat_maps(context: QuestionContext, choices: Sequence[Choice]) -> list[Chart]:
     """Draw the difference from scratch over reuse_layers and unfreeze, one chart per number of labels."""
-    maps = [(one, _heat_map_cells(context, one)) for one in recommended]
+    maps = [(one, _heat_map_cells(context, one)) for one in choices]
     limit = max((abs(value) for _, cells in maps for value, _ in cells.values()), default=0.0) or 1.0
     charts = []
     for one, cells in maps:
         listed = "; ".join(
             f"{reuse} reused, {unfreeze} unfrozen {label}" for (reuse, unfreeze), (_, label) in sorted(cells.items())
         )
-        alt = f"Test accuracy vs. scratch in pp, {one.labels}; not significant in brackets: {listed}."
+        alt = f"Mean test accuracy vs. scratch in pp, {one.labels}; the chosen cell in brackets: {listed}."
         text = context.chart_text(
-            f"map_{one.best.labels}", f"\u0394 vs. scratch (pp): {one.labels}", alt, xlabel="reuse_layers",
-            ylabel="unfreeze",
+            f"map_{one.chosen.labels}", f"\u0394 vs. scratch (pp): {one.labels}", alt,
+            xlabel="reuse_layers; [chosen]", ylabel="unfreeze",
         )  # fmt: skip
         charts += [heat_map(text, cells, limit)] if cells else []
     return charts
 
 
-def _heat_map_cells(context: QuestionContext, one: Recommendation) -> dict[tuple[int, int], tuple[float, str]]:
+def _heat_map_cells(context: QuestionContext, one: Choice) -> dict[tuple[int, int], tuple[float, str]]:
     """Return difference and label by (reuse_layers, unfreeze); of arms with equal settings the best on validation."""
     if one.scratch is None:
         context.note(f"No arm trained from scratch finished with {one.labels}: its heat map is missing.")
+        return {}
     cells: dict[tuple[int, int], tuple[float, str]] = {}
     for point in sorted(one.points, key=lambda point: point.mean(VAL_ACCURACY)):
-        pairing = point.difference_from(one.scratch)
-        if pairing is None:
+        pairs = TEST_ACCURACY.pair(point.arm, one.scratch.arm)
+        if point is one.scratch or not pairs.seeds:
             continue
         if (point.reuse, point.unfreeze) in cells:
             context.note("Of arms with equal settings, the heat map shows the one that is best on validation.")
-        label = f"{pairing.difference.mean:+.1f}"
-        shown = label if pairing.difference.significant else f"({label})"
-        cells[point.reuse, point.unfreeze] = (pairing.difference.mean, shown)
+        mean = estimate_pairs(pairs).mean
+        label = f"{mean:+.1f}"
+        cells[point.reuse, point.unfreeze] = (mean, f"[{label}]" if point is one.chosen else label)
     return cells

@@ -196,8 +196,8 @@ def _host(history: RunHistory) -> str:
 
 def _has_checkpoints(client: MlflowClient, run_id: str) -> bool:
     """Return whether a run's artifacts contain a checkpoint to resume from."""
-    stems = {Path(item.path).stem for item in client.list_artifacts(run_id, names.CHECKPOINTS)}
-    return bool(stems & {LAST, PREVIOUS})
+    items = client.list_artifacts(run_id, names.CHECKPOINTS)
+    return any(item.is_dir or Path(item.path).stem in (LAST, PREVIOUS) for item in items)  # a folder per try of a grid
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
