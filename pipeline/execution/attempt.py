@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.execution.records import Report, Status, Task
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params
+from pipeline.tracking.claims import ClaimedElsewhereError, ClaimLostError
 from pipeline.tracking.plan_context import NotCachedError, PlanContext
 from pipeline.tracking.stage_run import StageResult
 
@@ -35,6 +36,11 @@ def attempt(task: Task, plan_context: PlanContext) -> Report:
         )
     except NotCachedError:
         report = replace(report, status=Status.NOT_CACHED)
+    except (ClaimedElsewhereError, ClaimLostError) as error:
+        report = replace(report, status=Status.CLAIMED, failure=str(error), claim_key=error.key)
     except Exception as error:  # any error of a stage fails its own arm; the plan continues
         report = replace(report, status=Status.FAILED, failure=f"{type(error).__name__}: {error}")
+    finally:
+        if plan_context.claim is not None and not plan_context.claim.run_id:  # else released when all is uploaded
+            plan_context.claim.release()
     return replace(report, why=plan_context.why, seconds=time.perf_counter() - began)

@@ -14,6 +14,7 @@ class Status(StrEnum):
     FAILED = "failed"
     NOT_CACHED = "not cached"  # only its cached result was requested
     LOST = "lost"  # its process was killed
+    CLAIMED = "claimed"  # another command runs it
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Report:
     reused: bool = False  # whether this is a cached result
     failure: str = ""  # why it failed, or empty
     why: str = ""  # explains the cache hit or miss
+    claim_key: str = ""  # of the claim that another command holds
     seconds: float = 0.0  # wall-clock time of the attempt
 
 

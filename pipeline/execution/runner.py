@@ -7,6 +7,7 @@ that a cached plan starts no workers.
 from __future__ import annotations
 
 import heapq
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from pipeline.execution.records import Output, Report, Status, Task
 from pipeline.plan.outcome import Outcome
 from pipeline.plan.records import Plan, Step, predecessors, walk
 from pipeline.tracking import names
+from pipeline.tracking.claims import open_claims
 from pipeline.tracking.stage_run import StageResult
 
 MAX_RETRIES = 2  # per step, if its process is killed
+CLAIM_POLL_SECONDS = 1.0
 
 ExecutorFactory = Callable[[PlanDisplay], Executor]
 Models = dict[tuple[str, int], str]  # URI of a step's model (empty if it has none), by arm and seed
@@ -67,6 +70,8 @@ class PlanRunner:
         self._losses: Counter[int] = Counter()  # killed processes by step number
         self._ready: list[int] = []  # a heap: plan order
         self._in_flight: set[int] = set()
+        self._claimed: dict[int, str] = {}  # claims of the steps that other commands run, by step number
+        self._looked = 0.0  # when the claims were last looked at
         self._order = TopologicalSorter(predecessors(steps))
         self._order.prepare()
 
@@ -79,10 +84,12 @@ class PlanRunner:
         try:
             while self.is_active():
                 self._display.workers = executor.capacity
-                for number in self._order.get_ready():
+                for number in (*self._order.get_ready(), *self._released()):
                     heapq.heappush(self._ready, number)
                 while self._ready and len(self._in_flight) < executor.capacity:
                     self._start(executor, heapq.heappop(self._ready), parent_run_id, rerun=rerun)
+                if not self._in_flight and self._claimed:
+                    time.sleep(CLAIM_POLL_SECONDS)
                 event = executor.next_event() if self._in_flight else None
                 if isinstance(event, Output):
                     self._show(event)
@@ -108,6 +115,16 @@ class PlanRunner:
         self._display.start(number)
         executor.submit(Task(number, step.arm.kind.entry_point, step.raw_params(base_uri), parent_run_id, rerun))
 
+    def _released(self) -> list[int]:
+        """Return the steps that other commands have run, or no longer run."""
+        if not self._claimed or time.monotonic() - self._looked < CLAIM_POLL_SECONDS:
+            return []
+        claims, self._looked = open_claims(), time.monotonic()
+        released = [number for number, key in self._claimed.items() if not claims.is_held(key)]
+        for number in released:
+            del self._claimed[number]
+        return released
+
     def _show(self, output: Output) -> None:
         if output.warning:
             self._display.warn(output.text)
@@ -115,7 +132,15 @@ class PlanRunner:
             self._display.set_status(output.number, output.text)
 
     def _take(self, report: Report) -> None:
-        """Keep the report of a step; run a step whose process was killed again, a few times."""
+        """Keep the report of a step; run a step whose process was killed again, a few times.
+
+        A step that another command runs is looked up again when that command has released it.
+        """
+        if report.status == Status.CLAIMED:
+            self._claimed[report.number] = report.claim_key
+            step = self._steps[report.number]
+            self._display.wait(report.number, f"{step.arm.label}, seed {step.seed}: {report.failure}; waiting for it")
+            return
         if report.status == Status.LOST:
             self._losses[report.number] += 1
             if self._losses[report.number] <= MAX_RETRIES:

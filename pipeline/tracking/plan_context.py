@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.params import StageParams
+from pipeline.tracking.claims import Claim
 
 
 class NotCachedError(RuntimeError):
@@ -23,4 +24,5 @@ class PlanContext:
     parent_run_id: str | None  # of the plan run; None to look for a cached result only
     rerun: bool = False  # ignore cached results
     why: str = ""  # explains the cache hit or miss of the last step
+    claim: Claim | None = None  # of the running step
     reserve: Callable[[StageParams], None] = _reserve_nothing  # waits until the host has the cores that a step needs

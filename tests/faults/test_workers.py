@@ -145,3 +145,40 @@ def test_workers_end_with_a_killed_owner(tmp_path: Path, empty_store: Path) -> N
         wait_until(lambda: not any(worker.is_running() for worker in workers), seconds=15)
     steps = [run for run in runs_of(store_of(folder)) if run.data.tags[names.STAGE] == "train_base"]
     assert [run.info.status for run in steps] == ["KILLED", "KILLED"]
+
+
+def test_everything_killed_and_run_again_gives_the_same_results(
+    tmp_path: Path, empty_store: Path, expected: Results
+) -> None:
+    folder = new_folder(tmp_path, empty_store)
+    with plan_in(folder, 2) as process:
+        wait_until(lambda: training_steps(folder) > 0, lambda: process.poll() is None)
+        os.killpg(process.pid, signal.SIGKILL)
+    finish(folder, 2)
+    assert results(folder) == expected
+
+
+def test_two_owners_share_the_work(tmp_path: Path, empty_store: Path, expected: Results) -> None:
+    folder = new_folder(tmp_path, empty_store)
+    with plan_in(folder, 1) as one, plan_in(folder, 2) as two:
+        outputs = [process.communicate(timeout=200)[0] for process in (one, two)]
+    assert (one.returncode, two.returncode) == (0, 0), outputs
+    assert results(folder) == expected
+
+
+def test_suspended_holder_neither_doubles_nor_replaces_the_result(tmp_path: Path, empty_store: Path) -> None:
+    folder = new_folder(tmp_path, empty_store, 200)
+    lease = {"PIPELINE_LEASE_SECONDS": "3"}
+    with plan_in(folder, 1, **lease) as suspended:
+        wait_until(lambda: training_steps(folder) == 1, lambda: suspended.poll() is None)
+        suspended.send_signal(signal.SIGSTOP)
+        finish(folder, 1, **lease)
+        accepted = results(folder)
+        suspended.send_signal(signal.SIGCONT)
+        out, _ = suspended.communicate(timeout=200)
+    assert suspended.returncode == 0, out
+    assert len(accepted) == STEPS and results(folder) == accepted
+    runs = runs_of(store_of(folder))
+    (old,) = [run for run in runs if names.SUPERSEDED_BY in run.data.tags]
+    assert old.info.status == "KILLED" and "test/accuracy" not in old.data.metrics
+    assert old.data.tags[names.SUPERSEDED_BY] in {run.info.run_id for run in runs if run.info.status == "FINISHED"}
