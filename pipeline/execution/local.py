@@ -17,7 +17,8 @@ from pipeline.execution.in_process import InProcessExecutor
 from pipeline.execution.records import Event, Task
 from pipeline.execution.supervisor import Supervisor
 from pipeline.state_dir import state_folder
-from pipeline.tracking.store import store_environment
+from pipeline.tracking.recovery.orphans import close_orphaned_runs
+from pipeline.tracking.store import open_store, store_environment
 
 POLL_SECONDS = 1.0
 INTERRUPT_SECONDS = 4.0  # to save checkpoints; Ctrl-C has to end a plan within five seconds
@@ -63,8 +64,9 @@ class LocalExecutor:
         for supervisor in self._supervisors:
             supervisor.interrupt()
         deadline = time.monotonic() + INTERRUPT_SECONDS
-        for supervisor in self._supervisors:
-            supervisor.stop(max(0.1, deadline - time.monotonic()))
+        killed = [supervisor.stop(max(0.1, deadline - time.monotonic())) for supervisor in self._supervisors]
+        if any(killed):
+            close_orphaned_runs(open_store())
 
     def __enter__(self) -> Self:
         """Start the supervising threads; a worker process starts with its first step."""

@@ -75,16 +75,18 @@ class Supervisor:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
-    def stop(self, limit_seconds: float) -> None:
-        """Wait until the worker process has exited; kill it when time is up."""
+    def stop(self, limit_seconds: float) -> bool:
+        """Wait until the worker process has exited; kill it when time is up, and return whether that was necessary."""
         if self._process is None or self._channel is None:
-            return
+            return False
         self._channel.close()
         try:
             self._process.wait(limit_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            return True
+        return False
 
 
 def describe_exit(code: int) -> str:

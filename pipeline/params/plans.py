@@ -90,6 +90,7 @@ class ResumeParams(StageParams):
         "",
         "The interrupted run.",
         allowed="a run id (32 hexadecimal digits)",
+        required=True,
         hint="The interrupted stage printed it; the MLflow UI shows it too.",
     )
     force: bool = setting(
