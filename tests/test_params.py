@@ -128,6 +128,7 @@ def test_entry_points_are_stable() -> None:
     """Removing a parameter or changing its default is a breaking change: add it to the changelog."""
     assert list(ENTRY_POINTS) == [
         "main",
+        "import_base",
         "train_base",
         "tune",
         "cache_features",

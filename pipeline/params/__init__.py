@@ -16,6 +16,7 @@ from pipeline.params.data import (
     parse_classes,
 )
 from pipeline.params.family import Family, FamilyParams
+from pipeline.params.imports import ImportBaseParams
 from pipeline.params.parse import parse_params
 from pipeline.params.plans import MainParams, ReportParams, ResumeParams
 from pipeline.params.stages import (
@@ -39,6 +40,7 @@ __all__ = [
     "Family",
     "FamilyParams",
     "FinetuneCnnParams",
+    "ImportBaseParams",
     "MainParams",
     "ReportParams",
     "ResumeParams",
