@@ -1,4 +1,4 @@
-"""`python -m pipeline ENTRY_POINT --option value`."""
+"""`python -m pipeline ENTRY_POINT --option value`, and the body of the command `transfer-pipeline`."""
 
 import gc
 import signal
@@ -8,23 +8,24 @@ if sys.platform == "win32":
     print("error: platform=win32: only Linux and macOS are supported; on Windows, use WSL", file=sys.stderr)
     sys.exit(2)
 
-# Ctrl-C and SIGTERM wait until they can be handled: a run that `mlflow run` created must not stay RUNNING.
-EARLY_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
-
 # Most of a command's start-up time is imports, and most of that is garbage collection that frees nothing.
 gc.set_threshold(100_000, 50, 100)
 
-from pipeline.interruption import interruptible  # noqa: E402
+EARLY_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-if __name__ == "__main__":
+
+def main(prog_name: str) -> None:
+    """Run the command line; `prog_name` is the name of the command in help texts."""
+    # Ctrl-C and SIGTERM wait until they can be handled: a run that `mlflow run` created must not stay RUNNING.
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
+    from pipeline.interruption import interruptible
+
     with interruptible(until_exit=True):
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
             from pipeline.cli import cli
 
-            cli(prog_name="python -m pipeline")
+            cli(prog_name=prog_name)
         except KeyboardInterrupt:  # before the command itself could handle it
             from pipeline.tracking.recovery.restore_killed import EXIT_INTERRUPTED, mark_adopted_run_killed
 
@@ -32,3 +33,7 @@ if __name__ == "__main__":
             sys.exit(EXIT_INTERRUPTED)
         finally:
             gc.freeze()  # nothing needs to be collected on exit
+
+
+if __name__ == "__main__":
+    main("python -m pipeline")

@@ -21,14 +21,30 @@ from pipeline.console import configure_logging
 from pipeline.disk_space import disk_full_message
 from pipeline.errors import Fault, PlanIncompleteError, UserInputError
 from pipeline.interruption import interruptible
-from pipeline.params import ENTRY_POINTS, StageParams, parse_params, spell
+from pipeline.params import ENTRY_POINTS, StageParams, parse_params
+from pipeline.params.base import describe_default, field_info
 from pipeline.redaction import without_password
 from pipeline.tracking.recovery.restore_killed import EXIT_INTERRUPTED, mark_adopted_run_killed
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """Lists each command with its whole first sentence; `train-base` is accepted for `train_base`."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name, with hyphens or underscores."""
+        return super().get_command(ctx, cmd_name.replace("-", "_"))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the entry points, then the other commands."""
+        others = [name for name in self.list_commands(ctx) if name not in ENTRY_POINTS]
+        for title, listed in (("Entry points (stages)", ENTRY_POINTS), ("Other commands", others)):
+            with formatter.section(title):
+                formatter.write_dl([(name, first_line(self.commands[name].help)) for name in listed])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="pipeline")
 @click.option("--quiet", "level", flag_value=logging.WARNING, type=int, help="Log warnings and errors only.")
 @click.option("--verbose", "level", flag_value=logging.DEBUG, type=int, help="Log debugging details.")
@@ -47,19 +63,27 @@ def command_for(kind: type[StageParams]) -> click.Command:
         kind.entry_point,
         params=options,
         callback=lambda **given: run_stage(kind, given),
-        help=(kind.__doc__ or "").strip().splitlines()[0],
+        help=first_line(kind.__doc__),
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
 
 
+def first_line(text: str | None) -> str:
+    """Return the first line of a docstring or help text."""
+    return (text or "").strip().splitlines()[0]
+
+
 def option_for(name: str, kind: type[StageParams]) -> click.Option:
-    """Return the option of one parameter, accepted with underscores and with hyphens."""
+    """Return the option of one parameter, with underscores or hyphens; `--dry_run` alone means `--dry_run true`."""
     field = kind.model_fields[name]
-    extra = field.json_schema_extra
-    assert isinstance(extra, dict)
-    unit = f" {extra['unit']}" if extra["unit"] and field.default != "auto" else ""
-    text = f"{field.description} [{extra['allowed']}; default: {spell(field.default) or 'none'}{unit}]"
+    info, default = field_info(field), describe_default(kind, name)
+    unit = f" {info['unit']}" if info["unit"] and field.default not in ("auto", "all") else ""
+    text = f"{field.description} [{info['allowed']}; {default if info['required'] else f'default: {default}{unit}'}]"
     spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+    if field.annotation is bool:
+        return click.Option(
+            list(spellings), type=str, is_flag=False, flag_value="true", default=None, help=text, metavar="[VALUE]"
+        )
     return click.Option(list(spellings), type=str, default=None, help=text, metavar="VALUE")
 
 
@@ -104,13 +128,14 @@ def mark_adopted_run_failed(note: str) -> None:
 
 
 def unknown_options(words: list[str]) -> dict[str, str]:
-    """Return options unknown to click as raw parameters, which validation rejects by name."""
+    """Return what click left over as raw parameters: `name=value`, and options that validation rejects by name."""
     options: dict[str, str] = {}
     rest = iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
-        if not name.startswith("--"):
-            raise UserInputError(Fault(name, None, "is not an option.", "Options are written --name value."))
+        if not name.startswith("--") and not (equals and name.isidentifier()):
+            remedy = "Write --name value or name=value."
+            raise UserInputError(Fault(name, None, "is not an option.", remedy))
         options[name.removeprefix("--")] = value if equals else next(rest, "")
     return options
 
@@ -136,11 +161,15 @@ def exit_codes(bad_input: int = EXIT_BAD_INPUT) -> Iterator[None]:
 
 @cli.command()
 def setup() -> None:
-    """Create the tracking store (schema; write-ahead logging for sqlite)."""
+    """Create the tracking store (schema; write-ahead logging for sqlite); say how to run stages on this machine."""
+    from pipeline.launching import ways_to_run
     from pipeline.tracking.store import open_store
 
+    environment = dict(os.environ)
     with exit_codes():
         open_store()
+        for line in ways_to_run(environment):
+            click.echo(line)
 
 
 @cli.command()
@@ -154,8 +183,9 @@ def sync() -> None:
 
 @cli.command("clean")
 @click.option(
-    "--dry_run", "--dry-run", type=click.BOOL, default=True, show_default=True, metavar="VALUE", help="Only list."
-)
+    "--dry_run", "--dry-run", type=click.BOOL, is_flag=False, flag_value="true", default=True, show_default=True,
+    metavar="[VALUE]", help="Only list.",
+)  # fmt: skip
 def clean_command(dry_run: bool) -> None:
     """List local state with size and age; with --dry_run false, remove what is no longer needed."""
     from pipeline.clean import clean

@@ -154,6 +154,20 @@ def command(tmp_path: Path, empty_store: Path) -> Command:
     return command_in(tmp_path)
 
 
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the tracked and untracked source files, without stores, data or environments."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment without variables that would point a child process to the user's store or data."""
     dropped = ("MLFLOW_", "PIPELINE_", "PYTEST_")

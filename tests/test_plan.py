@@ -87,7 +87,7 @@ def test_bundled_plans_are_valid() -> None:
             found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
-    assert checked == 20
+    assert checked == 23
 
 
 def test_claims_that_ship_are_confirmatory() -> None:
@@ -145,6 +145,7 @@ def test_reference_plan_tries_equally_many_settings() -> None:
         ("kind: compare", "kind: score, margin: 1", "margin: is not allowed"),
         ("kind: compare", "kind: compare, confirmatory: 1", "line 16, confirmatory: must be true or false, got 1"),
         ("kind: compare", "kind: score, confirmatory: true", "confirmatory: needs a question that compares"),
+        ("kind: compare", "kind: score, claim: {statement: S, expects: better, source: B}", "claim: needs a question with one"),
         ("kind: compare", "kind: compare, claim: yes", "claim: must be a mapping"),
         ("kind: compare", "kind: compare, claim: {statement: S, source: B}", "claim: lacks expects"),
         ("kind: compare", "kind: compare, claim: {statement: S, expects: bettr, source: B}",

@@ -233,7 +233,7 @@ def test_defaults_are_lowered_to_what_the_folder_has(
     logged = params_of(store, result)
     assert logged["classes"] == "c,d" and int(logged["per_class"]) < 12 and int(logged["val_per_class"]) < 4
     assert f"per_class: {logged['per_class']} instead of 100" in caplog.text
-    with pytest.raises(UserInputError, match="per_class=100: class c of folder:.* has . training images"):
+    with pytest.raises(UserInputError, match=r"per_class=100: class . of folder:.* has \d+ training images"):
         transfer(TransferParams(dataset=dataset, epochs=1, per_class=100))
     with pytest.raises(UserInputError, match="batch_size=64: must be at most the number of training images"):
         train_base(TrainBaseParams(dataset=dataset, batch_size=64, classes="a,b"))
@@ -252,7 +252,7 @@ def test_surface_plan_fits_a_folder_of_photos(
 ) -> None:
     quick = {"train_base": {"epochs": 2}, "transfer": {"epochs": 2}}
     monkeypatch.setattr("pipeline.plan.arms.ArmReader._setting", _quick(quick))
-    result = main(MainParams(plan="surface", dataset=insects, threads=1))
+    result = main(MainParams(plan="surface", dataset=insects, threads=1, seeds=1))
     out = capsys.readouterr().out
     assert f"base classes of {insects}: ants,bees,big flies" in out
     assert f'target classes of {insects}: café,"moths, small",wasps' in out

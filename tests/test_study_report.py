@@ -442,7 +442,8 @@ def test_unknown_question_kind_is_rejected() -> None:
 
 def write_files(facts: PlanRunFacts, folder: Path) -> tuple[str, str]:
     paths = write_report(facts, folder)
-    assert [path.name for path in paths[:3]] == ["study.html", "study.md", "study.csv"]
+    assert [path.name for path in paths[:3]] == ["study.html", "study.md", "study-short.html"]
+    assert "study.csv" in {path.name for path in paths}
     assert all(path.stat().st_size for path in paths) and len(paths) == len(set(paths))
     return paths[0].read_text(), paths[1].read_text()
 
@@ -591,10 +592,13 @@ def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_pa
         for width in (320, 375, 768, 1200):
             page.set_viewport_size({"width": width, "height": 740})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.goto((tmp_path / "study-short.html").as_uri())
+        assert 1 <= pages_of(page.pdf(format="A4", prefer_css_page_size=True)) <= 2
+        page.goto((tmp_path / "study.html").as_uri())
         for number in range(studies):
             page.reload()
             page.evaluate(HIDE_ALL_BUT, number)
-            assert 1 <= pages_of(page.pdf(format="A4", prefer_css_page_size=True)) <= 2
+            assert 1 <= pages_of(page.pdf(format="A4", prefer_css_page_size=True)) <= 3
         browser.close()
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from unittest import mock
@@ -298,7 +297,7 @@ class InProcess:
 
     def fill(self) -> list[int]:
         with mock.patch.dict(os.environ):
-            workers.work(self.job, threading.Lock())  # type: ignore[arg-type]
+            workers.work(self.job)
         return []
 
     def any_alive(self) -> bool:
@@ -385,16 +384,16 @@ def run_out_of_memory_if_narrow(job, params):  # type: ignore[no-untyped-def]
 fold_scores = workers.fold_scores
 
 
-def work_until_killed(job, turn):  # type: ignore[no-untyped-def]
+def work_until_killed(job):  # type: ignore[no-untyped-def]
     """The target of worker processes that the kernel kills in every trial."""
     workers.fold_scores = run_out_of_memory
-    workers.work(job, turn)
+    workers.work(job)
 
 
-def work_until_narrow(job, turn):  # type: ignore[no-untyped-def]
+def work_until_narrow(job):  # type: ignore[no-untyped-def]
     """The target of worker processes that the kernel kills in trials of narrow networks."""
     workers.fold_scores = run_out_of_memory_if_narrow
-    workers.work(job, turn)
+    workers.work(job)
 
 
 def attempts(study: optuna.Study) -> list[list[optuna.trial.FrozenTrial]]:
@@ -534,7 +533,7 @@ def test_cnn_search_space_determines_the_architecture(store: MlflowClient, tmp_p
 def test_contradictory_search_space_is_rejected(store: MlflowClient, tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("conv_channels: ['4', '6,4,4']\nkernels: ['3,3']\n")
-    with pytest.raises(UserInputError, match=r"space=.*invalid combination \(kernels: .*conv_channels="):
+    with pytest.raises(UserInputError, match=r"space=.*invalid combination \(kernels=3,3: .*conv_channels="):
         tune(TuneParams(model="cnn", dataset="digits", classes="0-2", folds=2, space=str(path)))
     path.write_text("batch_size: [32, 1000000]\n")
     with pytest.raises(UserInputError, match="batch_size=1000000: must be at most"):

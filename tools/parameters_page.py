@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.params import ENTRY_POINTS, StageParams, spell
-from pipeline.params.base import field_info
+from pipeline.params import ENTRY_POINTS, StageParams
+from pipeline.params.base import describe_default, field_info
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "parameters.md"
 HEAD = """# Parameters
@@ -27,7 +27,7 @@ def table(kind: type[StageParams]) -> str:
     ]
     for name, field in kind.model_fields.items():
         info = field_info(field)
-        default = spell(field.default) or "(none)"
+        default = describe_default(kind, name)
         text = str(field.description)
         unit = f" ({info['unit']})" if info["unit"] not in text.lower() else ""
         lines.append(f"| `{name}` | `{default}` | {info['allowed']} | {text}{unit} |")

@@ -158,7 +158,7 @@ def table(results: Sequence[dict[str, Selected]]) -> str:
         gain, compared = estimate(gains), ["", "", ""]
         if rule != REFERENCE:
             size = f"{gain.mean:+.2f} ± {gain.upper - gain.mean:.2f}"
-            compared = [size, f"{adjusted[rule]:.3f}", f"{sign_flip_p(gains):.3f}"]
+            compared = [size, *(f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (adjusted[rule], sign_flip_p(gains)))]
         epoch, epochs = (np.median([getattr(one[rule], name) for one in results]) for name in ("epoch", "epochs"))
         score = f"{mean.mean:.2f} ± {mean.upper - mean.mean:.2f}"
         lines.append(

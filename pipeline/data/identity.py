@@ -10,6 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
 
 
 def content_id(pixels: NDArray[np.uint8]) -> int:
-    """Return the identity of one image, in [0, 2**63).
+    """Return the identity of one image, in [0, 2**63): XXH3, which takes a hundredth of the time of decoding.
+
+    Among a million different images, two have the same identity with a probability of 5e-8.
 
     Args:
         pixels: uint8 (H, W) or (H, W, C), with 1 or 3 channels.
     """
     if pixels.ndim == 3 and (pixels.shape[2] == 1 or _is_grey(pixels)):
         pixels = pixels[:, :, 0]
-    digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=8)
+    digest = xxhash.xxh3_64(str(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return int.from_bytes(digest.digest(), "big") >> 1
+    return digest.intdigest() >> 1
 
 
 def content_ids(pixels: Tensor) -> Tensor:

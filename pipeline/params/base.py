@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
+from pipeline.errors import Fault, UserInputError, suggest
 from pipeline.redaction import holds_password
 
 RUN_ID = "[0-9a-f]{32}"
@@ -34,14 +36,23 @@ def setting(
     unit: str = "",
     hint: str = "",  # what to do about an invalid value, if not to use the default
     changes_result: bool = True,  # whether it can affect weights or metrics, and so belongs in the cache key
+    default_text: str = "",  # what an empty default stands for, in words
+    required: bool = False,  # whether the default is not a valid value
 ) -> Any:
     """Declare one parameter."""
-    extra: dict[str, JsonValue] = {"allowed": allowed, "unit": unit, "hint": hint, "changes_result": changes_result}
+    extra: dict[str, JsonValue] = {
+        "allowed": allowed,
+        "unit": unit,
+        "hint": hint,
+        "changes_result": changes_result,
+        "default_text": default_text,
+        "required": required,
+    }
     return Field(default, description=text, json_schema_extra=extra, validate_default=True)
 
 
 def field_info(field: FieldInfo) -> dict[str, Any]:
-    """Return what `setting` declared: `allowed`, `unit`, `hint`, `changes_result`."""
+    """Return what `setting` declared beside default and text, by argument."""
     assert isinstance(field.json_schema_extra, dict)
     return field.json_schema_extra
 
@@ -94,6 +105,19 @@ class StageParams(BaseModel):
 
     dry_run: bool = setting(False, "Print the resolved configuration and exit.", changes_result=False)
 
+    if not TYPE_CHECKING:  # type checkers see the fields as arguments
+
+        def __init__(self, **values: Any) -> None:
+            """Validate the values; raise UserInputError with one fault per unknown or invalid parameter."""
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                faults: dict[str, Fault] = {}
+                for item in error.errors(include_url=False):
+                    name = str(item["loc"][0])  # a union has one error per member: the first one will do
+                    faults.setdefault(name, _fault(type(self), values.get(name), item))
+                raise UserInputError(*faults.values()) from None
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Describe the allowed values of each field that does not describe them itself."""
@@ -120,3 +144,27 @@ class StageParams(BaseModel):
 def spell(value: object) -> str:
     """Return a value as the text that is logged: `true`, `0.001`, `0-4`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def describe_default(kind: type[StageParams], name: str) -> str:
+    """Return the default of a parameter as text, `empty` for an empty one, or `required`."""
+    field = kind.model_fields[name]
+    info = field_info(field)
+    return "required" if info["required"] else spell(field.default) or info["default_text"] or "empty"
+
+
+def _fault(kind: type[StageParams], value: Any, item: ErrorDetails) -> Fault:
+    """Translate one pydantic error."""
+    name = str(item["loc"][0])
+    if item["type"] == "extra_forbidden":
+        remedy = suggest(name, kind.model_fields) or f"See python -m pipeline {kind.entry_point} --help."
+        return Fault(name, value, "unknown parameter.", remedy)
+    field = kind.model_fields[name]
+    reason = str(item.get("ctx", {}).get("error", "")) if item["type"] == "value_error" else ""
+    remedy = _sentence(reason) or suggest(str(value), keywords(field.annotation)) or field_info(field)["hint"]
+    default = f"The default is {describe_default(kind, name)}."
+    return Fault(name, value, f"must be {field_info(field)['allowed']}.", remedy or default)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text[-1:] in "?." else ".") if text else ""

@@ -43,8 +43,9 @@ class DataParams(StageParams):
     )
     data_dir: str = setting(
         "",
-        "Where datasets are stored or downloaded to (default: $PIPELINE_DATA_DIR if set, otherwise data).",
+        "Where datasets are stored or downloaded to.",
         allowed="a folder",
+        default_text="$PIPELINE_DATA_DIR if set, otherwise data",
         changes_result=False,
     )
     image_size: str = setting(

@@ -85,6 +85,7 @@ class ResumeParams(StageParams):
         "",
         "The interrupted run.",
         allowed="a run id (32 hexadecimal digits)",
+        required=True,
         hint="The interrupted stage printed it; the MLflow UI shows it too.",
     )
     model: Annotated[str, Field(pattern=rf"^({OWN_PREFIX}.+:\w+)?$")] = setting(

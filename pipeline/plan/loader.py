@@ -14,7 +14,8 @@ from pipeline.plan.records import Plan
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping, read_yaml
 
-PLANS = Path(__file__).resolve().parent.parent.parent / "plans"
+PACKAGE = Path(__file__).resolve().parent.parent
+PLANS = next(path for path in (PACKAGE / "plans", PACKAGE.parent / "plans") if path.is_dir())  # installed, or a clone
 PLAN_KEYS = ("title", "description", "profiles", "common", "arms", "questions")
 PROFILE_KEYS = ("extends", "seeds", "params")
 

@@ -45,6 +45,8 @@ class QuestionReader:
             if (question.study, question.key) in keys:
                 self.errors.add(item, "key", f"duplicate: {question.key}.")
             keys.add((question.study, question.key))
+            if question.claim and question.comparisons != 1:
+                self.errors.add(item, "claim", f"needs a question with one comparison, got {question.comparisons}.")
             if question.confirmatory:
                 confirmatory[question.study] = confirmatory.get(question.study, 0) + question.comparisons
                 self._check_family(item, question, confirmatory[question.study])

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,10 +28,14 @@ WIDTH = 3.1  # inches, as all lengths here
 CURVES_HEIGHT, FRONT_HEIGHT = 1.75, 1.6
 LEFT, RIGHT, TOP, BOTTOM = 0.52, 0.10, 0.26, 0.36
 ROW_HEIGHT = 0.33
-LEGEND_LINE = 0.122
 SMALL, TINY = 7.5, 6.5  # points
 DPI = 165
-COLORS = ("#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # color-blind safe
+COLORS = (
+    "#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b4ea3", "#8c564b", "#8a8a00",
+)  # fmt: skip  # the first seven are color-blind safe
+LABEL_WIDTH = 1.25  # of the names beside curves
+LABEL_GAP = 0.26  # between them
+LABEL_LETTERS = 19  # per line
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP"
 
@@ -61,7 +66,7 @@ class ChartText:
 class Series:
     """A curve with its band."""
 
-    label: str  # in the legend
+    label: str  # beside its end
     style: SeriesStyle  # of its arm
     x: Sequence[float]  # at least as long as the shortest curve
     curves: tuple[Sequence[float], ...]  # one per seed; drawn up to the length of the shortest
@@ -96,7 +101,7 @@ class Row:
 
 
 def style_of(number: int) -> SeriesStyle:
-    """Return the style of the arm with a number; 0, the reference, is gray."""
+    """Return the style of the arm with a number; 0, the most frequent reference, is gray."""
     line = LINE_STYLES[number // len(COLORS) % len(LINE_STYLES)]
     return SeriesStyle(COLORS[number % len(COLORS)], line, MARKERS[number % len(MARKERS)])
 
@@ -117,8 +122,8 @@ def line_chart(
 
     The y axis is logarithmic with `log`, else it ends at `top`; `threshold` is the y of a horizontal line.
     """
-    height = TOP + CURVES_HEIGHT + BOTTOM + LEGEND_LINE * len(series) + 0.02
-    figure, axes = new_chart(text, height, CURVES_HEIGHT)
+    body = max(CURVES_HEIGHT, LABEL_GAP * len(series))
+    figure, axes = new_chart(text, TOP + body + BOTTOM, body, width=WIDTH + LABEL_WIDTH, right=LABEL_WIDTH)
     for one in series:
         _draw_curve(axes, one)
     if threshold is not None:
@@ -131,11 +136,38 @@ def line_chart(
     if text.xlabel == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.3 / WIDTH, 0), fontsize=TINY,
-        frameon=False, borderaxespad=0.1, labelspacing=0.18, handlelength=2.2,
-    )  # fmt: skip
+    _label_ends(axes, series, LABEL_GAP / body)
     return rendered(text, figure)
+
+
+def _label_ends(axes: Axes, series: Sequence[Series], gap: float) -> None:
+    """Write the name of each curve beside its end, spread so that no two overlap; `gap` is in axes heights."""
+    lengths = [min(map(len, one.curves)) for one in series]
+    points = [
+        (one.x[length - 1], fmean(curve[length - 1] for curve in one.curves))
+        for one, length in zip(series, lengths, strict=True)
+    ]
+    ends = axes.transAxes.inverted().transform(axes.transData.transform(points))[:, 1]
+    order = sorted(range(len(series)), key=lambda number: float(ends[number]))
+    heights = spread_heights([float(ends[number]) for number in order], gap)
+    for number, height in zip(order, heights, strict=True):
+        axes.annotate(
+            textwrap.fill(textwrap.shorten(series[number].label, 2 * LABEL_LETTERS, placeholder="..."), LABEL_LETTERS),
+            (1.0, height), xycoords="axes fraction", xytext=(5, 0), textcoords="offset points", va="center",
+            fontsize=SMALL, color=series[number].style.color, annotation_clip=False,
+            style="italic" if series[number].faint else "normal", linespacing=0.95,
+        )  # fmt: skip
+
+
+def spread_heights(heights: Sequence[float], gap: float) -> list[float]:
+    """Return ascending heights in [0, 1], moved as little as needed to lie `gap` apart."""
+    spread: list[float] = []
+    for height in heights:
+        spread.append(max(min(max(height, 0.0), 1.0), spread[-1] + gap if spread else 0.0))
+    for number in reversed(range(len(spread))):
+        above = spread[number + 1] - gap if number + 1 < len(spread) else 1.0
+        spread[number] = min(spread[number], above)
+    return spread
 
 
 def _draw_curve(axes: Axes, one: Series) -> None:
@@ -145,7 +177,7 @@ def _draw_curve(axes: Axes, one: Series) -> None:
     marker = one.style.marker if length < 3 else None
     axes.plot(
         one.x[:length], values.mean(0), color=one.style.color, linestyle=line, linewidth=width, alpha=alpha,
-        label=one.label, marker=marker, markersize=3,
+        marker=marker, markersize=3,
     )  # fmt: skip
     if len(one.curves) > 1 and not one.faint:
         axes.fill_between(one.x[:length], values.min(0), values.max(0), color=one.style.color, alpha=0.16, linewidth=0)
@@ -246,11 +278,11 @@ def front_chart(text: ChartText, points: Sequence[Point], front: Sequence[Point]
 
 
 def new_chart(
-    text: ChartText, height: float, body: float, *, left: float = LEFT, width: float = WIDTH
+    text: ChartText, height: float, body: float, *, left: float = LEFT, right: float = RIGHT, width: float = WIDTH
 ) -> tuple[Figure, Axes]:
     """Return a figure of some height with labeled axes of height `body` below its title."""
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((left / width, 1 - (TOP + body) / height, 1 - (left + RIGHT) / width, body / height))
+    axes = figure.add_axes((left / width, 1 - (TOP + body) / height, 1 - (left + right) / width, body / height))
     axes.tick_params(labelsize=TINY, length=2.5, pad=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -61,6 +61,7 @@ class Answer:
     table: Table | None = None  # all numbers; None if no arm has runs
     charts: tuple[Chart, ...] = ()  # small panels, shown side by side
     verdicts: Table | None = None  # of all comparisons; without rows if there are none
+    conclusion: str = ""  # what follows from the verdicts, in prose; empty if the question compares nothing
     notes: tuple[str, ...] = ()  # caveats: missing arms, seeds, hosts, parameters that differ
 
 

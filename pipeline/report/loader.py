@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.plan.outcome import Outcome, PlanRecord
+from pipeline.report.claims import claim_cards
 from pipeline.report.questions.dispatch import answer
 from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
-from pipeline.report.renderer import render
+from pipeline.report.renderer import render, render_claim
 from pipeline.tracking import names
 from pipeline.tracking.queries import Store, read_step
 
@@ -51,7 +52,7 @@ def load_plan_run(store: Store, record: PlanRecord, run_id: str) -> PlanRunFacts
 
 
 def write_report(facts: PlanRunFacts, folder: Path) -> list[Path]:
-    """Answer all questions, write the report to a folder and return the files: HTML, Markdown, CSV, then the charts.
+    """Answer all questions, write the report to a folder and return the files: pages, CSV, then the charts.
 
     Raises:
         ValueError: A question has an unknown kind.
@@ -60,9 +61,12 @@ def write_report(facts: PlanRunFacts, folder: Path) -> list[Path]:
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     figures = folder / names.FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    pages = [folder / name for name in ("study.html", "study.md")]
-    for page in pages:
-        page.write_text(render(page.name, facts, answers, date=date), encoding="utf-8")
+    texts = {name: render(name, facts, answers, date=date) for name in ("study.html", "study.md", "study-short.html")}
+    for card in claim_cards(facts, answers):
+        texts[f"claim-{card.number}.html"] = render_claim(card, facts, date=date)
+    pages = [folder / name for name in texts]
+    for page, text in zip(pages, texts.values(), strict=True):
+        page.write_text(text, encoding="utf-8")
     _write_runs(facts, folder / "study.csv")
     charts = {figures / f"{chart.name}.png": chart.png for one in answers for chart in one.charts}
     for path, png in charts.items():

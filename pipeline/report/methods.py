@@ -16,6 +16,8 @@ import psutil
 from pipeline.plan.records import Question
 from pipeline.report.chosen_settings import chosen_settings
 from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Table, text_cell, text_table
+from pipeline.report.networks_table import COLUMNS as NETWORK_COLUMNS
+from pipeline.report.networks_table import network_row
 from pipeline.report.questions.arm_differences import differing_params, extra_params
 from pipeline.report.questions.context import arm_names
 from pipeline.report.questions.quantities import TEST_ACCURACY
@@ -63,6 +65,7 @@ def methods_sections(facts: PlanRunFacts) -> list[Section]:
         Section("Wall-clock time", _time_lines(facts), _time_table(facts)),
         Section("Differences between compared arms", table=_differences_table(facts)),
         Section("Data", list(filter(None, notes)), _data_table(facts)),
+        Section("Networks and training", table=networks_table(facts)),
         Section("Training budget", table=_budget_table(facts)),
         Section("Settings chosen on validation", table=chosen_settings(facts)),
         Section("All runs", table=_runs_table(facts)),
@@ -189,6 +192,11 @@ def _budget_table(facts: PlanRunFacts) -> Table:
     settings = {arm.label: _params(arm, BUDGET) for arm in facts.finished_arms}
     trained = {label: setting for label, setting in settings.items() if set(setting) != {NO_VALUE}}
     return _grouped(("max epochs", *BUDGET[1:]), trained)
+
+
+def networks_table(facts: PlanRunFacts) -> Table:
+    """Return architecture, initialization, optimizer and regularization; arms with equal settings share a row."""
+    return _grouped(NETWORK_COLUMNS, {arm.label: network_row(arm) for arm in facts.finished_arms})
 
 
 def _grouped(columns: tuple[str, ...], settings: dict[str, tuple[str, ...]]) -> Table:

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import math
 import os
-import shlex
 import time
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
 from pipeline.execution.runner import print_plan
+from pipeline.launching import command_to_run
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
 from pipeline.plan.arms import PlanOverrides
@@ -92,8 +92,12 @@ def read_facts(client: Client, plan: Plan, outcomes: list[Outcome]) -> PlanRunFa
 def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
     """Print what settling the open questions of the newest plan run would cost, if that was of the same plan."""
     run_id = newest_plan_run(client)
-    text = read_plan_record(client, run_id) if run_id else None
-    record = record_from_json(text) if text is not None else None
+    try:
+        text = read_plan_record(client, run_id) if run_id else None
+        record = record_from_json(text) if text is not None else None
+    except ValueError as error:
+        echo(f"cost to decide: unknown, the record of plan run {run_id} cannot be read ({error})")
+        return
     if record is None or (record.name, record.profile) != (plan.name, plan.profile):
         return
     pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)
@@ -186,9 +190,7 @@ def describe_failures(failed: list[Outcome]) -> str:
 
 
 def repeat_command(params: MainParams) -> str:
-    """Return the command that repeats a plan run."""
+    """Return the command that repeats a plan run on this machine."""
     defaults = MainParams().logged()
-    changed = [
-        f"-P {shlex.quote(f'{name}={value}')}" for name, value in params.logged().items() if value != defaults[name]
-    ]
-    return " ".join(["mlflow run .", *changed])
+    changed = {name: value for name, value in params.logged().items() if value != defaults[name]}
+    return command_to_run("main", changed)

@@ -170,7 +170,9 @@ def check_combinations(space: Space, params: TrainBaseParams, example: MLPArchit
 
 
 def _first_reason(error: ValueError) -> str:
-    """Return the first error, with the parameter's name if pydantic gives one."""
+    """Return the first error, with the parameter's name if there is one."""
+    if isinstance(error, UserInputError):
+        return str(error.faults[0]).rstrip(".")
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_url=False)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -42,20 +41,6 @@ def runs_in(folder: Path) -> list[Run]:
         return []
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of the tracked and untracked source files, without stores, data or environments."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, tmp_path / name)
-    return tmp_path
 
 
 def mlflow_run(project: Path, *words: str) -> tuple[list[str], dict[str, str]]:

@@ -14,7 +14,7 @@ from statistics import fmean
 
 from pipeline.plan.margins import RATIO_KINDS, default_margin
 from pipeline.plan.records import Question
-from pipeline.report.elements import NO_VALUE
+from pipeline.report.elements import NO_VALUE, capitalized
 from pipeline.report.number_text import interval_text, p_text, ratio_text
 from pipeline.report.questions.arm_differences import incomparable_times
 from pipeline.report.questions.quantities import (
@@ -120,6 +120,24 @@ class Compared:
     def warning(self) -> str:
         """Which arms did not converge, after a semicolon; empty if all did."""
         return f"; {self.verdict.unconverged}" if self.verdict.unconverged else ""
+
+    @property
+    def conclusion(self) -> str:
+        """What the verdict means, as a sentence in prose."""
+        verdict, quantity, reference = self.verdict, self.planned.quantity.name, self.planned.reference.label
+        if verdict.sign is None:
+            return f"No verdict on {self.arm.label} and {reference} (n = {verdict.count})."
+        within = f"differ by less than {self.margin_text} in {quantity}"
+        if verdict.sign == "open":
+            if verdict.size == "within margin":
+                text = f"{self.arm.label} and {reference} {within}"
+            else:
+                text = f"whether {self.arm.label} and {reference} differ in {quantity} is open"
+        else:
+            text = f"{self.arm.label} is {verdict.sign} than {reference} in {quantity} ({self.short_effect})"
+            text += f"; they {within}" if verdict.size == "within margin" else ""
+        prefix = "preliminary: " if verdict.preliminary else ""
+        return f"{capitalized(prefix + text)} (n = {verdict.count}{self.warning})."
 
     @cached_property
     def seeds_to_settle(self) -> str:

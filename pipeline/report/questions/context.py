@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -184,19 +185,27 @@ def context_of(facts: PlanRunFacts, question: Question) -> QuestionContext:
     """Collect the arms of a question; arms and seeds without a finished run become notes."""
     wanted = arm_names(question)
     reference = facts.arms.get(question.reference)
-    first = 0 if question.reference else 1  # style 0, grey, is the reference's
     context = QuestionContext(
         question=question,
         arms=tuple(facts.arms[name] for name in wanted if name in facts.arms and facts.arms[name].members),
         reference=reference if reference and reference.members else None,
         links=facts.links,
         position=facts.questions.index(question) + 1,
-        styles={name: style_of(number) for number, name in enumerate(wanted, first)},
+        styles=arm_styles(facts, question.study),
         primary=tuple(one for one in judge_question(facts, question) if one.arm.members),
     )
     for line in missing_runs(facts, wanted):
         context.note(line)
     return context
+
+
+def arm_styles(facts: PlanRunFacts, study: str) -> dict[str, SeriesStyle]:
+    """Return how each arm of a study is drawn, the same in all of its questions; gray for the usual reference."""
+    questions = [question for question in facts.questions if question.study == study]
+    references = Counter(question.reference for question in questions if question.reference)
+    usual = [name for name, _ in references.most_common(1)]
+    arms = dict.fromkeys(name for question in questions for name in arm_names(question) if name not in usual)
+    return {name: style_of(number) for number, name in enumerate([*usual, *arms], 0 if usual else 1)}
 
 
 def arm_names(question: Question) -> list[str]:

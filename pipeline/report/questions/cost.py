@@ -121,6 +121,7 @@ def time(context: QuestionContext) -> Answer:
             (TRAINED_SHARE.heading, TRAINED_SHARE.mean_text),
         ),
         tuple(charts) if comparable else (),
+        conclusion=" ".join(sentence for sentence in sentences if " because " in sentence),
     )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ def _annotated(context: QuestionContext, answered: Answer) -> Answer:
         answered,
         headline=capitalized(answered.headline),
         sentences=tuple(capitalized(sentence) for sentence in answered.sentences if sentence),
+        conclusion=" ".join(filter(None, (*(one.conclusion for one in context.primary), answered.conclusion))),
         verdicts=answered.verdicts or context.verdicts,
         notes=tuple(map(capitalized, context.notes)),
     )

@@ -94,6 +94,7 @@ def surface(context: QuestionContext) -> Answer:
         _table(context, choices),
         (*_heat_maps(context, choices), *fronts),
         text_table(COLUMNS, [one.row() for one in judged.verdicts.values() if one.verdict.count]),
+        " ".join(one.conclusion for one in judged.verdicts.values()),
     )
 
 
