@@ -66,8 +66,8 @@ def log_model(
 ) -> None:
     """Save a network, moved to the CPU, as the run's model and upload it in the background.
 
-    The run's final metrics, logged before, are attached to the model. `card` is its description in Markdown, stored as a
-    file and as a tag. If `register_as` is not empty, the model is registered under that name.
+    The run's final metrics, logged before, are attached to the model. `card` is its description in Markdown, stored as
+    a file and as a tag. If `register_as` is not empty, the model is registered under that name.
     """
     network.cpu().eval()
     for parameter in network.parameters():  # files hold the default memory format, training may use channels-last
