@@ -113,7 +113,8 @@ class PlanRunner:
         base_uri = self._models[step.base] if step.base is not None else ""
         self._in_flight.add(number)
         self._display.start(number)
-        executor.submit(Task(number, step.arm.kind.entry_point, step.raw_params(base_uri), parent_run_id, rerun))
+        raw_params, tags = step.raw_params(base_uri), {names.ARM: step.arm.name, names.ARM_LABEL: step.arm.label}
+        executor.submit(Task(number, step.arm.kind.entry_point, raw_params, parent_run_id, rerun, tags))
 
     def _released(self) -> list[int]:
         """Return the steps that other commands have run, or no longer run."""

@@ -127,7 +127,7 @@ def run_task(task: Task, channel: Channel, inbox: Inbox) -> None:
 
     note_run_of_this_process()
     with step_output(WorkerOutput(channel, task.number)):
-        report = attempt(task, PlanContext(task.parent_run_id, rerun=task.rerun, reserve=reserve))
+        report = attempt(task, PlanContext(task.parent_run_id, rerun=task.rerun, tags=task.tags, reserve=reserve))
     channel.send({"report": asdict(report)})
 
 
