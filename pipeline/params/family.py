@@ -49,9 +49,7 @@ class FamilyParams(StageParams):
     hidden_layers: Annotated[int, Field(ge=1, le=100)] | None = setting("auto", "Hidden layers (MLP only; default: 5).")
     width: Width | None = setting("auto", "Neurons per hidden layer (MLP only; default: 100).", unit="neurons")
     batch_norm: bool = setting("auto", "Batch norm before each ReLU (default: false for an MLP, true for a CNN).")
-    dropout: Probability = setting(
-        "auto", "Dropout probability (default: 0 for an MLP, 0.1 per channel for a CNN).", unit="fraction"
-    )
+    dropout: Probability = setting("auto", "Dropout probability (default: 0 for an MLP, 0.1 per channel for a CNN).")
     conv_channels: str | None = setting(
         "auto",
         "Output channels of each convolution (CNN only; default: 16,32 for 28x28 grey; docs/defaults.md).",
@@ -70,14 +68,15 @@ class FamilyParams(StageParams):
         unit="pixels",
     )
     padding: Literal["auto", "valid", "same"] | None = setting(
-        "auto", "Zeros around the images: none, or as many as keep the size (CNN only; default: valid for 28x28 grey)."
+        "auto",
+        "Zero padding: valid (none) or same (keeps the size) (CNN only; default: valid for 28x28 grey, else same).",
     )
     pool: Literal["auto", "last", "each", "none"] | None = setting(
         "auto", "Convolutions followed by 2x2 max pooling (CNN only; default: last for 28x28 grey, else each)."
     )
     dense_width: Width | None = setting("auto", "Neurons of the dense block (CNN only; default: 128).", unit="neurons")
     dense_dropout: Probability | None = setting(
-        "auto", "Dropout probability after the dense block (CNN only; default: 0.25).", unit="fraction"
+        "auto", "Dropout probability after the dense block (CNN only; default: 0.25)."
     )
 
     @field_validator("conv_channels", "kernels", "strides")

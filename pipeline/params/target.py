@@ -44,7 +44,7 @@ class TargetParams(StageParams):
     classes: str = setting(
         "auto",
         "Target classes (default: digits 5-9 for an MLP, 7-9 for a CNN; else those that the base has not seen).",
-        allowed="at least two classes of the dataset, by name or number, such as 5-9 or ants,bees",
+        allowed="at least two classes of the data set, by name or number, such as 5-9 or ants,bees",
     )
 
     @field_validator("classes")
@@ -58,12 +58,12 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Labels per class (default: 100 or what a class has for an MLP, all for a CNN, or those of a continued base).",
+        "Labels per class (default: 100 for an MLP, or fewer if a class is smaller; all for a CNN; those of a continued base).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(
         "auto",
-        "Additional validation images per class (default: 30 or a quarter of them; val_fraction for all labels).",
+        "Additional validation images per class (default: 30, at most a quarter of a class; with all labels, val_fraction).",
         unit="images",
     )
 

@@ -149,5 +149,5 @@ def costs_to_decide(plan: Plan, pilot: PlanRunFacts, max_seeds: int) -> Iterable
         unit = one.planned.quantity.difference_unit or "%"
         yield (
             f"{one.planned.question.key} {one.title}: {cost.seeds.text()}, {cost.minutes_low:.1f} to "
-            f"{cost.minutes_high:.1f} min more; {max_seeds} seeds find a difference of {found:.2g} {unit} in 80 %"
+            f"{cost.minutes_high:.1f} min more; {max_seeds} seeds detect a difference of {found:.2g} {unit} with 80 % power"
         )

@@ -67,11 +67,11 @@ def chosen_blocks(text: str, blocks: tuple[str, ...], fresh: range, *, depth: in
     try:
         chosen = resolve_blocks(text, blocks)
     except ValueError as error:
-        raise UserInputError(Fault("train_blocks", text, f"{error}.", "blocks lists the blocks.")) from None
+        raise UserInputError(Fault("train_blocks", text, f"{error}.", "See python -m pipeline blocks.")) from None
     if chosen[-1] > depth:
         allowed = f"block {chosen[-1]} is above the {depth} that are used."
         raise UserInputError(Fault("train_blocks", text, allowed, "Reuse more layers."))
     if left_out := set(fresh) - set(chosen):
-        allowed = f"block {min(left_out)} is randomly initialized, and would stay so."
+        allowed = f"block {min(left_out)} is randomly initialized and would not be trained."
         raise UserInputError(Fault("train_blocks", text, allowed, "Add it, or use upper=drop."))
     return chosen
