@@ -135,7 +135,7 @@ class CutParams(LabelParams, TargetParams, SeedParams, MachineParams, DataParams
 
     cuts: Annotated[str, Field(pattern=r"^([\w.:-]+( *, *[\w.:-]+)*)?$")] = setting(
         "",
-        "Compute pooled features after these blocks, such as 1,3 or layer2, or every; for validation and test images too.",
+        "Pooled features after these blocks, such as 1,3 or layer2, or every; of validation and test images too.",
         allowed="empty, every, or numbers or names of blocks, separated by commas",
     )
 

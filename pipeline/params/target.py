@@ -58,12 +58,12 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Labels per class (default: 100 for an MLP, or fewer if a class is smaller; all for a CNN; those of a continued base).",
+        "Labels per class (default: 100 for an MLP, fewer if a class is smaller; all for a CNN; a continued base's own).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(
         "auto",
-        "Additional validation images per class (default: 30, at most a quarter of a class; with all labels, val_fraction).",
+        "Extra validation images per class (default: 30, at most a quarter of a class; val_fraction with all labels).",
         unit="images",
     )
 

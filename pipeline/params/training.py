@@ -61,8 +61,8 @@ class TrainingParams(OptimizerParams):
     )
     tune_on_validation: str = setting(
         "",
-        "Values to try, such as learning_rate=0.001,0.003 weight_decay=0.001,0.01. Each combination is fitted, and the "
-        "lowest validation loss decides.",
+        "Values to try, such as learning_rate=0.001,0.003 weight_decay=0.001,0.01. Each combination is fitted; the "
+        "lowest validation loss wins.",
         allowed="empty, or values of learning_rate and weight_decay",
     )
     checkpoint_every: Count = setting(

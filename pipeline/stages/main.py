@@ -92,8 +92,12 @@ def read_facts(client: Client, plan: Plan, outcomes: list[Outcome]) -> PlanRunFa
 def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
     """Print what settling the open questions of the newest plan run would cost, if that was of the same plan."""
     run_id = newest_plan_run(client)
-    text = read_plan_record(client, run_id) if run_id else None
-    record = record_from_json(text) if text is not None else None
+    try:
+        text = read_plan_record(client, run_id) if run_id else None
+        record = record_from_json(text) if text is not None else None
+    except ValueError as error:
+        echo(f"cost to decide: unknown, the record of plan run {run_id} cannot be read ({error})")
+        return
     if record is None or (record.name, record.profile) != (plan.name, plan.profile):
         return
     pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)
