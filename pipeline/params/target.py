@@ -58,7 +58,7 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Labels per class (default: 100 for an MLP, fewer if a class is smaller; all for a CNN; a continued base's own).",
+        "Labels per class (default: 100 for an MLP, fewer if a class has fewer; all for a CNN; a continued base's).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(
