@@ -13,25 +13,25 @@ import time
 
 from pipeline.data.normalization import preprocessing_digest
 from pipeline.errors import Fault, UserInputError
-from pipeline.networks.build import build_network
+from pipeline.networks.build import architecture_digest
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.params.grid import grid_values
-from pipeline.runtime import generator
 from pipeline.stages.augment import resolve_augment
+from pipeline.stages.base_network import base_network, log_own_code
 from pipeline.stages.class_table import log_data, shortened
 from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
     describe_split,
     fit_base,
     print_dry_run,
-    requested_architecture,
     resolve_machine,
     resolve_training_runtime,
 )
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.queries import read_best_setting
-from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
+from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import open_store
 
@@ -48,14 +48,16 @@ def train_base(
     split = load_split(params)
     params = resolve_base(params, split)
     data_seconds = time.perf_counter() - began
-    architecture = requested_architecture(params, split)
-    network = build_network(architecture, generator(params.seed, "weights"))
+    network, source = base_network(params, split)
+    architecture = network.architecture
     runtime = resolve_training_runtime(params, network, params.batch_size)
     resolved = {"augment": resolve_augment(params, split), **dict.fromkeys(grid_values(params.tune_on_validation))}
     params = resolve_machine(params, split, runtime).model_copy(update=resolved)
     if params.dry_run:
         return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
     inputs = {"data": split.digest, "preprocessing": preprocessing_digest(architecture.preprocessing)}
+    if source is not None:
+        inputs["architecture"] = architecture_digest(architecture)  # with the user's code in it
     key = cache_key(params, inputs, runtime.description)
     if (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
         return cached
@@ -64,11 +66,12 @@ def train_base(
         name=f"base {params.model} {shortened(params.classes)}, seed {params.seed}",
         note=f"Base network ({params.model}) for {describe_split(split)}.",
         tags=key.tags(),
-        parent_run_id=parent_run_of(plan_context),
+        plan_context=plan_context,
         resumed_run_id=resumed_run_id,
     ) as run:
         log_data(run, split)
-        return fit_base(run, split, params, data_seconds=data_seconds)
+        log_own_code(run, source)
+        return fit_base(run, network, split, params, data_seconds=data_seconds)
 
 
 def with_tuned_params(params: TrainBaseParams) -> TrainBaseParams:

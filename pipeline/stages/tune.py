@@ -26,6 +26,7 @@ from pipeline.networks.from_params import CONVOLUTION_FIELDS, with_convolutions
 from pipeline.params import TuneParams
 from pipeline.runtime import Runtime, generator, process_identity
 from pipeline.stages.augment import resolve_augment
+from pipeline.stages.base_network import base_network
 from pipeline.stages.class_table import log_data
 from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
@@ -39,13 +40,8 @@ from pipeline.stages.training_run import (
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import cache_key, code_digest, key_params
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.result_cache import (
-    PlanContext,
-    cached_step_result,
-    find_cached_result,
-    parent_run_of,
-    register_cached,
-)
+from pipeline.tracking.plan_context import PlanContext
+from pipeline.tracking.result_cache import cached_step_result, find_cached_result, register_cached
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import open_store, store_environment
 from pipeline.tuning.figures import draw_study
@@ -130,7 +126,7 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
         name=f"tune {spec.name}",
         note=f"Study {spec.name}: {params.trials} trials, {params.folds} folds, {split.dataset} {params.classes}.",
         tags={**key.tags(), "study": spec.name},
-        parent_run_id=parent_run_of(plan_context),
+        plan_context=plan_context,
     ) as run:
         log_data(run, split)
         run_study(run, study, setup, spec=spec)
@@ -138,7 +134,8 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
             return StageResult(run.run_id, "", dict(run.final_metrics))
         logger.info("training with the best parameters on train_base's split")
         best = with_convolutions(params.with_trial(study.best_trial.params), split.image_shape)
-        return fit_base(run, split, best)
+        network, _ = base_network(best, split)
+        return fit_base(run, network, split, best)
 
 
 def prepare_study(params: TuneParams) -> TuneSetup:
@@ -147,7 +144,7 @@ def prepare_study(params: TuneParams) -> TuneSetup:
     Raises:
         UserInputError: The space, the folds or a batch size is invalid.
     """
-    space = load_space(params.space, params.model)
+    space = load_space(params.space, params.family)
     split = load_split(params)
     searches_convolutions = bool(set(CONVOLUTION_FIELDS) & set(space))
     params, unresolved = with_folds(resolve_base(params, split), split), params

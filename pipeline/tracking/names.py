@@ -75,6 +75,7 @@ MODEL_DIGEST = "handover_digest"  # of a logged model: weights, architecture and
 MODEL_URI = "model_uri"
 PARAMETERS = "resolved_parameters"  # JSON: resolved parameters (`mlflow run` logs them unresolved)
 INHERITED_LABELS = "inherited_draw"  # trained on the label sample of its base
+SUPERSEDED_BY = "superseded_by"  # the run of a step that another process took over: run id of the new one
 RESUMED_RUN_ID = "resumed_run_id"  # on the run created by `mlflow run -e resume`
 LOCAL_RUN_ID = "local_run_id"  # the id of a run that was started while the store was unreachable
 RESUMED_WITH = "resumed_with"  # JSON: what had changed when the run was resumed
@@ -102,6 +103,8 @@ CUT_FEATURES_FILE = "cuts.safetensors"  # pooled features at several cuts
 REPORT = "report"
 PLAN_RECORD = "study.json"
 LOAD_REPORT = "load_report.json"
+PROVENANCE = "provenance.json"  # of an imported network: library or code, weights file, digests, license
+OWN_SOURCE = "own_network.py"  # the user's code that a network is made of, for reading; never run
 
 # files next to the servable graph of a logged model
 WEIGHTS_FILE = "weights.safetensors"
