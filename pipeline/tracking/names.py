@@ -104,6 +104,8 @@ CUT_FEATURES_FILE = "cuts.safetensors"  # pooled features at several cuts
 REPORT = "report"
 PLAN_RECORD = "study.json"
 LOAD_REPORT = "load_report.json"
+PROVENANCE = "provenance.json"  # of an imported network: library or code, weights file, digests, license
+OWN_SOURCE = "own_network.py"  # the user's code that a network is made of, for reading; never run
 
 # files next to the servable graph of a logged model
 WEIGHTS_FILE = "weights.safetensors"

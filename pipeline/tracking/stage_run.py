@@ -117,9 +117,10 @@ class StageRun:
             self.log_epoch(record)
 
     def log_split(self, split: Split) -> None:
-        """Log the training, validation and test data as inputs, with their digests."""
+        """Log the training, validation and test data, as far as there are any, as inputs with their digests."""
         for context, examples in (("training", split.train), ("validation", split.validation), ("testing", split.test)):
-            self.uploader.put(_dataset_entry(split, context, examples))
+            if len(examples):
+                self.uploader.put(_dataset_entry(split, context, examples))
         self.set_tags({names.DATASET: split.dataset, names.CLASSES: split.classes_text, "dataset_note": split.note})
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:
