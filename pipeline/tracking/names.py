@@ -112,3 +112,6 @@ WEIGHTS_FILE = "weights.safetensors"
 ARCHITECTURE_FILE = "architecture.json"
 IDENTITIES_FILE = "draw.safetensors"  # identities of images: trained on, validated on, seen by any ancestor
 EXTRA_FILES = "extra_files"
+MODEL_CARD = "model_card.md"
+
+MAX_TAG_LENGTH = 8000  # of a tag's value; longer ones are rejected by some stores

@@ -23,7 +23,6 @@ from pipeline.training.records import EpochRecord
 Point = tuple[str, float, int, int]  # name, value, timestamp in ms, step
 
 UPLOAD_LIMIT_SECONDS = 30
-MAX_TAG_LENGTH = 8000
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class StageRun:
 
 def tag_values(tags: Mapping[str, object]) -> dict[str, str]:
     """Return tags as strings of a length that every store accepts."""
-    return {name: str(value)[:MAX_TAG_LENGTH] for name, value in tags.items()}
+    return {name: str(value)[: names.MAX_TAG_LENGTH] for name, value in tags.items()}
 
 
 def _dataset_entry(split: Split, context: str, examples: Examples) -> dict[str, object]:
