@@ -90,6 +90,7 @@ PARENT_RUN_ID = "mlflow.parentRunId"
 
 # artifacts
 CHECKPOINTS = "checkpoints"
+WORKER_LOG = "worker.log"  # of a plan step: what its worker process printed
 FIGURES = "figures"
 HISTORY = "history.csv"
 PROFILE = "profile.csv"  # of a probe: scores by cut
@@ -112,3 +113,6 @@ WEIGHTS_FILE = "weights.safetensors"
 ARCHITECTURE_FILE = "architecture.json"
 IDENTITIES_FILE = "draw.safetensors"  # identities of images: trained on, validated on, seen by any ancestor
 EXTRA_FILES = "extra_files"
+MODEL_CARD = "model_card.md"
+
+MAX_TAG_LENGTH = 8000  # of a tag's value; longer ones are rejected by some stores
