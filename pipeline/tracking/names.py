@@ -85,6 +85,7 @@ RESUMED_WITH = "resumed_with"  # JSON: what had changed when the run was resumed
 OPENED = "opened"  # when the current process opened the run, in ms
 WORKED_SECONDS = "worked_seconds"  # work of previous processes up to the restored checkpoint
 WASTED_SECONDS = "wasted_seconds"  # work of previous processes after it
+WINNING_SETTING = "winning_setting"  # of a search by cross-validation: name=value, joined by commas
 CONVERGED = "converged"  # "yes" if early stopping or the solver's tolerance ended the fit, else "no: " and the reason
 NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # on a plan run: digest over its steps
@@ -92,6 +93,7 @@ PARENT_RUN_ID = "mlflow.parentRunId"
 
 # artifacts
 CHECKPOINTS = "checkpoints"
+WORKER_LOG = "worker.log"  # of a plan step: what its worker process printed
 FIGURES = "figures"
 HISTORY = "history.csv"
 PROFILE = "profile.csv"  # of a probe: scores by cut

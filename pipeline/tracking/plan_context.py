@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.params import StageParams
 from pipeline.tracking.claims import Claim
@@ -26,4 +27,5 @@ class PlanContext:
     tags: Mapping[str, str] = field(default_factory=dict)  # of the step's run: the arm
     why: str = ""  # explains the cache hit or miss of the last step
     claim: Claim | None = None  # of the running step
+    save_log: Callable[[Path], None] | None = None  # writes what the step has printed so far to a file
     reserve: Callable[[StageParams], None] = _reserve_nothing  # waits until the host has the cores that a step needs
