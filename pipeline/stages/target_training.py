@@ -15,6 +15,7 @@ from pipeline.data.normalization import with_preprocessing
 from pipeline.data.splits import training_examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import architecture_digest, build_network
+from pipeline.networks.graph.record import GraphArchitecture
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.grid import grid_values
@@ -37,12 +38,13 @@ from pipeline.stages.training_run import (
 )
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import CacheKey, cache_key
-from pipeline.tracking.cut_artifacts import find_cut_features
+from pipeline.tracking.cut_artifacts import ARTIFACT, find_cut_features, log_cut_features
 from pipeline.tracking.feature_artifacts import check_size, find_features, load_features, log_features
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
+from pipeline.training.cut_features import compute_cut_features
 from pipeline.training.features import (
     Features,
     check_sample,
@@ -239,8 +241,11 @@ def resolve_features(
     """
     if not isinstance(params, ReuseParams) or params.features == "none":
         return lambda run: None
-    if params.features == "auto" and (cuts := shared_features(setup, network, client)) is not None:
-        return lambda run: cuts
+    if params.features == "auto" and trains_head_only(setup):
+        if (shared := shared_features(setup, network, client)) is not None:
+            return lambda run: shared
+        if isinstance(setup.architecture, GraphArchitecture):
+            return lambda run: pooled_features(run, setup, network)
     examples = training_examples(setup.data.dataset, setup.data.split.classes)
     expected = fingerprint(network, network.frozen, examples)
     if params.features == "auto":
@@ -267,14 +272,32 @@ def resolve_features(
     return compute
 
 
+def trains_head_only(setup: TargetSetup) -> bool:
+    """Return whether pooled features suffice: for a linear head on frozen blocks of a base."""
+    frozen = setup.base is not None and setup.reuse.frozen == setup.reuse.depth
+    return frozen and getattr(setup.architecture, "head", "linear") == "linear"
+
+
+def pooled_features(run: StageRun, setup: TargetSetup, network: LayeredNetwork) -> Features:
+    """Compute pooled features of all cuts for the images of this run, log them for others, and return those at its cut.
+
+    Activations of a library's network are too large to keep for all images of the target classes.
+    """
+    assert setup.base is not None, "only a base has frozen blocks"
+    base, split = setup.base.network.to(network.device), setup.data.split
+    cuts = range(1, len(base.blocks) + 1)
+    features = compute_cut_features(base, cuts, [split.train, split.validation, split.test], run.folder / ARTIFACT)
+    log_cut_features(run, features, base)
+    logger.info(f"features: computed for {len(features.at(1).ids)} images at all cuts in {features.seconds:.2f} s")
+    return features.at(setup.reuse.frozen)
+
+
 def shared_features(setup: TargetSetup, network: LayeredNetwork, client: Client) -> Features | None:
     """Return pooled features of the base at the cut that cover training and validation images; None if there are none.
 
-    They suffice for a new linear head on frozen blocks; blocks above frozen ones need activations that are not pooled.
+    They come from a `cache_features` run with `cuts`, a probe, or another run.
     """
-    head_only = setup.reuse.frozen == setup.reuse.depth and getattr(setup.architecture, "head", "linear") == "linear"
-    if setup.base is None or not head_only:
-        return None
+    assert setup.base is not None, "only a base has frozen blocks"
     split = setup.data.split
     ids = torch.cat([split.train.ids, split.validation.ids])
     features = find_cut_features(client, setup.base.network, setup.reuse.frozen, ids)
