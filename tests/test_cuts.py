@@ -29,7 +29,7 @@ from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
 from pipeline.tracking.base_model import load_base
 from pipeline.tracking.cut_artifacts import ARTIFACT, find_cut_features
-from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.stage_run import StageResult
 from pipeline.training.cut_features import compute_cut_features, cut_fingerprint
 from pipeline.training.evaluate import evaluate
@@ -233,7 +233,7 @@ def test_probe_scores_every_cut(base: StageResult, store: MlflowClient, capsys: 
 
 
 def test_probe_is_a_cached_plan_step(base: StageResult, store: MlflowClient) -> None:
-    context = PlanContext(lambda: store.create_run("0").info.run_id)
+    context = PlanContext(store.create_run("0").info.run_id)
     first, second = (probe(ProbeParams(**DRAWN, cuts="2"), plan_context=context) for _ in range(2))
     assert second.reused and second.run_id == first.run_id
 

@@ -28,7 +28,8 @@ from pipeline.tracking.base_model import Base
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.feature_artifacts import check_size, log_features
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
+from pipeline.tracking.plan_context import PlanContext
+from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import open_store
 from pipeline.training.features import Features, compute_features, feature_operations
@@ -56,7 +57,7 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
     name = f"features {shortened(params.classes)}, after block {depth}"
     note = f"Outputs of block {depth} for all training images of classes {params.classes}. Base: {base.ancestry}."
-    opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))
+    opened = stage_run(params, name=name, note=note, tags=tags, plan_context=plan_context)
     with runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
         features = compute_features(base.network.to(runtime.device), depth, examples, folder=run.folder)
@@ -80,7 +81,7 @@ def cache_cuts(params: CacheFeaturesParams, plan_context: PlanContext | None) ->
     tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
     name = f"features {shortened(params.classes)}, cuts {shortened(params.cuts)}"
     note = f"Pooled outputs of blocks {params.cuts} for images of classes {params.classes}. Base: {base.ancestry}."
-    opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))
+    opened = stage_run(params, name=name, note=note, tags=tags, plan_context=plan_context)
     with images.runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
         features = images.compute(run)

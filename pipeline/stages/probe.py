@@ -28,8 +28,9 @@ from pipeline.stages.next_command import after_probe
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.queries import measured_transfers
-from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
+from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.cut_features import CutFeatures
 from pipeline.training.linear_probe import MIN_FOLDS, cross_validated_accuracy
@@ -54,7 +55,7 @@ def probe(params: ProbeParams, *, plan_context: PlanContext | None = None) -> St
     tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
     note = f"Accuracy of heads on frozen features, by cut. Base: {base.ancestry}."
     name = f"probe {shortened(params.classes)}, cuts {shortened(params.cuts)}, seed {params.seed}"
-    opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))
+    opened = stage_run(params, name=name, note=note, tags=tags, plan_context=plan_context)
     with images.runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
         features = images.compute(run)

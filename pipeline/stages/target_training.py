@@ -41,7 +41,8 @@ from pipeline.tracking.cache_key import CacheKey, cache_key
 from pipeline.tracking.cut_artifacts import ARTIFACT, find_cut_features, log_cut_features
 from pipeline.tracking.feature_artifacts import check_size, find_features, load_features, log_features
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
+from pipeline.tracking.plan_context import PlanContext
+from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.cut_features import compute_cut_features
@@ -107,7 +108,7 @@ def _train(
         name=f"{params.entry_point} {shortened(params.classes)}, {describe_reuse(setup)}, seed {params.seed}",
         note=describe_run(setup),
         tags={**key.tags(), **setup_tags(setup)},
-        parent_run_id=parent_run_of(plan_context),
+        plan_context=plan_context,
         resumed_run_id=resumed,
     ) as run:
         log_inputs(run, setup, report)

@@ -75,6 +75,7 @@ MODEL_DIGEST = "handover_digest"  # of a logged model: weights, architecture and
 MODEL_URI = "model_uri"
 PARAMETERS = "resolved_parameters"  # JSON: resolved parameters (`mlflow run` logs them unresolved)
 INHERITED_LABELS = "inherited_draw"  # trained on the label sample of its base
+SUPERSEDED_BY = "superseded_by"  # the run of a step that another process took over: run id of the new one
 RESUMED_RUN_ID = "resumed_run_id"  # on the run created by `mlflow run -e resume`
 LOCAL_RUN_ID = "local_run_id"  # the id of a run that was started while the store was unreachable
 RESUMED_WITH = "resumed_with"  # JSON: what had changed when the run was resumed
