@@ -133,10 +133,10 @@ def test_transfer_on_shared_features_matches_uncached(
     plain = [transfer(TransferParams(**QUICK, reuse_layers=cut, seed=1, head_solver=solver)) for cut in (1, 3)]
     cache_features(CacheFeaturesParams(**DRAWN, cuts="every", draws=2))
     monkeypatch.setattr(
-        "pipeline.stages.target_training.compute_features", lambda *_, **__: pytest.fail("features were not shared")
+        "pipeline.stages.feature_source.compute_features", lambda *_, **__: pytest.fail("features were not shared")
     )
     monkeypatch.setattr(
-        "pipeline.stages.target_training.prefix_seconds", lambda *_, **__: pytest.fail("frozen blocks were run")
+        "pipeline.stages.feature_source.prefix_seconds", lambda *_, **__: pytest.fail("frozen blocks were run")
     )
     shared = [
         transfer(TransferParams(**QUICK, reuse_layers=cut, seed=1, features="auto", head_solver=solver))

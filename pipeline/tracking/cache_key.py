@@ -74,7 +74,7 @@ def code_parts(stage: str) -> dict[str, str]:
     shared: tuple[str, ...] = ("training_run", "fitting", "fit_summary", "data_loading", "augment")
     if stage in TARGET_STAGES:
         shared += ("cut_pass",) if stage in ("cache_features", "probe") else ()
-        shared += ("base_selection", "strategy", "target_training")
+        shared += ("base_selection", "feature_source", "strategy", "target_training")
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]
     return {str(path.relative_to(PACKAGE)): _file_digest(path)[:12] for path in (PACKAGE / "runtime.py", *files)}
 
