@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -221,6 +222,34 @@ def blocks(model: str, image_size: int | None, modules: str) -> None:
 
     with exit_codes():
         print_blocks(model, image_size, modules)
+
+
+@cli.command("predict")
+@click.option("--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id.")
+@click.option("--images", "first", multiple=True, type=click.Path(path_type=Path), help="Files or folders.")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+@click.option("--output", type=click.Path(path_type=Path), default="predictions.csv", show_default=True)
+@click.option("--request", type=click.Path(path_type=Path), help="Also write a request for the served model.")
+def predict_command(
+    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None
+) -> None:
+    """Classify image files with a trained model: a table, and a CSV file with all probabilities."""
+    from pipeline.prediction import predict
+
+    with exit_codes():
+        predict(model, (*first, *more), output=output, request=request)
+
+
+@cli.command("sample_photos")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--per_class", "--per-class", type=click.IntRange(10, 10_000), default=60, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+def sample_photos_command(path: Path, per_class: int, seed: int) -> None:
+    """Draw a folder of small colour photos in six classes, to try own images without having any."""
+    from pipeline.sample_photos import sample_photos
+
+    with exit_codes():
+        sample_photos(path, per_class=per_class, seed=seed)
 
 
 @cli.command()

@@ -16,6 +16,7 @@ from pipeline.params.base import StageParams, setting
 # Datasets by name, with their number of classes.
 DATASET_CLASS_COUNTS = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "qmnist": 10, "digits": 10}
 DATASETS = ("auto", *DATASET_CLASS_COUNTS)
+NO_DATASET = "none"  # of an imported network
 FOLDER_PREFIX = "folder:"
 TORCHVISION_PREFIX = "torchvision:"
 # What may follow `torchvision:`; how each is read is in data/sources/torchvision_sets.py.

@@ -48,7 +48,18 @@ class SeedParams(StageParams):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = setting(0, "Seed for splits, initial weights and batch order.")
 
 
-class TrainingParams(OptimizerParams):
+class RegistrationParams(StageParams):
+    """Under which name the model is registered."""
+
+    register_as: Annotated[str, Field(pattern=r"^([^/:\s]([^/:]*[^/:\s])?)?$")] = setting(
+        "",
+        "Register the model under this name; alias best moves to it if validation accuracy improved.",
+        allowed="a registered model name without / or :, and without spaces around it",
+        changes_result=False,
+    )
+
+
+class TrainingParams(RegistrationParams, OptimizerParams):
     """Optimizer, augmentation, weight averaging, validation, checkpoints, precision and registration of a fit."""
 
     augment: Literal["auto", "none", "flip", "crop_flip", "trivial"] = setting(
@@ -70,12 +81,6 @@ class TrainingParams(OptimizerParams):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "Training precision; evaluation always uses float32.", changes_result=False
-    )
-    register_as: Annotated[str, Field(pattern=r"^([^/:\s]([^/:]*[^/:\s])?)?$")] = setting(
-        "",
-        "Register the model under this name; alias best moves to it if validation accuracy improved.",
-        allowed="a registered model name without / or :, and without spaces around it",
-        changes_result=False,
     )
 
     @field_validator("tune_on_validation", mode="before")

@@ -11,6 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from pipeline.errors import UserInputError, suggest
 from pipeline.params import ENTRY_POINTS, StageParams, TargetParams, parse_params
+from pipeline.params.family import OWN_PREFIX
 from pipeline.plan.records import PlannedArm, Setting
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping
@@ -140,6 +141,9 @@ class ArmReader:
 
         if reserved := next((name for name in RESERVED if name in arm.setting), None):
             add(reserved, f"{reserved} is not a parameter of an arm; see seeds and base in docs/plans.md.")
+            return
+        if str(arm.setting.get("model", "")).startswith(OWN_PREFIX):
+            add("model", "a plan never runs your own code.", "Import the network with import_base.")
             return
         raw = {**arm.setting, **({"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {})}
         try:

@@ -86,7 +86,7 @@ def base_classes(params: TrainBaseParams, dataset: Dataset | DatasetSummary) -> 
     """
     if params.classes != "auto":
         return select_classes(params.classes, dataset.class_names, dataset.name)
-    classes = default_base_classes(params.model, dataset.class_names)
+    classes = default_base_classes(params.family, dataset.class_names)
     if len(classes) < 2:
         what = f"has {len(classes)} class; a classifier needs at least two."
         raise UserInputError(Fault("dataset", dataset.name, what, "Give one sub-folder of images per class."))

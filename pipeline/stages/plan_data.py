@@ -109,7 +109,7 @@ def base_classes(
     assert isinstance(params, TrainBaseParams)
     targets = [other for other in arms.values() if root_of(other, arms) is arm and summaries[other.name] is summary]
     wanted = {number for target in targets for number in given_classes.get(target.name, ())}
-    default = default_base_classes(params.model, summary.class_names)
+    default = default_base_classes(params.family, summary.class_names)
     if not targets or (is_digits(summary.class_names) and not wanted & set(default)):
         return default
     if wanted:

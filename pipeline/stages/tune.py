@@ -26,6 +26,7 @@ from pipeline.networks.from_params import CONVOLUTION_FIELDS, with_convolutions
 from pipeline.params import TuneParams
 from pipeline.runtime import Runtime, generator, process_identity
 from pipeline.stages.augment import resolve_augment
+from pipeline.stages.base_network import base_network
 from pipeline.stages.class_table import log_data
 from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
@@ -133,7 +134,8 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
             return StageResult(run.run_id, "", dict(run.final_metrics))
         logger.info("training with the best parameters on train_base's split")
         best = with_convolutions(params.with_trial(study.best_trial.params), split.image_shape)
-        return fit_base(run, split, best)
+        network, _ = base_network(best, split)
+        return fit_base(run, network, split, best)
 
 
 def prepare_study(params: TuneParams) -> TuneSetup:
@@ -142,7 +144,7 @@ def prepare_study(params: TuneParams) -> TuneSetup:
     Raises:
         UserInputError: The space, the folds or a batch size is invalid.
     """
-    space = load_space(params.space, params.model)
+    space = load_space(params.space, params.family)
     split = load_split(params)
     searches_convolutions = bool(set(CONVOLUTION_FIELDS) & set(space))
     params, unresolved = with_folds(resolve_base(params, split), split), params

@@ -23,7 +23,6 @@ from pipeline.training.records import EpochRecord
 Point = tuple[str, float, int, int]  # name, value, timestamp in ms, step
 
 UPLOAD_LIMIT_SECONDS = 30
-MAX_TAG_LENGTH = 8000
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,10 @@ class StageRun:
             self.log_epoch(record)
 
     def log_split(self, split: Split) -> None:
-        """Log the training, validation and test data as inputs, with their digests."""
+        """Log the training, validation and test data, as far as there are any, as inputs with their digests."""
         for context, examples in (("training", split.train), ("validation", split.validation), ("testing", split.test)):
-            self.uploader.put(_dataset_entry(split, context, examples))
+            if len(examples):
+                self.uploader.put(_dataset_entry(split, context, examples))
         self.set_tags({names.DATASET: split.dataset, names.CLASSES: split.classes_text, "dataset_note": split.note})
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:
@@ -143,7 +143,7 @@ class StageRun:
 
 def tag_values(tags: Mapping[str, object]) -> dict[str, str]:
     """Return tags as strings of a length that every store accepts."""
-    return {name: str(value)[:MAX_TAG_LENGTH] for name, value in tags.items()}
+    return {name: str(value)[: names.MAX_TAG_LENGTH] for name, value in tags.items()}
 
 
 def _dataset_entry(split: Split, context: str, examples: Examples) -> dict[str, object]:
