@@ -185,7 +185,7 @@ def sync() -> None:
 @cli.command("clean")
 @click.option(
     "--dry_run", "--dry-run", type=click.BOOL, is_flag=False, flag_value="true", default=True, show_default=True,
-    metavar="[VALUE]", help="Only list.",
+    metavar="[VALUE]", help="List only; remove nothing.",
 )  # fmt: skip
 def clean_command(dry_run: bool) -> None:
     """List local state with size and age; with --dry_run false, remove what is no longer needed."""
@@ -196,8 +196,16 @@ def clean_command(dry_run: bool) -> None:
 
 
 @cli.command()
-@click.option("--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@click.option("--dashboard_port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option(
+    "--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of MLflow's UI."
+)
+@click.option(
+    "--dashboard_port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Port of the Optuna dashboard.",
+)
 def ui(mlflow_port: int, dashboard_port: int) -> None:
     """Start MLflow's UI and the Optuna dashboard on loopback."""
     from pipeline.tracking.store import open_store
@@ -213,11 +221,13 @@ def ui(mlflow_port: int, dashboard_port: int) -> None:
 @cli.command()
 @click.option("--model", required=True, metavar="NAME", help="torchvision:NAME, timm:NAME or own:PATH.py:FUNCTION.")
 @click.option(
-    "--image_size", "--image-size", type=click.IntRange(8, 1024), help="Side of the images (default: the network's)."
+    "--image_size", "--image-size", type=click.IntRange(8, 1024), help="Input size in pixels (default: the network's)."
 )
-@click.option("--blocks", "modules", default="", metavar="A,B,...", help="Modules to use as blocks (default: found).")
+@click.option(
+    "--blocks", "modules", default="", metavar="A,B,...", help="Modules to use as blocks (default: automatic)."
+)
 def blocks(model: str, image_size: int | None, modules: str) -> None:
-    """List the blocks of a network: name, output shape, parameters, MACs. own: runs the code that you name."""
+    """List the blocks of a network: name, output shape, parameters, MACs. own:PATH.py:FUNCTION runs that file."""
     from pipeline.blocks import print_blocks
 
     with exit_codes():

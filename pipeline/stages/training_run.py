@@ -161,7 +161,7 @@ def solve_and_evaluate(
     parts = model_inputs(network, split.train, features), model_inputs(network, split.validation, features)
     if run.run_history is not None:
         run.log_restored([])
-        logger.info(f"resuming run {run.run_id} from the start: a head is solved at once")
+        logger.info(f"resuming run {run.run_id} from the start: solved heads have no checkpoints")
     fit = fit_head(network, *parts, start=start)
     raise_if_interrupted()
     return evaluate_parts(network, split, summary_of_head(fit), parts=parts, features=features)
