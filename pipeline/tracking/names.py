@@ -89,6 +89,7 @@ PARENT_RUN_ID = "mlflow.parentRunId"
 
 # artifacts
 CHECKPOINTS = "checkpoints"
+WORKER_LOG = "worker.log"  # of a plan step: what its worker process printed
 FIGURES = "figures"
 HISTORY = "history.csv"
 PROFILE = "profile.csv"  # of a probe: scores by cut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class StageRun:
     sender: Sender
     lock: FileLock  # held while this process works on the run
     claim: Claim | None = None  # of a plan step
+    save_log: Callable[[Path], None] | None = None  # writes what a plan step has printed so far to a file
     started: float = field(default_factory=time.perf_counter)  # of the stage
     adopted: bool = False  # created by `mlflow run`
     nested: bool = False  # has a parent run
