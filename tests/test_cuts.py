@@ -238,7 +238,7 @@ def test_probe_is_a_cached_plan_step(base: StageResult, store: MlflowClient) -> 
     assert second.reused and second.run_id == first.run_id
 
 
-def test_score_of_a_cut_does_not_depend_on_the_other_cuts(base: StageResult, store: MlflowClient) -> None:
+def test_score_of_a_cut_is_independent_of_other_cuts(base: StageResult, store: MlflowClient) -> None:
     alone, together = (
         store.get_metric_history(probe(ProbeParams(**DRAWN, folds=3, cuts=cuts)).run_id, "probe/logme")
         for cuts in ("2", "1,2")
