@@ -257,7 +257,7 @@ def predict_command(
 @click.option("--per_class", "--per-class", type=click.IntRange(10, 10_000), default=60, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def sample_photos_command(path: Path, per_class: int, seed: int) -> None:
-    """Draw a folder of small colour photos in six classes, to try own images without having any."""
+    """Generate a folder of small color photos in six classes, to try `folder:` without photos of your own."""
     from pipeline.sample_photos import sample_photos
 
     with exit_codes():

@@ -114,7 +114,7 @@ def test_claims_that_ship_are_confirmatory() -> None:
     assert len(claims) == 5 and all(question.confirmatory and question.margin for question in claims)
 
 
-def test_profile_that_extends_another_gives_the_rest(tmp_path: Path) -> None:
+def test_extended_profile_inherits_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "extended.yaml"
     text = SMALL.replace("full: {seeds: 3}", "paper: {extends: quick, seeds: 7}")
     path.write_text(text.replace("    base: base\n", "    base: base\n    profiles: {quick: {params: {epochs: 5}}}\n"))
