@@ -112,10 +112,9 @@ def test_both_uis_show_trials_and_best_value(
 
 
 def look_at_runs_table(page: Page, address: str) -> None:
-    """Check that the link that `ui` prints opens model training, with test accuracy and seed as columns."""
+    """Check that the link that `ui` prints opens model training, with the column of a shared view."""
     page.goto(f"{address}{runs_page(MlflowClient(address), '0')}")
-    expect(page.get_by_role("columnheader", name="test/accuracy")).to_be_visible(timeout=PATIENCE_MS)
-    expect(page.get_by_role("columnheader", name="seed")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="seed")).to_be_visible(timeout=PATIENCE_MS)
     expect(page.get_by_role("link", name="Model registry")).to_be_visible()
 
 
