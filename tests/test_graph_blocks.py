@@ -21,7 +21,7 @@ from pipeline.cli import cli
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserInputError
 from pipeline.networks.build import architecture_from_json, build_network
-from pipeline.networks.convolutions import bfloat16_pays
+from pipeline.networks.convolutions import bfloat16_is_faster
 from pipeline.networks.graph.assemble import segment_module
 from pipeline.networks.graph.naming import resolve_block, resolve_blocks
 from pipeline.networks.graph.network import Origin, build_from_module, describe, divide
@@ -31,7 +31,7 @@ from pipeline.networks.graph.trace import UntraceableError
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.macs import forward_macs
 from pipeline.networks.origins.load import LoadedModel, ModelRequest, load_model, model_source
-from pipeline.networks.origins.source import MAX_GRAPH_PARAMETERS, outline
+from pipeline.networks.origins.source import MAX_GRAPH_PARAMETERS, build_on_meta
 from pipeline.networks.reuse import Reuse, reuse_network, target_architecture
 from pipeline.runtime import generator
 from pipeline.tracking import names
@@ -573,7 +573,7 @@ def test_moved_boundary_is_rejected() -> None:
 @pytest.mark.parametrize("model", ["torchvision:regnet_y_400mf", "timm:swinv2_cr_tiny_ns_224", "torchvision:resnet18"])
 def test_outline_has_shapes_without_memory(model: str) -> None:
     source = model_source(model)
-    parameters = list(outline(source, 10).parameters())
+    parameters = list(build_on_meta(source, 10).parameters())
     assert all(parameter.is_meta for parameter in parameters)
     assert [p.shape for p in parameters] == [p.shape for p in source.build(10).parameters()]
 
@@ -742,4 +742,4 @@ def test_network_that_views_maps_stays_contiguous() -> None:
 def test_bfloat16_is_used_where_it_pays(model: str, frozen: int, pays: bool) -> None:
     network = load_model(ModelRequest(f"torchvision:{model}", image_size=(64, 64)), generator(0, "w")).network
     network.freeze(frozen)
-    assert bfloat16_pays(network) == pays
+    assert bfloat16_is_faster(network) == pays

@@ -20,7 +20,7 @@ from pipeline.data.splits import Split
 from pipeline.errors import Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
 from pipeline.networks.build import build_network
-from pipeline.networks.convolutions import bfloat16_pays
+from pipeline.networks.convolutions import bfloat16_is_faster
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
 from pipeline.networks.macs import trainable_fraction, training_macs
@@ -80,7 +80,7 @@ def resolve_training_runtime(params: FitParams, network: LayeredNetwork, batch_s
         params.dtype,
         params.threads,
         operations=batch_size * training_macs(network, start),
-        convolutional=bfloat16_pays(network),
+        convolutional=bfloat16_is_faster(network),
     )
 
 

@@ -27,7 +27,7 @@ from pipeline.tracking import names
 from pipeline.tracking.base_model import model_digest
 from pipeline.tracking.stage_run import StageRun
 
-EXAMPLE_IMAGES = 2  # with an example batch of one, the exported graph would accept batches of one only
+EXAMPLE_IMAGES = 2  # an example batch of one would specialize the exported graph to batches of one
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def log_model(
     the images that its base was trained on. If `register_as` is not empty, the model is registered under that name.
     """
     network.cpu().eval()
-    for parameter in network.parameters():  # files hold the default memory format, training may use channels-last
+    for parameter in network.parameters():  # saved in the default memory format; training may use channels-last
         parameter.data = parameter.data.contiguous()
     digest = weights_digest(network.state_dict())
     identities = image_identities(split, seen_before)
@@ -84,7 +84,7 @@ def log_model(
 
 
 def image_identities(split: Split, seen_before: Tensor | None) -> dict[str, Tensor]:
-    """Return identities (int64) of the images trained on, validated on, and seen: trained on by it or any ancestor."""
+    """Return image identities (int64): training, validation, and seen (training images of it or any ancestor)."""
     train, validation = split.train.ids, split.validation.ids
     seen = train.clone() if seen_before is None else torch.cat([train, seen_before]).unique()
     return {"train": train, "validation": validation, "seen": seen}

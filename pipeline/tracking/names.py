@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-FORMAT_VERSION = "2"  # draws by identity and classes by name; 1 (without a tag) had positions and class numbers
+FORMAT_VERSION = (
+    "2"  # label samples by image identity, classes by name; version 1 (no tag) had positions and class indices
+)
 
 # metrics, one value per epoch (step = epoch, from 1)
 TRAIN_LOSS = "train/loss"
@@ -11,7 +13,7 @@ VAL_LOSS = "val/loss"
 VAL_ACCURACY = "val/accuracy"
 EPOCH_SECONDS = "time/epoch_seconds"
 
-# metrics, one value per try of tune_on_validation (step = try, from 1)
+# metrics, one value per setting tried by tune_on_validation (step = try, from 1)
 TRY_VAL_LOSS = "tries/val_loss"
 TRY_SECONDS = "tries/seconds"
 
@@ -34,26 +36,30 @@ EPOCH_OPERATIONS = "cost/epoch_operations"  # MACs of one pass over the training
 TRAINABLE_SHARE = "cost/trainable_fraction"
 PARAMETERS_COUNT = "cost/parameters"
 HEAD_SECONDS = "time/head_seconds"  # strategy=lp_ft: solving the head, which time/fit_seconds includes
-HEAD_L2 = "head/l2"  # solved heads: the penalty that validation chose
+HEAD_L2 = "head/l2"  # solved heads: the penalty selected on validation images
 HEAD_L2_AT_EDGE = "head/l2_at_edge"  # 1 if that is the smallest or largest of the grid, else 0
-HEAD_ITERATIONS = "head/iterations"  # of L-BFGS, over the whole grid
+HEAD_ITERATIONS = "head/iterations"  # L-BFGS iterations over the whole grid
 HEAD_DROPPED_UNITS = "head/dropped_units"  # inputs that are constant on the training images
 TEST_IMAGES = "data/test_images"
-TRIES = "tuned/tries"  # with tune_on_validation: fits, of which the one with the lowest validation loss is kept
+TRIES = "tuned/tries"  # tune_on_validation: number of fits; the one with the lowest validation loss is kept
 TUNED = "tuned/"  # plus learning_rate, weight_decay: the chosen value
 TUNED_AT_EDGE = "tuned/at_edge"  # 1 if a chosen value is the smallest or largest of three or more, else 0
 TRIES_SECONDS = "time/tries_seconds"  # training time of all tries; time/fit_seconds is that of the chosen one
 BALANCED_ACCURACY = "test/balanced_accuracy"  # mean recall of the classes
 CLASS_RECALL = "test/recall_"  # plus the name of a class; up to MAX_RECALL_METRICS classes
 MAX_RECALL_METRICS = 30
-EXCLUDED_TEST_IMAGES = "data/excluded_test_images"  # because the base was trained on them
-VAL_THRESHOLDS = (0.95, 0.98, 0.99)  # first reached after epochs/to_val_0.98 epochs, time/to_val_0.98 seconds
+EXCLUDED_TEST_IMAGES = "data/excluded_test_images"  # excluded because the base was trained on them
+VAL_THRESHOLDS = (
+    0.95,
+    0.98,
+    0.99,
+)  # for epochs/to_val_0.98 and time/to_val_0.98: epochs and seconds until first reached
 
 # tags
 STAGE = "stage"
 DATASET = "dataset"
 CLASSES = "classes"
-FORMAT = "format_version"  # of draws and classes, see FORMAT_VERSION
+FORMAT = "format_version"  # see FORMAT_VERSION
 BASE_MODEL_URI = "base_model_uri"
 BASE_RUN_ID = "base_run_id"
 CACHE_KEY = "cache_key"
@@ -70,10 +76,10 @@ PARAMETERS = "resolved_parameters"  # JSON: resolved parameters (`mlflow run` lo
 INHERITED_LABELS = "inherited_draw"  # trained on the label sample of its base
 RESUMED_RUN_ID = "resumed_run_id"  # on the run created by `mlflow run -e resume`
 LOCAL_RUN_ID = "local_run_id"  # the id of a run that was started while the store was unreachable
-RESUMED_WITH = "resumed_with"  # JSON: what had changed when the run was resumed
+RESUMED_WITH = "resumed_with"  # JSON: differences found when the run was resumed
 OPENED = "opened"  # when the current process opened the run, in ms
 WORKED_SECONDS = "worked_seconds"  # work of previous processes up to the restored checkpoint
-WASTED_SECONDS = "wasted_seconds"  # work of previous processes after it
+WASTED_SECONDS = "wasted_seconds"  # work of previous processes after that checkpoint
 CONVERGED = "converged"  # "yes" if early stopping or the solver's tolerance ended the fit, else "no: " and the reason
 NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # on a plan run: digest over its steps
@@ -83,9 +89,9 @@ PARENT_RUN_ID = "mlflow.parentRunId"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 HISTORY = "history.csv"
-TRIES_TABLE = "tries.csv"  # settings that were tried on validation, and what came of each
+TRIES_TABLE = "tries.csv"  # settings tried on validation images, and their results
 L2_PATH = "l2_path.csv"  # of a solved head: validation loss and accuracy for each L2 penalty
-CLASS_TABLE = "classes.csv"  # outputs, names, images per split and recall of the classes
+CLASS_TABLE = "classes.csv"  # per class: logit, name, images per split and recall
 BEST_SETTING = "best_setting.json"
 MODEL = "model"
 FEATURES = "features"

@@ -1,4 +1,4 @@
-"""Environment check of the study storage: reachable and writable; leaves it unchanged."""
+"""Check that the study storage is reachable and writable, for `doctor`; leaves it unchanged."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def has_local_state(folder: Path) -> bool:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return whether a run has local state that no process holds."""
+    """Return whether a run has local state that no process has locked."""
     if not has_local_state(folder):
         return False
     with locked_run_state(folder) as locked:
