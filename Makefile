@@ -8,6 +8,7 @@ PIP_ARGS ?=
 PROFILE ?= quick
 PLAN ?= assignments
 SEEDS ?= auto
+WORKERS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
@@ -49,8 +50,8 @@ setup: $(RUN_STAMP)  ## create .venv, install dependencies, create the tracking 
 	@$(BIN)/python -m pipeline setup
 
 .PHONY: run
-run: $(RUN_STAMP)  ## run both reference plans and write their report (PROFILE=full, PLAN=surface, SEEDS=5)
-	@$(BIN)/python -m pipeline main --profile $(PROFILE) --plan $(PLAN) --seeds $(SEEDS)
+run: $(RUN_STAMP)  ## run both reference plans and write their report (PROFILE=full, PLAN=surface, SEEDS=5, WORKERS=1)
+	@$(BIN)/python -m pipeline main --profile $(PROFILE) --plan $(PLAN) --seeds $(SEEDS) --workers $(WORKERS)
 	@echo "report: reports/$(notdir $(basename $(PLAN)))/study.html; make ui shows the runs"
 
 .PHONY: ui

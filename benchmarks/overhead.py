@@ -17,13 +17,12 @@ import click
 import mlflow
 
 from benchmarks.machine import machine
-from pipeline.execution.runner import run_plan
+from pipeline.execution.runner import Execution, run_plan
 from pipeline.params import TrainBaseParams
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import load_plan
 from pipeline.plan.records import walk
 from pipeline.tracking import names
-from pipeline.tracking.result_cache import PlanContext
 from pipeline.tracking.store import open_store
 
 PLAN = """
@@ -53,7 +52,7 @@ def main(seeds: int, dataset: str) -> None:
         plan = load_plan("plan.yaml", PlanOverrides("quick", seeds, overrides))
         client = open_store()
         parent = client.create_run("0").info.run_id
-        outcomes = run_plan(walk(plan), PlanContext(lambda: parent))
+        outcomes = run_plan(walk(plan), Execution(lambda: parent), {})
         overheads = []
         for outcome in outcomes:
             assert outcome.run_id, outcome.failure

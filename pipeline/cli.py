@@ -94,7 +94,7 @@ def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
         try:
             raw.update(unknown_options(click.get_current_context().args))
             params = parse_params(kind, raw)
-            from pipeline.execution.runner import load_stage  # heavy imports only after validation
+            from pipeline.execution.attempt import load_stage  # heavy imports only after validation
 
             load_stage(kind)(params)
         except UserInputError as error:

@@ -131,6 +131,7 @@ def test_entry_points_are_stable() -> None:
         "train_base",
         "tune",
         "cache_features",
+        "probe",
         "transfer",
         "finetune_cnn",
         "scratch_cnn",

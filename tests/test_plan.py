@@ -223,7 +223,7 @@ def test_damaged_plan_record_is_rejected(text: str, message: str) -> None:
 
 
 def small(plan: str, **more: object) -> MainParams:
-    return MainParams(plan=plan, dataset="digits", threads=1, **more)  # type: ignore[arg-type]
+    return MainParams(plan=plan, dataset="digits", threads=1, **{"workers": 1, **more})  # type: ignore[arg-type]
 
 
 def children(store: MlflowClient, run_id: str) -> list[str]:

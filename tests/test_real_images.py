@@ -252,7 +252,7 @@ def test_surface_plan_fits_a_folder_of_photos(
 ) -> None:
     quick = {"train_base": {"epochs": 2}, "transfer": {"epochs": 2}}
     monkeypatch.setattr("pipeline.plan.arms.ArmReader._setting", _quick(quick))
-    result = main(MainParams(plan="surface", dataset=insects, threads=1, seeds=1))
+    result = main(MainParams(plan="surface", dataset=insects, threads=1, workers=1, seeds=1))
     out = capsys.readouterr().out
     assert f"base classes of {insects}: ants,bees,big flies" in out
     assert f'target classes of {insects}: café,"moths, small",wasps' in out

@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.errors import UserInputError
+from pipeline.execution.runner import Execution
 from pipeline.params import MainParams, parse_params
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import load_plan
@@ -20,7 +21,6 @@ from pipeline.stages import rounds as rounds_module
 from pipeline.stages.main import main
 from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
 from pipeline.tracking import names
-from pipeline.tracking.result_cache import PlanContext
 from tests.synthetic_plan_run import arm_of, member
 
 PLAN = """
@@ -79,7 +79,7 @@ def run_rounds(
 
     monkeypatch.setattr(rounds_module, "run_plan", run_plan)
     read: Callable[[list[Outcome]], PlanRunFacts] = lambda outcomes: synthetic_facts(plan, outcomes)  # noqa: E731
-    outcomes = Rounds(plan, PlanContext(lambda: ""), read).run_all(budget)
+    outcomes = Rounds(plan, Execution(lambda: ""), read).run_all(budget)
     assert len({(one.arm, one.seed) for one in outcomes}) == len(outcomes)
     return {name: sum(one.arm == name for one in outcomes) for name in plan.arms}, rounds
 

@@ -27,7 +27,7 @@ from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
 from pipeline.tracking.base_model import load_base
-from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.stage_run import StageResult
 from pipeline.training.convex_head import L2_GRID, solve_head
 from pipeline.training.head_fit import HeadFit, fit_head, head_inputs
@@ -98,7 +98,7 @@ def test_fine_tuning_continues_from_a_solved_head(base: StageResult, store: Mlfl
 
 @without_figures
 def test_solved_head_is_cached_whatever_the_epochs(base: StageResult) -> None:
-    plan_context = PlanContext(lambda: base.run_id)
+    plan_context = PlanContext(base.run_id)
     first = transfer(TransferParams(**SOLVED, epochs=7), plan_context=plan_context)
     again = transfer(TransferParams(**SOLVED, epochs=9), plan_context=plan_context)
     trained = transfer(TransferParams(**{**SOLVED, "head_solver": "sgd"}, epochs=1), plan_context=plan_context)

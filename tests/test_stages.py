@@ -35,7 +35,7 @@ from pipeline.tracking.outbox.journal import (
 )
 from pipeline.tracking.outbox.model_upload import register_model
 from pipeline.tracking.outbox.uploader import Uploader
-from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.stage_run import StageResult
 
 QUICK = {"dataset": "digits", "epochs": 4, "hidden_layers": 2, "width": 16, "batch_size": 32, "checkpoint_every": 2}
@@ -166,7 +166,7 @@ def test_run_created_by_mlflow_is_adopted(store: MlflowClient, monkeypatch: pyte
 
 def test_nested_run_has_parent_tag(store: MlflowClient) -> None:
     parent = store.create_run("0")
-    result = train_base(TrainBaseParams(**QUICK), plan_context=PlanContext(lambda: parent.info.run_id))
+    result = train_base(TrainBaseParams(**QUICK), plan_context=PlanContext(parent.info.run_id))
     assert store.get_run(result.run_id).data.tags[names.PARENT_RUN_ID] == parent.info.run_id
 
 

@@ -373,11 +373,12 @@ def test_labels_question_says_what_reuse_is_worth() -> None:
     pairs = tuple((f"two {count}", f"scratch {count}") for count in (10, 100, 1000))
     result = answered(question("labels", labelled=pairs), *arms)
     assert re.fullmatch(
-        r"Reuse at 10 labels per class is worth as much as 46 labels per class \(95 % CI 4\d to 4\d\) from scratch "
-        r"\(n = 5, measured up to 1000\)\.",
-        result.sentences[0],
+        r"Two 10: 10 labels per class are worth 46 labels per class \(95 % CI 4\d to 4\d\) from scratch; 100 labels per class are "
+        r"worth 316 labels per class \(95 % CI \d+ to \d+\) from scratch \(n = 5, measured up to 1000\)\.",
+        result.headline,
     )
-    assert result.sentences[1].startswith("Reuse stops paying at 811 labels per class (95 % CI")
+    assert result.sentences[0].startswith("Crossover: reuse stops paying at 811 labels per class (95 % CI")
+    assert result.sentences[1].startswith("10 labels per class: +10.00 pp")
     assert result.charts[0].name.endswith("worth") and "10: 46 labels per class" in result.charts[0].alt
     assert [row[-1] for row in texts(result.table)] == ["+0.00", "+0.00", "-"]
 

@@ -30,7 +30,7 @@ from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
 from pipeline.tracking.base_model import load_base
-from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.stage_run import StageResult
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -504,7 +504,7 @@ GOLDEN_CNN_LOSSES = [1.7041918806407763, 1.2784689664840698]
 
 def test_scratch_cache_hit_depends_only_on_base_architecture(store: MlflowClient, base: StageResult) -> None:
     parent = store.create_run("0").info.run_id
-    plan_context = PlanContext(lambda: parent)
+    plan_context = PlanContext(parent)
     others = train_base(TrainBaseParams(**{**BASE, "seed": 1})), train_base(TrainBaseParams(**BASE, batch_norm=True))
     runs = [
         transfer(TransferParams(**QUICK, base=candidate.model_uri, reuse_layers=0), plan_context=plan_context)
@@ -516,7 +516,7 @@ def test_scratch_cache_hit_depends_only_on_base_architecture(store: MlflowClient
 
 
 def test_cached_step_registers_its_model_once(store: MlflowClient, base: StageResult) -> None:
-    plan_context = PlanContext(lambda: store.create_run("0").info.run_id)
+    plan_context = PlanContext(store.create_run("0").info.run_id)
     target = transfer(TransferParams(**QUICK))
     for _ in range(2):
         again = (

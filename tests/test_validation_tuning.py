@@ -16,7 +16,7 @@ from pipeline.stages.resume import resume
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
-from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.stage_run import StageResult
 from pipeline.training.loop import Fit
 from pipeline.training.records import EpochRecord
@@ -76,7 +76,7 @@ def test_choice_at_the_edge_of_a_grid_is_flagged(store: MlflowClient) -> None:
 
 
 def test_tuned_run_is_cached(store: MlflowClient) -> None:
-    plan_context = PlanContext(lambda: store.create_run("0").info.run_id)
+    plan_context = PlanContext(store.create_run("0").info.run_id)
     first = train_base(TrainBaseParams(**BASE, tune_on_validation=RATES), plan_context=plan_context)
     spelled = {"learning_rate": ["0.01", 0.003, 1e-4]}
     again = train_base(

@@ -226,8 +226,8 @@ def _sample_training(
             raise UserInputError(Fault("val_per_class", sample.val_per_class, what, "Choose a smaller val_per_class."))
         if count < (1 if per_class == "all" else per_class):
             what = (
-                f"{class_name} has {count + held_out[label]} training images, {held_out[label]} of them for validation: "
-                f"at most {count} are left."
+                f"{class_name} has {count + held_out[label]} training images, {held_out[label]} of them for "
+                f"validation: at most {count} are left."
             )
             raise UserInputError(Fault("per_class", per_class, what, "Choose a smaller per_class or val_per_class."))
     if per_class == "all":

@@ -1,1 +1,5 @@
-"""Runs the steps of a plan. Read `runner`: it calls each step's stage in order, and cached results are reused."""
+"""Runs the steps of a plan.
+
+Read in this order: `records` (what travels between processes), `executor` (the interface), `runner` (which step runs
+next), `in_process`, then for worker processes `channel`, `worker`, `supervisor`, `budget` and `local`.
+"""

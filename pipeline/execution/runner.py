@@ -1,80 +1,174 @@
-"""Runs the steps of a plan in order. A failed step fails only the steps that build on it."""
+"""Runs the steps of a plan, each after its base. A failed step fails only the steps that build on it.
+
+Steps are submitted to an executor. Cached results are looked up in this process until the first step has to run, so
+that a cached plan starts no workers.
+"""
 
 from __future__ import annotations
 
-import importlib
+import heapq
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
-from pipeline.console import PlanDisplay, StepLabel, echo
-from pipeline.params import StageParams, parse_params
+from pipeline.console import echo
+from pipeline.execution.display import PlanDisplay, StepLabel
+from pipeline.execution.executor import Executor
+from pipeline.execution.in_process import InProcessExecutor
+from pipeline.execution.records import Output, Report, Status, Task
 from pipeline.plan.outcome import Outcome
-from pipeline.plan.records import Plan, Step, walk
+from pipeline.plan.records import Plan, Step, predecessors, walk
 from pipeline.tracking import names
-from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.claims import open_claims
 from pipeline.tracking.stage_run import StageResult
 
-Stage = Callable[..., StageResult]
-Results = dict[tuple[str, int], StageResult]  # by arm and seed
+MAX_RETRIES = 2  # per step, if its process is killed
+CLAIM_POLL_SECONDS = 1.0
+
+ExecutorFactory = Callable[[PlanDisplay], Executor]
+Models = dict[tuple[str, int], str]  # URI of a step's model (empty if it has none), by arm and seed
 
 
-def run_plan(
-    steps: list[Step], plan_context: PlanContext, *, results: Results | None = None, explain: bool = False
-) -> list[Outcome]:
-    """Run the steps that are not cached, and return one outcome per step.
+@dataclass(frozen=True)
+class Execution:
+    """How the steps of a plan are run."""
+
+    open_plan_run: Callable[[], str]  # creates the plan run, and returns its id; not called if every step is cached
+    make_executor: ExecutorFactory = InProcessExecutor  # returns what runs the steps that are not cached
+    rerun: bool = False  # ignore cached results
+    explain: bool = False  # show for each step why it was or was not cached
+
+
+def run_plan(steps: list[Step], execution: Execution, models: Models) -> list[Outcome]:
+    """Run the steps that are not cached, and return one outcome per step, in plan order.
 
     Args:
         steps: Each after its base.
-        plan_context: The plan run that they belong to.
-        results: Results of earlier steps, on which these may build; theirs are added.
-        explain: Show for each step why it was or was not cached.
+        execution: How they are run.
+        models: Models of earlier steps, on which these may build; theirs are added.
     """
-    results = {} if results is None else results
-    outcomes: list[Outcome] = []
     with PlanDisplay([StepLabel(step.arm.label, step.seed, step.arm.kind.entry_point) for step in steps]) as display:
-        for number, step in enumerate(steps):
-            with display.running(number):
-                outcome, result = attempt_step(step, results, plan_context)
-            if result is not None:
-                results[step.place] = result
-            outcomes.append(outcome)
-            reason = f" ({plan_context.why})" if explain and result is not None else ""
-            display.end(number, describe(outcome, result) + reason, reused=outcome.reused)
-    return outcomes
+        runner = PlanRunner(steps, display, models, explain=execution.explain)
+        if not execution.rerun:
+            with InProcessExecutor(display) as executor:
+                runner.run(executor)
+        if runner.is_active():
+            parent_run_id = execution.open_plan_run()
+            with execution.make_executor(display) as executor:
+                runner.run(executor, parent_run_id, rerun=execution.rerun)
+    return [runner.outcomes[number] for number in range(len(steps))]
 
 
-def attempt_step(step: Step, results: Results, plan_context: PlanContext) -> tuple[Outcome, StageResult | None]:
-    """Run one step; return its outcome, and its result unless it failed."""
-    began = time.perf_counter()
-    outcome = Outcome(step.arm.name, step.seed, "", False, 0.0)
-    result: StageResult | None = None
-    if step.base is not None and step.base not in results:
-        return replace(outcome, failure=f"its base {step.base[0]} seed {step.base[1]} is missing"), None
-    try:
-        base_uri = results[step.base].model_uri if step.base else ""
-        params = parse_params(step.arm.kind, step.raw_params(base_uri))
-        result = load_stage(step.arm.kind)(params, plan_context=plan_context)
-        outcome = replace(outcome, run_id=result.run_id, reused=result.reused)
-    except Exception as error:  # any error of a stage fails its own arm; the plan continues
-        outcome = replace(outcome, failure=f"{type(error).__name__}: {error}")
-    return replace(outcome, seconds=time.perf_counter() - began), result
+class PlanRunner:
+    """Decides which step runs next; keeps the results of those that are done."""
+
+    def __init__(self, steps: list[Step], display: PlanDisplay, models: Models, *, explain: bool):
+        self.outcomes: dict[int, Outcome] = {}  # by step number
+        self._steps, self._display, self._models, self._explain = steps, display, models, explain
+        self._losses: Counter[int] = Counter()  # killed processes by step number
+        self._ready: list[int] = []  # a heap: plan order
+        self._in_flight: set[int] = set()
+        self._claimed: dict[int, str] = {}  # claims of the steps that other commands run, by step number
+        self._looked = 0.0  # when the claims were last looked at
+        self._order = TopologicalSorter(predecessors(steps))
+        self._order.prepare()
+
+    def is_active(self) -> bool:
+        """Whether any step is not done."""
+        return self._order.is_active()
+
+    def run(self, executor: Executor, parent_run_id: str = "", *, rerun: bool = False) -> None:
+        """Run all steps; without a plan run, look up cached results until a step has none."""
+        try:
+            while self.is_active():
+                self._display.workers = executor.capacity
+                for number in (*self._order.get_ready(), *self._released()):
+                    heapq.heappush(self._ready, number)
+                while self._ready and len(self._in_flight) < executor.capacity:
+                    self._start(executor, heapq.heappop(self._ready), parent_run_id, rerun=rerun)
+                if not self._in_flight and self._claimed:
+                    time.sleep(CLAIM_POLL_SECONDS)
+                event = executor.next_event() if self._in_flight else None
+                if isinstance(event, Output):
+                    self._show(event)
+                elif event is not None:
+                    self._in_flight.discard(event.number)
+                    if event.status == Status.NOT_CACHED:
+                        heapq.heappush(self._ready, event.number)
+                        return
+                    self._take(event)
+        except BaseException:
+            executor.cancel()
+            raise
+
+    def _start(self, executor: Executor, number: int, parent_run_id: str, *, rerun: bool) -> None:
+        """Submit a step, or fail it if it has no base."""
+        step = self._steps[number]
+        if step.base is not None and step.base not in self._models:
+            failure = f"its base {step.base[0]} seed {step.base[1]} is missing"
+            self._end(Report(number, Status.FAILED, failure=failure))
+            return
+        base_uri = self._models[step.base] if step.base is not None else ""
+        self._in_flight.add(number)
+        self._display.start(number)
+        executor.submit(Task(number, step.arm.kind.entry_point, step.raw_params(base_uri), parent_run_id, rerun))
+
+    def _released(self) -> list[int]:
+        """Return the steps that other commands have run, or no longer run."""
+        if not self._claimed or time.monotonic() - self._looked < CLAIM_POLL_SECONDS:
+            return []
+        claims, self._looked = open_claims(), time.monotonic()
+        released = [number for number, key in self._claimed.items() if not claims.is_held(key)]
+        for number in released:
+            del self._claimed[number]
+        return released
+
+    def _show(self, output: Output) -> None:
+        if output.warning:
+            self._display.warn(output.text)
+        else:
+            self._display.set_status(output.number, output.text)
+
+    def _take(self, report: Report) -> None:
+        """Keep the report of a step; run a step whose process was killed again, a few times.
+
+        A step that another command runs is looked up again when that command has released it.
+        """
+        if report.status == Status.CLAIMED:
+            self._claimed[report.number] = report.claim_key
+            step = self._steps[report.number]
+            self._display.wait(report.number, f"{step.arm.label}, seed {step.seed}: {report.failure}; waiting for it")
+            return
+        if report.status == Status.LOST:
+            self._losses[report.number] += 1
+            if self._losses[report.number] <= MAX_RETRIES:
+                step = self._steps[report.number]
+                text = f"{step.arm.label}, seed {step.seed}: {report.failure}; running it again"
+                self._display.wait(report.number, text)
+                heapq.heappush(self._ready, report.number)
+                return
+        self._end(report)
+
+    def _end(self, report: Report) -> None:
+        """Record and show the outcome of a step."""
+        number, step = report.number, self._steps[report.number]
+        self.outcomes[number] = Outcome(*step.place, report.run_id, report.reused, report.seconds, report.failure)
+        if not report.failure:
+            self._models[step.place] = report.model_uri
+        reason = f" ({report.why})" if self._explain and not report.failure else ""
+        seconds = report.seconds if not report.reused and report.seconds else None
+        self._display.end(number, describe(report) + reason, seconds=seconds)
+        self._order.done(number)
 
 
-def load_stage(kind: type[StageParams]) -> Stage:
-    """Return the function of an entry point."""
-    module: Any = importlib.import_module(f"pipeline.stages.{kind.entry_point}")
-    stage: Stage = getattr(module, kind.entry_point)
-    return stage
-
-
-def describe(outcome: Outcome, result: StageResult | None) -> str:
+def describe(report: Report) -> str:
     """Return a step's outcome in a few words."""
-    if result is None:
-        return f"FAILED: {outcome.failure}"
-    accuracy = result.metrics.get(names.TEST_ACCURACY)
-    status = "cached" if outcome.reused else f"{outcome.seconds:.1f} s"
+    if report.failure:
+        return f"FAILED: {report.failure}"
+    accuracy = report.metrics.get(names.TEST_ACCURACY)
+    status = "cached" if report.reused else f"{report.seconds:.1f} s"
     return status if accuracy is None else f"{status}, test accuracy {100 * accuracy:.2f} %"
 
 

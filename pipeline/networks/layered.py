@@ -245,7 +245,11 @@ class LayeredNetwork(nn.Module):
                 values = self.run_blocks(values, start, self.frozen)
             start = self.frozen
         values = self.run_blocks(values, start, len(self.blocks))
-        return values if self.pool is None else self.pool(values)
+        return values if self.pool is None or values.ndim == 2 else self.pool(values)  # cached ones may be pooled
+
+    def pooled(self, values: Tensor, depth: int) -> Tensor:
+        """Return activations at depth `depth` as one vector per image (B, D): maps are averaged, vectors unchanged."""
+        return values.flatten(2).mean(2) if values.ndim > 2 else values
 
     def logits(self, values: Tensor, start: int = 0) -> Tensor:
         """Return logits (B, K) for activations at depth `start`."""

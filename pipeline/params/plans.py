@@ -45,6 +45,12 @@ class MainParams(MachineParams, DataParams):
         "Classes of every target (default: set by the plan).",
         allowed="auto, or classes such as 5-9 or ants,bees",
     )
+    workers: Annotated[int, Field(ge=1, le=256)] | Auto = setting(
+        "auto",
+        "Steps that run at a time, each in a worker process. auto: one per core; 1: in this process.",
+        unit="steps",
+        changes_result=False,
+    )
     rerun: bool = setting(False, "Ignore cached results and run every step.", changes_result=False)
     explain: bool = setting(False, "Show for each step why it was or was not cached.", changes_result=False)
     folder: Text = setting("reports", "Output folder of the report.", allowed="a folder", changes_result=False)

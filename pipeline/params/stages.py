@@ -128,17 +128,53 @@ class TuneParams(TrainBaseParams):
         return type(self)(**{**values, **trial_params})
 
 
-class CacheFeaturesParams(TargetParams, SeedParams, MachineParams, DataParams):
+class CutParams(LabelParams, TargetParams, SeedParams, MachineParams, DataParams):
+    """A pass of labelled images through a base, for features at several cuts."""
+
+    any_family: ClassVar[bool] = True
+
+    cuts: Annotated[str, Field(pattern=r"^([\w.:-]+( *, *[\w.:-]+)*)?$")] = setting(
+        "",
+        "Pooled features of these blocks, such as 1,3 or layer2, or of every block; with validation and test images.",
+        allowed="empty, every, or numbers or names of blocks, separated by commas",
+    )
+
+
+class CacheFeaturesParams(CutParams):
     """Compute a base's frozen blocks once for all target images, and log their outputs."""
 
     entry_point: ClassVar[str] = "cache_features"
-    any_family: ClassVar[bool] = True
 
     depth: Annotated[int, Field(ge=1)] | Literal["all"] = setting(
         "all",
         "Number of blocks to run the images through: reuse_layers - unfreeze, or frozen.",
         allowed="all, or an integer in [1, number of blocks of the base]",
         unit="blocks",
+    )
+    draws: Annotated[int, Field(ge=1, le=1000)] = setting(
+        1, "With cuts: seeds, from `seed` on, whose label samples are covered.", unit="seeds"
+    )
+
+    @field_validator("depth")
+    @classmethod
+    def _one_cut_or_several(cls, value: int | str, info: ValidationInfo) -> int | str:
+        if value != "all" and info.data.get("cuts"):
+            raise ValueError("cuts chooses blocks too; remove one of them")
+        return value
+
+
+class ProbeParams(CutParams):
+    """Rank the cuts of a base: heads solved on frozen features at every cut, by cross-validation."""
+
+    entry_point: ClassVar[str] = "probe"
+
+    cuts: Annotated[str, Field(pattern=r"^[\w.:-]+( *, *[\w.:-]+)*$")] = setting(
+        "every",
+        "Blocks below the probed cuts, such as 1,3 or layer2.",
+        allowed="every, or numbers or names of blocks, separated by commas",
+    )
+    folds: Annotated[int, Field(ge=3, le=100)] = setting(
+        5, "Cross-validation folds; lowered to the number of labels per class.", unit="folds"
     )
 
 
@@ -242,7 +278,7 @@ class ScratchCnnParams(
 
 
 TargetStageParams = TransferParams | FinetuneCnnParams | ScratchCnnParams
-AnyTargetParams = TargetStageParams | CacheFeaturesParams
+AnyTargetParams = TargetStageParams | CutParams
 FitParams = TrainBaseParams | TargetStageParams
 
 ENTRY_POINTS: dict[str, type[StageParams]] = {
@@ -252,6 +288,7 @@ ENTRY_POINTS: dict[str, type[StageParams]] = {
         TrainBaseParams,
         TuneParams,
         CacheFeaturesParams,
+        ProbeParams,
         TransferParams,
         FinetuneCnnParams,
         ScratchCnnParams,

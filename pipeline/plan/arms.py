@@ -16,7 +16,7 @@ from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping
 
 MAX_ARMS = 1000
-STEP_ENTRY_POINTS = ("train_base", "tune", "cache_features", "transfer", "finetune_cnn", "scratch_cnn")
+STEP_ENTRY_POINTS = ("train_base", "tune", "cache_features", "probe", "transfer", "finetune_cnn", "scratch_cnn")
 PLACEHOLDER_MODEL = "models:/m-" + 32 * "0"  # for a base that does not exist yet while parameters are checked
 RESERVED = ("seed", "base", "dry_run", "params_from")  # set by the plan itself, or not allowed in one
 ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles")
@@ -164,7 +164,7 @@ class ArmReader:
             why = "is a grid of arms: name one of them." if is_grid else "is not an arm of this plan."
             self.errors.add(entry, "base", f"{arm.base} {why}", suggest(arm.base, tuple(arms)))
             return
-        if base.kind.entry_point == "cache_features" or base.setting.get("refit") in (False, "false"):
+        if base.kind.entry_point in ("cache_features", "probe") or base.setting.get("refit") in (False, "false"):
             self.errors.add(entry, "base", f"{arm.base} logs no model.")
         if base.seeds < arm.seeds:
             why = f"{arm.base} has {base.seeds} seeds, {arm.name} {arm.seeds}: seed s builds on base s."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,3 +120,20 @@ def walk(plan: Plan) -> list[Step]:
         for arm in plan.arms.values()
         if seed < arm.seeds
     ]
+
+
+def predecessors(steps: Sequence[Step]) -> dict[int, set[int]]:
+    """Return for each step, by its position, the steps that have to be done before it.
+
+    These are its base and, where it takes cached features if there are any, the step that caches them.
+    """
+    numbers = {step.place: number for number, step in enumerate(steps)}
+    caches = defaultdict(set)
+    for number, step in enumerate(steps):
+        if step.arm.kind.entry_point == "cache_features":
+            caches[step.base].add(number)
+    graph = {}
+    for number, step in enumerate(steps):
+        bases = {numbers[step.base]} if step.base in numbers else set()
+        graph[number] = bases | (caches[step.base] if step.arm.setting.get("features") == "auto" else set())
+    return graph

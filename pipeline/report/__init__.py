@@ -1,7 +1,7 @@
 """Figures of single runs, and the report of a plan run.
 
 Read in this order: `records` (what a report is made from), `loader` (reads it from the tracking store and writes the
-files), `questions/` (computes the answers), `methods` (how the numbers were obtained), `renderer` (HTML and Markdown).
-`elements`, `charts` and `statistics` are what answers are built from. `ad_hoc_plan` makes a plan run record of runs
-that no plan has made. `run_plots` draws the figures of one run.
+files), `questions/` (computes the answers), `methods` (how the numbers were obtained), `claims` (cards of published
+claims), `renderer` (HTML and Markdown). Answers are built from `elements`, `charts`, `label_chart` and `number_text`.
+`ad_hoc_plan` makes a plan run record of runs that no plan has made. `run_plots` draws the figures of one run.
 """

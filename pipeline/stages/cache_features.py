@@ -20,6 +20,7 @@ from pipeline.params.family import FAMILY_DEFAULTS
 from pipeline.runtime import Runtime, resolve_runtime
 from pipeline.stages.base_selection import base_tags, choose_target, train_first
 from pipeline.stages.class_table import shortened
+from pipeline.stages.cut_pass import prepare_pass
 from pipeline.stages.data_loading import load_data
 from pipeline.stages.next_command import after_features
 from pipeline.tracking import names
@@ -27,7 +28,8 @@ from pipeline.tracking.base_model import Base
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.feature_artifacts import check_size, log_features
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
+from pipeline.tracking.plan_context import PlanContext
+from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import open_store
 from pipeline.training.features import Features, compute_features, feature_operations
@@ -36,7 +38,9 @@ logger = logging.getLogger(__name__)
 
 
 def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | None = None) -> StageResult:
-    """Compute the outputs of the first `depth` blocks for all target images; the result has no model."""
+    """Compute the outputs of the first `depth` blocks for all target images, or pooled ones of `cuts`; no model."""
+    if params.cuts:
+        return cache_cuts(params, plan_context)
     params, base, examples, runtime = resolve_inputs(params)
     if params.dry_run:
         echo(json.dumps(params.logged(), indent=2))
@@ -53,12 +57,37 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
     name = f"features {shortened(params.classes)}, after block {depth}"
     note = f"Outputs of block {depth} for all training images of classes {params.classes}. Base: {base.ancestry}."
-    opened = stage_run(params, name=name, note=note, tags=tags, parent_run_id=parent_run_of(plan_context))
+    opened = stage_run(params, name=name, note=note, tags=tags, plan_context=plan_context)
     with runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
         features = compute_features(base.network.to(runtime.device), depth, examples, folder=run.folder)
         log_result(run, features)
-        echo(f"next: python -m pipeline {after_features(base, params, run.run_id)}")
+        echo(f"next: python -m pipeline {after_features(base, params, run.run_id, depth=depth)}")
+        return StageResult(run.run_id, "", dict(run.final_metrics))
+
+
+def cache_cuts(params: CacheFeaturesParams, plan_context: PlanContext | None) -> StageResult:
+    """Compute the pooled outputs of several blocks in one pass over all images that the label samples need."""
+    params, images = prepare_pass(params, seeds=range(params.seed, params.seed + params.draws), with_test=True)
+    if params.dry_run or images is None:
+        echo(json.dumps(params.logged(), indent=2))
+        echo(f"dry run: would compute pooled features of {images.images if images else 'the target'} images")
+        return StageResult("", "", {})
+    base = images.base
+    inputs = {"data": " ".join(part.digest for part in images.parts), "base": base.digest}
+    key = cache_key(params, inputs, images.runtime.description)
+    if (cached := cached_step_result(plan_context, key)) is not None:
+        return cached
+    tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
+    name = f"features {shortened(params.classes)}, cuts {shortened(params.cuts)}"
+    note = f"Pooled outputs of blocks {params.cuts} for images of classes {params.classes}. Base: {base.ancestry}."
+    opened = stage_run(params, name=name, note=note, tags=tags, plan_context=plan_context)
+    with images.runtime.in_effect(), opened as run:
+        run.log_base(base.model_uri)
+        features = images.compute(run)
+        log_metrics(run, features.seconds, images.images, sum(t.nbytes for t in features.tensors.values()))
+        command = after_features(base, params, "auto", depth=images.cuts[-1])
+        echo(f"next: python -m pipeline {command}")
         return StageResult(run.run_id, "", dict(run.final_metrics))
 
 
@@ -99,17 +128,21 @@ def resolve_inputs(params: CacheFeaturesParams) -> tuple[CacheFeaturesParams, Ba
 
 
 def log_result(run: StageRun, features: Features) -> None:
-    """Log the artifact, its fingerprint and the metrics, and print the run id."""
+    """Log the artifact, its fingerprint and the metrics."""
     log_features(run, features)
     run.set_tags({f"features_{part}": value for part, value in features.fingerprint.items()})
-    images, size = len(features.values), features.values.nbytes
+    log_metrics(run, features.seconds, len(features.values), features.values.nbytes)
+
+
+def log_metrics(run: StageRun, seconds: float, images: int, size: int) -> None:
+    """Log and print time, number of images and bytes, and print the run id."""
     run.log_final(
         {
-            names.FEATURES_SECONDS: features.seconds,
+            names.FEATURES_SECONDS: seconds,
             names.TOTAL_SECONDS: run.elapsed_seconds(),
             "features/images": images,
             "features/bytes": size,
         }
     )
-    echo(f"features of {images} images, {size / 2**20:.1f} MiB, computed in {features.seconds:.2f} s")
+    echo(f"features of {images} images, {size / 2**20:.1f} MiB, computed in {seconds:.2f} s")
     echo(f"run {run.run_id}")

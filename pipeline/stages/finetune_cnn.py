@@ -12,7 +12,7 @@ from pipeline.networks.reuse import Reuse
 from pipeline.params import FinetuneCnnParams
 from pipeline.stages.base_selection import ReuseRule
 from pipeline.stages.target_training import train_on_target
-from pipeline.tracking.result_cache import PlanContext
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.stage_run import StageResult
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
 import os
 import time
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
-from pipeline.execution.runner import print_plan
+from pipeline.execution.local import make_executor
+from pipeline.execution.runner import Execution, print_plan
 from pipeline.launching import command_to_run
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
@@ -32,12 +34,16 @@ from pipeline.report.records import PlanRunFacts
 from pipeline.stages.plan_data import fit_plan
 from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
 from pipeline.tracking import names
+from pipeline.tracking.claims import claims_url, open_claims
+from pipeline.tracking.database import sqlite_path
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.queries import Store, newest_plan_run, read_plan_record
 from pipeline.tracking.recovery.orphans import close_orphaned_runs
-from pipeline.tracking.result_cache import PlanContext, find_plan_run
+from pipeline.tracking.result_cache import find_plan_run
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, active_experiment_id, open_store
+
+logger = logging.getLogger(__name__)
 
 MAX_LISTED_STEPS = 3  # that failed for the same reason
 
@@ -61,19 +67,35 @@ def main(params: MainParams) -> StageResult:
         print_costs(client, plan, params)
         return print_plan(plan)
     close_orphaned_runs(client)
+    open_claims()
+    warn_unshared_claims(client)
     folder = Path(params.folder) / plan.name
     with ExitStack() as stack:
         open_run = functools.cache(lambda: stack.enter_context(plan_run(params, plan)))  # a cached plan needs no run
         if os.environ.get("MLFLOW_RUN_ID"):
             open_run()  # `mlflow run` created this run for the plan, not for its first step
-        plan_context = PlanContext(lambda: open_run().run_id, rerun=params.rerun)
-        rounds = Rounds(plan, plan_context, functools.partial(read_facts, client, plan), explain=params.explain)
+        execution = Execution(
+            lambda: open_run().run_id,
+            functools.partial(make_executor, params.workers),
+            rerun=params.rerun,
+            explain=params.explain,
+        )
+        rounds = Rounds(plan, execution, functools.partial(read_facts, client, plan))
         outcomes = rounds.run_all(sequential_budget(params))
         plan = replace(plan, seeds=1 + max(outcome.seed for outcome in outcomes))
         record = record_of(plan, outcomes, total_seconds=time.perf_counter() - began, command=repeat_command(params))
         if not open_run.cache_info().currsize and (cached := find_cached_plan(client, record)) is not None:
             return reuse_plan_run(client, *cached, folder=folder)
         return finish_plan(open_run(), record, folder)
+
+
+def warn_unshared_claims(client: Client) -> None:
+    """Log that commands on other machines would run the same steps again, if they can see this tracking store."""
+    if sqlite_path(client.tracking_uri) is None and sqlite_path(claims_url()) is not None:
+        logger.info(
+            "steps are claimed on this machine only: commands on other machines may run them too. "
+            "To share the work, set PIPELINE_STORAGE to a PostgreSQL database (docs/scaling.md)"
+        )
 
 
 def sequential_budget(params: MainParams) -> Budget | None:
@@ -92,8 +114,12 @@ def read_facts(client: Client, plan: Plan, outcomes: list[Outcome]) -> PlanRunFa
 def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
     """Print what settling the open questions of the newest plan run would cost, if that was of the same plan."""
     run_id = newest_plan_run(client)
-    text = read_plan_record(client, run_id) if run_id else None
-    record = record_from_json(text) if text is not None else None
+    try:
+        text = read_plan_record(client, run_id) if run_id else None
+        record = record_from_json(text) if text is not None else None
+    except ValueError as error:
+        echo(f"cost to decide: unknown, the record of plan run {run_id} cannot be read ({error})")
+        return
     if record is None or (record.name, record.profile) != (plan.name, plan.profile):
         return
     pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)

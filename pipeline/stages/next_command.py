@@ -8,7 +8,7 @@ from pipeline.data.classes import default_target_classes
 from pipeline.data.splits import Split
 from pipeline.networks.build import AnyArchitecture
 from pipeline.params.data import format_class_names
-from pipeline.params.stages import CacheFeaturesParams, FitParams, TransferParams
+from pipeline.params.stages import CacheFeaturesParams, FitParams, ProbeParams, TransferParams
 from pipeline.stages.data_loading import data_options
 from pipeline.tracking.base_model import Base
 
@@ -35,16 +35,32 @@ def continue_options(architecture: AnyArchitecture) -> str:
     return f" --frozen 1 --intermediate {architecture.depth - 1}"
 
 
-def after_features(base: Base, params: CacheFeaturesParams, run_id: str) -> str:
-    """Return a command that trains on cached features."""
+def after_probe(base: Base, params: ProbeParams, cut: int) -> str:
+    """Return a command that trains a head on the frozen blocks below a cut."""
     architecture = base.network.architecture
-    if architecture.family == "mlp":
-        stage, cut = "transfer", f"--unfreeze {architecture.depth - int(params.depth)}"
+    if architecture.family == "cnn":
+        words = ["finetune_cnn", f"--frozen {cut} --intermediate {architecture.depth - cut}"]
+    else:
+        words = ["transfer", f"--reuse_layers {cut} --features auto --head_solver convex"]
+    words.append(f"--base {base.model_uri}")
+    if params.dataset != base.dataset:
+        words.append(f"--dataset {shlex.quote(params.dataset)}")
+    words.append(f"--classes {shlex.quote(params.classes)} --per_class {params.per_class}")
+    return " ".join(words) + data_options(params)
+
+
+def after_features(base: Base, params: CacheFeaturesParams, features: str, *, depth: int) -> str:
+    """Return a command that trains on cached features, after block `depth`."""
+    architecture = base.network.architecture
+    if params.cuts and architecture.family != "cnn":
+        stage, cut = "transfer", f"--reuse_layers {depth}"  # pooled features serve a head alone
+    elif architecture.family == "mlp":
+        stage, cut = "transfer", f"--unfreeze {architecture.depth - depth}"
     else:
         continues = params.dataset == base.dataset and params.classes == format_class_names(base.classes)
-        above = architecture.depth - int(params.depth)
+        above = architecture.depth - depth
         stage = "finetune_cnn"
-        cut = f"--frozen {params.depth} --intermediate {above if continues else min(1, above)}"
+        cut = f"--frozen {depth} --intermediate {above if continues else min(1, above)}"
     data = f"--dataset {shlex.quote(params.dataset)}" if params.dataset != base.dataset else ""
     words = (stage, f"--base {base.model_uri}", f"--classes {shlex.quote(params.classes)}", cut, data)
-    return f"{' '.join(filter(None, words))}{data_options(params)} --features {run_id}"
+    return f"{' '.join(filter(None, words))}{data_options(params)} --features {features}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.execution.runner import load_stage
+from pipeline.execution.attempt import load_stage
 from pipeline.params import ENTRY_POINTS, ResumeParams, parse_params
 from pipeline.tracking.recovery.orphans import mark_as_resuming, without_run_adoption
 from pipeline.tracking.recovery.resume import InterruptedRun, find_interrupted

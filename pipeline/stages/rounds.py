@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from pipeline.console import echo
-from pipeline.execution.runner import Results, run_plan
+from pipeline.execution.runner import Execution, Models, run_plan
 from pipeline.plan.outcome import Outcome
 from pipeline.plan.records import Plan, Step, walk
 from pipeline.report.questions.comparisons import Compared, judge_question
@@ -26,7 +26,6 @@ from pipeline.statistics.planning import cost_to_decide
 from pipeline.statistics.stopping import ArmsOfQuestion, next_seed_counts, round_seconds
 from pipeline.statistics.surfaces import FRESH_SEEDS
 from pipeline.tracking import names
-from pipeline.tracking.result_cache import PlanContext
 
 Counts = dict[str, int]  # seeds by arm
 ReadFacts = Callable[[list[Outcome]], PlanRunFacts]
@@ -45,18 +44,17 @@ class Rounds:
     """The steps of a plan run so far."""
 
     plan: Plan
-    plan_context: PlanContext
+    execution: Execution
     read_facts: ReadFacts  # reads the runs of outcomes from the tracking store
-    explain: bool = False  # show for each step why it was or was not cached
     outcomes: list[Outcome] = field(default_factory=list)
-    results: Results = field(default_factory=dict)
+    models: Models = field(default_factory=dict)
 
     def run(self, counts: Mapping[str, int]) -> bool:
         """Run the steps that some numbers of seeds per arm still lack; return whether there were any."""
         done = {(outcome.arm, outcome.seed) for outcome in self.outcomes}
         steps = [step for step in steps_for(self.plan, counts) if step.place not in done]
         if steps:
-            self.outcomes += run_plan(steps, self.plan_context, results=self.results, explain=self.explain)
+            self.outcomes += run_plan(steps, self.execution, self.models)
         return bool(steps)
 
     def run_all(self, budget: Budget | None) -> list[Outcome]:

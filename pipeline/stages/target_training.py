@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from pipeline.console import echo
@@ -36,9 +37,11 @@ from pipeline.stages.training_run import (
 )
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import CacheKey, cache_key
+from pipeline.tracking.cut_artifacts import find_cut_features
 from pipeline.tracking.feature_artifacts import check_size, find_features, load_features, log_features
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
+from pipeline.tracking.plan_context import PlanContext
+from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.features import (
@@ -103,7 +106,7 @@ def _train(
         name=f"{params.entry_point} {shortened(params.classes)}, {describe_reuse(setup)}, seed {params.seed}",
         note=describe_run(setup),
         tags={**key.tags(), **setup_tags(setup)},
-        parent_run_id=parent_run_of(plan_context),
+        plan_context=plan_context,
         resumed_run_id=resumed,
     ) as run:
         log_inputs(run, setup, report)
@@ -237,6 +240,8 @@ def resolve_features(
     """
     if not isinstance(params, ReuseParams) or params.features == "none":
         return lambda run: None
+    if params.features == "auto" and (cuts := shared_features(setup, network, client)) is not None:
+        return lambda run: cuts
     examples = training_examples(setup.data.dataset, setup.data.split.classes)
     expected = fingerprint(network, network.frozen, examples)
     if params.features == "auto":
@@ -263,12 +268,31 @@ def resolve_features(
     return compute
 
 
+def shared_features(setup: TargetSetup, network: LayeredNetwork, client: Client) -> Features | None:
+    """Return pooled features of the base at the cut that cover training and validation images; None if there are none.
+
+    They suffice for a new linear head on frozen blocks; blocks above frozen ones need activations that are not pooled.
+    """
+    head_only = setup.reuse.frozen == setup.reuse.depth and getattr(setup.architecture, "head", "linear") == "linear"
+    if setup.base is None or not head_only:
+        return None
+    split = setup.data.split
+    ids = torch.cat([split.train.ids, split.validation.ids])
+    features = find_cut_features(client, setup.base.network, setup.reuse.frozen, ids)
+    if features is not None:
+        check_sample(features, network, split.train)
+        logger.info(f"features: loaded for {len(features.ids)} images, pooled, after block {features.depth}")
+    return features
+
+
 def feature_costs(
     features: Features | None, network: LayeredNetwork, setup: TargetSetup, *, batch_size: int
 ) -> dict[str, float]:
     """Return the cost of the features, the time they save per epoch, and the break-even number of epochs."""
     if features is None:
         return {}
+    if features.pooled:  # of several cuts, and shared by several runs
+        return {names.FEATURES_SECONDS: features.seconds}
     parts = [model_inputs(network, part) for part in (setup.data.split.train, setup.data.split.validation)]
     saved = prefix_seconds(network, features.depth, parts, batch_size)
     return {

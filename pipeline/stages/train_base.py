@@ -30,8 +30,9 @@ from pipeline.stages.training_run import (
 )
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.queries import read_best_setting
-from pipeline.tracking.result_cache import PlanContext, cached_step_result, parent_run_of
+from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import open_store
 
@@ -64,7 +65,7 @@ def train_base(
         name=f"base {params.model} {shortened(params.classes)}, seed {params.seed}",
         note=f"Base network ({params.model}) for {describe_split(split)}.",
         tags=key.tags(),
-        parent_run_id=parent_run_of(plan_context),
+        plan_context=plan_context,
         resumed_run_id=resumed_run_id,
     ) as run:
         log_data(run, split)

@@ -136,9 +136,8 @@ def fit_and_evaluate(
     validation = model_inputs(network, split.validation, features)
     operations = float(training_macs(network, start) * len(split.train))
     finished = fit_network(run, network, FitInputs(train, validation, start, copied), settings)
-    trained = evaluate_parts(
-        finished.fit.network, split, summary_of_fit(finished), parts=(train, validation), start=start
-    )
+    parts, summary = (train, validation), summary_of_fit(finished)
+    trained = evaluate_parts(finished.fit.network, split, summary, parts=parts, features=features)
     costs = {names.EPOCH_OPERATIONS: operations, **trained.costs}
     return dataclasses.replace(trained, costs=costs, checkpoints=finished.checkpoints)
 
@@ -161,16 +160,32 @@ def solve_and_evaluate(
         logger.info(f"resuming run {run.run_id} from the start: a head is solved at once")
     fit = fit_head(network, *parts, start=start)
     raise_if_interrupted()
-    return evaluate_parts(network, split, summary_of_head(fit), parts=parts, start=start)
+    return evaluate_parts(network, split, summary_of_head(fit), parts=parts, features=features)
 
 
 def evaluate_parts(
-    network: LayeredNetwork, split: Split, summary: FitSummary, *, parts: tuple[Labelled, Labelled], start: int
+    network: LayeredNetwork,
+    split: Split,
+    summary: FitSummary,
+    *,
+    parts: tuple[Labelled, Labelled],
+    features: Features | None,
 ) -> TrainedNetwork:
-    """Evaluate a trained network once on training and validation inputs at depth `start`, and on the test images."""
+    """Evaluate a trained network once on training and validation inputs, and on the test images.
+
+    Args:
+        network: With its best weights.
+        split: Its test images are read unless they have cached features too.
+        summary: Of its training.
+        parts: Training and validation inputs, at the depth of the features.
+        features: Cached ones; None for pixels.
+    """
     began = time.perf_counter()
+    start = features.depth if features else 0
     on_train, on_validation = (evaluate(network, part, start=start, probabilities=False) for part in parts)
-    on_test = evaluate(network, model_inputs(network, split.test))
+    cached = features is not None and features.has_all(split.test.ids)
+    test = model_inputs(network, split.test, features if cached else None)
+    on_test = evaluate(network, test, start=start if cached else 0)
     costs = {
         names.TRAINABLE_SHARE: trainable_fraction(network),
         names.PARAMETERS_COUNT: float(sum(parameter.numel() for parameter in network.parameters())),

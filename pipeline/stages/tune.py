@@ -39,13 +39,8 @@ from pipeline.stages.training_run import (
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import cache_key, code_digest, key_params
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.result_cache import (
-    PlanContext,
-    cached_step_result,
-    find_cached_result,
-    parent_run_of,
-    register_cached,
-)
+from pipeline.tracking.plan_context import PlanContext
+from pipeline.tracking.result_cache import cached_step_result, find_cached_result, register_cached
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import open_store, store_environment
 from pipeline.tuning.figures import draw_study
@@ -130,7 +125,7 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
         name=f"tune {spec.name}",
         note=f"Study {spec.name}: {params.trials} trials, {params.folds} folds, {split.dataset} {params.classes}.",
         tags={**key.tags(), "study": spec.name},
-        parent_run_id=parent_run_of(plan_context),
+        plan_context=plan_context,
     ) as run:
         log_data(run, split)
         run_study(run, study, setup, spec=spec)

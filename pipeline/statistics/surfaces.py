@@ -1,8 +1,8 @@
 """Surfaces: choose one cell per label count on some seeds, and confirm it on others.
 
 The best of many cells is partly luck. So the cell is chosen by validation results of seeds 0-2, and only the chosen
-cell is compared with training from scratch, on other seeds. Holm's correction then covers the label counts, not the cells.
-All other cells are descriptive.
+cell is compared with training from scratch, on other seeds. Holm's correction then covers the label counts, not the
+cells. All other cells are descriptive.
 """
 
 from __future__ import annotations

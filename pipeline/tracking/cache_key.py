@@ -15,7 +15,7 @@ from pipeline.tracking import names
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PACKAGES_IN_KEY = ("data", "networks", "training")
-TARGET_STAGES = ("cache_features", "transfer", "finetune_cnn", "scratch_cnn")
+TARGET_STAGES = ("cache_features", "probe", "transfer", "finetune_cnn", "scratch_cnn")
 
 Parts = dict[str, dict[str, str]]
 
@@ -73,6 +73,7 @@ def code_parts(stage: str) -> dict[str, str]:
         files += [PACKAGE / "tuning" / f"{name}.py" for name in modules]
     shared: tuple[str, ...] = ("training_run", "fitting", "fit_summary", "data_loading", "augment")
     if stage in TARGET_STAGES:
+        shared += ("cut_pass",) if stage in ("cache_features", "probe") else ()
         shared += ("base_selection", "strategy", "target_training")
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]
     return {str(path.relative_to(PACKAGE)): _file_digest(path)[:12] for path in (PACKAGE / "runtime.py", *files)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ MAX_SETTING_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
 MAX_COMPARED_RUNS = 6
 COMPARE_LIMIT = 200  # runs searched for siblings
+MEASURED_LIMIT = 1000  # transfer runs shown beside a probe
 CURVES = (names.TRAIN_LOSS, names.TRAIN_ACCURACY, names.VAL_LOSS, names.VAL_ACCURACY, names.EPOCH_SECONDS)
 
 _invalid_runs = partial(invalid, "runs", remedy="Pass finished runs, separated by commas.")
@@ -85,6 +87,30 @@ def newest_run(client: MlflowClient, stage: str, *, like: FinishedRun | None = N
         ):
             return _read_run(client, run)
     return None
+
+
+@dataclass(frozen=True)
+class MeasuredTransfers:
+    """Test accuracies of finished `transfer` runs without layers above the cut, by number of copied blocks."""
+
+    frozen: dict[int, list[float]]  # all copied blocks frozen
+    fine_tuned: dict[int, list[float]]  # all copied blocks fine-tuned
+
+
+def measured_transfers(client: MlflowClient, like: Mapping[str, str]) -> MeasuredTransfers:
+    """Return what transfer runs have measured with the base, data, classes and number of labels in some parameters."""
+    measured = MeasuredTransfers({}, {})
+    condition = f"attributes.status = 'FINISHED' and tags.{names.STAGE} = 'transfer'"
+    condition += f" and tags.{names.BASE_MODEL_URI} = '{like['base']}'"
+    for run in search_newest_runs(client, condition, limit=MEASURED_LIMIT):
+        params, accuracy = run.data.params, run.data.metrics.get(names.TEST_ACCURACY)
+        same = _same(params, dict(like), ("dataset", "classes", "per_class"))
+        if not same or accuracy is None or params.get("upper") != "drop" or "train_blocks" in params:
+            continue
+        copied, unfrozen = int(params["reuse_layers"]), int(params["unfreeze"])
+        if unfrozen in (0, copied):
+            (measured.fine_tuned if unfrozen else measured.frozen).setdefault(copied, []).append(accuracy)
+    return measured
 
 
 def _same(first: dict[str, str], second: dict[str, str], keys: tuple[str, ...]) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -16,27 +15,27 @@ from pipeline.redaction import first_line
 from pipeline.tracking import names
 from pipeline.tracking.base_model import has_model_files
 from pipeline.tracking.cache_key import CacheKey
+from pipeline.tracking.claims import open_claims
 from pipeline.tracking.outbox.model_upload import register_model
+from pipeline.tracking.plan_context import NotCachedError, PlanContext
 from pipeline.tracking.queries import artifact_sizes
 from pipeline.tracking.stage_run import StageResult
-from pipeline.tracking.store import holds_runs_of_this_process, open_store, search_newest_runs
+from pipeline.tracking.store import active_experiment_id, holds_runs_of_this_process, open_store, search_newest_runs
 
 logger = logging.getLogger(__name__)
 
 MAX_SEARCHED_RUNS = 200
 
 
-@dataclass
-class PlanContext:
-    """The plan run that a step belongs to."""
-
-    parent: Callable[[], str]  # returns the id of the plan run, which is created by the first call
-    rerun: bool = False  # ignore cached results
-    why: str = ""  # explains the cache hit or miss of the last step
-
-
 def cached_step_result(plan_context: PlanContext | None, key: CacheKey, register_as: str = "") -> StageResult | None:
-    """Return the cached result of a plan step and register its model; None outside a plan or on a cache miss."""
+    """Return the cached result of a plan step and register its model; None outside a plan or on a cache miss.
+
+    On a cache miss, the step is claimed for this process.
+
+    Raises:
+        NotCachedError: There is none, and only a cached result was requested.
+        ClaimedElsewhereError: Another process runs the step.
+    """
     if plan_context is None:
         return None
     client = open_store()
@@ -48,16 +47,33 @@ def cached_step_result(plan_context: PlanContext | None, key: CacheKey, register
         plan_context.why = f"cache miss: tracking store unreachable ({first_line(error)})"
         return None
     if result is None:
+        if plan_context.parent_run_id is None:
+            raise NotCachedError
         plan_context.why = f"cache miss: {'rerun=true' if plan_context.rerun else explain_cache_miss(client, key)}"
+        result = claim_step(plan_context, client, key)
+    if result is None:
         return None
     plan_context.why = f"cache hit: run {result.run_id}"
     register_cached(result, register_as)
     return result
 
 
-def parent_run_of(plan_context: PlanContext | None) -> str | None:
-    """Return the plan run of a step (created if necessary), or None for a stage outside a plan."""
-    return plan_context.parent() if plan_context is not None else None
+def claim_step(plan_context: PlanContext, client: MlflowClient, key: CacheKey) -> StageResult | None:
+    """Claim a step for this process; return its result if its last holder has completed it in the meantime."""
+    claim = open_claims().acquire(f"{store_scope(client, active_experiment_id())} {key.digest}")
+    plan_context.claim = claim
+    completed = claim.previous_run_id and not plan_context.rerun
+    result = find_cached_result(client, key) if completed else None
+    if result is not None:
+        claim.release()
+    return result
+
+
+@functools.cache
+def store_scope(client: MlflowClient, experiment_id: str) -> str:
+    """Return what tells an experiment from those of other tracking stores, whatever their URI is on a machine."""
+    experiment = client.get_experiment(experiment_id)
+    return f"{experiment_id} {experiment.creation_time}"
 
 
 def register_cached(result: StageResult, name: str) -> None:
@@ -72,7 +88,7 @@ def find_cached_result(client: MlflowClient, key: CacheKey) -> StageResult | Non
     """Return the result of a FINISHED run with this cache key whose artifacts still exist, or None."""
     condition = f"attributes.status = 'FINISHED' and tags.{names.CACHE_KEY} = '{key.digest}'"
     for run in search_newest_runs(client, condition, limit=MAX_SEARCHED_RUNS):
-        if not _missing_artifact(client, run):
+        if names.SUPERSEDED_BY not in run.data.tags and not _missing_artifact(client, run):
             uri = run.data.tags.get(names.MODEL_URI, "")
             return StageResult(run.info.run_id, uri, dict(run.data.metrics), reused=True)
     return None

@@ -1,8 +1,8 @@
 """Create MLflow's tables in a sqlite file in one transaction, so that a killed process leaves all of them or none.
 
 MLflow creates them with some sixty migrations and cannot resume after a kill ("table ... already exists"). So they are
-created in memory here and copied. A file without rows, left by an `mlflow run` that was killed meanwhile, is recreated the
-same way.
+created in memory here and copied. A file without rows, left by an `mlflow run` that was killed meanwhile, is
+recreated the same way.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from pipeline.console import echo
 from pipeline.data.splits import Examples, Split
 from pipeline.tracking import names
+from pipeline.tracking.claims import Claim, ClaimLostError
 from pipeline.tracking.outbox.sender import Sender
 from pipeline.tracking.outbox.uploader import Uploader
 from pipeline.tracking.recovery.run_history import RunHistory
@@ -46,6 +47,7 @@ class StageRun:
     uploader: Uploader
     sender: Sender
     lock: FileLock  # held while this process works on the run
+    claim: Claim | None = None  # of a plan step
     started: float = field(default_factory=time.perf_counter)  # of the stage
     adopted: bool = False  # created by `mlflow run`
     nested: bool = False  # has a parent run
@@ -66,7 +68,13 @@ class StageRun:
         self.uploader.put({"kind": "tags", "tags": tag_values(tags)})
 
     def log_epoch(self, record: EpochRecord) -> None:
-        """Log one epoch's metrics at step = epoch."""
+        """Log one epoch's metrics at step = epoch.
+
+        Raises:
+            ClaimLostError: Another process has taken over this plan step.
+        """
+        if self.claim is not None and self.claim.lost:
+            raise ClaimLostError(self.claim.key)
         self.log_metrics(
             {
                 names.TRAIN_LOSS: record.train_loss,

@@ -44,6 +44,7 @@ class Features:
         depth: Number of blocks.
         fingerprint: Everything that the values depend on, by name.
         seconds: Wall-clock time of the computation.
+        pooled: Whether they are pooled: one vector per image, (N, D).
     """
 
     values: Tensor
@@ -51,6 +52,7 @@ class Features:
     depth: int
     fingerprint: dict[str, str]
     seconds: float
+    pooled: bool = False
 
     def positions(self, ids: Tensor) -> Tensor:
         """Return the rows of `values` for the images with the given identities."""
@@ -156,6 +158,8 @@ def check_sample(features: Features, network: LayeredNetwork, examples: Examples
         raise ValueError(f"features are missing for {missing} of {len(examples)} images")
     sample = examples.take(torch.linspace(0, len(examples) - 1, min(SAMPLE, len(examples))).long())
     expected = compute_features(network, features.depth, sample).values
+    if features.pooled:
+        expected = network.pooled(expected, features.depth)
     loaded = features.rows(sample.ids)
     if expected.shape != loaded.shape:
         raise ValueError(f"features must have the shape {tuple(expected.shape[1:])}, got {tuple(loaded.shape[1:])}")

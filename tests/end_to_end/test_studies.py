@@ -100,7 +100,7 @@ def test_killed_plan_run_resumes_without_repeating_steps(folder: Path) -> None:
 @pytest.mark.slow
 def test_interrupted_plan_run_is_marked_killed_and_resumes(folder: Path) -> None:
     process = start(folder)
-    wait_for(folder, 2)
+    wait_for(folder, 4)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out

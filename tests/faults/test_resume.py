@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.execution.runner import load_stage
+from pipeline.execution.attempt import load_stage
 from pipeline.params import ENTRY_POINTS, parse_params
 from pipeline.tracking.recovery.run_history import read_run_history
 from pipeline.training.checkpoint import load_checkpoint

@@ -216,7 +216,7 @@ def test_plan_run_continues_offline_and_completes_after_sync(
 ) -> None:
     """The report needs the server: the same command creates it later, with all steps cached."""
     (tmp_path / "small.yaml").write_text(SMALL)
-    study = {"plan": "small.yaml", "profile": "quick", "dataset": "digits", "seeds": 1, "threads": 1}
+    study = {"plan": "small.yaml", "profile": "quick", "dataset": "digits", "seeds": 1, "threads": 1, "workers": 1}
     at_epochs[1] = lambda: proxy.set("refuse")
     with pytest.raises(MlflowException):
         main(MainParams(**study))

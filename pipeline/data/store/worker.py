@@ -131,4 +131,4 @@ def _write(path: Path, rows: list[int], items: Pixels | Records) -> None:
     with open(path, "r+b") as file:
         for first, end in pairwise(breaks):
             file.seek(rows[first] * size)
-            file.write(items[first:end].tobytes())
+            file.write(items[first:end].data)

@@ -35,9 +35,9 @@ class GraphNetwork(LayeredNetwork):
     architecture: GraphArchitecture
 
     def pooled(self, values: Tensor, depth: int) -> Tensor:
-        """Return activations at depth `depth` (at least 1) as one vector per image (B, D)."""
+        """Return activations at depth `depth` (at least 1) as one vector per image (B, D), pooled as for a head."""
         pool = build_pooling(self.architecture.blocks[depth - 1].pooling)
-        return values if pool is None else pool(values)
+        return values.flatten(1) if pool is None else pool(values)
 
 
 @dataclass(frozen=True)

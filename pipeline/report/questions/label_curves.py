@@ -60,10 +60,12 @@ def labels(context: QuestionContext) -> Answer:
     several = len({point.labels for point in points}) < len(points)  # arms per number of labels
     titles = [labels_text(point.labels) + (f", {point.arm.marked_label}" if several else "") for point in points]
     worth = None if several else labels_worth(points)
+    verdicts = "; ".join(f"{title}: {point.compared.text()}" for title, point in zip(titles, points, strict=True))
+    headline, *sentences = (*(_worth_sentences(points, worth) if worth else []), f"{verdicts}.")
     return Answer(
         context.question,
-        "; ".join(f"{title}: {point.compared.text()}" for title, point in zip(titles, points, strict=True)) + ".",
-        _worth_sentences(worth) if worth else (),
+        headline,
+        tuple(sentences),
         _table(context, points, worth),
         (*_worth_chart(context, points, worth), *_charts(context, points, titles)),
     )
@@ -104,15 +106,17 @@ def labels_worth(points: list[LabelPoint]) -> LabelsWorth | None:
     return LabelsWorth(label_curves, worth, crossover(label_curves))
 
 
-def _worth_sentences(worth: LabelsWorth) -> tuple[str, ...]:
-    """Return what reuse is worth at the fewest labels, and where it stops paying."""
-    fewest, most = float(worth.curves.labels[0]), worth.curves.labels[-1]
-    first = worth.worth[fewest]
-    return (
-        f"Reuse at {fewest:g} labels per class is worth as much as {first.text()} from scratch "
-        f"(n = {first.seeds}, measured up to {most:g}).",
-        f"{crossover_text(worth.crossover)}.",
-    )
+def _worth_sentences(points: list[LabelPoint], worth: LabelsWorth) -> list[str]:
+    """Return what reuse is worth at each number of labels where it is worth more, else at the fewest; the crossover."""
+    label = points[0].arm.label.split(": per_class")[0]
+    fewest = float(worth.curves.labels[0])
+    gains = [at for at, one in worth.worth.items() if one.labels > at] or [fewest]
+    listed = "; ".join(f"{at:g} labels per class are worth {worth.worth[at].text()} from scratch" for at in gains)
+    seeds, most = worth.crossover.seeds, worth.curves.labels[-1]
+    return [
+        f"{label}: {listed} (n = {seeds}, measured up to {most:g}).",
+        f"Crossover: {crossover_text(worth.crossover)}.",
+    ]
 
 
 def _table(context: QuestionContext, points: list[LabelPoint], worth: LabelsWorth | None) -> Table:

@@ -17,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.redaction import first_line
 from pipeline.tracking import names
+from pipeline.tracking.claims import Claim, ClaimLostError
 from pipeline.tracking.outbox.journal import Entry
 from pipeline.tracking.outbox.local_state import record_alias, resolve_run_id, resolve_run_ids, run_id_of
 from pipeline.tracking.outbox.model_upload import register_model, upload_model
@@ -43,8 +44,8 @@ class NotYetError(RuntimeError):
 class Sender:
     """Uploads the entries of one run; entries that the store rejects are written to a file in the run's local state."""
 
-    def __init__(self, client: MlflowClient, run_id: str, folder: Path):
-        self.client, self.run_id, self.folder = client, resolve_run_id(run_id), folder
+    def __init__(self, client: MlflowClient, run_id: str, folder: Path, claim: Claim | None = None):
+        self.client, self.run_id, self.folder, self._claim = client, resolve_run_id(run_id), folder, claim
         self.rejected: list[str] = []  # one message per entry rejected for good; others are retried until they succeed
         self.messages: list[str] = []  # results of the upload to show to the user
         self.model_uri = ""  # models:/m-... once the run's model is uploaded
@@ -65,8 +66,16 @@ class Sender:
         }
 
     def send(self, entries: list[Entry]) -> None:
-        """Send entries in order, those of one kind together; raise any error after which a retry may succeed."""
+        """Send entries in order, those of one kind together; raise any error after which a retry may succeed.
+
+        Nothing is sent for a step that another process has taken over.
+        """
         for kind, group in groupby(entries, key=lambda entry: str(entry["kind"])):
+            if self._claim is not None:
+                try:
+                    self._claim.check()
+                except ClaimLostError:
+                    return
             members = [entry for entry in group if not self._quarantine or json.dumps(entry) not in self._quarantine]
             if members and kind not in LOCAL_KINDS:
                 self._send_group(kind, members)

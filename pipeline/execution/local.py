@@ -1,0 +1,91 @@
+"""Runs steps in warm worker processes on this machine."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal, Self
+
+from pipeline.execution.budget import CoreBudget, available_cores
+from pipeline.execution.display import PlanDisplay
+from pipeline.execution.executor import Executor
+from pipeline.execution.in_process import InProcessExecutor
+from pipeline.execution.records import Event, Task
+from pipeline.execution.supervisor import Supervisor
+from pipeline.state_dir import state_folder
+from pipeline.tracking.recovery.orphans import close_orphaned_runs
+from pipeline.tracking.store import open_store, store_environment
+
+POLL_SECONDS = 1.0
+INTERRUPT_SECONDS = 4.0  # to save checkpoints; Ctrl-C has to end a plan within five seconds
+STOP_SECONDS = 10.0  # for an idle worker to exit
+
+
+def make_executor(workers: int | Literal["auto"], display: PlanDisplay) -> Executor:
+    """Return what runs the steps of a plan with a number of workers; auto: one per core."""
+    count = available_cores() if workers == "auto" else workers
+    return LocalExecutor(count) if count > 1 else InProcessExecutor(display)
+
+
+class LocalExecutor:
+    """Worker processes on this machine, each supervised by a thread; they share its cores."""
+
+    def __init__(self, workers: int):
+        self.capacity = workers
+        self._budget = CoreBudget(available_cores())
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        folder = state_folder() / "workers" / str(os.getpid())
+        environment = worker_environment()
+        self._supervisors = [Supervisor(self._budget, environment, folder / f"{n}.log") for n in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._supervise, args=(supervisor,), daemon=True)
+            for supervisor in self._supervisors
+        ]
+
+    def submit(self, task: Task) -> None:
+        """Run a step in the next free worker process."""
+        self._tasks.put(task)
+
+    def next_event(self) -> Event | None:
+        """Wait for output or the report of any step; None after a while without any."""
+        try:
+            return self._events.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            return None
+
+    def cancel(self) -> None:
+        """Interrupt all steps and wait until their processes have exited, for a few seconds."""
+        self._budget.close()
+        for supervisor in self._supervisors:
+            supervisor.interrupt()
+        deadline = time.monotonic() + INTERRUPT_SECONDS
+        killed = [supervisor.stop(max(0.1, deadline - time.monotonic())) for supervisor in self._supervisors]
+        if any(killed):
+            close_orphaned_runs(open_store())
+
+    def __enter__(self) -> Self:
+        """Start the supervising threads; a worker process starts with its first step."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """End the worker processes."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        for supervisor in self._supervisors:
+            supervisor.stop(STOP_SECONDS)
+
+    def _supervise(self, supervisor: Supervisor) -> None:
+        while (task := self._tasks.get()) is not None:
+            self._events.put(supervisor.run(task, self._events.put))
+
+
+def worker_environment() -> Mapping[str, str]:
+    """Return the environment of a worker process: that of this process, with its store and experiment."""
+    return {**os.environ, **store_environment()}

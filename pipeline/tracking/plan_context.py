@@ -1,0 +1,28 @@
+"""What a stage knows of the plan run that it is a step of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.params import StageParams
+from pipeline.tracking.claims import Claim
+
+
+class NotCachedError(RuntimeError):
+    """A step has no cached result, and only that was requested."""
+
+
+def _reserve_nothing(params: StageParams) -> None:
+    """Do not wait: nothing else runs on this machine."""
+
+
+@dataclass
+class PlanContext:
+    """The plan run that a step belongs to."""
+
+    parent_run_id: str | None  # of the plan run; None to look for a cached result only
+    rerun: bool = False  # ignore cached results
+    why: str = ""  # explains the cache hit or miss of the last step
+    claim: Claim | None = None  # of the running step
+    reserve: Callable[[StageParams], None] = _reserve_nothing  # waits until the host has the cores that a step needs
