@@ -1,7 +1,5 @@
 """Resolve class lists to class indices, and choose default classes for a data set and a base."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Sequence
 

@@ -4,8 +4,6 @@ Format and number of pixels are checked before a file is decoded. The decoded im
 orientation applied), 8 bits, grey (H, W, 1) or RGB (H, W, 3). Imports no torch, so that worker processes start quickly.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import os

@@ -1,7 +1,5 @@
 """Download a data set with torchvision: probe the servers first, lock against other processes, time out on stalls."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -1,7 +1,5 @@
 """Split image files: official splits without duplicates across them, or a test split by image content."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -5,8 +5,6 @@ otherwise every sub-folder is a class. Class folders may be nested. Symbolic lin
 links to files only if they stay within the folder: nothing outside is read, and link loops are harmless.
 """
 
-from __future__ import annotations
-
 import os
 import unicodedata
 from collections import defaultdict

@@ -4,8 +4,6 @@ torchvision verifies downloads, but not files that are already extracted. Here, 
 and expected shape, and against its published digest or the archive next to it if available.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import math

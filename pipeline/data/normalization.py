@@ -1,7 +1,5 @@
 """Resolve the preprocessing of a base: geometry from its data set, mean and standard deviation from its parameters."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Check whether a server is reachable, within a time limit that also covers DNS lookups."""
 
-from __future__ import annotations
-
 import threading
 import time
 import urllib.error

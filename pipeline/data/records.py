@@ -1,7 +1,5 @@
 """A data set: decoded images in memory or in a memory-mapped file, with labels and identities."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

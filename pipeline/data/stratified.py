@@ -1,7 +1,5 @@
 """Seeded, stratified splits by identity: equal images stay together, and adding an image moves few others."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ load, and importing torchvision fails when it looks up the signatures of two of 
 so the signatures are declared first. With a matching build, this does nothing.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from functools import cache
 from pathlib import Path

@@ -3,8 +3,6 @@
 See docs/training.md for the measurements behind both rules.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import TypeVar
 

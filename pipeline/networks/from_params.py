@@ -1,7 +1,5 @@
 """Build an architecture from command-line parameters; default convolutions depend on the image size."""
 
-from __future__ import annotations
-
 import math
 from typing import TypeVar
 

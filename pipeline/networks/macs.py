@@ -1,7 +1,5 @@
 """Count the MACs (multiply-accumulate operations) of a network, to predict the effect of freezing and caching."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -5,8 +5,6 @@ containers and runs no code. Files are untrusted: their size is checked first, a
 shape match.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import stat

@@ -1,7 +1,5 @@
 """Means with t intervals, and paired results of two arms."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ Sources: Holm, Scand. J. Stat. 6 (1979) 65-70; Shaffer, J. Am. Stat. Assoc. 81 (
 each other).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from pipeline.statistics.estimates import Floats

@@ -5,8 +5,6 @@ so far, times the number of looks (Bonferroni), is a valid p value at every look
 preliminary answer from the plain p value; it spends no look. Pairs beyond the last look refine the interval only.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

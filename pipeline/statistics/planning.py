@@ -3,8 +3,6 @@
 The observed mean of a few seeds is too noisy for planning, and would bias the plan towards lucky answers.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ interval over seeds does not include it. It is reported separately: a two-way bo
 count their interaction more than once.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Decide which arms of a plan need more seeds (`seeds=sequential`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

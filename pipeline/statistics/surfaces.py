@@ -5,8 +5,6 @@ cell is compared with training from scratch, on other seeds. Holm's correction t
 cells. All other cells are descriptive.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 

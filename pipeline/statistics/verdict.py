@@ -4,8 +4,6 @@
 questions are judged one by one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

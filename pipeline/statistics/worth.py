@@ -5,8 +5,6 @@ over seeds, paired across arms and label counts. Nothing is extrapolated: values
 ("more than 100").
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Both libraries create their tables without a lock, so two commands on an empty d
 Both store their schema version in a table of the same name, so they cannot share a database.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

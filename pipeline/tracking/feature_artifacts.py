@@ -1,7 +1,5 @@
 """Cached features as an artifact: a safetensors file with the fingerprint of their inputs."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

@@ -4,8 +4,6 @@
 the servable graph (pt2). Later stages rebuild the network from these files; nothing is ever unpickled.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The files are untrusted input: only these fixed names are read, sizes are checke
 is validated before memory is allocated. All functions raise UserInputError if a file is missing or invalid.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

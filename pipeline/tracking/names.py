@@ -1,7 +1,5 @@
 """Names of metrics, tags and artifacts: a contract with users, reports and later stages."""
 
-from __future__ import annotations
-
 FORMAT_VERSION = (
     "2"  # label samples by image identity, classes by name; version 1 (no tag) had positions and class indices
 )

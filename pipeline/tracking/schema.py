@@ -5,8 +5,6 @@ created in memory here and copied. A file without rows, left by an `mlflow run` 
 recreated the same way.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import time

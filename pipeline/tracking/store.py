@@ -4,8 +4,6 @@ MLflow's sqlite store has no write-ahead logging by default, and two processes o
 migration. Here the schema is created under a lock (see `schema`) and write-ahead logging enabled once.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

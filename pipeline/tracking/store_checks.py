@@ -1,7 +1,5 @@
 """Checks of the tracking store for `doctor`: reachable, writable, orphaned runs, pending uploads, clock."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import time

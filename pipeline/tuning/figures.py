@@ -1,7 +1,5 @@
 """Figures of a study, drawn with Optuna's matplotlib backend (plotly would need network access)."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from pathlib import Path

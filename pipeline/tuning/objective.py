@@ -3,8 +3,6 @@
 Early stopping uses a validation split of the fold's training images, never the held-out ones.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterator

@@ -7,8 +7,6 @@
 Every key must be a parameter of `train_base` for the network family.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

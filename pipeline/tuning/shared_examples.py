@@ -1,7 +1,5 @@
 """Pass the training images of a study to its workers: in shared memory, or as the path of a memory-mapped file."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

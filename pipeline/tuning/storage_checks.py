@@ -1,7 +1,5 @@
 """Check that the study storage is reachable and writable, for `doctor`; leaves it unchanged."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator
 

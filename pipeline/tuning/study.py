@@ -3,8 +3,6 @@
 Optuna stores neither sampler nor pruner, and leaves a trial RUNNING when its process dies; this module does both.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

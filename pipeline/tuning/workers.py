@@ -4,8 +4,6 @@ Each worker runs trials until the study has enough. The same command on another 
 scheduler: the study storage is the queue.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing.connection
 import multiprocessing.context

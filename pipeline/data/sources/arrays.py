@@ -1,7 +1,5 @@
 """Data sets that are loaded as arrays: resize and summarize them."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

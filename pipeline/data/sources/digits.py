@@ -1,7 +1,5 @@
 """scikit-learn's digits: 1,797 images that need no download."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.data.identity import content_ids

@@ -1,7 +1,5 @@
 """Data sets whose images are files: load them, or describe them without decoding."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """`folder:PATH`: a folder of images with one sub-folder per class, with or without official splits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pipeline.data.file_splits import concatenate_tables

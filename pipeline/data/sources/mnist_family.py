@@ -1,7 +1,5 @@
 """The MNIST family (MNIST, Fashion-MNIST, KMNIST, QMNIST) in torchvision's layout; downloaded if missing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path

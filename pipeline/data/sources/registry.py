@@ -3,8 +3,6 @@
 Every source returns uint8 images (N, C, H, W), int64 labels (N,) and a test split, official or sampled by content.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import pkgutil

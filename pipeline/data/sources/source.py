@@ -3,8 +3,6 @@
 To add one, write a module in this package that defines `SOURCE`, and list its names (or prefix) in `params/data.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

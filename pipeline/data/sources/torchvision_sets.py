@@ -3,8 +3,6 @@
 To add one, add a line to `SETS`, and its name to `TORCHVISION_DATASETS` in `params/data.py`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Decode image files into a store in worker processes; resumes after an interruption."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

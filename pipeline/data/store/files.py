@@ -1,7 +1,5 @@
 """Image files to decode, and the record of each. Imports no torch, so that worker processes start quickly."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """A complete store: pixels in their final order, with the records that they are verified against."""
 
-from __future__ import annotations
-
 import fcntl
 import functools
 import json

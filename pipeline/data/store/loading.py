@@ -1,7 +1,5 @@
 """Load image files: from their store if they are cached, else decode them."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import shutil

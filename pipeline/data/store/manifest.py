@@ -1,7 +1,5 @@
 """The decoded files of a source. Later runs trust path, size and modification time unless asked to verify."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

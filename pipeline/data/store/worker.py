@@ -4,8 +4,6 @@ Workers write to the files directly: no pixels are sent between processes. A rec
 a row with a record is complete even if the process is killed.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Split a traced network at its boundaries into one `GraphModule` per block, and one for the head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Compare graphs: module by module between training and evaluation mode, and as a whole by digest."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@
 last position that exactly one tensor crosses. Heavy nodes without such a position between them share a block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

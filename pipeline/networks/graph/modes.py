@@ -4,8 +4,6 @@ In the `forward` of the network itself, no smaller module can be kept as a leaf.
 that chooses its arguments at run time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

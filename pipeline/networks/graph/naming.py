@@ -1,7 +1,5 @@
 """Names of blocks: short, unique, and derived from the qualified names of their modules."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pipeline.errors import suggest

@@ -1,7 +1,5 @@
 """Convert traced networks to a `LayeredNetwork`: describe the network once, then rebuild it from its record."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

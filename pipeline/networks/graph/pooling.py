@@ -1,7 +1,5 @@
 """Pool the activations at a boundary to one vector per image, the input of a linear head."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal

@@ -5,8 +5,6 @@ branch gets into the graph. So both modes are traced, and the innermost module w
 single node that calls the module, which then reads the mode at run time.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import sys

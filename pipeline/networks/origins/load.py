@@ -1,7 +1,5 @@
 """Load a network from the user's parameters: model, weights, image size, blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

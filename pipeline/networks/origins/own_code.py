@@ -4,8 +4,6 @@ The code runs only if the user names it on the command line. Nothing that is rea
 may be passed to this module.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import importlib.util

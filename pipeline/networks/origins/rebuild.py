@@ -1,7 +1,5 @@
 """Rebuild the network of an untrusted architecture record."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.networks.graph.network import GraphNetwork, build_from_module

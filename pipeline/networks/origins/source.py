@@ -1,7 +1,5 @@
 """The interface of an origin of networks: a function that builds a network, and its metadata."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field

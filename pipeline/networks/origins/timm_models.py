@@ -1,7 +1,5 @@
 """timm's networks, by name; timm is an optional extra."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """torchvision's classification networks, by name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import partial

@@ -4,8 +4,6 @@ A second file holds the number of journal bytes that have been uploaded; `send_p
 twice has no effect (see `sender`), so a number that lags behind costs time only.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """The local state of runs: one folder per run with journal, checkpoints and figures, until they are uploaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

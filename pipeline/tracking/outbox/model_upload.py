@@ -3,8 +3,6 @@
 A crash or a lost connection may follow any of these steps, so each first looks for the result of an earlier attempt.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

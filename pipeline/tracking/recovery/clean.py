@@ -1,7 +1,5 @@
 """Delete the local state of runs: automatically after the upload unless `resume` needs it, else with `clean`."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import shutil

@@ -6,8 +6,6 @@ its environment. Closing a run that a script's `mlflow.projects.run` is still pr
 that adopts it sets it to RUNNING again.
 """
 
-from __future__ import annotations
-
 import getpass
 import logging
 import os

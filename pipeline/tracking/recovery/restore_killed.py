@@ -7,8 +7,6 @@ with a string). This process outlives both and restores the status once. It is a
 during its imports, so nothing heavy is imported at module level.
 """  # fmt: skip
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

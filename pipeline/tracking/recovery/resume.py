@@ -5,8 +5,6 @@ Parameters and base are read from the run. A process on another host cannot be c
 state folder is on this machine and unlocked.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shlex

@@ -1,7 +1,5 @@
 """Everything that earlier processes logged for a run, uploaded or not, and the time that they spent on it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
