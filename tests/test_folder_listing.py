@@ -85,7 +85,7 @@ def test_unlabelled_test_images_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/1.png", "test/1.png", "test/2.png")
     found = listing(tmp_path)
     assert found.class_names == ("a", "b") and list(found.splits) == ["all"]
-    assert found.ignored_text == "1 other folders beside the splits (test)"
+    assert found.ignored_text == "1 folders next to the split folders (test)"
 
 
 def test_class_may_be_called_train(tmp_path: Path) -> None:
@@ -152,13 +152,13 @@ def test_folder_without_classes_is_rejected(tmp_path: Path) -> None:
 
 def test_small_classes_are_rejected_by_name(tmp_path: Path) -> None:
     touch(tmp_path, *(f"a/{number}.png" for number in range(3)), "few/1.png", "few/2.png", "none/x.heic")
-    with pytest.raises(DataFileError, match=r"at least 3 different images .*too few in few \(2\), none \(0\)"):
+    with pytest.raises(DataFileError, match=r"at least 3 distinct images .*too few in few \(2\), none \(0\)"):
         labelled(tmp_path).check_sizes()
 
 
 def test_class_missing_in_one_split_is_rejected_by_name(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "test/a/3.png")
-    with pytest.raises(DataFileError, match=r"at least 1 different image in the test split; too few in b \(0\)"):
+    with pytest.raises(DataFileError, match=r"at least 1 distinct image in the test split; too few in b \(0\)"):
         labelled(tmp_path).check_sizes()
     touch(tmp_path, "test/b/1.png", "test/c/1.png")
     with pytest.raises(DataFileError, match=r"in the training split; too few in c \(0\)"):
@@ -256,7 +256,7 @@ def test_copies_of_an_image_are_on_the_same_side() -> None:
 
 
 def test_class_of_copies_is_rejected_by_name() -> None:
-    with pytest.raises(DataFileError, match=r"at least 3 different images; too few in a \(2\)"):
+    with pytest.raises(DataFileError, match=r"at least 3 distinct images; too few in a \(2\)"):
         found, records = files_with([[1, 2, 1, 2], [5, 6, 7]])
         found.arrange(records)
 
@@ -278,14 +278,14 @@ def test_held_out_images_are_dropped_from_official_training_split() -> None:
     found, records = official([1, 2, 3, 4, 5, 6], [], [7, 8, 1])
     order = found.arrange(records)
     assert records["id"][order.rows].tolist() == [2, 3, 4, 5, 6, 7, 8, 1] and order.lengths == {"train": 5, "test": 3}
-    assert order.notes == ("1 training images are also in the validation or test split: not trained on",)
+    assert order.notes == ("1 training images excluded: also in the validation or test split",)
 
 
 def test_validation_images_in_the_test_split_are_dropped() -> None:
     found, records = official([1, 2, 3, 4], [5, 6, 7], [7, 8])
     order = found.arrange(records)
     assert order.lengths == {"train": 4, "validation": 2, "test": 2}
-    assert order.notes == ("1 validation images are also in the test split: dropped",)
+    assert order.notes == ("1 validation images excluded: also in the test split",)
 
 
 def test_unreadable_images_are_left_out() -> None:
@@ -296,5 +296,5 @@ def test_unreadable_images_are_left_out() -> None:
 
 def test_class_that_is_emptied_by_copies_is_rejected() -> None:
     found, records = official([1, 2, 3, 4], [], [1, 3, 9, 10])
-    with pytest.raises(DataFileError, match=r"at least 2 different images in the training split; too few in a \(0\)"):
+    with pytest.raises(DataFileError, match=r"at least 2 distinct images in the training split; too few in a \(0\)"):
         found.arrange(records)

@@ -192,7 +192,7 @@ def test_training_images_of_the_test_split_are_dropped(caplog: pytest.LogCapture
     leaked = Images(test.pixels[:3], test.labels[:3], test.ids[:3])
     split = split_for_base(dataset(join(train, leaked), test), (0, 1), val_fraction=0.2, seed=0)
     assert len(split.train) + len(split.validation) == 40 and split.test.counts(2) == [10, 10]
-    assert "3 training images of folder:x left out: they are in its test split too" in caplog.text
+    assert "3 training images of folder:x excluded: also in its test split" in caplog.text
 
 
 def test_seen_images_are_in_neither_validation_nor_test(photos: Dataset, caplog: pytest.LogCaptureFixture) -> None:

@@ -259,7 +259,7 @@ def _select_by_id(dataset: Dataset, examples: Examples, ids: Tensor) -> Examples
     present = positions < len(ordered)
     present &= ordered[positions.clamp(max=len(ordered) - 1)] == wanted
     if missing := int((~present).sum()):
-        what = f"the label sample of the base does not match {dataset.name}: {missing} of {len(wanted)} images missing."
+        what = f"its label sample does not match {dataset.name}: {missing} of {len(wanted)} images are missing."
         raise UserInputError(Fault("base", None, what, "Give per_class to sample new labels."))
     return examples.take(order[positions].sort().values)
 
@@ -309,7 +309,7 @@ def _check_test(everything: Examples, test: Examples, class_names: tuple[str, ..
     before, after = everything.counts(len(class_names)), test.counts(len(class_names))
     for class_name, count, left in zip(class_names, before, after, strict=True):
         if count and not left:
-            what = f"the base was trained on all {count} test images of class {class_name}."
+            what = f"it was trained on all {count} test images of class {class_name}."
             raise UserInputError(Fault("base", None, what, "Choose another base, or other classes."))
 
 
