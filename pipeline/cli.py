@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -184,7 +185,7 @@ def sync() -> None:
 @cli.command("clean")
 @click.option(
     "--dry_run", "--dry-run", type=click.BOOL, is_flag=False, flag_value="true", default=True, show_default=True,
-    metavar="[VALUE]", help="Only list.",
+    metavar="[VALUE]", help="List only; remove nothing.",
 )  # fmt: skip
 def clean_command(dry_run: bool) -> None:
     """List local state with size and age; with --dry_run false, remove what is no longer needed."""
@@ -195,8 +196,16 @@ def clean_command(dry_run: bool) -> None:
 
 
 @cli.command()
-@click.option("--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@click.option("--dashboard_port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option(
+    "--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of MLflow's UI."
+)
+@click.option(
+    "--dashboard_port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Port of the Optuna dashboard.",
+)
 def ui(mlflow_port: int, dashboard_port: int) -> None:
     """Start MLflow's UI and the Optuna dashboard on loopback."""
     from pipeline.tracking.store import open_store
@@ -212,15 +221,45 @@ def ui(mlflow_port: int, dashboard_port: int) -> None:
 @cli.command()
 @click.option("--model", required=True, metavar="NAME", help="torchvision:NAME, timm:NAME or own:PATH.py:FUNCTION.")
 @click.option(
-    "--image_size", "--image-size", type=click.IntRange(8, 1024), help="Side of the images (default: the network's)."
+    "--image_size", "--image-size", type=click.IntRange(8, 1024), help="Input size in pixels (default: the network's)."
 )
-@click.option("--blocks", "modules", default="", metavar="A,B,...", help="Modules to use as blocks (default: found).")
+@click.option(
+    "--blocks", "modules", default="", metavar="A,B,...", help="Modules to use as blocks (default: automatic)."
+)
 def blocks(model: str, image_size: int | None, modules: str) -> None:
-    """List the blocks of a network: name, output shape, parameters, MACs. own: runs the code that you name."""
+    """List the blocks of a network: name, output shape, parameters, MACs. own:PATH.py:FUNCTION runs that file."""
     from pipeline.blocks import print_blocks
 
     with exit_codes():
         print_blocks(model, image_size, modules)
+
+
+@cli.command("predict")
+@click.option("--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id.")
+@click.option("--images", "first", multiple=True, type=click.Path(path_type=Path), help="Files or folders.")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+@click.option("--output", type=click.Path(path_type=Path), default="predictions.csv", show_default=True)
+@click.option("--request", type=click.Path(path_type=Path), help="Also write a request for the served model.")
+def predict_command(
+    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None
+) -> None:
+    """Classify image files with a trained model: a table, and a CSV file with all probabilities."""
+    from pipeline.prediction import predict
+
+    with exit_codes():
+        predict(model, (*first, *more), output=output, request=request)
+
+
+@cli.command("sample_photos")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--per_class", "--per-class", type=click.IntRange(10, 10_000), default=60, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+def sample_photos_command(path: Path, per_class: int, seed: int) -> None:
+    """Draw a folder of small colour photos in six classes, to try own images without having any."""
+    from pipeline.sample_photos import sample_photos
+
+    with exit_codes():
+        sample_photos(path, per_class=per_class, seed=seed)
 
 
 @cli.command()

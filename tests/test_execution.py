@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -119,6 +120,14 @@ def test_killed_step_is_run_again_twice(kills: int, failure: str) -> None:
     executor = FakeExecutor(1, answer)
     (outcome,) = run([step("base")], executor)
     assert outcome.failure == failure and len(executor.submitted) == 3
+
+
+def test_steps_that_run_alone_come_last() -> None:
+    steps = [step("timed"), step("one"), step("study", kind=TuneParams), step("two")]
+    steps[0] = replace(steps[0], arm=replace(steps[0].arm, exclusive=True))
+    executor = FakeExecutor(1, done)
+    run(steps, executor)
+    assert executor.submitted == [1, 3, 0, 2]
 
 
 def test_interrupt_cancels_running_steps() -> None:

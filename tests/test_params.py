@@ -31,7 +31,7 @@ REJECTED = [
     ({"learning_rate": "nan"}, "learning_rate=nan: must be"),
     ({"batch_size": "0"}, "batch_size=0: must be an integer in .1, 1000000.. The default is 128"),
     ({"dropout": "1"}, "dropout=1: must be auto or a number in .0, 1.. "),
-    ({"model": "vgg"}, "model=vgg: must be mlp or cnn"),
+    ({"model": "vgg"}, "model=vgg: must be mlp, cnn, torchvision:NAME"),
     ({"dataset": "mnsit"}, "dataset=mnsit: .*Did you mean mnist"),
     ({"device": "cuda:77"}, "device=cuda:77: .*CUDA devices"),
     ({"weight_deacy": "0"}, "weight_deacy=0: unknown parameter. Did you mean weight_decay"),
@@ -128,6 +128,7 @@ def test_entry_points_are_stable() -> None:
     """Removing a parameter or changing its default is a breaking change: add it to the changelog."""
     assert list(ENTRY_POINTS) == [
         "main",
+        "import_base",
         "train_base",
         "tune",
         "cache_features",

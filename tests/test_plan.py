@@ -71,6 +71,20 @@ def test_plan_order_is_by_seed_with_bases_first(plan: str) -> None:
     assert found.questions[0].arms == ("target[reuse_layers=0]", "target[reuse_layers=2]")
 
 
+def test_arms_whose_time_is_asked_for_run_alone(plan: str) -> None:
+    def exclusive() -> list[bool | None]:
+        return [arm.exclusive for arm in load_plan(plan, plan_overrides()).arms.values()]
+
+    assert exclusive() == [False, False, False]
+    path = Path(plan)
+    path.write_text(SMALL.replace("kind: compare", "kind: time"))
+    assert exclusive() == [False, True, True]
+    path.write_text(
+        SMALL.replace("kind: compare", "kind: time").replace("    base: base", "    exclusive: false\n    base: base")
+    )
+    assert exclusive() == [False, False, False]
+
+
 def test_command_line_overrides_plan(plan: str) -> None:
     found = load_plan(
         plan, plan_overrides(seeds=3, overrides={"dataset": "digits"}, base_classes="0-3", target_classes="7-9")

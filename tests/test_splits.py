@@ -163,7 +163,7 @@ def test_default_number_of_labels_is_clipped(photos: Dataset, caplog: pytest.Log
     wanted = {"per_class": 100, "val_per_class": "auto", "val_fraction": 0.1, "seed": 0}
     with caplog.at_level(logging.INFO):
         split = split_for_target(photos, (2, 3), LabelSample(**wanted, clip=True))
-    assert split.train.counts(2) == [45, 45] and "per_class: 45 instead of 100" in caplog.text
+    assert split.train.counts(2) == [45, 45] and "per_class: lowered from 100 to 45" in caplog.text
     with pytest.raises(
         UserInputError, match="per_class=100: class cats of folder:x has 60 training images, 15 of them"
     ):

@@ -149,9 +149,7 @@ def test_file_without_named_tensors_is_rejected(tmp_path: Path, content: object,
         read_and_load(save(tmp_path, content))
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("missing.pth", "No such file"), ("weights.h5", "unknown suffix '.h5'")]
-)
+@pytest.mark.parametrize(("name", "message"), [("missing.pth", "No such file"), ("weights.h5", "unknown suffix '.h5'")])
 def test_wrong_path_is_rejected(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_and_load(tmp_path / name)

@@ -217,7 +217,7 @@ def _sample_training(
     available, held_out = pool.counts(len(classes)), validation.counts(len(classes))
     per_class = sample.per_class
     if per_class != "all" and sample.clip and 1 <= min(available) < per_class:
-        logger.info(f"per_class lowered from {per_class} to {min(available)}, the size of the smallest class")
+        logger.info(f"per_class: lowered from {per_class} to {min(available)}, the size of the smallest class")
         per_class = min(available)
     for label, count in enumerate(available):
         class_name = f"class {dataset.class_names[classes[label]]} of {dataset.name}"

@@ -40,7 +40,7 @@ def with_convolutions(params: F, image_shape: tuple[int, int, int]) -> F:
     Grey images of 20 to 39 pixels: 16,32 channels, kernels 5,3, strides 2,1, no padding, one pooling layer. All others:
     up to four 3x3 convolutions with padding and pooling, and strides that downsample larger images.
     """
-    if params.model == "mlp":
+    if params.model != "cnn":
         return params
     channels, *sides = image_shape
     is_digit = channels == 1 and all(side in DIGIT_SIDES for side in sides)

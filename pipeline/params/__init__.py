@@ -16,6 +16,7 @@ from pipeline.params.data import (
     parse_classes,
 )
 from pipeline.params.family import Family, FamilyParams
+from pipeline.params.imports import ImportBaseParams
 from pipeline.params.parse import parse_params
 from pipeline.params.plans import MainParams, ReportParams, ResumeParams
 from pipeline.params.stages import (
@@ -40,6 +41,7 @@ __all__ = [
     "Family",
     "FamilyParams",
     "FinetuneCnnParams",
+    "ImportBaseParams",
     "MainParams",
     "ProbeParams",
     "ReportParams",

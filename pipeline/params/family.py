@@ -1,4 +1,4 @@
-"""The network: its family (MLP or CNN), its shape, and the defaults that depend on the family."""
+"""The network: built here (MLP or CNN) with its shape, or from a library or own code; defaults that depend on it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from pipeline.errors import suggest
 from pipeline.params.base import Probability, StageParams, setting
 
 Family = Literal["mlp", "cnn"]
+GRAPH = "graph"  # any network that was not built here; its blocks are found in its graph
+OWN_PREFIX = "own:"
+GRAPH_MODEL = re.compile(r"(torchvision|timm):[\w.\-]+|own:.+:\w+")
+GRAPH_FORMS = "torchvision:NAME, timm:NAME or own:PATH.py:FUNCTION"
 Width = Annotated[int, Field(ge=1, le=16_384)]
 
 # Defaults that depend on the family. The family does not have the parameters that its entry lacks.
-FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
+FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {
         "epochs": 100,
         "patience": 20,
@@ -37,20 +42,25 @@ FAMILY_DEFAULTS: dict[Family, dict[str, Any]] = {
         "dense_width": 128,
         "dense_dropout": 0.25,
     },
+    GRAPH: {"epochs": 30, "patience": 6, "learning_rate": 0.001},
 }
 FAMILY_FIELDS = tuple(dict.fromkeys(name for defaults in FAMILY_DEFAULTS.values() for name in defaults))
 MAX_SIZES = {"conv_channels": 1024, "kernels": 15, "strides": 8}
 
 
 class FamilyParams(StageParams):
-    """The family and shape of a network; parameters of the other family are None."""
+    """The family and shape of a network; parameters of the other families are None."""
 
-    model: Family = setting("mlp", "Network family.")
+    model: str = setting(
+        "mlp", "Network family, or a network of a library or your own code.", allowed=f"mlp, cnn, {GRAPH_FORMS}"
+    )
     hidden_layers: Annotated[int, Field(ge=1, le=100)] | None = setting("auto", "Hidden layers (MLP only; default: 5).")
     width: Width | None = setting("auto", "Neurons per hidden layer (MLP only; default: 100).", unit="neurons")
-    batch_norm: bool = setting("auto", "Batch norm before each ReLU (default: false for an MLP, true for a CNN).")
-    dropout: Probability = setting(
-        "auto", "Dropout probability (default: 0 for an MLP, 0.1 per channel for a CNN).", unit="fraction"
+    batch_norm: bool | None = setting(
+        "auto", "Batch norm before each ReLU (default: false for an MLP, true for a CNN)."
+    )
+    dropout: Probability | None = setting(
+        "auto", "Dropout probability (default: 0 for an MLP, 0.1 per channel for a CNN)."
     )
     conv_channels: str | None = setting(
         "auto",
@@ -70,15 +80,28 @@ class FamilyParams(StageParams):
         unit="pixels",
     )
     padding: Literal["auto", "valid", "same"] | None = setting(
-        "auto", "Zeros around the images: none, or as many as keep the size (CNN only; default: valid for 28x28 grey)."
+        "auto",
+        "Zero padding: valid (none) or same (keeps the size) (CNN only; default: valid for 28x28 grey, else same).",
     )
     pool: Literal["auto", "last", "each", "none"] | None = setting(
         "auto", "Convolutions followed by 2x2 max pooling (CNN only; default: last for 28x28 grey, else each)."
     )
     dense_width: Width | None = setting("auto", "Neurons of the dense block (CNN only; default: 128).", unit="neurons")
     dense_dropout: Probability | None = setting(
-        "auto", "Dropout probability after the dense block (CNN only; default: 0.25).", unit="fraction"
+        "auto", "Dropout probability after the dense block (CNN only; default: 0.25)."
     )
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        if value not in ("mlp", "cnn") and not GRAPH_MODEL.fullmatch(value):
+            raise ValueError(suggest(value, ("mlp", "cnn")))
+        return value
+
+    @property
+    def family(self) -> Family:
+        """`mlp` or `cnn`, by which default classes are chosen; any network that was not built here counts as `cnn`."""
+        return "mlp" if self.model == "mlp" else "cnn"
 
     @field_validator("conv_channels", "kernels", "strides")
     @classmethod
@@ -93,18 +116,18 @@ class FamilyParams(StageParams):
 
 
 def family_default(value: Any, info: ValidationInfo) -> Any:
-    """Replace `auto` with the family's default, or with None for a parameter of the other family.
+    """Replace `auto` with the family's default, or with None for a parameter of another family.
 
     Raises:
         ValueError: A value was set for a parameter that the family does not have.
     """
-    family: Family = info.data.get("model", "mlp")  # missing if model itself was invalid
-    defaults, name = FAMILY_DEFAULTS[family], str(info.field_name)
+    model = info.data.get("model", "mlp")  # missing if model itself was invalid
+    defaults, name = FAMILY_DEFAULTS.get(model, FAMILY_DEFAULTS[GRAPH]), str(info.field_name)
     if value == "auto" or (value is None and name not in defaults):
         return defaults.get(name)
     if name not in defaults:
-        other = next(other for other, fields in FAMILY_DEFAULTS.items() if name in fields)
-        raise ValueError(f"only valid with model={other}; remove it, or change model")
+        others = " or ".join(other for other, fields in FAMILY_DEFAULTS.items() if name in fields)
+        raise ValueError(f"only valid with model={others}; remove it, or change model")
     return value
 
 

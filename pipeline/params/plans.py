@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.params.base import RUN_ID, Auto, StageParams, Text, setting
 from pipeline.params.data import DataParams, check_classes
+from pipeline.params.family import OWN_PREFIX
 from pipeline.params.training import MachineParams
 
 
@@ -92,6 +93,12 @@ class ResumeParams(StageParams):
         allowed="a run id (32 hexadecimal digits)",
         required=True,
         hint="The interrupted stage printed it; the MLflow UI shows it too.",
+    )
+    model: Annotated[str, Field(pattern=rf"^({OWN_PREFIX}.+:\w+)?$")] = setting(
+        "",
+        "Your own code, if the run's network is made of it: never run unless named again.",
+        allowed="empty, or own:PATH.py:FUNCTION as it was given to the run",
+        changes_result=False,
     )
     force: bool = setting(
         False,

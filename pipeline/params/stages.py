@@ -10,11 +10,13 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.params.base import RUN_ID, Auto, Count, Decay, Rate, StageParams, setting
 from pipeline.params.data import DataParams, check_classes
-from pipeline.params.family import FAMILY_FIELDS, Family, FamilyParams, family_default
+from pipeline.params.family import FAMILY_FIELDS, GRAPH_MODEL, Family, FamilyParams, family_default
+from pipeline.params.imports import ImportBaseParams
 from pipeline.params.plans import MainParams, ReportParams, ResumeParams
 from pipeline.params.target import LabelParams, ReuseParams, TargetBudgetParams, TargetParams
 from pipeline.params.training import MachineParams, SeedParams, TrainingParams
 
+BlockName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.:-]*$", max_length=300)]
 SOLVED_HEADS = "all blocks below a solved head (head_solver=convex) are frozen"
 GPU_WORKERS = 4  # tune workers that share a GPU; each has its own CUDA context, about 0.5 GB
 
@@ -39,7 +41,7 @@ class TrainBaseParams(TrainingParams, BaseBudgetParams, FamilyParams, SeedParams
     classes: str = setting(
         "auto",
         "Classes to train on (default: digits 0-4 for an MLP, 0-6 for a CNN; all classes of other data).",
-        allowed="at least two classes of the dataset, by name or number, such as 0-4 or ants,bees",
+        allowed="at least two classes of the data set, by name or number, such as 0-4 or ants,bees",
     )
     params_from: Annotated[str, Field(pattern=rf"^({RUN_ID})?$")] = setting(
         "",
@@ -91,6 +93,13 @@ class TuneParams(TrainBaseParams):
     )
     refit: bool = setting(True, "Train once with the best parameters and log the model.")
 
+    @field_validator("model")
+    @classmethod
+    def _has_a_shape_to_search(cls, value: str) -> str:
+        if GRAPH_MODEL.fullmatch(value):
+            raise ValueError(f"tune searches shapes of mlp and cnn; for {value} use train_base with tune_on_validation")
+        return value
+
     @field_validator("tune_on_validation")
     @classmethod
     def _searches_itself(cls, value: str) -> str:
@@ -135,7 +144,7 @@ class CutParams(LabelParams, TargetParams, SeedParams, MachineParams, DataParams
 
     cuts: Annotated[str, Field(pattern=r"^([\w.:-]+( *, *[\w.:-]+)*)?$")] = setting(
         "",
-        "Pooled features of these blocks, such as 1,3 or layer2, or of every block; with validation and test images.",
+        "Pooled features after these blocks, such as 1,3 or layer2, or every; of validation and test images too.",
         allowed="empty, every, or numbers or names of blocks, separated by commas",
     )
 
@@ -147,12 +156,12 @@ class CacheFeaturesParams(CutParams):
 
     depth: Annotated[int, Field(ge=1)] | Literal["all"] = setting(
         "all",
-        "Number of blocks to run the images through: reuse_layers - unfreeze, or frozen.",
+        "Number of blocks to run the images through: reuse_layers - unfreeze of transfer, or frozen of finetune_cnn.",
         allowed="all, or an integer in [1, number of blocks of the base]",
         unit="blocks",
     )
     draws: Annotated[int, Field(ge=1, le=1000)] = setting(
-        1, "With cuts: seeds, from `seed` on, whose label samples are covered.", unit="seeds"
+        1, "With cuts: number of label samples to cover (seeds from `seed` on).", unit="seeds"
     )
 
     @field_validator("depth")
@@ -170,7 +179,7 @@ class ProbeParams(CutParams):
 
     cuts: Annotated[str, Field(pattern=r"^[\w.:-]+( *, *[\w.:-]+)*$")] = setting(
         "every",
-        "Blocks below the probed cuts, such as 1,3 or layer2.",
+        "Cuts to probe: the blocks below them, such as 1,3 or layer2.",
         allowed="every, or numbers or names of blocks, separated by commas",
     )
     folds: Annotated[int, Field(ge=3, le=100)] = setting(
@@ -178,28 +187,30 @@ class ProbeParams(CutParams):
     )
 
 
-def check_all_frozen(fine_tuned: int, info: ValidationInfo) -> int:
-    """Return the number of fine-tuned blocks; raise ValueError unless it is 0 below a solved head."""
+def check_all_frozen(fine_tuned: bool, info: ValidationInfo) -> None:
+    """Raise ValueError if blocks below a solved head are fine-tuned."""
     if fine_tuned and info.data.get("head_solver") == "convex":
         raise ValueError(f"{SOLVED_HEADS}; use {info.field_name}=0, or head_solver=sgd")
-    return fine_tuned
 
 
 class TransferParams(
     ReuseParams, TrainingParams, TargetBudgetParams, LabelParams, TargetParams, SeedParams, MachineParams, DataParams
 ):
-    """Reuse the hidden layers of a base MLP for new classes with few labels."""
+    """Reuse the blocks of a base for new classes with few labels."""
 
     entry_point: ClassVar[str] = "transfer"
 
-    reuse_layers: Annotated[int, Field(ge=0)] | Literal["all"] = setting(
+    reuse_layers: Annotated[int, Field(ge=0)] | Literal["all"] | BlockName = setting(
         "all",
-        "Hidden layers to copy from the base; 0 trains from scratch.",
-        allowed="all, or an integer in [0, number of hidden layers of the base]",
+        "Blocks (hidden layers of an MLP) to copy from the base, up to a number or name; 0 trains from scratch.",
+        allowed="all, an integer in [0, number of blocks of the base], or the name of a block",
         unit="layers",
     )
-    unfreeze: Annotated[int, Field(ge=0)] = setting(
-        0, "Copied layers to fine-tune, from the top.", allowed="an integer in [0, reuse_layers]", unit="layers"
+    unfreeze: Annotated[int, Field(ge=0)] | BlockName = setting(
+        0,
+        "Copied blocks to fine-tune, from the top: how many, or down to which.",
+        allowed="an integer in [0, reuse_layers], or the name of a block",
+        unit="layers",
     )
     upper: Literal["auto", "drop", "fresh"] = setting(
         "auto", "Layers above the copied ones: drop, or initialize randomly (default: drop; fresh if reuse_layers=0)."
@@ -233,11 +244,12 @@ class TransferParams(
 
     @field_validator("unfreeze")
     @classmethod
-    def _at_most_reused(cls, value: int, info: ValidationInfo) -> int:
+    def _at_most_reused(cls, value: int | str, info: ValidationInfo) -> int | str:
         reused = info.data.get("reuse_layers")
-        if isinstance(reused, int) and value > reused:
+        if isinstance(reused, int) and isinstance(value, int) and value > reused:
             raise ValueError(f"only {reused} layers are reused")
-        return check_all_frozen(value, info)
+        check_all_frozen(value != 0, info)
+        return value
 
     @field_validator("upper")
     @classmethod
@@ -265,7 +277,8 @@ class FinetuneCnnParams(
     @field_validator("intermediate")
     @classmethod
     def _none_for_a_solved_head(cls, value: int, info: ValidationInfo) -> int:
-        return check_all_frozen(value, info)
+        check_all_frozen(value > 0, info)
+        return value
 
 
 class ScratchCnnParams(
@@ -285,6 +298,7 @@ ENTRY_POINTS: dict[str, type[StageParams]] = {
     record.entry_point: record
     for record in (
         MainParams,
+        ImportBaseParams,
         TrainBaseParams,
         TuneParams,
         CacheFeaturesParams,

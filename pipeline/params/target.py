@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.params.base import RUN_ID, Auto, Count, Decay, Rate, StageParams, setting
 from pipeline.params.data import check_classes
-from pipeline.params.family import Family
+from pipeline.params.family import OWN_PREFIX, Family
 from pipeline.params.optimizer import OptimizerParams
 
 # Budgets by number of labels: few labels need many small steps and strong regularization (docs/defaults.md).
@@ -41,10 +41,16 @@ class TargetParams(StageParams):
         hint="Each stage prints its model URI.",
         changes_result=False,  # the cache key holds the digest of its weights instead
     )
+    model: Annotated[str, Field(pattern=rf"^({OWN_PREFIX}.+:\w+)?$")] = setting(
+        "",
+        "Your own code, if the base was made of it: never run unless named again.",
+        allowed="empty, or own:PATH.py:FUNCTION as it was given to import_base or train_base",
+        changes_result=False,  # the architecture, which is in the cache key, holds the digest of the code
+    )
     classes: str = setting(
         "auto",
         "Target classes (default: digits 5-9 for an MLP, 7-9 for a CNN; else those that the base has not seen).",
-        allowed="at least two classes of the dataset, by name or number, such as 5-9 or ants,bees",
+        allowed="at least two classes of the data set, by name or number, such as 5-9 or ants,bees",
     )
 
     @field_validator("classes")
@@ -58,12 +64,12 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Labels per class (default: 100 or what a class has for an MLP, all for a CNN, or those of a continued base).",
+        "Labels per class (default: 100 for an MLP, fewer if a class has fewer; all for a CNN; a continued base's).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(
         "auto",
-        "Additional validation images per class (default: 30 or a quarter of them; val_fraction for all labels).",
+        "Extra validation images per class (default: 30, at most a quarter of a class; val_fraction with all labels).",
         unit="images",
     )
 

@@ -11,6 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from pipeline.errors import UserInputError, suggest
 from pipeline.params import ENTRY_POINTS, StageParams, TargetParams, parse_params
+from pipeline.params.family import OWN_PREFIX
 from pipeline.plan.records import PlannedArm, Setting
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping
@@ -19,7 +20,7 @@ MAX_ARMS = 1000
 STEP_ENTRY_POINTS = ("train_base", "tune", "cache_features", "probe", "transfer", "finetune_cnn", "scratch_cnn")
 PLACEHOLDER_MODEL = "models:/m-" + 32 * "0"  # for a base that does not exist yet while parameters are checked
 RESERVED = ("seed", "base", "dry_run", "params_from")  # set by the plan itself, or not allowed in one
-ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles")
+ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles", "exclusive")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class ArmReader:
                 base=str(entry.get("base") or ""),
                 seeds=self.plan_overrides.seeds or min(self.seeds, max_seeds),
                 grid=name,
+                exclusive=self._exclusive(entry),
             )
             self._check_params(entry, arm)
             yield arm
@@ -112,6 +114,14 @@ class ArmReader:
             **{name: value for name, value in overrides.overrides.items() if name in kind.model_fields},
             **({"classes": classes} if classes else {}),
         }
+
+    def _exclusive(self, entry: LinedMapping) -> bool | None:
+        """Return whether an arm's steps run alone; None if it does not say."""
+        value = entry.get("exclusive")
+        if value is not None and not isinstance(value, bool):
+            self.errors.add(entry, "exclusive", "must be true or false.")
+            return None
+        return value
 
     def _grid(self, entry: LinedMapping) -> list[Setting]:
         """Return all combinations of an arm's grid or grids; one empty combination without a grid."""
@@ -140,6 +150,9 @@ class ArmReader:
 
         if reserved := next((name for name in RESERVED if name in arm.setting), None):
             add(reserved, f"{reserved} is not a parameter of an arm; see seeds and base in docs/plans.md.")
+            return
+        if str(arm.setting.get("model", "")).startswith(OWN_PREFIX):
+            add("model", "a plan never runs your own code.", "Import the network with import_base.")
             return
         raw = {**arm.setting, **({"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {})}
         try:

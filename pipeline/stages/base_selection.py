@@ -17,11 +17,14 @@ from pipeline.data.records import Dataset, DatasetSummary
 from pipeline.data.splits import LabelSample, Split, check_batch_size, restore_split, split_for_target
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import AnyArchitecture
+from pipeline.networks.layered import CNNArchitecture
+from pipeline.networks.origins.source import ModelSource
 from pipeline.networks.reuse import Reuse, target_architecture
 from pipeline.params import Family, TrainBaseParams
-from pipeline.params.data import PREPROCESSING_FIELDS, format_class_names
+from pipeline.params.data import NO_DATASET, PREPROCESSING_FIELDS, format_class_names
 from pipeline.params.stages import AnyTargetParams, TargetStageParams
 from pipeline.params.target import DEFAULT_PER_CLASS, TARGET_BUDGETS, ReuseParams
+from pipeline.stages.base_network import has_batch_norm, named_code
 from pipeline.stages.data_loading import describe_data, load_data
 from pipeline.stages.strategy import check_strategy
 from pipeline.stages.train_base import train_base
@@ -87,6 +90,11 @@ class TargetSetup:
     architecture: AnyArchitecture
     overlap: tuple[str, ...]  # classes that the base was trained on and that the new head has to learn
 
+    @property
+    def source(self) -> ModelSource | None:
+        """The user's own code that the base is made of."""
+        return self.base.source if self.base is not None else None
+
     def budget(self) -> dict[str, Any]:
         """Return the default budget for the number of labels, its batch no larger than the data."""
         budget = TARGET_BUDGETS["all" if self.data.per_class == "all" else "few"]
@@ -124,7 +132,7 @@ def choose_target(params: AnyTargetParams, client: Client, *, depth: int, needs_
             lacks a class.
     """
     if params.base != "auto":
-        named = load_base(client, params.base)
+        named = load_base(client, params.base, named_code(params.model))
         check_base(params, named)
         name = named.dataset if params.dataset == "auto" else params.dataset
         dataset = load_data(params, dataset=name, geometry=named.network.architecture.preprocessing.geometry)
@@ -139,11 +147,17 @@ def choose_target(params: AnyTargetParams, client: Client, *, depth: int, needs_
 
 
 def check_base(params: AnyTargetParams, base: Base) -> None:
-    """Raise UserInputError for a base of the other family, or parameters that contradict its preprocessing."""
+    """Raise UserInputError for a base that the stage cannot use, or parameters that contradict it."""
     architecture = base.network.architecture
-    if architecture.family != params.family and not params.any_family:
-        problem = f"its family is {architecture.family}, and {params.entry_point} needs {params.family}."
+    if architecture.family == "mlp" and params.family == "cnn":
+        problem = f"its family is mlp, and {params.entry_point} needs a convolutional network."
         raise UserInputError(Fault("base", params.base, problem, "Choose another one, or base=auto."))
+    if params.model and base.source is None:
+        problem = f"the base is no code of yours (its family is {architecture.family})."
+        raise UserInputError(Fault("model", params.model, problem, "Leave model out."))
+    if params.dataset == "auto" and base.dataset == NO_DATASET:
+        problem = "the base was imported without a data set."
+        raise UserInputError(Fault("dataset", "auto", problem, "Name the target's images, such as folder:PATH."))
     if faults := conflicts(params, architecture.preprocessing):
         raise UserInputError(*faults)
 
@@ -176,7 +190,8 @@ def load_target_data(params: TargetStageParams, target: Target, *, may_inherit: 
     known = (
         base if may_inherit and base and base.dataset == dataset.name and base.classes == target.class_names else None
     )
-    inherited = known is not None and params.per_class == "auto" and params.val_per_class == "auto"
+    has_sample = known is not None and not known.is_imported
+    inherited = has_sample and params.per_class == "auto" and params.val_per_class == "auto"
     if known is not None and inherited:
         draw = {"train": known.train_ids, "validation": known.val_ids, "seen": known.seen_ids}
         split = restore_split(dataset, target.classes, **draw)
@@ -213,6 +228,9 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
     else:
         base_architecture = requested_architecture(TrainBaseParams(model=params.family, **given_data(params)), split)
     reuse = rule.for_blocks(base_architecture.block_names)
+    if isinstance(base_architecture, CNNArchitecture) and reuse.depth < base_architecture.depth:
+        what = f"a CNN that was built here keeps its {base_architecture.depth} blocks."
+        raise UserInputError(Fault("upper", "drop", what, "Use upper=fresh, or reuse_layers=all."))
     continues = data.known_base is not None and reuse.copied == base_architecture.depth
     overlap: set[str] = set()
     if base is not None and reuse.copied and not continues and base.dataset == data.dataset.name:
@@ -230,7 +248,7 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
     if params.warmup_epochs >= epochs:
         allowed = f"must be fewer than the {epochs} epochs of the fit."
         raise UserInputError(Fault("warmup_epochs", f"{params.warmup_epochs:g}", allowed, "Train for more epochs."))
-    if batch_size == 1 and getattr(setup.architecture, "batch_norm", False) and setup.reuse.frozen < setup.reuse.depth:
+    if batch_size == 1 and trains_batch_norm(setup):
         raise UserInputError(Fault("batch_size", 1, "the base has batch norm.", "Use at least 2 images per batch."))
     if setup.overlap and params.family == "cnn":
         allowed = f"the base was already trained on {', '.join(setup.overlap)}."
@@ -249,6 +267,14 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
         raise UserInputError(Fault("features", features, "no block is frozen: nothing to cache.", "Use features=none."))
     if features not in ("none", "auto"):
         check_features_exist(client, features)
+
+
+def trains_batch_norm(setup: TargetSetup) -> bool:
+    """Return whether a trained block has batch norm."""
+    if setup.base is None:
+        return getattr(setup.architecture, "batch_norm", False) and bool(setup.reuse.trained)
+    blocks = setup.base.network.blocks
+    return any(has_batch_norm(blocks[index]) for index in setup.reuse.trained)
 
 
 def solves_head(params: TargetStageParams) -> bool:

@@ -51,6 +51,8 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     check_size(base.network, depth, examples)
     preprocessing = preprocessing_digest(base.network.architecture.preprocessing)
     inputs = {"data": examples.digest, "base": base.digest, "preprocessing": preprocessing}
+    if base.source is not None:
+        inputs["source"] = base.source.source_digest
     key = cache_key(params, inputs, runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached

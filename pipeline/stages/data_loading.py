@@ -86,7 +86,7 @@ def base_classes(params: TrainBaseParams, dataset: Dataset | DatasetSummary) -> 
     """
     if params.classes != "auto":
         return select_classes(params.classes, dataset.class_names, dataset.name)
-    classes = default_base_classes(params.model, dataset.class_names)
+    classes = default_base_classes(params.family, dataset.class_names)
     if len(classes) < 2:
         what = f"has {len(classes)} class; a classifier needs at least two."
         raise UserInputError(Fault("dataset", dataset.name, what, "Give one sub-folder of images per class."))
@@ -104,7 +104,9 @@ def resolve_base(params: B, split: Split) -> B:
     resolved: dict[str, object] = {"dataset": split.dataset, "classes": split.classes_text}
     if "batch_size" not in params.model_fields_set and params.batch_size > len(split.train):
         resolved["batch_size"] = len(split.train)
-        logger.info(f"batch_size: {len(split.train)} instead of {params.batch_size}, the number of training images")
+        logger.info(
+            f"batch_size: lowered from {params.batch_size} to {len(split.train)}, the number of training images"
+        )
     params = params.model_copy(update=resolved)
     check_batch_size(split, params.batch_size)
     return params

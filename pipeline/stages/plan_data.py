@@ -109,7 +109,7 @@ def base_classes(
     assert isinstance(params, TrainBaseParams)
     targets = [other for other in arms.values() if root_of(other, arms) is arm and summaries[other.name] is summary]
     wanted = {number for target in targets for number in given_classes.get(target.name, ())}
-    default = default_base_classes(params.model, summary.class_names)
+    default = default_base_classes(params.family, summary.class_names)
     if not targets or (is_digits(summary.class_names) and not wanted & set(default)):
         return default
     if wanted:
@@ -138,7 +138,9 @@ def rest_of(taken: set[int], summary: DatasetSummary, *, name: str) -> Classes:
     rest = tuple(number for number in range(len(summary.class_names)) if number not in taken)
     if len(rest) < 2:
         text = class_text(tuple(sorted(taken)), summary)
-        what = f"leaves {len(rest)} of the {len(summary.class_names)} classes of {summary.name}; two are needed."
+        what = (
+            f"leaves {len(rest)} of the {len(summary.class_names)} classes of {summary.name}; at least two are needed."
+        )
         raise UserInputError(Fault(name, text, what, "Choose fewer classes."))
     return rest
 
@@ -230,7 +232,7 @@ def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm]) -> Plan:
     )
     if not changes:
         return plan
-    note = f"Lowered to what the data have: {', '.join(changes)}."
+    note = f"Lowered to fit the data: {', '.join(changes)}."
     echo(note)
     arms = {arm.name: replace(arm, base=names.get(arm.base, "")) for arm in fitted.values()}
     questions = tuple(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.errors import invalid
 from pipeline.execution.attempt import load_stage
 from pipeline.params import ENTRY_POINTS, ResumeParams, parse_params
+from pipeline.params.family import OWN_PREFIX
 from pipeline.tracking.recovery.orphans import mark_as_resuming, without_run_adoption
 from pipeline.tracking.recovery.resume import InterruptedRun, find_interrupted
 from pipeline.tracking.stage_run import StageResult
@@ -26,14 +28,24 @@ def resume(params: ResumeParams) -> StageResult:
     run = find_interrupted(open_store(), params.run_id, force=params.force)
     mark_as_resuming(run.run_id)
     kind = ENTRY_POINTS[run.stage]
-    stage_params = parse_params(kind, resumed_parameters(run, dry_run=params.dry_run))
+    stage_params = parse_params(kind, resumed_parameters(run, params))
     with without_run_adoption():
         return load_stage(kind)(stage_params, resumed_run_id=run.run_id)
 
 
-def resumed_parameters(run: InterruptedRun, *, dry_run: bool) -> dict[str, Any]:
-    """Return the run's resolved parameters; an inherited label sample is left to its base again."""
-    parameters: dict[str, Any] = {**run.parameters, "dry_run": dry_run}
+def resumed_parameters(run: InterruptedRun, params: ResumeParams) -> dict[str, Any]:
+    """Return the run's resolved parameters; an inherited label sample is left to its base again.
+
+    Raises:
+        UserInputError: Its network is made of the user's own code, which the record of a run never runs.
+    """
+    parameters: dict[str, Any] = {**run.parameters, "dry_run": params.dry_run}
+    if run.parameters.get("model", "").startswith(OWN_PREFIX):
+        if not params.model:
+            what = "its network is made of your own code, which only you can name."
+            remedy = "Add model=own:PATH.py:FUNCTION as it was given to the run."
+            raise invalid("run_id", run.run_id, what, remedy=remedy)
+        parameters["model"] = params.model
     if run.inherits_labels:
         parameters |= {"per_class": "auto", "val_per_class": "auto"}
     return parameters

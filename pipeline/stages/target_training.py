@@ -18,7 +18,7 @@ from pipeline.networks.build import architecture_digest, build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.grid import grid_values
-from pipeline.params.stages import TargetStageParams
+from pipeline.params.stages import TargetStageParams, TransferParams
 from pipeline.params.target import NOT_FOR_SOLVED_HEADS, ReuseParams
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.augment import resolve_augment
@@ -95,7 +95,7 @@ def _train(
 ) -> StageResult:
     base_network = setup.base.network if setup.base else None
     rng = generator(params.seed, "weights")
-    network, report = reuse_network(setup.architecture, base_network, setup.reuse, generator=rng)
+    network, report = reuse_network(setup.architecture, base_network, setup.reuse, generator=rng, source=setup.source)
     network.to(runtime.device)
     logger.info(str(report))
     feature_source = resolve_features(params, setup, network, client=client)
@@ -137,7 +137,7 @@ def head_costs(head: HeadFit | None, fit_seconds: float) -> dict[str, float]:
 
 def resolve_target_runtime(params: TargetStageParams, setup: TargetSetup) -> Runtime:
     """Resolve device, precision and threads; with cached features, only the blocks above them count as work."""
-    network = build_network(setup.architecture, generator(params.seed, "weights"))
+    network = build_network(setup.architecture, generator(params.seed, "weights"), setup.source)
     network.train_only(setup.reuse.trained)
     cached = isinstance(params, ReuseParams) and params.features != "none"
     start = setup.reuse.frozen if cached else 0
@@ -158,8 +158,10 @@ def resolve_auto(params: TargetStageParams, setup: TargetSetup, runtime: Runtime
         resolved["val_per_class"] = int(validation[0])
     resolved |= {name: value for name, value in setup.budget().items() if getattr(params, name) == "auto"}
     resolved["augment"] = resolve_augment(params, setup.data.split, frozen=setup.reuse.frozen)
-    if "reuse_layers" in type(params).model_fields:
+    if isinstance(params, TransferParams):
         resolved["reuse_layers"] = setup.reuse.copied
+        if isinstance(params.unfreeze, str):
+            resolved["unfreeze"] = setup.reuse.copied - setup.reuse.frozen
         resolved["upper"] = "fresh" if setup.reuse.depth > setup.reuse.copied else "drop"
         resolved["train_blocks"] = ",".join(map(str, setup.reuse.train_blocks)) or None
     resolved |= dict.fromkeys(NOT_FOR_SOLVED_HEADS if solves_head(params) else grid_values(params.tune_on_validation))
@@ -187,6 +189,8 @@ def log_setup(setup: TargetSetup) -> None:
     logger.info(f"data: {setup.data.split.note}")
     if setup.base is not None:
         logger.info(f"{setup.base.ancestry}, {setup.base.why}")
+        if setup.base.is_imported:
+            logger.info("the base's own training images are unknown: leakage from them cannot be checked")
     logger.info(f"reuse: {setup.reuse}")
     if setup.reuse.keeps_head:
         logger.info("the base has the target classes: its training continues, with its head and its label sample")

@@ -13,18 +13,17 @@ import time
 
 from pipeline.data.normalization import preprocessing_digest
 from pipeline.errors import Fault, UserInputError
-from pipeline.networks.build import build_network
+from pipeline.networks.build import architecture_digest
 from pipeline.params import TrainBaseParams, parse_params
 from pipeline.params.grid import grid_values
-from pipeline.runtime import generator
 from pipeline.stages.augment import resolve_augment
+from pipeline.stages.base_network import base_network, log_own_code
 from pipeline.stages.class_table import log_data, shortened
 from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
     describe_split,
     fit_base,
     print_dry_run,
-    requested_architecture,
     resolve_machine,
     resolve_training_runtime,
 )
@@ -49,14 +48,16 @@ def train_base(
     split = load_split(params)
     params = resolve_base(params, split)
     data_seconds = time.perf_counter() - began
-    architecture = requested_architecture(params, split)
-    network = build_network(architecture, generator(params.seed, "weights"))
+    network, source = base_network(params, split)
+    architecture = network.architecture
     runtime = resolve_training_runtime(params, network, params.batch_size)
     resolved = {"augment": resolve_augment(params, split), **dict.fromkeys(grid_values(params.tune_on_validation))}
     params = resolve_machine(params, split, runtime).model_copy(update=resolved)
     if params.dry_run:
         return print_dry_run(params, split, f"network: {architecture.model_dump_json()}")
     inputs = {"data": split.digest, "preprocessing": preprocessing_digest(architecture.preprocessing)}
+    if source is not None:
+        inputs["architecture"] = architecture_digest(architecture)  # with the user's code in it
     key = cache_key(params, inputs, runtime.description)
     if (cached := cached_step_result(plan_context, key, params.register_as)) is not None:
         return cached
@@ -69,7 +70,8 @@ def train_base(
         resumed_run_id=resumed_run_id,
     ) as run:
         log_data(run, split)
-        return fit_base(run, split, params, data_seconds=data_seconds)
+        log_own_code(run, source)
+        return fit_base(run, network, split, params, data_seconds=data_seconds)
 
 
 def with_tuned_params(params: TrainBaseParams) -> TrainBaseParams:

@@ -26,6 +26,7 @@ from pipeline.networks.from_params import CONVOLUTION_FIELDS, with_convolutions
 from pipeline.params import TuneParams
 from pipeline.runtime import Runtime, generator, process_identity
 from pipeline.stages.augment import resolve_augment
+from pipeline.stages.base_network import base_network
 from pipeline.stages.class_table import log_data
 from pipeline.stages.data_loading import load_split, resolve_base
 from pipeline.stages.training_run import (
@@ -133,7 +134,8 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
             return StageResult(run.run_id, "", dict(run.final_metrics))
         logger.info("training with the best parameters on train_base's split")
         best = with_convolutions(params.with_trial(study.best_trial.params), split.image_shape)
-        return fit_base(run, split, best)
+        network, _ = base_network(best, split)
+        return fit_base(run, network, split, best)
 
 
 def prepare_study(params: TuneParams) -> TuneSetup:
@@ -142,7 +144,7 @@ def prepare_study(params: TuneParams) -> TuneSetup:
     Raises:
         UserInputError: The space, the folds or a batch size is invalid.
     """
-    space = load_space(params.space, params.model)
+    space = load_space(params.space, params.family)
     split = load_split(params)
     searches_convolutions = bool(set(CONVOLUTION_FIELDS) & set(space))
     params, unresolved = with_folds(resolve_base(params, split), split), params
@@ -167,7 +169,7 @@ def with_folds(params: TuneParams, split: Split) -> TuneParams:
     limit = max_folds(examples.labels, examples.ids)
     if params.folds != TuneParams.model_fields["folds"].default or not 2 <= limit < params.folds:
         return params
-    logger.info(f"folds: {limit} instead of {params.folds}, the size of the smallest class")
+    logger.info(f"folds: lowered from {params.folds} to {limit}, the size of the smallest class")
     return params.model_copy(update={"folds": limit})
 
 
@@ -184,8 +186,8 @@ def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec)
         search(study, job, params.worker_count())
     if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
         raise RuntimeError(
-            f"none of the {finished_count(study)} trials of study {study.study_name} has a value; "
-            "their runs have the reasons. Start a new study with a different search space"
+            f"none of the {finished_count(study)} trials of study {study.study_name} completed a fold; "
+            "see the notes of their runs, and start a new study with a different search space"
         )
     log_study(run, study, time.perf_counter() - began)
 

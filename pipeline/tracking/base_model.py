@@ -26,8 +26,9 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserInputError
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
+from pipeline.networks.origins.source import ModelSource
 from pipeline.params import Family, is_dataset
-from pipeline.params.data import format_class_names
+from pipeline.params.data import NO_DATASET, format_class_names
 from pipeline.redaction import first_line
 from pipeline.tracking import names
 from pipeline.tracking.model_import import MAX_BYTES, download_files, invalid_base, read_identities, rebuild
@@ -57,6 +58,7 @@ class Base:
         params: Resolved parameters of its run.
         test_accuracy: As logged by its run.
         why: Why it was selected.
+        source: The user's own code, if it was made of that.
     """
 
     model_uri: str
@@ -72,6 +74,12 @@ class Base:
     params: dict[str, str]
     test_accuracy: float
     why: str
+    source: ModelSource | None = None
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it was trained elsewhere, so that nobody knows on which images."""
+        return self.stage == "import_base"
 
     @property
     def ancestry(self) -> str:
@@ -91,11 +99,11 @@ class _ModelRecord:
     run_metrics: Mapping[str, float]
     tags: Mapping[str, str]
 
-    def load(self, files: dict[str, Path], why: str) -> Base:
+    def load(self, files: dict[str, Path], why: str, source: ModelSource | None) -> Base:
         """Rebuild the model; raise UserInputError if its files are damaged or do not have the logged digest."""
-        if not is_dataset(self.tags.get(names.DATASET, "")):
+        if self.tags.get(names.DATASET) != NO_DATASET and not is_dataset(self.tags.get(names.DATASET, "")):
             raise invalid_base(self.reference, "not a model of this project: its dataset tag is invalid.")
-        network = rebuild(files, self.reference)
+        network = rebuild(files, self.reference, source)
         identities = read_identities(files[names.IDENTITIES_FILE], self.reference)
         digest, logged = model_digest(network, identities), self.tags[names.MODEL_DIGEST]
         if digest != logged:
@@ -114,6 +122,7 @@ class _ModelRecord:
             params=self._params(),
             test_accuracy=self.run_metrics.get(names.TEST_ACCURACY, float("nan")),
             why=why,
+            source=source if network.architecture.family == "own" else None,
         )
 
     def _params(self) -> dict[str, str]:
@@ -129,19 +138,24 @@ class _ModelRecord:
         return params
 
 
-def load_base(client: MlflowClient, reference: str) -> Base:
+def load_base(client: MlflowClient, reference: str, source: ModelSource | None = None) -> Base:
     """Return the base given by a model URI, a registered model or a run id.
+
+    Args:
+        client: Of the tracking store.
+        reference: As the user gave it.
+        source: The user's own code, where the user has named it in this command.
 
     Raises:
         UserInputError: It does not exist, is not ready, is not a model of this project, or its files are damaged.
     """
-    if (pending := _load_pending(reference)) is not None:
+    if (pending := _load_pending(reference, source)) is not None:
         return pending
     try:
         model = client.get_logged_model(_model_id(client, reference))
     except MlflowException as error:
         raise invalid_base(reference, f"not found: {first_line(error)}.") from None
-    return _load_logged(client, model, reference, why="as requested")
+    return _load_logged(client, model, reference, why="as requested", source=source)
 
 
 @dataclass(frozen=True)
@@ -257,7 +271,9 @@ def _tagged_classes_and_depth(
         raise invalid_base(reference, "not a model of this project: no valid classes and depth tags.") from None
 
 
-def _load_logged(client: MlflowClient, model: LoggedModel, reference: str, *, why: str) -> Base:
+def _load_logged(
+    client: MlflowClient, model: LoggedModel, reference: str, *, why: str, source: ModelSource | None = None
+) -> Base:
     """Download and load a logged model."""
     if str(model.status) != "READY":
         raise invalid_base(reference, f"not ready: its status is {model.status}.")
@@ -270,10 +286,10 @@ def _load_logged(client: MlflowClient, model: LoggedModel, reference: str, *, wh
     uri = f"models:/{model.model_id}"
     record = _ModelRecord(reference, uri, run.info.run_id, run.data.tags, run.data.metrics, model.tags)
     with TemporaryDirectory() as folder:
-        return record.load(download_files(client, model, reference, folder=Path(folder)), why)
+        return record.load(download_files(client, model, reference, folder=Path(folder)), why, source)
 
 
-def _load_pending(reference: str) -> Base | None:
+def _load_pending(reference: str, source: ModelSource | None) -> Base | None:
     """Load the model of a run from local state if it is not uploaded yet; None if it is, or for other references."""
     if reference.startswith("models:/"):
         return None
@@ -293,4 +309,4 @@ def _load_pending(reference: str) -> Base | None:
         raise invalid_base(reference, f"incomplete: no {', '.join(missing)} in {folder / names.MODEL}.")
     uri = f"runs:/{run_id}/{names.MODEL}"
     record = _ModelRecord(reference, uri, run_id, run_tags, metrics, model["tags"])
-    return record.load(files, "from local state, not uploaded yet")
+    return record.load(files, "from local state, not uploaded yet", source)

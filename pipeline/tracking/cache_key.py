@@ -71,10 +71,12 @@ def code_parts(stage: str) -> dict[str, str]:
     if stage == "tune":
         modules = ("objective", "search_space", "shared_examples", "study", "workers")
         files += [PACKAGE / "tuning" / f"{name}.py" for name in modules]
-    shared: tuple[str, ...] = ("training_run", "fitting", "fit_summary", "data_loading", "augment")
+    shared: tuple[str, ...] = ("training_run", "fitting", "fit_summary", "data_loading", "augment", "base_network")
     if stage in TARGET_STAGES:
         shared += ("cut_pass",) if stage in ("cache_features", "probe") else ()
         shared += ("base_selection", "strategy", "target_training")
+    if stage == "import_base":
+        shared += ("imported_network",)
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]
     return {str(path.relative_to(PACKAGE)): _file_digest(path)[:12] for path in (PACKAGE / "runtime.py", *files)}
 

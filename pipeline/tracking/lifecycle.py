@@ -90,6 +90,7 @@ def stage_run(
         else:
             run, logged_params = _begin(name, tags)
         run.nested = parent_run_id is not None
+        run.save_log = plan_context.save_log if plan_context is not None else None
         try:
             raise_if_interrupted()
             new_params = {name: value for name, value in params.logged().items() if name not in logged_params}
@@ -268,6 +269,9 @@ def _end(run: StageRun, status: int, note: str = "") -> None:
     if run.final_status is None:  # if set, the upload of a final status was interrupted, and that status stands
         if note:
             run.set_tags({names.NOTE: note})
+        if run.save_log is not None:
+            run.save_log(run.folder / names.WORKER_LOG)
+            run.log_file(run.folder / names.WORKER_LOG)
         end_time = int(time.time() * 1000)
         run.uploader.put({"kind": "status", "status": RunStatus.to_string(status), "end_time": end_time})
         run.final_status = status

@@ -39,39 +39,56 @@ class ModelFacts:
     val_accuracy: float
 
 
+@dataclass(frozen=True)
+class ModelImages:
+    """What a model keeps of images.
+
+    Attributes:
+        identities: int64, of the images trained on (`train`), validated on (`validation`), and trained on by the model
+            or any of its ancestors (`seen`).
+        example: uint8 (N, C, H, W), for the exported graph and the model's input example.
+    """
+
+    identities: dict[str, Tensor]
+    example: Tensor
+
+
 def log_model(
     run: StageRun,
     network: LayeredNetwork,
-    split: Split,
     *,
     facts: ModelFacts,
-    seen_before: Tensor | None = None,
+    images: ModelImages,
+    card: str = "",
     register_as: str = "",
 ) -> None:
-    """Save a trained network, moved to the CPU, as the run's model and upload it in the background.
+    """Save a network, moved to the CPU, as the run's model and upload it in the background.
 
-    The run's final metrics, logged before, are attached to the model. `seen_before` holds the identities (int64) of
-    the images that its base was trained on. If `register_as` is not empty, the model is registered under that name.
+    The run's final metrics, logged before, are attached to the model. `card` is its description in Markdown, stored as
+    a file and as a tag. If `register_as` is not empty, the model is registered under that name.
     """
     network.cpu().eval()
     for parameter in network.parameters():  # saved in the default memory format; training may use channels-last
         parameter.data = parameter.data.contiguous()
     digest = weights_digest(network.state_dict())
-    identities = image_identities(split, seen_before)
     run.set_tags({names.WEIGHTS_DIGEST: digest})
     metadata = {"weights_digest": digest, **_metadata(facts, network)}
     if not _is_saved(run.folder / names.MODEL, metadata):
-        extra_files = _write_extra_files(run.folder / names.EXTRA_FILES, network, identities, dataset=split.dataset)
-        images = split.test.gather(torch.arange(EXAMPLE_IMAGES) % len(split.test))
-        _save_model(run, network, images, extra_files=extra_files, metadata=metadata)
+        folder = run.folder / names.EXTRA_FILES
+        extra_files = _write_extra_files(folder, network, images.identities, dataset=facts.dataset)
+        if card:
+            extra_files.append(str(folder / names.MODEL_CARD))
+            Path(extra_files[-1]).write_text(card, encoding="utf-8")
+        _save_model(run, network, images.example, extra_files=extra_files, metadata=metadata)
         shutil.rmtree(run.folder / names.EXTRA_FILES)
     tags = {
         names.STAGE: facts.stage,
         names.DATASET: facts.dataset,
         names.CLASSES: facts.classes,
         names.WEIGHTS_DIGEST: digest,
-        names.MODEL_DIGEST: model_digest(network, identities),
+        names.MODEL_DIGEST: model_digest(network, images.identities),
         names.FORMAT: names.FORMAT_VERSION,
+        **({names.NOTE: card[: names.MAX_TAG_LENGTH]} if card else {}),
         "family": network.architecture.family,
         "depth": str(network.architecture.depth),
         "image_shape": ",".join(map(str, network.architecture.image_shape)),
@@ -81,11 +98,19 @@ def log_model(
         run.uploader.put({"kind": "register", "name": register_as, "val_accuracy": facts.val_accuracy})
 
 
-def image_identities(split: Split, seen_before: Tensor | None) -> dict[str, Tensor]:
-    """Return image identities (int64): training, validation, and seen (training images of it or any ancestor)."""
+def images_of(split: Split, seen_before: Tensor | None) -> ModelImages:
+    """Return the images of a trained model; `seen_before` has the identities that its base was trained on (int64)."""
     train, validation = split.train.ids, split.validation.ids
     seen = train.clone() if seen_before is None else torch.cat([train, seen_before]).unique()
-    return {"train": train, "validation": validation, "seen": seen}
+    example = split.test.gather(torch.arange(EXAMPLE_IMAGES) % len(split.test))
+    return ModelImages({"train": train, "validation": validation, "seen": seen}, example)
+
+
+def images_of_imported(network: LayeredNetwork) -> ModelImages:
+    """Return the images of an imported network: it is not known what it was trained on, and the example is black."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    example = torch.zeros(EXAMPLE_IMAGES, *network.architecture.image_shape, dtype=torch.uint8)
+    return ModelImages({"train": nothing, "validation": nothing.clone(), "seen": nothing.clone()}, example)
 
 
 def _metadata(facts: ModelFacts, network: LayeredNetwork) -> dict[str, object]:

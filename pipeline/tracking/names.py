@@ -93,6 +93,7 @@ PARENT_RUN_ID = "mlflow.parentRunId"
 
 # artifacts
 CHECKPOINTS = "checkpoints"
+WORKER_LOG = "worker.log"  # of a plan step: what its worker process printed
 FIGURES = "figures"
 HISTORY = "history.csv"
 PROFILE = "profile.csv"  # of a probe: scores by cut
@@ -107,9 +108,14 @@ CUT_FEATURES_FILE = "cuts.safetensors"  # pooled features at several cuts
 REPORT = "report"
 PLAN_RECORD = "study.json"
 LOAD_REPORT = "load_report.json"
+PROVENANCE = "provenance.json"  # of an imported network: library or code, weights file, digests, license
+OWN_SOURCE = "own_network.py"  # the user's code that a network is made of, for reading; never run
 
 # files next to the servable graph of a logged model
 WEIGHTS_FILE = "weights.safetensors"
 ARCHITECTURE_FILE = "architecture.json"
 IDENTITIES_FILE = "draw.safetensors"  # identities of images: trained on, validated on, seen by any ancestor
 EXTRA_FILES = "extra_files"
+MODEL_CARD = "model_card.md"
+
+MAX_TAG_LENGTH = 8000  # of a tag's value; longer ones are rejected by some stores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.params import StageParams
 from pipeline.tracking.claims import Claim
@@ -25,4 +26,5 @@ class PlanContext:
     rerun: bool = False  # ignore cached results
     why: str = ""  # explains the cache hit or miss of the last step
     claim: Claim | None = None  # of the running step
+    save_log: Callable[[Path], None] | None = None  # writes what the step has printed so far to a file
     reserve: Callable[[StageParams], None] = _reserve_nothing  # waits until the host has the cores that a step needs

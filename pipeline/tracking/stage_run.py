@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from pipeline.training.records import EpochRecord
 Point = tuple[str, float, int, int]  # name, value, timestamp in ms, step
 
 UPLOAD_LIMIT_SECONDS = 30
-MAX_TAG_LENGTH = 8000
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class StageRun:
     sender: Sender
     lock: FileLock  # held while this process works on the run
     claim: Claim | None = None  # of a plan step
+    save_log: Callable[[Path], None] | None = None  # writes what a plan step has printed so far to a file
     started: float = field(default_factory=time.perf_counter)  # of the stage
     adopted: bool = False  # created by `mlflow run`
     nested: bool = False  # has a parent run
@@ -116,9 +116,10 @@ class StageRun:
             self.log_epoch(record)
 
     def log_split(self, split: Split) -> None:
-        """Log the training, validation and test data as inputs, with their digests."""
+        """Log the training, validation and test data, as far as there are any, as inputs with their digests."""
         for context, examples in (("training", split.train), ("validation", split.validation), ("testing", split.test)):
-            self.uploader.put(_dataset_entry(split, context, examples))
+            if len(examples):
+                self.uploader.put(_dataset_entry(split, context, examples))
         self.set_tags({names.DATASET: split.dataset, names.CLASSES: split.classes_text, "dataset_note": split.note})
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:
@@ -143,7 +144,7 @@ class StageRun:
 
 def tag_values(tags: Mapping[str, object]) -> dict[str, str]:
     """Return tags as strings, truncated to a length that every store accepts."""
-    return {name: str(value)[:MAX_TAG_LENGTH] for name, value in tags.items()}
+    return {name: str(value)[: names.MAX_TAG_LENGTH] for name, value in tags.items()}
 
 
 def _dataset_entry(split: Split, context: str, examples: Examples) -> dict[str, object]:

@@ -16,9 +16,10 @@ from pipeline.networks.origins.own_code import own_source
 from pipeline.networks.origins.rebuild import LIBRARIES
 from pipeline.networks.origins.source import ModelSource, build_on_meta, check_size, seeded
 from pipeline.networks.weights_file import WeightsFile, WeightsReport, load_weights, read_weights_file
+from pipeline.params.family import GRAPH_FORMS
 from pipeline.redaction import first_line
 
-FORMS = "torchvision:NAME, timm:NAME or own:PATH.py:FUNCTION"
+FORMS = GRAPH_FORMS
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,18 @@ def model_source(model: str) -> ModelSource:
         raise invalid("model", model, str(error)) from error
 
 
-def load_model(request: ModelRequest, generator: torch.Generator) -> LoadedModel:
+def load_model(request: ModelRequest, generator: torch.Generator, *, source: ModelSource | None = None) -> LoadedModel:
     """Build a network, load its weights and divide it into blocks.
+
+    Args:
+        request: What the user asks for.
+        generator: Seeds random weights.
+        source: That of the request's model, if it is known already.
 
     Raises:
         UserInputError: The request is invalid.
     """
-    source = model_source(request.model)
+    source = source or model_source(request.model)
     preprocessing = requested_preprocessing(request, source)
     count = len(request.classes) if request.classes else None
     module = _build(source, count, generator)

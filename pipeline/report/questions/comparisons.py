@@ -183,7 +183,7 @@ class Compared:
 
 
 COLUMNS = (
-    "comparison", "n", "effect (95 % CI)", "sign", "size (margin)", "adjusted p: sign / size", "would settle it",
+    "comparison", "n", "effect (95 % CI)", "sign", "size (margin)", "adjusted p: sign / size", "seeds to settle",
     "sign-flip p", "wins", "worst seed", "image sampling (s.e. at most)",
 )  # fmt: skip
 
