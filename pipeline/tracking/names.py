@@ -59,6 +59,9 @@ VAL_THRESHOLDS = (
 
 # tags
 STAGE = "stage"
+ARM = "arm"  # of a plan
+ARM_LABEL = "arm_label"
+PLAN = "plan"  # its name, on a plan run
 DATASET = "dataset"
 CLASSES = "classes"
 FORMAT = "format_version"  # see FORMAT_VERSION
@@ -86,6 +89,7 @@ RESUMED_WITH = "resumed_with"  # JSON: differences found when the run was resume
 OPENED = "opened"  # when the current process opened the run, in ms
 WORKED_SECONDS = "worked_seconds"  # work of previous processes up to the restored checkpoint
 WASTED_SECONDS = "wasted_seconds"  # work of previous processes after that checkpoint
+WINNING_SETTING = "winning_setting"  # of a search by cross-validation: name=value, joined by commas
 CONVERGED = "converged"  # "yes" if early stopping or the solver's tolerance ended the fit, else "no: " and the reason
 NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # on a plan run: digest over its steps
