@@ -208,14 +208,16 @@ def clean_command(dry_run: bool) -> None:
 )
 def ui(mlflow_port: int, dashboard_port: int) -> None:
     """Start MLflow's UI and the Optuna dashboard on loopback."""
-    from pipeline.tracking.store import open_store
+    from pipeline.tracking.store import active_experiment_id, open_store
+    from pipeline.tracking.ui_page import runs_page
     from pipeline.tuning.study import open_storage
     from pipeline.ui import serve_uis
 
     with exit_codes():
-        tracking_uri = open_store().tracking_uri
+        client = open_store()
         open_storage()
-        serve_uis(tracking_uri, mlflow_port, dashboard_port)
+        page = runs_page(client, active_experiment_id())
+        serve_uis(client.tracking_uri, mlflow_port, dashboard_port, page=page)
 
 
 @cli.command()

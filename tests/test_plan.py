@@ -252,6 +252,9 @@ def test_second_plan_run_is_fully_cached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = main(small(plan, seeds=1))
+    assert store.get_run(first.run_id).data.tags[names.PLAN] == Path(plan).stem
+    arms = [store.get_run(run_id).data.tags[names.ARM] for run_id in children(store, first.run_id)]
+    assert sorted(arms) == sorted(load_plan(plan, PlanOverrides("quick")).arms)
     assert first.metrics == {"study/run": 3, "study/reused": 0, "study/failed": 0}
     assert len(children(store, first.run_id)) == 3
     assert (Path("reports/small") / "study.html").is_file()
