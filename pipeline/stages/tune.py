@@ -291,6 +291,8 @@ def log_study(run: StageRun, study: Study, seconds: float) -> None:
     path = run.folder / names.BEST_SETTING
     path.write_text(json.dumps(best.params, indent=1, sort_keys=True), encoding="utf-8")
     run.log_file(path)
+    winning = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in best.params.items()}
+    run.set_tags({names.WINNING_SETTING: ", ".join(f"{name}={value}" for name, value in sorted(winning.items()))})
     states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
     run.log_final(
         {

@@ -82,6 +82,7 @@ RESUMED_WITH = "resumed_with"  # JSON: what had changed when the run was resumed
 OPENED = "opened"  # when the current process opened the run, in ms
 WORKED_SECONDS = "worked_seconds"  # work of previous processes up to the restored checkpoint
 WASTED_SECONDS = "wasted_seconds"  # work of previous processes after it
+WINNING_SETTING = "winning_setting"  # of a search by cross-validation: name=value, joined by commas
 CONVERGED = "converged"  # "yes" if early stopping or the solver's tolerance ended the fit, else "no: " and the reason
 NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # on a plan run: digest over its steps
