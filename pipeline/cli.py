@@ -245,6 +245,21 @@ def blocks(model: str, image_size: int | None, modules: str) -> None:
         print_blocks(model, image_size, modules)
 
 
+@cli.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option("--fail_on_regression", "--fail-on-regression", is_flag=True, help="Exit 1 if a verdict says worse.")
+def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
+    """Compare two runs or two plan runs (ids): settings, data, code, results, and a verdict per arm."""
+    from pipeline.comparison import compare, regressions
+
+    with exit_codes():
+        worse = regressions(compare(a, b))
+        if worse and fail_on_regression:
+            click.echo(f"error: B is worse than A: {', '.join(arm or 'the run' for arm in worse)}", err=True)
+            sys.exit(EXIT_FAILED)
+
+
 @cli.command("predict")
 @click.option("--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id.")
 @click.option("--images", "first", multiple=True, type=click.Path(path_type=Path), help="Files or folders.")
