@@ -382,6 +382,7 @@ CIFAR10 = Path(os.environ.get("PIPELINE_DATA_DIR", "")) / "cifar10-jpeg.tar.gz"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # decoding 10,000 images on a busy machine
 @pytest.mark.skipif(not (PUBLISHED.is_file() and CIFAR10.is_file()), reason="published weights or CIFAR-10 are missing")
 def test_published_resnet_has_its_known_accuracy(store: MlflowClient, tmp_path: Path) -> None:
     """81.0 % on CIFAR-10's test images as JPEG files, 91.8 % on the original ones."""
