@@ -571,7 +571,7 @@ def test_moved_boundary_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("model", ["torchvision:regnet_y_400mf", "timm:swinv2_cr_tiny_ns_224", "torchvision:resnet18"])
-def test_outline_has_shapes_without_memory(model: str) -> None:
+def test_outline_allocates_no_memory(model: str) -> None:
     source = model_source(model)
     parameters = list(outline(source, 10).parameters())
     assert all(parameter.is_meta for parameter in parameters)

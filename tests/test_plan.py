@@ -114,7 +114,7 @@ def test_claims_that_ship_are_confirmatory() -> None:
     assert len(claims) == 5 and all(question.confirmatory and question.margin for question in claims)
 
 
-def test_profile_that_extends_another_gives_the_rest(tmp_path: Path) -> None:
+def test_extended_profile_inherits_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "extended.yaml"
     text = SMALL.replace("full: {seeds: 3}", "paper: {extends: quick, seeds: 7}")
     path.write_text(text.replace("    base: base\n", "    base: base\n    profiles: {quick: {params: {epochs: 5}}}\n"))
@@ -252,6 +252,9 @@ def test_second_plan_run_is_fully_cached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = main(small(plan, seeds=1))
+    assert store.get_run(first.run_id).data.tags[names.PLAN] == Path(plan).stem
+    arms = [store.get_run(run_id).data.tags[names.ARM] for run_id in children(store, first.run_id)]
+    assert sorted(arms) == sorted(load_plan(plan, PlanOverrides("quick")).arms)
     assert first.metrics == {"study/run": 3, "study/reused": 0, "study/failed": 0}
     assert len(children(store, first.run_id)) == 3
     assert (Path("reports/small") / "study.html").is_file()

@@ -282,7 +282,7 @@ def test_dry_run_of_a_plan_checks_classes(store: MlflowClient, insects: str, pho
     assert store.search_runs(["0"]) == []
 
 
-def test_given_classes_leave_the_rest_for_the_other_side(
+def test_classes_of_one_side_leave_the_rest_for_the_other(
     store: MlflowClient, insects: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dry_run(insects, base_classes="wasps,bees")

@@ -654,7 +654,7 @@ def test_arm_stopped_by_epoch_cap_is_marked(kind: str) -> None:
     ]
 
 
-def test_epoch_cap_and_tolerance_are_told_apart() -> None:
+def test_epoch_cap_and_tolerance_are_distinguished() -> None:
     reasons = ("yes", "no: stopped by the epoch cap", "no: stopped above the gradient tolerance of 1e-06")
     runs = [member("mixed", seed, 0.9, tags={names.CONVERGED: reason}) for seed, reason in enumerate(reasons)]
     (note,) = answered(question("score", "mixed"), arm_of("mixed", runs)).notes

@@ -113,8 +113,9 @@ class PlanRunner:
         base_uri = self._models[step.base] if step.base is not None else ""
         self._in_flight.add(number)
         self._display.start(number)
-        raw_params, exclusive = step.raw_params(base_uri), bool(step.arm.exclusive)
-        executor.submit(Task(number, step.arm.kind.entry_point, raw_params, parent_run_id, rerun, exclusive))
+        raw_params, tags = step.raw_params(base_uri), {names.ARM: step.arm.name, names.ARM_LABEL: step.arm.label}
+        entry_point, exclusive = step.arm.kind.entry_point, bool(step.arm.exclusive)
+        executor.submit(Task(number, entry_point, raw_params, parent_run_id, rerun, exclusive, tags))
 
     def _enqueue(self, number: int) -> None:
         heapq.heappush(self._ready, (self._display.steps[number].alone, number))

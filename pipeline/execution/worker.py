@@ -139,7 +139,7 @@ def run_task(task: Task, channel: Channel, inbox: Inbox) -> None:
 
     note_run_of_this_process()
     with step_output(WorkerOutput(channel, task.number)):
-        context = PlanContext(task.parent_run_id, rerun=task.rerun, save_log=save_log, reserve=reserve)
+        context = PlanContext(task.parent_run_id, rerun=task.rerun, tags=task.tags, save_log=save_log, reserve=reserve)
         report = attempt(task, context)
     channel.send({"report": asdict(report)})
 

@@ -79,7 +79,7 @@ def stage_run(
         UserInputError: The store is not usable, the run cannot be resumed, or its result would differ.
     """
     if plan_context is not None:
-        parent_run_id = plan_context.parent_run_id
+        parent_run_id, tags = plan_context.parent_run_id, {**tags, **plan_context.tags}
         plan_context.reserve(params)
     tags = _initial_tags(params, note, tags, parent_run_id)
     with interruptible():

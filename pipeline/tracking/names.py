@@ -55,6 +55,9 @@ VAL_THRESHOLDS = (0.95, 0.98, 0.99)  # first reached after epochs/to_val_0.98 ep
 
 # tags
 STAGE = "stage"
+ARM = "arm"  # of a plan
+ARM_LABEL = "arm_label"
+PLAN = "plan"  # its name, on a plan run
 DATASET = "dataset"
 CLASSES = "classes"
 FORMAT = "format_version"  # of draws and classes, see FORMAT_VERSION
