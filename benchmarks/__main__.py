@@ -24,7 +24,7 @@ from benchmarks.rows import LOWER, SLACK, Options, PartResult, read_results, wri
 
 PARTS = (
     "epoch", "libraries", "cnn_epoch", "stored_images", "feature_cache", "folds", "tracking", "outage", "startup",
-    "stage", "tune", "busy", "decoding",
+    "stage", "tune", "busy", "decoding", "backbone",
 )  # fmt: skip
 WITH_PEERS = ("libraries",)
 SHORT = ("epoch", "cnn_epoch", "tracking", "startup")  # single-threaded: least sensitive to other load

@@ -16,6 +16,7 @@ TITLES = {
     "libraries": "The same epoch in other libraries, one thread",
     "cnn_epoch": "Epoch of the base CNN",
     "feature_cache": "Cached features, one thread",
+    "backbone": "Networks from a library",
     "folds": "Cross-validation in a study's worker pool",
     "tracking": "Logging an epoch",
     "outage": "Epoch during a tracking outage",

@@ -9,11 +9,11 @@ from pipeline.networks.macs import forward_macs
 from pipeline.networks.origins.load import FORMS, ModelRequest, is_graph_model, load_model
 from pipeline.runtime import generator
 
-HEADINGS = ("block", "name", "output", "parameters", "MACs", "pooled for a head")
+HEADINGS = ("block", "name", "output", "parameters", "MACs", "head input")
 POOLING_NAMES = {
     "none": "as is",
-    "mean_of_maps": "mean of maps",
-    "mean_of_positions": "mean of positions",
+    "mean_of_maps": "average over map",
+    "mean_of_positions": "average over positions",
     "class_token": "class token",
 }
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -173,6 +174,15 @@ def setup() -> None:
 
 
 @cli.command()
+def status() -> None:
+    """Show the progress of the plans that are running with this state folder."""
+    from pipeline.execution.status import print_status
+
+    with exit_codes():
+        print_status()
+
+
+@cli.command()
 def sync() -> None:
     """Upload what interrupted runs left in the local state; exit 1 if something is still pending."""
     from pipeline.tracking.recovery.sync import sync_runs
@@ -184,7 +194,7 @@ def sync() -> None:
 @cli.command("clean")
 @click.option(
     "--dry_run", "--dry-run", type=click.BOOL, is_flag=False, flag_value="true", default=True, show_default=True,
-    metavar="[VALUE]", help="Only list.",
+    metavar="[VALUE]", help="List only; remove nothing.",
 )  # fmt: skip
 def clean_command(dry_run: bool) -> None:
     """List local state with size and age; with --dry_run false, remove what is no longer needed."""
@@ -195,32 +205,87 @@ def clean_command(dry_run: bool) -> None:
 
 
 @cli.command()
-@click.option("--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@click.option("--dashboard_port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option(
+    "--mlflow_port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of MLflow's UI."
+)
+@click.option(
+    "--dashboard_port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="Port of the Optuna dashboard.",
+)
 def ui(mlflow_port: int, dashboard_port: int) -> None:
     """Start MLflow's UI and the Optuna dashboard on loopback."""
-    from pipeline.tracking.store import open_store
+    from pipeline.tracking.store import active_experiment_id, open_store
+    from pipeline.tracking.ui_page import runs_page
     from pipeline.tuning.study import open_storage
     from pipeline.ui import serve_uis
 
     with exit_codes():
-        tracking_uri = open_store().tracking_uri
+        client = open_store()
         open_storage()
-        serve_uis(tracking_uri, mlflow_port, dashboard_port)
+        page = runs_page(client, active_experiment_id())
+        serve_uis(client.tracking_uri, mlflow_port, dashboard_port, page=page)
 
 
 @cli.command()
 @click.option("--model", required=True, metavar="NAME", help="torchvision:NAME, timm:NAME or own:PATH.py:FUNCTION.")
 @click.option(
-    "--image_size", "--image-size", type=click.IntRange(8, 1024), help="Side of the images (default: the network's)."
+    "--image_size", "--image-size", type=click.IntRange(8, 1024), help="Input size in pixels (default: the network's)."
 )
-@click.option("--blocks", "modules", default="", metavar="A,B,...", help="Modules to use as blocks (default: found).")
+@click.option(
+    "--blocks", "modules", default="", metavar="A,B,...", help="Modules to use as blocks (default: automatic)."
+)
 def blocks(model: str, image_size: int | None, modules: str) -> None:
-    """List the blocks of a network: name, output shape, parameters, MACs. own: runs the code that you name."""
+    """List the blocks of a network: name, output shape, parameters, MACs. own:PATH.py:FUNCTION runs that file."""
     from pipeline.blocks import print_blocks
 
     with exit_codes():
         print_blocks(model, image_size, modules)
+
+
+@cli.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option("--fail_on_regression", "--fail-on-regression", is_flag=True, help="Exit 1 if a verdict says worse.")
+def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
+    """Compare two runs or two plan runs (ids): settings, data, code, results, and a verdict per arm."""
+    from pipeline.comparison import compare, regressions
+
+    with exit_codes():
+        worse = regressions(compare(a, b))
+        if worse and fail_on_regression:
+            click.echo(f"error: B is worse than A: {', '.join(arm or 'the run' for arm in worse)}", err=True)
+            sys.exit(EXIT_FAILED)
+
+
+@cli.command("predict")
+@click.option("--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id.")
+@click.option("--images", "first", multiple=True, type=click.Path(path_type=Path), help="Files or folders.")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+@click.option("--output", type=click.Path(path_type=Path), default="predictions.csv", show_default=True)
+@click.option("--request", type=click.Path(path_type=Path), help="Also write a request for the served model.")
+def predict_command(
+    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None
+) -> None:
+    """Classify image files with a trained model: a table, and a CSV file with all probabilities."""
+    from pipeline.prediction import predict
+
+    with exit_codes():
+        predict(model, (*first, *more), output=output, request=request)
+
+
+@cli.command("sample_photos")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--per_class", "--per-class", type=click.IntRange(10, 10_000), default=60, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+def sample_photos_command(path: Path, per_class: int, seed: int) -> None:
+    """Generate a folder of small color photos in six classes, to try `folder:` without photos of your own."""
+    from pipeline.sample_photos import sample_photos
+
+    with exit_codes():
+        sample_photos(path, per_class=per_class, seed=seed)
 
 
 @cli.command()

@@ -68,7 +68,7 @@ def ways_to_run(environment: Mapping[str, str]) -> list[str]:
         f"  {mlflow_command('transfer', EXAMPLE, name)}   (MLflow creates a {name} environment)" for name in managers
     ]
     if "conda" not in managers:
-        lines.append("conda was not found: without --env-manager, mlflow run ends in an error on this machine")
+        lines.append("conda not found: mlflow run fails on this machine without --env-manager")
     return lines
 
 

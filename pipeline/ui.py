@@ -22,8 +22,10 @@ DASHBOARD = (
 )
 
 
-def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
+def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int, *, page: str) -> None:
     """Start both, print their addresses and wait; when one exits, stop the other.
+
+    `page` is the part of MLflow's address after the server.
 
     If the tracking store is a server, its address is printed and no MLflow UI is started.
 
@@ -37,7 +39,7 @@ def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
     }
     if tracking_uri.startswith(("http://", "https://")):
         del commands["MLflow"]
-        echo(f"MLflow: {without_password(tracking_uri)}")
+        echo(f"MLflow: {without_password(tracking_uri).rstrip('/')}{page}")
     environment = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nothing here needs its job processes, which take 1.8 GB
         **os.environ,
@@ -48,7 +50,7 @@ def serve_uis(tracking_uri: str, mlflow_port: int, dashboard_port: int) -> None:
     try:
         for name, (command, port) in commands.items():
             processes[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-            echo(f"{name}: http://{HOST}:{port}")
+            echo(f"{name}: http://{HOST}:{port}{page if name == 'MLflow' else ''}")
         echo("Ctrl-C stops " + " and ".join(processes))
         while all(process.poll() is None for process in processes.values()):
             time.sleep(0.5)

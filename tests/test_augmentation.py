@@ -47,7 +47,7 @@ def test_augmentation_does_not_depend_on_the_batches(kind: Augment, cuts: set[in
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_epoch_has_other_draws(kind: Augment) -> None:
+def test_augmentation_differs_between_epochs(kind: Augment) -> None:
     first, second, other_seed = (
         Augmentation(kind, 50, seed=seed, epoch=epoch).draws for seed, epoch in ((0, 1), (0, 2), (1, 1))
     )

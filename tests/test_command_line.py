@@ -26,7 +26,7 @@ def test_help_lists_every_command_in_full() -> None:
         assert " ".join((kind.__doc__ or "").splitlines()[0].split()) in text
 
 
-def test_help_states_required_and_empty_defaults() -> None:
+def test_help_shows_required_and_empty_defaults() -> None:
     assert "a run id (32 hexadecimal digits); required]" in invoke("resume", "--help").output
     text = " ".join(invoke("train_base", "--help").output.split())
     assert "[a folder; default: $PIPELINE_DATA_DIR if set, otherwise data]" in text

@@ -209,7 +209,7 @@ def test_same_input_gives_bit_identical_head() -> None:
     assert first.path == second.path
 
 
-def test_arguments_are_not_changed() -> None:
+def test_solving_does_not_modify_its_arguments() -> None:
     features, labels = clusters(60, 8, 3)
     features = features.double()
     before = features.clone()

@@ -133,10 +133,10 @@ def test_transfer_on_shared_features_matches_uncached(
     plain = [transfer(TransferParams(**QUICK, reuse_layers=cut, seed=1, head_solver=solver)) for cut in (1, 3)]
     cache_features(CacheFeaturesParams(**DRAWN, cuts="every", draws=2))
     monkeypatch.setattr(
-        "pipeline.stages.target_training.compute_features", lambda *_, **__: pytest.fail("features were not shared")
+        "pipeline.stages.feature_source.compute_features", lambda *_, **__: pytest.fail("features were not shared")
     )
     monkeypatch.setattr(
-        "pipeline.stages.target_training.prefix_seconds", lambda *_, **__: pytest.fail("frozen blocks were run")
+        "pipeline.stages.feature_source.prefix_seconds", lambda *_, **__: pytest.fail("frozen blocks were run")
     )
     shared = [
         transfer(TransferParams(**QUICK, reuse_layers=cut, seed=1, features="auto", head_solver=solver))
@@ -238,7 +238,7 @@ def test_probe_is_a_cached_plan_step(base: StageResult, store: MlflowClient) -> 
     assert second.reused and second.run_id == first.run_id
 
 
-def test_score_of_a_cut_does_not_depend_on_the_other_cuts(base: StageResult, store: MlflowClient) -> None:
+def test_score_of_a_cut_is_independent_of_other_cuts(base: StageResult, store: MlflowClient) -> None:
     alone, together = (
         store.get_metric_history(probe(ProbeParams(**DRAWN, folds=3, cuts=cuts)).run_id, "probe/logme")
         for cuts in ("2", "1,2")

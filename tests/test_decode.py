@@ -80,7 +80,7 @@ def test_transparent_color_key_becomes_white(mode: str, color: object, key: obje
     assert set(pixels[0, 0].tolist()) == {255} and set(pixels[0, 1].tolist()) == {0}
 
 
-def test_black_icon_on_transparent_ground_stays_visible() -> None:
+def test_black_icon_on_transparent_background_stays_visible() -> None:
     image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
     image.putpixel((1, 0), (0, 0, 0, 255))
     image.putpixel((2, 0), (0, 0, 0, 128))
@@ -107,7 +107,7 @@ def test_16_bit_grey_uses_the_full_range() -> None:
         assert decode(encoded(Image.fromarray(values), kind))[0, :, 0].tolist() == [0, 1, 128, 255], kind
 
 
-def test_big_endian_16_bit_grey_is_read_in_its_byte_order() -> None:
+def test_big_endian_16_bit_grey_is_read_correctly() -> None:
     image = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 65_535, 256))
     assert decode_module.canonical(image)[0, :, 0].tolist() == [255, 1]
 
@@ -180,7 +180,7 @@ def test_rgb_copy_of_grey_image_has_its_identity() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_animation_gives_its_first_frame(kind: str) -> None:
+def test_first_frame_of_an_animation_is_used(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in (RED, GREEN)]
     options = {"lossless": True} if kind == "WEBP" else {}
     pixels = decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))
@@ -317,7 +317,7 @@ def test_without_antialias_bilinear_interpolates_between_two_pixels() -> None:
 
 @pytest.mark.parametrize("rule", ["fit", "stretch", "pad"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_image_of_the_geometry_is_unchanged(rule: str, channels: int) -> None:
+def test_image_already_in_the_geometry_is_unchanged(rule: str, channels: int) -> None:
     pixels = noise(12, 16, channels)
     geometry = Geometry(size=(12, 16), channels=channels, resize=rule)  # type: ignore[arg-type]
     assert np.array_equal(resize(pixels, geometry), pixels.transpose(2, 0, 1))

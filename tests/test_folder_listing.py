@@ -70,13 +70,13 @@ def test_three_official_splits_are_kept(tmp_path: Path, validation: str) -> None
     }
 
 
-def test_train_and_test_leave_validation_to_sampling(tmp_path: Path) -> None:
+def test_validation_is_sampled_if_no_validation_folder_exists(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "test") for name in "ab"))
     assert set(listing(tmp_path).splits) == {"train", "test"}
     assert "validation is sampled from train/" in listing(tmp_path).note
 
 
-def test_train_alone_is_sampled_for_a_test_split(tmp_path: Path) -> None:
+def test_test_split_is_sampled_if_only_train_exists(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/1.png")
     assert listing(tmp_path).class_names == ("a", "b") and not listing(tmp_path).official
 
@@ -234,7 +234,7 @@ def test_added_images_do_not_move_others_between_splits(
 
 
 @given(identities, identities)
-def test_every_class_is_on_both_sides(first: list[int], second: list[int]) -> None:
+def test_every_class_is_in_both_splits(first: list[int], second: list[int]) -> None:
     found, records = files_with([first, second])
     order = found.arrange(records)
     assert sorted(order.rows.tolist()) == list(range(len(records)))
@@ -243,19 +243,19 @@ def test_every_class_is_on_both_sides(first: list[int], second: list[int]) -> No
         assert in_class[: order.lengths["train"]].sum() >= 2 and in_class[order.lengths["train"] :].sum() >= 1
 
 
-def test_about_a_fifth_is_tested() -> None:
+def test_test_split_has_about_a_fifth_of_the_images() -> None:
     found, records = files_with([list(range(5000)), list(range(5000, 10_000))])
     assert 0.18 < found.arrange(records).lengths["test"] / 10_000 < 0.22
 
 
-def test_copies_of_an_image_are_on_the_same_side() -> None:
+def test_copies_of_an_image_stay_in_one_split() -> None:
     found, records = files_with([[1, 2, 3, 4] * 5, [5, 6, 7]])
     order = found.arrange(records)
     ids = records["id"][order.rows]
     assert not set(ids[: order.lengths["train"]]) & set(ids[order.lengths["train"] :])
 
 
-def test_class_of_copies_is_rejected_by_name() -> None:
+def test_class_with_too_few_distinct_images_is_rejected_by_name() -> None:
     with pytest.raises(DataFileError, match=r"at least 3 different images; too few in a \(2\)"):
         found, records = files_with([[1, 2, 1, 2], [5, 6, 7]])
         found.arrange(records)
@@ -294,7 +294,7 @@ def test_unreadable_images_are_left_out() -> None:
     assert found.arrange(records).rows.tolist() == [0, 1, 2, 3, 5, 6]
 
 
-def test_class_that_is_emptied_by_copies_is_rejected() -> None:
+def test_class_emptied_by_deduplication_is_rejected() -> None:
     found, records = official([1, 2, 3, 4], [], [1, 3, 9, 10])
     with pytest.raises(DataFileError, match=r"at least 2 different images in the training split; too few in a \(0\)"):
         found.arrange(records)

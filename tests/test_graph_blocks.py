@@ -554,7 +554,7 @@ def test_head_of_a_record_is_bounded() -> None:
 def test_blocks_command_prints_the_table() -> None:
     result = CliRunner().invoke(cli, ["blocks", "--model", "torchvision:resnet18", "--image_size", "64"])
     rows = [line.split() for line in result.output.splitlines()]
-    assert result.exit_code == 0 and ["1", "conv1", "64x16x16", "9,536", "9,633,792", "mean", "of", "maps"] in rows
+    assert result.exit_code == 0 and ["1", "conv1", "64x16x16", "9,536", "9,633,792", "average", "over", "map"] in rows
     assert [row[0] for row in rows[-10:]] == [*map(str, range(1, 10)), "head"]
 
 
@@ -571,7 +571,7 @@ def test_moved_boundary_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("model", ["torchvision:regnet_y_400mf", "timm:swinv2_cr_tiny_ns_224", "torchvision:resnet18"])
-def test_outline_has_shapes_without_memory(model: str) -> None:
+def test_outline_allocates_no_memory(model: str) -> None:
     source = model_source(model)
     parameters = list(outline(source, 10).parameters())
     assert all(parameter.is_meta for parameter in parameters)

@@ -113,7 +113,7 @@ def test_verify_finds_a_change_that_kept_size_and_time(folder: Path) -> None:
     assert identity in verified.train.ids.tolist() + verified.test.ids.tolist()
 
 
-def test_geometries_have_stores_of_their_own(folder: Path, state: Path) -> None:
+def test_each_geometry_has_its_own_store(folder: Path, state: Path) -> None:
     load(folder)
     assert load(folder, Geometry(size=(8, 8), channels=1)).train.pixels.shape[1:] == (1, 8, 8)
     assert len(list(state.glob(f"images/*/{PIXELS}"))) == 2

@@ -55,4 +55,4 @@ def test_setup_prints_the_managers_of_this_machine(tmp_path: Path, managers: tup
     text = "\n".join(ways_to_run({"PATH": str(tmp_path)}))
     assert "--env-manager local -e transfer -P reuse_layers=4" in text
     assert ("--env-manager uv" in text) == ("uv" in managers)
-    assert ("conda was not found" in text) == ("conda" not in managers)
+    assert ("conda not found" in text) == ("conda" not in managers)

@@ -71,6 +71,20 @@ def test_plan_order_is_by_seed_with_bases_first(plan: str) -> None:
     assert found.questions[0].arms == ("target[reuse_layers=0]", "target[reuse_layers=2]")
 
 
+def test_arms_whose_time_is_asked_for_run_alone(plan: str) -> None:
+    def exclusive() -> list[bool | None]:
+        return [arm.exclusive for arm in load_plan(plan, plan_overrides()).arms.values()]
+
+    assert exclusive() == [False, False, False]
+    path = Path(plan)
+    path.write_text(SMALL.replace("kind: compare", "kind: time"))
+    assert exclusive() == [False, True, True]
+    path.write_text(
+        SMALL.replace("kind: compare", "kind: time").replace("    base: base", "    exclusive: false\n    base: base")
+    )
+    assert exclusive() == [False, False, False]
+
+
 def test_command_line_overrides_plan(plan: str) -> None:
     found = load_plan(
         plan, plan_overrides(seeds=3, overrides={"dataset": "digits"}, base_classes="0-3", target_classes="7-9")
@@ -100,7 +114,7 @@ def test_claims_that_ship_are_confirmatory() -> None:
     assert len(claims) == 5 and all(question.confirmatory and question.margin for question in claims)
 
 
-def test_profile_that_extends_another_gives_the_rest(tmp_path: Path) -> None:
+def test_extended_profile_inherits_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "extended.yaml"
     text = SMALL.replace("full: {seeds: 3}", "paper: {extends: quick, seeds: 7}")
     path.write_text(text.replace("    base: base\n", "    base: base\n    profiles: {quick: {params: {epochs: 5}}}\n"))
@@ -238,6 +252,9 @@ def test_second_plan_run_is_fully_cached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = main(small(plan, seeds=1))
+    assert store.get_run(first.run_id).data.tags[names.PLAN] == Path(plan).stem
+    arms = [store.get_run(run_id).data.tags[names.ARM] for run_id in children(store, first.run_id)]
+    assert sorted(arms) == sorted(load_plan(plan, PlanOverrides("quick")).arms)
     assert first.metrics == {"study/run": 3, "study/reused": 0, "study/failed": 0}
     assert len(children(store, first.run_id)) == 3
     assert (Path("reports/small") / "study.html").is_file()

@@ -227,12 +227,10 @@ def test_defaults_are_lowered_to_what_the_folder_has(
     caplog.set_level("INFO")
     dataset = photos("few", {"a": 14, "b": 14, "c": 14, "d": 14})
     result = transfer(TransferParams(dataset=dataset, epochs=1))
-    assert (
-        "training one first, on classes a,b" in caplog.text and "instead of 128, the number of training" in caplog.text
-    )
+    assert "training one first, on classes a,b" in caplog.text and "lowered from 128 to " in caplog.text
     logged = params_of(store, result)
     assert logged["classes"] == "c,d" and int(logged["per_class"]) < 12 and int(logged["val_per_class"]) < 4
-    assert f"per_class: {logged['per_class']} instead of 100" in caplog.text
+    assert f"per_class: lowered from 100 to {logged['per_class']}," in caplog.text
     with pytest.raises(UserInputError, match=r"per_class=100: class . of folder:.* has \d+ training images"):
         transfer(TransferParams(dataset=dataset, epochs=1, per_class=100))
     with pytest.raises(UserInputError, match="batch_size=64: must be at most the number of training images"):
@@ -256,10 +254,10 @@ def test_surface_plan_fits_a_folder_of_photos(
     out = capsys.readouterr().out
     assert f"base classes of {insects}: ants,bees,big flies" in out
     assert f'target classes of {insects}: café,"moths, small",wasps' in out
-    assert "Lowered to what the data have: per_class 100 -> " in out
+    assert "Lowered to fit the data: per_class 100 -> " in out
     assert result.metrics["study/failed"] == 0
     page = Path("reports/surface/study.html").read_text(encoding="utf-8")
-    assert "Lowered to what the data have: per_class 100" in page and "per_class=100" not in page
+    assert "Lowered to fit the data: per_class 100" in page and "per_class=100" not in page
 
 
 def _quick(epochs: dict[str, dict[str, int]]):  # type: ignore[no-untyped-def]
@@ -284,7 +282,7 @@ def test_dry_run_of_a_plan_checks_classes(store: MlflowClient, insects: str, pho
     assert store.search_runs(["0"]) == []
 
 
-def test_given_classes_leave_the_rest_for_the_other_side(
+def test_classes_of_one_side_leave_the_rest_for_the_other(
     store: MlflowClient, insects: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dry_run(insects, base_classes="wasps,bees")

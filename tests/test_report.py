@@ -47,13 +47,13 @@ def test_comparison_explains_training_time_differences(store: MlflowClient, tmp_
     assert "## Methods" in text and "Test accuracy vs." not in text  # different classes
 
 
-def test_seconds_on_different_devices_are_called_incomparable() -> None:
+def test_times_on_different_devices_are_reported_as_incomparable() -> None:
     here, there = (arm_of(device, [member(device, 0, 0.9, params={"device": device})]) for device in ("cpu", "cuda"))
     assert "more than one host or device (bench, bench (cuda))" in incomparable_times([here, there])
     assert incomparable_times([here, here]) == ""
 
 
-def test_a_report_of_nothing_is_refused(store: MlflowClient) -> None:
+def test_report_without_runs_is_rejected(store: MlflowClient) -> None:
     with pytest.raises(UserInputError, match="no finished finetune_cnn run has a matching scratch_cnn"):
         report(ReportParams())
     with pytest.raises(UserInputError, match="not found"):

@@ -114,7 +114,7 @@ def test_cost_to_decide_counts_the_base_too(tmp_path: Path) -> None:
     outcomes = [Outcome(name, seed, "r", False, 6.0) for name in plan.arms for seed in range(3)]
     lines = list(costs_to_decide(plan, synthetic_facts(plan, outcomes), 12))
     assert [line[0] for line in lines] == ["1", "2", "3"]
-    assert "12 seeds find a difference of" in lines[1] and "min more" in lines[1]
+    assert "12 seeds detect a difference of" in lines[1] and "min more" in lines[1]
 
 
 def test_max_minutes_needs_sequential_seeds() -> None:

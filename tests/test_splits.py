@@ -90,7 +90,7 @@ def test_seed_determines_the_split(digits: Dataset) -> None:
 
 
 @given(class_counts=counts, copies=st.integers(1, 3), seed=seeds, fraction=st.floats(0.05, 0.5))
-def test_equal_images_stay_on_one_side(class_counts: list[int], copies: int, seed: int, fraction: float) -> None:
+def test_identical_images_stay_in_one_split(class_counts: list[int], copies: int, seed: int, fraction: float) -> None:
     labels, ids = labels_and_ids(class_counts, copies)
     first, second = stratified_cut(labels, ids, fraction, seed=seed)
     assert torch.cat([first, second]).sort().values.tolist() == list(range(len(labels)))
@@ -98,7 +98,7 @@ def test_equal_images_stay_on_one_side(class_counts: list[int], copies: int, see
     assert set(labels[first].tolist()) == set(labels[second].tolist()) == set(range(len(class_counts)))
 
 
-def test_order_of_images_does_not_change_the_draw() -> None:
+def test_order_of_images_does_not_change_the_label_sample() -> None:
     labels, ids = labels_and_ids([20, 20])
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     kept, _ = stratified_cut(labels, ids, 0.2, seed=3)
@@ -122,13 +122,13 @@ def test_test_split_stays_when_images_are_added(class_counts: list[int], added: 
 
 
 @given(st.lists(st.integers(3, 6), min_size=2, max_size=6), st.integers(0, 10**6))
-def test_small_classes_have_images_on_both_sides(class_counts: list[int], first: int) -> None:
+def test_small_classes_have_images_in_both_splits(class_counts: list[int], first: int) -> None:
     labels, ids = labels_and_ids(class_counts, first=first)
     train, test = (torch.bincount(labels[rows], minlength=len(class_counts)) for rows in rows_of_test(labels, ids))
     assert int(train.min()) >= 2 and int(test.min()) >= 1
 
 
-def test_a_fifth_of_the_images_is_for_testing() -> None:
+def test_test_split_has_a_fifth_of_the_images() -> None:
     labels, ids = labels_and_ids([4000, 6000])
     _, test = rows_of_test(labels, ids)
     assert (torch.bincount(labels[test]) / torch.tensor([4000, 6000]) - 0.2).abs().max() < 0.02
@@ -163,7 +163,7 @@ def test_default_number_of_labels_is_clipped(photos: Dataset, caplog: pytest.Log
     wanted = {"per_class": 100, "val_per_class": "auto", "val_fraction": 0.1, "seed": 0}
     with caplog.at_level(logging.INFO):
         split = split_for_target(photos, (2, 3), LabelSample(**wanted, clip=True))
-    assert split.train.counts(2) == [45, 45] and "per_class: 45 instead of 100" in caplog.text
+    assert split.train.counts(2) == [45, 45] and "per_class: lowered from 100 to 45" in caplog.text
     with pytest.raises(
         UserInputError, match="per_class=100: class cats of folder:x has 60 training images, 15 of them"
     ):
@@ -211,7 +211,7 @@ def test_class_without_unseen_test_images_is_rejected(photos: Dataset) -> None:
         split_for_target(photos, (0, 1), FEW, seen=seen)
 
 
-def test_draw_is_found_again_after_images_were_added(photos: Dataset) -> None:
+def test_label_sample_is_restored_after_adding_images(photos: Dataset) -> None:
     split = split_for_target(photos, (0, 1), FEW)
     drawn = {"train": split.train.ids, "validation": split.validation.ids, "seen": split.train.ids}
     larger = dataset(join(images([9] * 4, first=700), photos.train), photos.test)
@@ -223,7 +223,7 @@ def test_draw_is_found_again_after_images_were_added(photos: Dataset) -> None:
         split_as_drawn(smaller, (0, 1), **drawn)
 
 
-def test_draw_with_equal_images_is_found_again() -> None:
+def test_label_sample_with_duplicate_images_is_restored() -> None:
     labels, ids = labels_and_ids([12, 12], copies=2)
     train = Images(torch.zeros(48, 1, 8, 8, dtype=torch.uint8), labels, ids)
     data = dataset(train, images([5, 5], first=500))

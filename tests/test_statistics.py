@@ -267,14 +267,6 @@ def test_family_correction_can_open_a_sign():
     assert judge([alone, noise, noise])[0].sign == "open"
 
 
-def test_exploratory_questions_stay_outside_the_family():
-    noise = Comparison("noise", pairs_of([1, -1, 1, -1, 1, -1, 1, -1]), 0.5, confirmatory=False)
-    confirmatory = Comparison("c", pairs_of(DIFFERENCES), 0.5)
-    together, alone = judge([noise, confirmatory, noise]), judge([confirmatory])
-    assert together[1] == alone[0]
-    assert together[0].notes() == ("exploratory",)
-
-
 def test_preliminary_question_does_not_lower_the_bar():
     borderline = np.array([0.1, 1.1, 0.4, 0.2, 1.0, 0.3, 0.9, 0.2])
     looked_at = Comparison("a", pairs_of(borderline), None)
@@ -285,10 +277,10 @@ def test_preliminary_question_does_not_lower_the_bar():
     assert with_preliminary[0].sign_p == with_missing[0].sign_p == pytest.approx(2 * judge([looked_at])[0].sign_p)
 
 
-def test_unconverged_fits_are_named_in_the_notes():
+def test_unconverged_fits_are_named():
     flag = convergence_flag({"from scratch": ({"stopped by the epoch cap": 3}, 8), "fine-tuned": ({}, 8)})
     assert flag == "not converged: from scratch: 3 of 8 fits stopped by the epoch cap"
-    assert verdict_of(DIFFERENCES, unconverged=flag).notes() == (flag,)
+    assert verdict_of(DIFFERENCES, unconverged=flag).unconverged == flag
     assert convergence_flag({"fine-tuned": ({}, 8)}) == ""
 
 

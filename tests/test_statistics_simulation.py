@@ -53,7 +53,7 @@ def test_looks_without_adjustment_exceed_five_percent():
 
 
 @pytest.mark.parametrize("margin", [0.7, 3.0])
-def test_sign_and_size_together_are_wrong_in_five_percent_at_most(margin):
+def test_sign_and_size_together_err_in_at_most_five_percent(margin):
     families = 2_000
     sample, means = mixed_family(np.random.default_rng(3), families, margin)
     rate = wrong_families(family_answers(sample, margin), means, margin)
@@ -145,7 +145,7 @@ def judged_wrong(generator, means, margin):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_judge_is_wrong_in_five_percent_of_2000_families_at_most():
+def test_judge_errs_in_at_most_five_percent_of_families():
     generator, families = np.random.default_rng(13), 2_000
     rate = np.mean([judged_wrong(generator, (0.0, 0.0, -0.5), 0.5) for _ in range(families)])
     assert 0.005 < rate <= 0.05 + tolerance(0.05, families)

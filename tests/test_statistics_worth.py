@@ -84,7 +84,7 @@ def test_crossover_can_be_out_of_reach():
     assert crossover_text(crossover(exact_curves([80, 85, 91], [70, 80, 90]))) == "not reached by 1000 labels per class"
 
 
-def test_crossover_names_reuse_that_never_pays():
+def test_crossover_reports_reuse_that_never_pays_off():
     text = crossover_text(crossover(exact_curves([60, 70, 80], [70, 80, 90])))
     assert text == "reuse does not pay at any count from 10 labels per class"
 

@@ -159,10 +159,11 @@ def test_precision_is_reported_if_the_question_mentions_it() -> None:
 
 def test_tuned_arm_reports_cross_validation_results() -> None:
     more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
-    result = answered(question("score", "net"), scored("net", [0.95], metrics=more))
+    tags = {names.WINNING_SETTING: "dropout=0.1, width=200"}
+    result = answered(question("score", "net"), scored("net", [0.95], metrics=more, tags=tags))
     assert result.sentences[0] == (
         "Net: the best of 17 complete trials reached 99.41 % (1 seed) accuracy and 99.30 % (1 seed) macro precision in "
-        "cross-validation; the search took 212 s (1 seed)."
+        "cross-validation; the search took 212 s (1 seed). Winning settings: seed 0: dropout=0.1, width=200."
     )
 
 
@@ -653,7 +654,7 @@ def test_arm_stopped_by_epoch_cap_is_marked(kind: str) -> None:
     ]
 
 
-def test_epoch_cap_and_tolerance_are_told_apart() -> None:
+def test_epoch_cap_and_tolerance_are_distinguished() -> None:
     reasons = ("yes", "no: stopped by the epoch cap", "no: stopped above the gradient tolerance of 1e-06")
     runs = [member("mixed", seed, 0.9, tags={names.CONVERGED: reason}) for seed, reason in enumerate(reasons)]
     (note,) = answered(question("score", "mixed"), arm_of("mixed", runs)).notes

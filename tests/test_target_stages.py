@@ -76,7 +76,7 @@ def test_run_records_base_lineage(base: StageResult, store: MlflowClient, caplog
     assert run.data.tags[names.ANCESTRY] == ancestry and ancestry in caplog.text
     assert run.data.tags[names.BASE_RUN_ID] == base.run_id
     assert run.data.tags[names.BASE_MODEL_URI] == base.model_uri == run.data.params["base"]
-    assert ancestry in run.data.tags[names.NOTE]
+    assert f"Base: {ancestry.removeprefix('base ')}." in run.data.tags[names.NOTE]
     assert [f"models:/{item.model_id}" for item in run.inputs.model_inputs] == [base.model_uri]
     assert run.data.params["reuse_layers"] == "3" and run.data.params["upper"] == "drop"
     report = json.loads(Path(store.download_artifacts(result.run_id, names.LOAD_REPORT)).read_text())
@@ -528,3 +528,13 @@ def test_cached_step_registers_its_model_once(store: MlflowClient, base: StageRe
         assert [version.run_id for version in store.search_model_versions(f"name = '{name}'")] == [made.run_id]
         best = store.get_model_version_by_alias(name, "best")
         assert float(best.tags[names.VAL_FINAL_ACCURACY]) == made.metrics[names.VAL_FINAL_ACCURACY]
+
+
+def test_run_names_of_arms_differ_within_14_characters(
+    store: MlflowClient, base: StageResult, no_figures: None
+) -> None:
+    fit = {"base": base.model_uri, "epochs": 1, "per_class": 10}
+    arms = ({"reuse_layers": 0}, {"reuse_layers": 1}, {"reuse_layers": 2}, {"unfreeze": 1}, {"seed": 1})
+    run_names = [store.get_run(transfer(TransferParams(**fit, **arm)).run_id).info.run_name for arm in arms]
+    assert len({name[:14] for name in run_names}) == len(arms), run_names
+    assert run_names[0] == "scratch s0: transfer 5-9, 10/class, seed 0"

@@ -89,6 +89,8 @@ def test_study_runs_end_to_end(
     assert {f"figures/{n}.png" for n in ("optimization_history", "parallel_coordinates", "learning_curves")} <= figures
 
     best = json.loads(Path(store.download_artifacts(result.run_id, names.BEST_SETTING)).read_text())
+    tag = dict(pair.split("=") for pair in store.get_run(result.run_id).data.tags[names.WINNING_SETTING].split(", "))
+    assert list(tag) == sorted(best) and float(tag["learning_rate"]) == pytest.approx(best["learning_rate"], rel=0.01)
     assert best == study.best_params
     refitted = train_base(TrainBaseParams(dataset="digits", epochs=1, params_from=result.run_id, batch_size=50))
     logged = store.get_run(refitted.run_id).data.params

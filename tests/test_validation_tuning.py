@@ -154,11 +154,11 @@ def test_grid_is_spelled_in_one_way() -> None:
     ("grid", "message"),
     [
         ("dropout=0.1,0.2", "Dropout cannot be tuned on validation; learning_rate and weight_decay can"),
-        ("learning_rate=0,0.1", "Learning_rate needs one or more values that learning_rate itself accepts"),
-        ("learning_rate", "needs one or more values"),
-        ({"learning_rate": 0.1}, "needs one or more values"),
+        ("learning_rate=0,0.1", "Learning_rate needs one or more valid values"),
+        ("learning_rate", "needs one or more valid values"),
+        ({"learning_rate": 0.1}, "needs one or more valid values"),
         ("learning_rate=0.1,0.1", "has a duplicate value"),
-        ("learning_rate=0.1 learning_rate=0.2", "given twice"),
+        ("learning_rate=0.1 learning_rate=0.2", "Duplicate name"),
         ({"weight_decay": [number / 1000 for number in range(101)]}, "At most 100 combinations"),
     ],
 )

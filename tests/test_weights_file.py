@@ -250,7 +250,7 @@ def test_weights_of_another_library_network_are_rejected(seven_classes: Path) ->
         )
 
 
-def test_published_weights_bring_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_published_weights_draws_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     published = torchvision_source("resnet18").build(None).state_dict()
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: published)
     loaded = load_resnet18("default")

@@ -217,7 +217,7 @@ def _sample_training(
     left, held = pool.counts(len(classes)), validation.counts(len(classes))
     per_class = sample.per_class
     if per_class != "all" and sample.clip and 1 <= min(left) < per_class:
-        logger.info(f"per_class: {min(left)} instead of {per_class}, all that the smallest class has")
+        logger.info(f"per_class: lowered from {per_class} to {min(left)}, the size of the smallest class")
         per_class = min(left)
     for label, count in enumerate(left):
         class_name = f"class {dataset.class_names[classes[label]]} of {dataset.name}"

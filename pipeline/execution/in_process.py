@@ -45,7 +45,7 @@ class InProcessExecutor:
         """Run the next step and return its report."""
         task = self._tasks.popleft()
         with step_output(_DisplayedStep(self._display, task.number)):
-            return attempt(task, PlanContext(task.parent_run_id or None, rerun=task.rerun))
+            return attempt(task, PlanContext(task.parent_run_id or None, rerun=task.rerun, tags=task.tags))
 
     def cancel(self) -> None:
         """Do nothing: the step has been interrupted by the same signal."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -39,9 +40,9 @@ class LocalExecutor:
         self._budget = CoreBudget(available_cores())
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        folder = state_folder() / "workers" / str(os.getpid())
+        self._folder = state_folder() / "workers" / str(os.getpid())
         environment = worker_environment()
-        self._supervisors = [Supervisor(self._budget, environment, folder / f"{n}.log") for n in range(workers)]
+        self._supervisors = [Supervisor(self._budget, environment, self._folder / f"{n}.log") for n in range(workers)]
         self._threads = [
             threading.Thread(target=self._supervise, args=(supervisor,), daemon=True)
             for supervisor in self._supervisors
@@ -80,6 +81,8 @@ class LocalExecutor:
             self._tasks.put(None)
         for supervisor in self._supervisors:
             supervisor.stop(STOP_SECONDS)
+        if error is None:  # else the logs may say why
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _supervise(self, supervisor: Supervisor) -> None:
         while (task := self._tasks.get()) is not None:

@@ -26,6 +26,8 @@ class Task:
     raw_params: dict[str, Any]  # with the URI of its base model
     parent_run_id: str = ""  # of the plan run; empty to look for a cached result only
     rerun: bool = False  # ignore cached results
+    exclusive: bool = False  # nothing else runs on its machine
+    tags: dict[str, str] = field(default_factory=dict)  # of its run: the arm
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pipeline.execution.display import PlanDisplay, StepLabel
 from pipeline.execution.executor import Executor
 from pipeline.execution.in_process import InProcessExecutor
 from pipeline.execution.records import Output, Report, Status, Task
+from pipeline.execution.status import StatusFile
 from pipeline.plan.outcome import Outcome
 from pipeline.plan.records import Plan, Step, predecessors, walk
 from pipeline.tracking import names
@@ -49,8 +50,9 @@ def run_plan(steps: list[Step], execution: Execution, models: Models) -> list[Ou
         execution: How they are run.
         models: Models of earlier steps, on which these may build; theirs are added.
     """
-    with PlanDisplay([StepLabel(step.arm.label, step.seed, step.arm.kind.entry_point) for step in steps]) as display:
+    with PlanDisplay([label_of(step) for step in steps]) as display, StatusFile(display) as status:
         runner = PlanRunner(steps, display, models, explain=execution.explain)
+        runner.on_change = status.save
         if not execution.rerun:
             with InProcessExecutor(display) as executor:
                 runner.run(executor)
@@ -66,9 +68,10 @@ class PlanRunner:
 
     def __init__(self, steps: list[Step], display: PlanDisplay, models: Models, *, explain: bool):
         self.outcomes: dict[int, Outcome] = {}  # by step number
+        self.on_change: Callable[[], None] = lambda: None  # called before each wait for an event
         self._steps, self._display, self._models, self._explain = steps, display, models, explain
         self._losses: Counter[int] = Counter()  # killed processes by step number
-        self._ready: list[int] = []  # a heap: plan order
+        self._ready: list[tuple[bool, int]] = []  # a heap: steps that run alone come last, each kind in plan order
         self._in_flight: set[int] = set()
         self._claimed: dict[int, str] = {}  # claims of the steps that other commands run, by step number
         self._looked = 0.0  # when the claims were last looked at
@@ -85,9 +88,10 @@ class PlanRunner:
             while self.is_active():
                 self._display.workers = executor.capacity
                 for number in (*self._order.get_ready(), *self._released()):
-                    heapq.heappush(self._ready, number)
+                    self._enqueue(number)
                 while self._ready and len(self._in_flight) < executor.capacity:
-                    self._start(executor, heapq.heappop(self._ready), parent_run_id, rerun=rerun)
+                    self._start(executor, heapq.heappop(self._ready)[1], parent_run_id, rerun=rerun)
+                self.on_change()
                 if not self._in_flight and self._claimed:
                     time.sleep(CLAIM_POLL_SECONDS)
                 event = executor.next_event() if self._in_flight else None
@@ -96,7 +100,7 @@ class PlanRunner:
                 elif event is not None:
                     self._in_flight.discard(event.number)
                     if event.status == Status.NOT_CACHED:
-                        heapq.heappush(self._ready, event.number)
+                        self._enqueue(event.number)
                         return
                     self._take(event)
         except BaseException:
@@ -113,7 +117,12 @@ class PlanRunner:
         base_uri = self._models[step.base] if step.base is not None else ""
         self._in_flight.add(number)
         self._display.start(number)
-        executor.submit(Task(number, step.arm.kind.entry_point, step.raw_params(base_uri), parent_run_id, rerun))
+        raw_params, tags = step.raw_params(base_uri), {names.ARM: step.arm.name, names.ARM_LABEL: step.arm.label}
+        entry_point, exclusive = step.arm.kind.entry_point, bool(step.arm.exclusive)
+        executor.submit(Task(number, entry_point, raw_params, parent_run_id, rerun, exclusive, tags))
+
+    def _enqueue(self, number: int) -> None:
+        heapq.heappush(self._ready, (self._display.steps[number].alone, number))
 
     def _released(self) -> list[int]:
         """Return the steps that other commands have run, or no longer run."""
@@ -147,7 +156,7 @@ class PlanRunner:
                 step = self._steps[report.number]
                 text = f"{step.arm.label}, seed {step.seed}: {report.failure}; running it again"
                 self._display.wait(report.number, text)
-                heapq.heappush(self._ready, report.number)
+                self._enqueue(report.number)
                 return
         self._end(report)
 
@@ -161,6 +170,12 @@ class PlanRunner:
         seconds = report.seconds if not report.reused and report.seconds else None
         self._display.end(number, describe(report) + reason, seconds=seconds)
         self._order.done(number)
+
+
+def label_of(step: Step) -> StepLabel:
+    """Return a step's label; a study's workers take all cores, so it runs alone too."""
+    kind = step.arm.kind.entry_point
+    return StepLabel(step.arm.label, step.seed, kind, alone=bool(step.arm.exclusive) or kind == "tune")
 
 
 def describe(report: Report) -> str:

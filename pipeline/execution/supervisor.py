@@ -13,6 +13,8 @@ from pipeline.execution.budget import CoreBudget
 from pipeline.execution.channel import Channel
 from pipeline.execution.records import Output, Report, Status, Task
 
+LOG_VARIABLE = "PIPELINE_WORKER_LOG"  # path of a worker's own log
+
 
 class Supervisor:
     """A worker process, started when it is first needed and again after it was killed."""
@@ -60,7 +62,11 @@ class Supervisor:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "pipeline.execution.worker"],
-                    env={**self._environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                    env={
+                        **self._environment,
+                        LOG_VARIABLE: str(self._log.absolute()),
+                        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                    },
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

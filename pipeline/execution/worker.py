@@ -17,14 +17,17 @@ import queue  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
+import traceback  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
 from dataclasses import asdict, dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from pipeline.console import configure_logging, step_output  # noqa: E402
 from pipeline.execution.attempt import attempt, load_stage  # noqa: E402
 from pipeline.execution.channel import Channel, Message  # noqa: E402
 from pipeline.execution.records import Task  # noqa: E402
+from pipeline.execution.supervisor import LOG_VARIABLE  # noqa: E402
 from pipeline.interruption import interruptible, raise_if_interrupted  # noqa: E402
 from pipeline.params import ENTRY_POINTS, StageParams  # noqa: E402
 from pipeline.plan.arms import STEP_ENTRY_POINTS  # noqa: E402
@@ -121,13 +124,23 @@ def run_task(task: Task, channel: Channel, inbox: Inbox) -> None:
     """Run a step and send its report."""
 
     def reserve(params: StageParams) -> None:
-        channel.send({"cores": cores_needed(params)})
+        channel.send({"cores": None if task.exclusive else cores_needed(params)})
         if inbox.next() is None:
             raise KeyboardInterrupt
 
+    started = os.fstat(sys.stderr.fileno()).st_size
+
+    def save_log(path: Path) -> None:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
+        with open(os.environ[LOG_VARIABLE], "rb") as log:
+            log.seek(started)
+            path.write_bytes(log.read())
+
     note_run_of_this_process()
     with step_output(WorkerOutput(channel, task.number)):
-        report = attempt(task, PlanContext(task.parent_run_id, rerun=task.rerun, reserve=reserve))
+        context = PlanContext(task.parent_run_id, rerun=task.rerun, tags=task.tags, save_log=save_log, reserve=reserve)
+        report = attempt(task, context)
     channel.send({"report": asdict(report)})
 
 

@@ -43,7 +43,7 @@ class DataParams(StageParams):
     )
     data_dir: str = setting(
         "",
-        "Where datasets are stored or downloaded to.",
+        "Where data sets are stored or downloaded to.",
         allowed="a folder",
         default_text="$PIPELINE_DATA_DIR if set, otherwise data",
         changes_result=False,
@@ -69,12 +69,12 @@ class DataParams(StageParams):
     )
     std: str = setting(
         "auto",
-        "Divides pixels / 255 - mean. auto: like mean.",
+        "Divisor of (pixels / 255 - mean). auto: like mean.",
         allowed="none, measured, or one positive number per channel, such as 0.25,0.24,0.26",
     )
     skip_unreadable: bool = setting(False, "Leave out images that cannot be read, with a warning.")
     verify: bool = setting(
-        False, "Check the content of all image files again, not only size and time.", changes_result=False
+        False, "Verify the content of all image files, not only size and modification time.", changes_result=False
     )
 
     @field_validator("dataset")
@@ -268,5 +268,5 @@ def check_classes(text: str, info: ValidationInfo) -> str:
     dataset = str(info.data.get("dataset", "auto"))
     count = DATASET_CLASS_COUNTS.get(dataset, 10 if dataset == "auto" else None)
     if count is not None and classes[-1] >= count:
-        raise ValueError(f"the dataset has classes 0-{count - 1}")
+        raise ValueError(f"the data set has classes 0-{count - 1}")
     return format_classes(classes)

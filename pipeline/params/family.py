@@ -60,7 +60,7 @@ class FamilyParams(StageParams):
         "auto", "Batch norm before each ReLU (default: false for an MLP, true for a CNN)."
     )
     dropout: Probability | None = setting(
-        "auto", "Dropout probability (default: 0 for an MLP, 0.1 per channel for a CNN).", unit="fraction"
+        "auto", "Dropout probability (default: 0 for an MLP, 0.1 per channel for a CNN)."
     )
     conv_channels: str | None = setting(
         "auto",
@@ -80,14 +80,15 @@ class FamilyParams(StageParams):
         unit="pixels",
     )
     padding: Literal["auto", "valid", "same"] | None = setting(
-        "auto", "Zeros around the images: none, or as many as keep the size (CNN only; default: valid for 28x28 grey)."
+        "auto",
+        "Zero padding: valid (none) or same (keeps the size) (CNN only; default: valid for 28x28 grey, else same).",
     )
     pool: Literal["auto", "last", "each", "none"] | None = setting(
         "auto", "Convolutions followed by 2x2 max pooling (CNN only; default: last for 28x28 grey, else each)."
     )
     dense_width: Width | None = setting("auto", "Neurons of the dense block (CNN only; default: 128).", unit="neurons")
     dense_dropout: Probability | None = setting(
-        "auto", "Dropout probability after the dense block (CNN only; default: 0.25).", unit="fraction"
+        "auto", "Dropout probability after the dense block (CNN only; default: 0.25)."
     )
 
     @field_validator("model")

@@ -46,7 +46,7 @@ def _entries(value: object) -> list[tuple[str, object]]:
         return [(str(name), values) for name, values in value.items()]
     words = [word.partition("=") for word in str(value).split()]
     if len({name for name, _, _ in words}) < len(words):
-        raise ValueError("a name is given twice")
+        raise ValueError("duplicate name")
     return [(name, values.split(",")) for name, _, values in words]
 
 
@@ -58,7 +58,7 @@ def _values(name: str, values: object) -> list[float]:
     except ValidationError:
         numbers = []
     if not numbers:
-        raise ValueError(f"{name} needs one or more values that {name} itself accepts, got {values}")
+        raise ValueError(f"{name} needs one or more valid values, got {values}")
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"{name} has a duplicate value")
     return numbers

@@ -19,13 +19,14 @@ class ImportBaseParams(RegistrationParams, SeedParams, MachineParams, DataParams
 
     model: str = setting(
         "",
-        "The network. own: runs the code that you name.",
+        "Network to import. own:PATH.py:FUNCTION runs that file.",
         allowed=GRAPH_FORMS,
-        hint="blocks lists the blocks of a network.",
+        hint="For example torchvision:resnet18.",
+        required=True,
     )
     weights: Annotated[str, Field(min_length=1)] = setting(
         "default",
-        "Weights. default: those that the library publishes, downloaded; none: random.",
+        "Weights. default: the library's published ones, downloaded; none: random.",
         allowed="default, none, or a .safetensors, .pt, .pth or .th file",
     )
     blocks: Annotated[str, Field(pattern=r"^(auto|[\w.]+(,[\w.]+)*)$")] = setting(

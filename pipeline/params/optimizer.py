@@ -23,10 +23,10 @@ class OptimizerParams(StageParams):
         "Learning rate after warm-up. cosine: decays to 0 over all epochs; early stopping still applies.",
     )
     warmup_epochs: Annotated[float, Field(ge=0, le=100_000)] = setting(
-        0.0, "Epochs in which the learning rate rises linearly; may be a fraction.", unit="epochs"
+        0.0, "Epochs of linear learning-rate warm-up; may be a fraction.", unit="epochs"
     )
     clip_grad_norm: Annotated[float, Field(ge=0, le=1_000_000)] = setting(
-        0.0, "Largest norm of the gradient of all trained parameters; 0 disables clipping."
+        0.0, "Max. gradient norm over all trained parameters; 0 disables clipping."
     )
 
     @field_validator("momentum", mode="before")
@@ -36,7 +36,7 @@ class OptimizerParams(StageParams):
         if value in ("auto", None):
             return DEFAULT_MOMENTUM if is_sgd else None
         if not is_sgd and "optimizer" in info.data:
-            raise ValueError("only optimizer=sgd has momentum")
+            raise ValueError("only optimizer=sgd uses momentum")
         return value
 
     @field_validator("warmup_epochs")

@@ -48,7 +48,7 @@ class MainParams(MachineParams, DataParams):
     )
     workers: Annotated[int, Field(ge=1, le=256)] | Auto = setting(
         "auto",
-        "Steps that run at a time, each in a worker process. auto: one per core; 1: in this process.",
+        "Number of steps that run in parallel, each in a worker process. auto: one per core; 1: in this process.",
         unit="steps",
         changes_result=False,
     )
@@ -96,7 +96,7 @@ class ResumeParams(StageParams):
     )
     model: Annotated[str, Field(pattern=rf"^({OWN_PREFIX}.+:\w+)?$")] = setting(
         "",
-        "Your own code, if the run's network is made of it: never run unless named again.",
+        "Your own code, if it built the run's network: it is never executed unless named again.",
         allowed="empty, or own:PATH.py:FUNCTION as it was given to the run",
         changes_result=False,
     )

@@ -41,7 +41,7 @@ class TrainBaseParams(TrainingParams, BaseBudgetParams, FamilyParams, SeedParams
     classes: str = setting(
         "auto",
         "Classes to train on (default: digits 0-4 for an MLP, 0-6 for a CNN; all classes of other data).",
-        allowed="at least two classes of the dataset, by name or number, such as 0-4 or ants,bees",
+        allowed="at least two classes of the data set, by name or number, such as 0-4 or ants,bees",
     )
     params_from: Annotated[str, Field(pattern=rf"^({RUN_ID})?$")] = setting(
         "",
@@ -144,7 +144,7 @@ class CutParams(LabelParams, TargetParams, SeedParams, MachineParams, DataParams
 
     cuts: Annotated[str, Field(pattern=r"^([\w.:-]+( *, *[\w.:-]+)*)?$")] = setting(
         "",
-        "Pooled features of these blocks, such as 1,3 or layer2, or of every block; with validation and test images.",
+        "Pooled features after these blocks, such as 1,3 or layer2, or every; of validation and test images too.",
         allowed="empty, every, or numbers or names of blocks, separated by commas",
     )
 
@@ -156,12 +156,12 @@ class CacheFeaturesParams(CutParams):
 
     depth: Annotated[int, Field(ge=1)] | Literal["all"] = setting(
         "all",
-        "Number of blocks to run the images through: reuse_layers - unfreeze, or frozen.",
+        "Number of blocks to run the images through: reuse_layers - unfreeze of transfer, or frozen of finetune_cnn.",
         allowed="all, or an integer in [1, number of blocks of the base]",
         unit="blocks",
     )
     draws: Annotated[int, Field(ge=1, le=1000)] = setting(
-        1, "With cuts: seeds, from `seed` on, whose label samples are covered.", unit="seeds"
+        1, "With cuts: number of label samples to cover (seeds from `seed` on).", unit="seeds"
     )
 
     @field_validator("depth")
@@ -179,7 +179,7 @@ class ProbeParams(CutParams):
 
     cuts: Annotated[str, Field(pattern=r"^[\w.:-]+( *, *[\w.:-]+)*$")] = setting(
         "every",
-        "Blocks below the probed cuts, such as 1,3 or layer2.",
+        "Cuts to probe: the blocks below them, such as 1,3 or layer2.",
         allowed="every, or numbers or names of blocks, separated by commas",
     )
     folds: Annotated[int, Field(ge=3, le=100)] = setting(

@@ -50,7 +50,7 @@ class TargetParams(StageParams):
     classes: str = setting(
         "auto",
         "Target classes (default: digits 5-9 for an MLP, 7-9 for a CNN; else those that the base has not seen).",
-        allowed="at least two classes of the dataset, by name or number, such as 5-9 or ants,bees",
+        allowed="at least two classes of the data set, by name or number, such as 5-9 or ants,bees",
     )
 
     @field_validator("classes")
@@ -64,12 +64,12 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Labels per class (default: 100 or what a class has for an MLP, all for a CNN, or those of a continued base).",
+        "Labels per class (default: 100 for an MLP, fewer if a class has fewer; all for a CNN; a continued base's).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(
         "auto",
-        "Additional validation images per class (default: 30 or a quarter of them; val_fraction for all labels).",
+        "Extra validation images per class (default: 30, at most a quarter of a class; val_fraction with all labels).",
         unit="images",
     )
 

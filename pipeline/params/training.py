@@ -24,7 +24,7 @@ class MachineParams(StageParams):
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | Auto = setting(
         "auto",
-        "CPU threads. auto: one for small steps, more where they pay (docs/defaults.md).",
+        "CPU threads. auto: one for small steps, more for large ones (docs/defaults.md).",
         unit="threads",
         changes_result=False,
     )
@@ -66,14 +66,14 @@ class TrainingParams(RegistrationParams, OptimizerParams):
         "auto",
         "Augmentation of the training images. auto: crop_flip for photos if all layers are trained, otherwise none.",
     )
-    weight_averaging: Probability = setting(0.998, "EMA decay for the weights; 0 disables EMA.", unit="fraction")
+    weight_averaging: Probability = setting(0.998, "EMA decay for the weights; 0 disables EMA.")
     val_fraction: Annotated[float, Field(gt=0, le=0.9)] = setting(
-        0.1, "Fraction of the training images held out for validation, stratified.", unit="fraction"
+        0.1, "Fraction of the training images held out for validation, stratified."
     )
     tune_on_validation: str = setting(
         "",
-        "Values to try, such as learning_rate=0.001,0.003 weight_decay=0.001,0.01. Each combination is fitted, and the "
-        "lowest validation loss decides.",
+        "Values to try, such as learning_rate=0.001,0.003 weight_decay=0.001,0.01. Each combination is fitted; the "
+        "lowest validation loss wins.",
         allowed="empty, or values of learning_rate and weight_decay",
     )
     checkpoint_every: Count = setting(

@@ -20,7 +20,7 @@ MAX_ARMS = 1000
 STEP_ENTRY_POINTS = ("train_base", "tune", "cache_features", "probe", "transfer", "finetune_cnn", "scratch_cnn")
 PLACEHOLDER_MODEL = "models:/m-" + 32 * "0"  # for a base that does not exist yet while parameters are checked
 RESERVED = ("seed", "base", "dry_run", "params_from")  # set by the plan itself, or not allowed in one
-ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles")
+ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles", "exclusive")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class ArmReader:
                 base=str(entry.get("base") or ""),
                 seeds=self.plan_overrides.seeds or min(self.seeds, max_seeds),
                 grid=name,
+                exclusive=self._exclusive(entry),
             )
             self._check_params(entry, arm)
             yield arm
@@ -113,6 +114,14 @@ class ArmReader:
             **{name: value for name, value in overrides.overrides.items() if name in kind.model_fields},
             **({"classes": classes} if classes else {}),
         }
+
+    def _exclusive(self, entry: LinedMapping) -> bool | None:
+        """Return whether an arm's steps run alone; None if it does not say."""
+        value = entry.get("exclusive")
+        if value is not None and not isinstance(value, bool):
+            self.errors.add(entry, "exclusive", "must be true or false.")
+            return None
+        return value
 
     def _grid(self, entry: LinedMapping) -> list[Setting]:
         """Return all combinations of an arm's grid or grids; one empty combination without a grid."""

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import Fault, UserInputError, suggest
 from pipeline.plan.arms import STEP_ENTRY_POINTS, ArmReader, PlanOverrides
 from pipeline.plan.questions import QuestionReader
-from pipeline.plan.records import Plan
+from pipeline.plan.records import TIME_QUESTIONS, Plan, PlannedArm, Question
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping, read_yaml
 
@@ -45,9 +47,23 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
         description=" ".join(str(root.get("description", "")).split()),
         profile=plan_overrides.profile,
         seeds=seeds,
-        arms=arms,
+        arms=with_exclusive(arms, questions),
         questions=questions,
     )
+
+
+def with_exclusive(arms: Mapping[str, PlannedArm], questions: Sequence[Question]) -> dict[str, PlannedArm]:
+    """Return arms that say whether they run alone: by default, if a question asks for their time."""
+    timed = {
+        name
+        for question in questions
+        if question.kind in TIME_QUESTIONS
+        for name in (*question.arms, question.reference)
+    }
+    return {
+        name: replace(arm, exclusive=name in timed if arm.exclusive is None else arm.exclusive)
+        for name, arm in arms.items()
+    }
 
 
 def is_shipped(text: str) -> bool:

@@ -39,6 +39,10 @@ class PlannedArm:
     base: str  # name of the arm whose model it builds on, or empty
     seeds: int  # number of seeds; it runs with seeds 0 to seeds - 1
     grid: str  # name of the arm in the file that it was expanded from
+    exclusive: bool | None = None  # whether nothing runs beside its steps; None until its questions are known
+
+
+TIME_QUESTIONS = ("caching", "time")  # kinds whose arms run alone by default
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ def label_chart(
         arrow: What to point out.
     """
     figure, axes = new_chart(text, TOP + BODY + BOTTOM, BODY, width=WIDTH)
+    lowest = min(curves, key=lambda curve: curve[-1].mean.mean)
     for curve in curves:
-        _draw_curve(axes, labels, curve)
+        _draw_curve(axes, labels, curve, below=curve is lowest)
     if arrow is not None:
         axes.annotate(
             "", (arrow.worth, arrow.accuracy), (arrow.labels, arrow.accuracy),
@@ -53,13 +54,13 @@ def label_chart(
     return rendered(text, figure)
 
 
-def _draw_curve(axes: Axes, labels: Sequence[float], curve: Sequence[Row]) -> None:
-    """Draw means with intervals, and the name of the arm beside the curve's steepest, leftmost end."""
+def _draw_curve(axes: Axes, labels: Sequence[float], curve: Sequence[Row], *, below: bool) -> None:
+    """Draw means with intervals, and the name of the arm above or below the curve's right end."""
     style, means = curve[0].style, [row.mean.mean for row in curve]
     lower, upper = zip(*(row.ends for row in curve), strict=True)
     axes.plot(labels, means, color=style.color, marker=style.marker, markersize=4, linewidth=1.5)
     axes.fill_between(labels, lower, upper, color=style.color, alpha=0.15, linewidth=0)
     axes.annotate(
-        curve[0].label, (labels[-1], means[-1]), xytext=(-4, 6 if style.marker != "o" else -10),
+        curve[0].label, (labels[-1], means[-1]), xytext=(0, -24 if below else 8),
         textcoords="offset points", fontsize=SMALL, color=style.color, ha="right",
     )  # fmt: skip

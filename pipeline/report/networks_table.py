@@ -64,7 +64,7 @@ def _optimizer(arm: ReportedArm) -> str:
     if not rate:
         return NO_VALUE
     kind = OPTIMIZERS.get(arm.parameter("optimizer") or "adam", arm.parameter("optimizer"))
-    return f"{kind}, learning rate {rate}, batches of {arm.parameter('batch_size')}"
+    return f"{kind}, learning rate {rate}, batch size {arm.parameter('batch_size')}"
 
 
 def _regularization(arm: ReportedArm) -> str:
@@ -74,7 +74,7 @@ def _regularization(arm: ReportedArm) -> str:
     parts = [
         f"L2 penalty {decay}" if decay not in ("", "0", "0.0") else "",
         f"dropout {dropout}" if dropout not in ("", "0", "0.0") else "",
-        f"weight averaging {average}" if average not in ("", "0", "0.0") else "",
+        f"EMA {average}" if average not in ("", "0", "0.0") else "",
         f"early stopping (patience {patience})" if (patience := arm.parameter("patience")) else "",
     ]
     return ", ".join(filter(None, parts)) or NO_VALUE

@@ -153,7 +153,7 @@ def check_base(params: AnyTargetParams, base: Base) -> None:
         problem = f"its family is mlp, and {params.entry_point} needs a convolutional network."
         raise UserInputError(Fault("base", params.base, problem, "Choose another one, or base=auto."))
     if params.model and base.source is None:
-        problem = f"the base is no code of yours (its family is {architecture.family})."
+        problem = f"the base was not built by your own code (its family is {architecture.family})."
         raise UserInputError(Fault("model", params.model, problem, "Leave model out."))
     if params.dataset == "auto" and base.dataset == NO_DATASET:
         problem = "the base was imported without a data set."

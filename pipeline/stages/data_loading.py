@@ -104,7 +104,9 @@ def resolve_base(params: B, split: Split) -> B:
     resolved: dict[str, object] = {"dataset": split.dataset, "classes": split.classes_text}
     if "batch_size" not in params.model_fields_set and params.batch_size > len(split.train):
         resolved["batch_size"] = len(split.train)
-        logger.info(f"batch_size: {len(split.train)} instead of {params.batch_size}, the number of training images")
+        logger.info(
+            f"batch_size: lowered from {params.batch_size} to {len(split.train)}, the number of training images"
+        )
     params = params.model_copy(update=resolved)
     check_batch(split, params.batch_size)
     return params

@@ -64,7 +64,7 @@ def summary_of_fit(finished: FinishedFit) -> FitSummary:
         **tuning_metrics(tries),
     }
     chosen = "".join(
-        f", chosen of {len(tries)} tries: learning rate {one.learning_rate:g}, weight decay {one.weight_decay:g}"
+        f", chosen from {len(tries)} tries: learning rate {one.learning_rate:g}, weight decay {one.weight_decay:g}"
         for one in tries
         if one.chosen
     )
@@ -88,7 +88,7 @@ def summary_of_head(fit: HeadFit) -> FitSummary:
         names.HEAD_ITERATIONS: head.iterations,
         names.HEAD_DROPPED_UNITS: head.dropped_units,
     }
-    edge = " (edge of the grid)" if head.at_grid_edge else ""
+    edge = " (at the edge of the grid)" if head.at_grid_edge else ""
     return FitSummary(
         converged=CONVERGED if head.converged else f"{ABOVE_TOLERANCE} of {TOLERANCE:g}",
         metrics=metrics,

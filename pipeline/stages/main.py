@@ -145,7 +145,7 @@ def plan_overrides(params: MainParams) -> PlanOverrides:
 def plan_run(params: MainParams, plan: Plan) -> AbstractContextManager[StageRun]:
     """Return the context of the plan's run, which is the parent of its steps' runs."""
     note = f"{plan.title}. {plan.description}\n\nIts steps are the child runs; its report is an artifact."
-    return stage_run(params, name=f"plan {plan.name}, {plan.profile}", note=note, tags={})
+    return stage_run(params, name=f"plan {plan.name}, {plan.profile}", note=note, tags={names.PLAN: plan.name})
 
 
 def plan_digest(record: PlanRecord) -> str:

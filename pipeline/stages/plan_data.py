@@ -138,7 +138,9 @@ def rest_of(taken: set[int], summary: DatasetSummary, *, name: str) -> Classes:
     rest = tuple(number for number in range(len(summary.class_names)) if number not in taken)
     if len(rest) < 2:
         text = class_text(tuple(sorted(taken)), summary)
-        what = f"leaves {len(rest)} of the {len(summary.class_names)} classes of {summary.name}; two are needed."
+        what = (
+            f"leaves {len(rest)} of the {len(summary.class_names)} classes of {summary.name}; at least two are needed."
+        )
         raise UserInputError(Fault(name, text, what, "Choose fewer classes."))
     return rest
 
@@ -230,7 +232,7 @@ def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm]) -> Plan:
     )
     if not changes:
         return plan
-    note = f"Lowered to what the data have: {', '.join(changes)}."
+    note = f"Lowered to fit the data: {', '.join(changes)}."
     echo(note)
     arms = {arm.name: replace(arm, base=names.get(arm.base, "")) for arm in fitted.values()}
     questions = tuple(

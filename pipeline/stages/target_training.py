@@ -5,17 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from pipeline.console import echo
 from pipeline.data.normalization import with_preprocessing
-from pipeline.data.splits import training_examples
-from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import architecture_digest, build_network
-from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.grid import grid_values
 from pipeline.params.stages import TargetStageParams, TransferParams
@@ -24,6 +19,7 @@ from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.augment import resolve_augment
 from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target, solves_head
 from pipeline.stages.class_table import log_data, shortened
+from pipeline.stages.feature_source import feature_costs, resolve_features
 from pipeline.stages.strategy import solve_head_first
 from pipeline.stages.training_run import (
     describe_split,
@@ -37,27 +33,17 @@ from pipeline.stages.training_run import (
 )
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import CacheKey, cache_key
-from pipeline.tracking.cut_artifacts import find_cut_features
-from pipeline.tracking.feature_artifacts import check_size, find_features, load_features, log_features
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
 from pipeline.training.features import (
-    Features,
-    check_sample,
-    compute_features,
     feature_operations,
-    fingerprint,
-    prefix_seconds,
 )
 from pipeline.training.head_fit import HeadFit
-from pipeline.training.inputs import model_inputs
 
 logger = logging.getLogger(__name__)
-
-FeatureSource = Callable[[StageRun], Features | None]
 
 
 def train_on_target(
@@ -103,7 +89,7 @@ def _train(
         return print_dry_run(params, setup.data.split, f"network: {setup.architecture.model_dump_json()}")
     with stage_run(
         params,
-        name=f"{params.entry_point} {shortened(params.classes)}, {describe_reuse(setup)}, seed {params.seed}",
+        name=run_name(params, setup),
         note=describe_run(setup),
         tags={**key.tags(), **setup_tags(setup)},
         plan_context=plan_context,
@@ -198,19 +184,30 @@ def log_setup(setup: TargetSetup) -> None:
         logger.warning(f"the base was already trained on target classes {', '.join(setup.overlap)}")
 
 
-def describe_reuse(setup: TargetSetup) -> str:
-    """Return the reuse in a few words, for the run's name."""
+def run_name(params: TargetStageParams, setup: TargetSetup) -> str:
+    """Return the name of the run, with what distinguishes arms first: a table shows some 14 characters.
+
+    Such as `4/5 frozen s0: transfer 5-9, 100/class, cached, seed 0`: 5 blocks copied, 4 of them frozen.
+    """
     reuse = setup.reuse
-    if not reuse.copied:
-        return "from scratch"
-    only = f", trained {', '.join(map(str, reuse.train_blocks))}" if reuse.train_blocks else ""
     frozen = reuse.copied - sum(index < reuse.copied for index in reuse.trained)
-    return f"{'continued, ' if reuse.keeps_head else ''}{reuse.copied} copied, {frozen} frozen{only}"
+    first = f"{frozen}/{reuse.copied} frozen" if reuse.copied else "scratch"
+    labels = "all labels" if params.per_class == "all" else f"{params.per_class}/class"
+    details = [
+        f"{params.entry_point} {shortened(params.classes)}",
+        labels,
+        f"trained {', '.join(map(str, reuse.train_blocks))}" if reuse.train_blocks else "",
+        "continued" if reuse.keeps_head else "",
+        "cached" if isinstance(params, ReuseParams) and params.features != "none" else "",
+        "solved head" if solves_head(params) else "",
+        f"seed {params.seed}",
+    ]
+    return f"{first} s{params.seed}: {', '.join(filter(None, details))}"
 
 
 def describe_run(setup: TargetSetup) -> str:
     """Return the run's note."""
-    base = f" Base: {setup.base.ancestry}." if setup.base else ""
+    base = f" Base: {setup.base.ancestry.removeprefix('base ')}." if setup.base else ""
     return f"Network for {describe_split(setup.data.split)}. Reuse: {setup.reuse}.{base}"
 
 
@@ -232,78 +229,6 @@ def log_inputs(run: StageRun, setup: TargetSetup, report: LoadReport) -> None:
     path = run.folder / names.LOAD_REPORT
     path.write_text(json.dumps(dataclasses.asdict(report), indent=1), encoding="utf-8")
     run.log_file(path)
-
-
-def resolve_features(
-    params: TargetStageParams, setup: TargetSetup, network: LayeredNetwork, *, client: Client
-) -> FeatureSource:
-    """Load and check the features of the frozen blocks, or return a function that computes them in the run.
-
-    Raises:
-        UserInputError: The features belong to another base, depth or dataset, or do not fit into memory.
-    """
-    if not isinstance(params, ReuseParams) or params.features == "none":
-        return lambda run: None
-    if params.features == "auto" and (cuts := shared_features(setup, network, client)) is not None:
-        return lambda run: cuts
-    examples = training_examples(setup.data.dataset, setup.data.split.classes)
-    expected = fingerprint(network, network.frozen, examples)
-    if params.features == "auto":
-        features = find_features(client, expected)
-    else:
-        features = load_features(client, params.features, expected)
-    if features is not None:
-        try:
-            check_sample(features, network, examples)
-        except ValueError as error:
-            raise UserInputError(Fault("features", params.features, f"{error}.", "Run cache_features again.")) from None
-        logger.info(f"features: loaded for {len(features.ids)} images, after block {features.depth}")
-        return lambda run: features
-
-    check_size(network, network.frozen, examples)
-
-    def compute(run: StageRun) -> Features:
-        computed = compute_features(network, network.frozen, examples, folder=run.folder)
-        check_sample(computed, network, examples)
-        log_features(run, computed)
-        logger.info(f"features: computed for {len(examples)} images in {computed.seconds:.2f} s, and logged")
-        return computed
-
-    return compute
-
-
-def shared_features(setup: TargetSetup, network: LayeredNetwork, client: Client) -> Features | None:
-    """Return pooled features of the base at the cut that cover training and validation images; None if there are none.
-
-    They suffice for a new linear head on frozen blocks; blocks above frozen ones need activations that are not pooled.
-    """
-    head_only = setup.reuse.frozen == setup.reuse.depth and getattr(setup.architecture, "head", "linear") == "linear"
-    if setup.base is None or not head_only:
-        return None
-    split = setup.data.split
-    ids = torch.cat([split.train.ids, split.validation.ids])
-    features = find_cut_features(client, setup.base.network, setup.reuse.frozen, ids)
-    if features is not None:
-        check_sample(features, network, split.train)
-        logger.info(f"features: loaded for {len(features.ids)} images, pooled, after block {features.depth}")
-    return features
-
-
-def feature_costs(
-    features: Features | None, network: LayeredNetwork, setup: TargetSetup, *, batch_size: int
-) -> dict[str, float]:
-    """Return the cost of the features, the time they save per epoch, and the break-even number of epochs."""
-    if features is None:
-        return {}
-    if features.pooled:  # of several cuts, and shared by several runs
-        return {names.FEATURES_SECONDS: features.seconds}
-    parts = [model_inputs(network, part) for part in (setup.data.split.train, setup.data.split.validation)]
-    saved = prefix_seconds(network, features.depth, parts, batch_size)
-    return {
-        names.FEATURES_SECONDS: features.seconds,
-        names.FEATURES_SAVED_SECONDS: saved,
-        names.BREAK_EVEN_EPOCHS: features.seconds / saved,
-    }
 
 
 def print_gain(setup: TargetSetup, result: StageResult) -> None:

@@ -63,7 +63,7 @@ def train_base(
         return cached
     with stage_run(
         params,
-        name=f"base {params.model} {shortened(params.classes)}, seed {params.seed}",
+        name=run_name(params),
         note=f"Base network ({params.model}) for {describe_split(split)}.",
         tags=key.tags(),
         plan_context=plan_context,
@@ -72,6 +72,12 @@ def train_base(
         log_data(run, split)
         log_own_code(run, source)
         return fit_base(run, network, split, params, data_seconds=data_seconds)
+
+
+def run_name(params: TrainBaseParams) -> str:
+    """Return the name of the run, with what distinguishes bases of a plan first: a table shows some 14 characters."""
+    batch_norm = "+bn" if params.model == "mlp" and params.batch_norm else ""
+    return f"base {params.model}{batch_norm} s{params.seed}: {shortened(params.classes)}, seed {params.seed}"
 
 
 def with_tuned_params(params: TrainBaseParams) -> TrainBaseParams:

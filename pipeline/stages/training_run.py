@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from pipeline import __version__
 from pipeline.console import echo
 from pipeline.data.normalization import resolve_preprocessing
 from pipeline.data.splits import Split
@@ -23,7 +25,7 @@ from pipeline.networks.convolutions import bfloat16_pays
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
 from pipeline.networks.macs import trainable_fraction, training_macs
-from pipeline.params import StageParams, TrainBaseParams
+from pipeline.params import StageParams, TargetParams, TrainBaseParams
 from pipeline.params.grid import grid_settings
 from pipeline.params.stages import FitParams
 from pipeline.params.target import ReuseParams
@@ -32,8 +34,10 @@ from pipeline.runtime import Runtime, resolve_runtime
 from pipeline.stages.class_table import recall_metrics, shortened, write_class_table
 from pipeline.stages.fit_summary import CONVERGED, FitSummary, summary_of_fit, summary_of_head
 from pipeline.stages.fitting import FitInputs, fit_network
+from pipeline.stages.model_card import model_card
 from pipeline.stages.next_command import after_training
 from pipeline.tracking import names
+from pipeline.tracking.cache_key import code_digest
 from pipeline.tracking.model_export import ModelFacts, images_of, log_model
 from pipeline.tracking.queries import compare_link
 from pipeline.tracking.stage_run import StageResult, StageRun
@@ -157,7 +161,7 @@ def solve_and_evaluate(
     parts = model_inputs(network, split.train, features), model_inputs(network, split.validation, features)
     if run.run_history is not None:
         run.log_restored([])
-        logger.info(f"resuming run {run.run_id} from the start: a head is solved at once")
+        logger.info(f"resuming run {run.run_id} from the start: solved heads have no checkpoints")
     fit = fit_head(network, *parts, start=start)
     raise_if_interrupted()
     return evaluate_parts(network, split, summary_of_head(fit), parts=parts, features=features)
@@ -223,8 +227,16 @@ def finish(
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )
+    card = model_card(
+        trained.network,
+        split,
+        trained.test,
+        stage=params.entry_point,
+        converged=trained.summary.converged,
+        lineage=model_lineage(run, params),
+    )
     images = images_of(split, seen_before)
-    log_model(run, trained.network, facts=facts, images=images, register_as=params.register_as)
+    log_model(run, trained.network, facts=facts, images=images, card=card, register_as=params.register_as)
     model_uri = run.wait_for_model()
     print_result(run, trained, f"run {run.run_id}, model {model_uri}")
     next_command = after_training(trained.network.architecture, split, params, model_uri=model_uri)
@@ -232,6 +244,17 @@ def finish(
     if not run.late and (link := compare_link(run)):
         echo(f"compare: {link}")
     return StageResult(run.run_id, model_uri, dict(run.final_metrics))
+
+
+def model_lineage(run: StageRun, params: FitParams) -> dict[str, str]:
+    """Return where a model comes from, for its card."""
+    return {
+        "run": run.run_id,
+        "base": params.base if isinstance(params, TargetParams) and params.base != "auto" else "",
+        "seed": str(params.seed),
+        "code": code_digest(params.entry_point),
+        "software": f"mlflow-transfer-pipeline {__version__}, torch {torch.__version__}",
+    }
 
 
 def fit_metrics(trained: TrainedNetwork) -> dict[str, float]:

@@ -92,6 +92,6 @@ def chosen_blocks(text: str, blocks: tuple[str, ...], fresh: range, *, depth: in
         allowed = f"block {chosen[-1]} is above the {depth} that are used."
         raise UserInputError(Fault("train_blocks", text, allowed, "Reuse more layers."))
     if left_out := set(fresh) - set(chosen):
-        allowed = f"block {min(left_out)} is randomly initialized, and would stay so."
+        allowed = f"block {min(left_out)} is randomly initialized and would not be trained."
         raise UserInputError(Fault("train_blocks", text, allowed, "Add it, or use upper=drop."))
     return chosen

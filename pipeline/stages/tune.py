@@ -169,7 +169,7 @@ def with_folds(params: TuneParams, split: Split) -> TuneParams:
     limit = max_folds(examples.labels, examples.ids)
     if params.folds != TuneParams.model_fields["folds"].default or not 2 <= limit < params.folds:
         return params
-    logger.info(f"folds: {limit} instead of {params.folds}, the size of the smallest class")
+    logger.info(f"folds: lowered from {params.folds} to {limit}, the size of the smallest class")
     return params.model_copy(update={"folds": limit})
 
 
@@ -186,8 +186,8 @@ def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec)
         search(study, job, params.worker_count())
     if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
         raise RuntimeError(
-            f"none of the {finished_count(study)} trials of study {study.study_name} has a value; "
-            "their runs have the reasons. Start a new study with a different search space"
+            f"none of the {finished_count(study)} trials of study {study.study_name} completed a fold; "
+            "see the notes of their runs, and start a new study with a different search space"
         )
     log_study(run, study, time.perf_counter() - began)
 
@@ -291,6 +291,8 @@ def log_study(run: StageRun, study: Study, seconds: float) -> None:
     path = run.folder / names.BEST_SETTING
     path.write_text(json.dumps(best.params, indent=1, sort_keys=True), encoding="utf-8")
     run.log_file(path)
+    winning = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in best.params.items()}
+    run.set_tags({names.WINNING_SETTING: ", ".join(f"{name}={value}" for name, value in sorted(winning.items()))})
     states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
     run.log_final(
         {

@@ -1,7 +1,6 @@
 """The verdict on a question: is the arm better or worse, and is the difference smaller than matters?
 
-`judge` takes all confirmatory questions of a family at once, because Holm's correction needs them all; exploratory
-questions are judged one by one.
+`judge` takes all comparisons of a family at once, because Holm's correction needs them all.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ class Comparison:
             (0.1: ratios between 1 / 1.1 and 1.1 do not matter). None: the size is not asked.
         scale: Whether differences or ratios are compared.
         lower_is_better: True for times and losses.
-        confirmatory: Judged with its family; otherwise exploratory, judged alone.
         unconverged: Says which fits did not converge (see `convergence_flag`); empty if all did.
     """
 
@@ -41,7 +39,6 @@ class Comparison:
     margin: float | None
     scale: Scale = "difference"
     lower_is_better: bool = False
-    confirmatory: bool = True
     unconverged: str = ""
 
     def __post_init__(self) -> None:
@@ -79,7 +76,6 @@ class Verdict:
     size_p: float  # NaN without a margin
     look: int  # pairs at the last look, 0 before the first
     preliminary: bool  # three or four pairs: no look spent
-    confirmatory: bool
     unconverged: str  # empty if all fits converged
     sign_flip_p: float  # descriptive: permutation p value, not adjusted
     wins: int  # descriptive: pairs in which the arm is better
@@ -100,11 +96,6 @@ class Verdict:
             words.append("size open" if self.size == "open" else self.size)
         return (f"preliminary (n = {self.count}): " if self.preliminary else "") + "; ".join(words)
 
-    def notes(self) -> tuple[str, ...]:
-        """Return what qualifies the answer: exploratory, unconverged fits."""
-        exploratory = () if self.confirmatory else ("exploratory",)
-        return (*exploratory, *((self.unconverged,) if self.unconverged else ()))
-
 
 def convergence_flag(unconverged: Mapping[str, tuple[Mapping[str, int], int]]) -> str:
     """Return which fits did not converge, and why; empty if all converged.
@@ -122,17 +113,13 @@ def convergence_flag(unconverged: Mapping[str, tuple[Mapping[str, int], int]]) -
 
 
 def judge(comparisons: Sequence[Comparison]) -> tuple[Verdict, ...]:
-    """Return one verdict per comparison, in order; the confirmatory ones form one family.
+    """Return one verdict per comparison of a family, in order.
 
-    Pass all confirmatory questions of a family, also those without results yet: the correction counts them.
+    Pass all comparisons of the family, also those without results yet: the correction counts them.
     """
     evidence = [gather_evidence(comparison.differences, comparison.test_margin) for comparison in comparisons]
     p_values = np.array([[item.sign_p, item.size_p] for item in evidence]).reshape(-1, 2)
-    family = np.array([comparison.confirmatory for comparison in comparisons], bool)
-    p_values[family] = _adjust_with_preliminary(
-        p_values[family], [e for e, c in zip(evidence, family, strict=True) if c]
-    )
-    return tuple(map(_verdict, comparisons, evidence, p_values))
+    return tuple(map(_verdict, comparisons, evidence, _adjust_with_preliminary(p_values, evidence)))
 
 
 def _adjust_with_preliminary(p_values: Floats, evidence: Sequence[Evidence]) -> Floats:
@@ -159,7 +146,6 @@ def _verdict(comparison: Comparison, evidence: Evidence, p_values: Floats) -> Ve
         size_p=size_p,
         look=evidence.look,
         preliminary=evidence.preliminary,
-        confirmatory=comparison.confirmatory,
         unconverged=comparison.unconverged,
         sign_flip_p=sign_flip_p(differences),
         wins=int((differences > 0).sum()),

@@ -74,7 +74,7 @@ def code_parts(stage: str) -> dict[str, str]:
     shared: tuple[str, ...] = ("training_run", "fitting", "fit_summary", "data_loading", "augment", "base_network")
     if stage in TARGET_STAGES:
         shared += ("cut_pass",) if stage in ("cache_features", "probe") else ()
-        shared += ("base_selection", "strategy", "target_training")
+        shared += ("base_selection", "feature_source", "strategy", "target_training")
     if stage == "import_base":
         shared += ("imported_network",)
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]

@@ -62,7 +62,7 @@ class ClaimLostError(RuntimeError):
     """The lease of this process has passed, and another process runs the step now."""
 
     def __init__(self, key: str):
-        super().__init__("the lease of its claim has passed, and another process runs it")
+        super().__init__("its lease expired, and another process runs it")
         self.key = key
 
 

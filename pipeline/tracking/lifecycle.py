@@ -79,7 +79,7 @@ def stage_run(
         UserInputError: The store is not usable, the run cannot be resumed, or its result would differ.
     """
     if plan_context is not None:
-        parent_run_id = plan_context.parent_run_id
+        parent_run_id, tags = plan_context.parent_run_id, {**tags, **plan_context.tags}
         plan_context.reserve(params)
     tags = _initial_tags(params, note, tags, parent_run_id)
     with interruptible():
@@ -90,6 +90,7 @@ def stage_run(
         else:
             run, logged_params = _begin(name, tags)
         run.nested = parent_run_id is not None
+        run.save_log = plan_context.save_log if plan_context is not None else None
         try:
             raise_if_interrupted()
             new_params = {name: value for name, value in params.logged().items() if name not in logged_params}
@@ -268,6 +269,9 @@ def _end(run: StageRun, status: int, note: str = "") -> None:
     if run.final_status is None:  # otherwise interrupted during the upload of a final status, which then stands
         if note:
             run.set_tags({names.NOTE: note})
+        if run.save_log is not None:
+            run.save_log(run.folder / names.WORKER_LOG)
+            run.log_file(run.folder / names.WORKER_LOG)
         end_time = int(time.time() * 1000)
         run.uploader.put({"kind": "status", "status": RunStatus.to_string(status), "end_time": end_time})
         run.final_status = status

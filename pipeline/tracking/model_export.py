@@ -61,12 +61,13 @@ def log_model(
     *,
     facts: ModelFacts,
     images: ModelImages,
+    card: str = "",
     register_as: str = "",
 ) -> None:
     """Save a network, moved to the CPU, as the run's model and upload it in the background.
 
-    The run's final metrics, logged before, are attached to the model. If `register_as` is not empty, the model is
-    registered under that name.
+    The run's final metrics, logged before, are attached to the model. `card` is its description in Markdown, stored as
+    a file and as a tag. If `register_as` is not empty, the model is registered under that name.
     """
     network.cpu().eval()
     for parameter in network.parameters():  # files hold the default memory format, training may use channels-last
@@ -77,6 +78,9 @@ def log_model(
     if not _is_saved(run.folder / names.MODEL, metadata):
         folder = run.folder / names.EXTRA_FILES
         extra_files = _write_extra_files(folder, network, images.identities, dataset=facts.dataset)
+        if card:
+            extra_files.append(str(folder / names.MODEL_CARD))
+            Path(extra_files[-1]).write_text(card, encoding="utf-8")
         _save_model(run, network, images.example, extra_files=extra_files, metadata=metadata)
         shutil.rmtree(run.folder / names.EXTRA_FILES)
     tags = {
@@ -86,6 +90,7 @@ def log_model(
         names.WEIGHTS_DIGEST: digest,
         names.MODEL_DIGEST: model_digest(network, images.identities),
         names.FORMAT: names.FORMAT_VERSION,
+        **({names.NOTE: card[: names.MAX_TAG_LENGTH]} if card else {}),
         "family": network.architecture.family,
         "depth": str(network.architecture.depth),
         "image_shape": ",".join(map(str, network.architecture.image_shape)),

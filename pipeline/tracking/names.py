@@ -55,6 +55,9 @@ VAL_THRESHOLDS = (0.95, 0.98, 0.99)  # first reached after epochs/to_val_0.98 ep
 
 # tags
 STAGE = "stage"
+ARM = "arm"  # of a plan
+ARM_LABEL = "arm_label"
+PLAN = "plan"  # its name, on a plan run
 DATASET = "dataset"
 CLASSES = "classes"
 FORMAT = "format_version"  # of draws and classes, see FORMAT_VERSION
@@ -82,6 +85,7 @@ RESUMED_WITH = "resumed_with"  # JSON: what had changed when the run was resumed
 OPENED = "opened"  # when the current process opened the run, in ms
 WORKED_SECONDS = "worked_seconds"  # work of previous processes up to the restored checkpoint
 WASTED_SECONDS = "wasted_seconds"  # work of previous processes after it
+WINNING_SETTING = "winning_setting"  # of a search by cross-validation: name=value, joined by commas
 CONVERGED = "converged"  # "yes" if early stopping or the solver's tolerance ended the fit, else "no: " and the reason
 NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # on a plan run: digest over its steps
@@ -89,6 +93,7 @@ PARENT_RUN_ID = "mlflow.parentRunId"
 
 # artifacts
 CHECKPOINTS = "checkpoints"
+WORKER_LOG = "worker.log"  # of a plan step: what its worker process printed
 FIGURES = "figures"
 HISTORY = "history.csv"
 PROFILE = "profile.csv"  # of a probe: scores by cut
@@ -111,3 +116,6 @@ WEIGHTS_FILE = "weights.safetensors"
 ARCHITECTURE_FILE = "architecture.json"
 IDENTITIES_FILE = "draw.safetensors"  # identities of images: trained on, validated on, seen by any ancestor
 EXTRA_FILES = "extra_files"
+MODEL_CARD = "model_card.md"
+
+MAX_TAG_LENGTH = 8000  # of a tag's value; longer ones are rejected by some stores

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.params import StageParams
 from pipeline.tracking.claims import Claim
@@ -23,6 +24,8 @@ class PlanContext:
 
     parent_run_id: str | None  # of the plan run; None to look for a cached result only
     rerun: bool = False  # ignore cached results
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the step's run: the arm
     why: str = ""  # explains the cache hit or miss of the last step
     claim: Claim | None = None  # of the running step
+    save_log: Callable[[Path], None] | None = None  # writes what the step has printed so far to a file
     reserve: Callable[[StageParams], None] = _reserve_nothing  # waits until the host has the cores that a step needs

@@ -105,7 +105,8 @@ def measured_transfers(client: MlflowClient, like: Mapping[str, str]) -> Measure
     for run in search_newest_runs(client, condition, limit=MEASURED_LIMIT):
         params, accuracy = run.data.params, run.data.metrics.get(names.TEST_ACCURACY)
         same = _same(params, dict(like), ("dataset", "classes", "per_class"))
-        if not same or accuracy is None or params.get("upper") != "drop" or "train_blocks" in params:
+        plain = params.get("upper") == "drop" and "train_blocks" not in params and params.get("strategy") != "lp_ft"
+        if not same or accuracy is None or not plain:
             continue
         copied, unfrozen = int(params["reuse_layers"]), int(params["unfreeze"])
         if unfrozen in (0, copied):

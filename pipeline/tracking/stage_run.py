@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from pipeline.training.records import EpochRecord
 Point = tuple[str, float, int, int]  # name, value, timestamp in ms, step
 
 UPLOAD_LIMIT_SECONDS = 30
-MAX_TAG_LENGTH = 8000
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class StageRun:
     sender: Sender
     lock: FileLock  # held while this process works on the run
     claim: Claim | None = None  # of a plan step
+    save_log: Callable[[Path], None] | None = None  # writes what a plan step has printed so far to a file
     started: float = field(default_factory=time.perf_counter)  # of the stage
     adopted: bool = False  # created by `mlflow run`
     nested: bool = False  # has a parent run
@@ -144,7 +144,7 @@ class StageRun:
 
 def tag_values(tags: Mapping[str, object]) -> dict[str, str]:
     """Return tags as strings of a length that every store accepts."""
-    return {name: str(value)[:MAX_TAG_LENGTH] for name, value in tags.items()}
+    return {name: str(value)[: names.MAX_TAG_LENGTH] for name, value in tags.items()}
 
 
 def _dataset_entry(split: Split, context: str, examples: Examples) -> dict[str, object]:

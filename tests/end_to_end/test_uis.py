@@ -18,6 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Page, expect, sync_playwright
 
+from pipeline.tracking.ui_page import runs_page
 from tests.conftest import clean_environment
 from tests.ports import free_port, until_it_answers
 from tests.postgres import PASSWORD
@@ -69,6 +70,7 @@ def uis(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
             out, _ = process.communicate(timeout=40)
             assert process.returncode == 130 and PASSWORD not in out
             assert all(f"http://127.0.0.1:{port}" in out for port in ports)
+            assert "/#/experiments/0/runs?workflowType=machine_learning&viewStateShareKey=pipeline" in out
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -106,6 +108,15 @@ def test_both_uis_show_trials_and_best_value(
         look_at_dashboard(page, f"{dashboard_address}/dashboard/studies/{study._study_id}", study, tmp_path)
         address = f"{mlflow_address}/#/experiments/0/runs/{run.info.run_id}"
         look_at_mlflow(page, address, run.data.metrics, tmp_path)
+        look_at_runs_table(page, mlflow_address)
+
+
+def look_at_runs_table(page: Page, address: str) -> None:
+    """Check that the link that `ui` prints opens model training, with test accuracy and seed as columns."""
+    page.goto(f"{address}{runs_page(MlflowClient(address), '0')}")
+    expect(page.get_by_role("columnheader", name="test/accuracy")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("columnheader", name="seed")).to_be_visible()
+    expect(page.get_by_role("link", name="Model registry")).to_be_visible()
 
 
 def look_at_dashboard(page: Page, address: str, study: optuna.Study, folder: Path) -> None:

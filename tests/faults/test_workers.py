@@ -109,6 +109,9 @@ def test_results_do_not_depend_on_number_of_workers(tmp_path: Path, empty_store:
     folder = new_folder(tmp_path, empty_store)
     finish(folder, 3)
     assert results(folder) == expected
+    for run in runs_of(store_of(folder))[1:]:
+        log = store_of(folder).download_artifacts(run.info.run_id, names.WORKER_LOG, str(tmp_path))
+        assert "data: " in Path(log).read_text() and run.info.run_id in Path(log).read_text()
     assert "nothing to do: all 6 steps are cached" in finish(folder, 3)
     assert not list(folder.glob(".pipeline/runs/*"))
 

@@ -76,15 +76,17 @@ def _range(arms: list[ReportedArm], precision: bool) -> str:
 
 
 def _search(arm: ReportedArm) -> str:
-    """Return the result of an arm's hyperparameter search; empty without one."""
+    """Return the result of an arm's hyperparameter search and its winning settings; empty without one."""
     if CV_ACCURACY.mean(arm) is None:
         return ""
     trials = metric(arm, "study/complete").values()
     counted = f" of {sum(trials) / len(trials):.0f} complete trials" if trials else ""
+    winners = {member.seed: member.run.tags.get(names.WINNING_SETTING, "") for member in arm.members}
+    listed = "; ".join(f"seed {seed}: {setting}" for seed, setting in winners.items() if setting)
     return (
         f"{arm.label}: the best{counted} reached {CV_ACCURACY.text(arm, unit=True)} accuracy and "
         f"{CV_PRECISION.text(arm, unit=True)} macro precision in cross-validation; the search took "
-        f"{SEARCH_TIME.text(arm, unit=True)}."
+        f"{SEARCH_TIME.text(arm, unit=True)}." + (f" Winning settings: {listed}." if listed else "")
     )
 
 

@@ -137,7 +137,8 @@ class Compared:
             text = f"{self.arm.label} is {verdict.sign} than {reference} in {quantity} ({self.short_effect})"
             text += f"; they {within}" if verdict.size == "within margin" else ""
         prefix = "preliminary: " if verdict.preliminary else ""
-        return f"{capitalized(prefix + text)} (n = {verdict.count}{self.warning})."
+        warning = "; not converged" if verdict.unconverged else ""
+        return f"{capitalized(prefix + text)} (n = {verdict.count}{warning})."
 
     @cached_property
     def seeds_to_settle(self) -> str:
@@ -183,7 +184,7 @@ class Compared:
 
 
 COLUMNS = (
-    "comparison", "n", "effect (95 % CI)", "sign", "size (margin)", "adjusted p: sign / size", "would settle it",
+    "comparison", "n", "effect (95 % CI)", "sign", "size (margin)", "adjusted p: sign / size", "seeds to settle",
     "sign-flip p", "wins", "worst seed", "image sampling (s.e. at most)",
 )  # fmt: skip
 

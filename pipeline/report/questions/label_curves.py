@@ -144,7 +144,7 @@ def _seconds_per_point(point: LabelPoint) -> str:
 
 
 def _worth_chart(context: QuestionContext, points: list[LabelPoint], worth: LabelsWorth | None) -> list[Chart]:
-    """Draw both label curves, and an arrow at the fewest labels where reuse is worth more."""
+    """Draw both label curves, and an arrow where reuse multiplies the labels most."""
     if worth is None:
         return []
     counted = [point for point in points if point.labels.isdigit()]
@@ -156,12 +156,12 @@ def _worth_chart(context: QuestionContext, points: list[LabelPoint], worth: Labe
         ]
         for label, style, side in sides
     ]
-    gains = [(at, one.labels) for at, one in worth.worth.items() if math.isfinite(one.labels) and one.labels > at]
+    gains = {at: one.labels / at for at, one in worth.worth.items() if at < one.labels < math.inf}
     arrow = None
     if gains:
-        at, value = gains[0]
+        at = max(gains, key=gains.__getitem__)
         row = int((worth.curves.labels == at).argmax())
-        arrow = Worth(at, value, float(worth.curves.arm[row].mean()))
+        arrow = Worth(at, worth.worth[at].labels, float(worth.curves.arm[row].mean()))
     listed = "; ".join(f"{at:g}: {one.text()}" for at, one in worth.worth.items())
     alt = f"Test accuracy by labels per class, with reuse and from scratch. Worth of reuse from scratch: {listed}."
     text = context.chart_text(
