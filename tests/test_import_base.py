@@ -392,3 +392,30 @@ def test_published_resnet_has_its_known_accuracy(store: MlflowClient, tmp_path: 
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def test_frozen_arms_share_pooled_features(
+    own_base: StageResult, code: str, photos: MakeFolder, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {**QUICK, "base": own_base.model_uri, "model": code, "dataset": photos("cats", ("ant", "bee", "cat"))}
+    plain = [transfer(TransferParams(**more, reuse_layers=cut)) for cut in (2, 5)]
+    first = transfer(TransferParams(**more, reuse_layers=2, features="auto"))
+    assert [item.path for item in store.list_artifacts(first.run_id, names.FEATURES)] == ["features/cuts.safetensors"]
+    monkeypatch.setattr("pipeline.stages.feature_source.compute_cut_features", lambda *_: pytest.fail("computed again"))
+    second = transfer(TransferParams(**more, reuse_layers=5, features="auto"))
+    for cached, uncached in zip((first, second), plain, strict=True):
+        assert cached.metrics["test/loss"] == pytest.approx(uncached.metrics["test/loss"], rel=1e-4)
+    assert plain[0].metrics["test/loss"] != pytest.approx(plain[1].metrics["test/loss"], rel=1e-2)
+
+
+def test_named_blocks_are_trained_and_others_stay_bit_identical(
+    own_base: StageResult, code: str, photos: MakeFolder, store: MlflowClient
+) -> None:
+    more = {**QUICK, "base": own_base.model_uri, "model": code, "dataset": photos("dogs", ("ant", "bee", "dog"))}
+    result = transfer(TransferParams(**more, train_blocks="layer2,conv1", strategy="lp_ft", layer_decay=0.5))
+    before, after = (load_own(store, one, code).network for one in (own_base, result))
+    chosen = [after.architecture.block_names.index(name) for name in ("conv1", "layer2.0", "layer2.1")]
+    assert params_of(store, result)["train_blocks"] == ",".join(str(index + 1) for index in chosen)
+    for index, (old, new) in enumerate(zip(before.blocks, after.blocks, strict=True)):
+        moved = any(not torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items())
+        assert moved == (index in chosen), index
