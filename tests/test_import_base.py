@@ -22,6 +22,7 @@ from pipeline.params import (
     FinetuneCnnParams,
     ImportBaseParams,
     MainParams,
+    ResumeParams,
     ScratchCnnParams,
     StageParams,
     TrainBaseParams,
@@ -34,11 +35,13 @@ from pipeline.stages.finetune_cnn import finetune_cnn
 from pipeline.stages.import_base import import_base
 from pipeline.stages.imported_network import without_duplicates
 from pipeline.stages.main import main
+from pipeline.stages.resume import resumed_parameters
 from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
 from pipeline.tracking.base_model import Base, load_base
+from pipeline.tracking.recovery.resume import InterruptedRun
 from pipeline.tracking.stage_run import StageResult
 from tests.networks import SmallResNet, randomize
 from tests.photos import write_photos
@@ -268,6 +271,7 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
         ({"weights": "{folder}/other.th"}, r"does not fit the network: 44 tensors match; missing \(30\)"),
         ({"weights": "{folder}/cut.th"}, "truncated, or no PyTorch file"),
         ({"weights": "{folder}/none.th"}, "No such file"),
+        ({"weights": "{folder}/whole.th"}, "the pickle contains code .* and was rejected; nothing in it was run"),
         ({"weights": "default"}, "has no published weights"),
         ({"classes": "0-6"}, "the network has 3 outputs, but 7 classes are given"),
         ({"image_size": "auto"}, "image_size: .* has no published preprocessing"),
@@ -288,6 +292,7 @@ def test_bad_input_is_rejected_before_a_run_exists(
     message: str,
 ) -> None:
     torch.save(SmallResNet(blocks=1, num_classes=3).state_dict(), tmp_path / "other.th")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.th")
     (tmp_path / "cut.th").write_bytes(Path(weights).read_bytes()[:1000])
     places = {
         "code": code,
@@ -360,6 +365,14 @@ arms:
     assert not (tmp_path / "nets.ran").exists()
 
 
+def test_resume_runs_own_code_only_if_named_again() -> None:
+    run = InterruptedRun("f" * 32, "train_base", {"model": "own:stored.py:f", "seed": "3"}, inherits_labels=False)
+    with pytest.raises(UserInputError, match="made of your own code, which only you can name. Add model=own:"):
+        resumed_parameters(run, ResumeParams(run_id=run.run_id))
+    named = resumed_parameters(run, ResumeParams(run_id=run.run_id, model="own:mine.py:f"))
+    assert (named["model"], named["seed"]) == ("own:mine.py:f", "3")
+
+
 def test_published_names_become_unique() -> None:
     assert without_duplicates(["crane", "bee", "crane", "bee"]) == ("crane", "bee", "crane 2", "bee 2")
 
@@ -369,6 +382,7 @@ CIFAR10 = Path(os.environ.get("PIPELINE_DATA_DIR", "")) / "cifar10-jpeg.tar.gz"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # decoding 10,000 images on a busy machine
 @pytest.mark.skipif(not (PUBLISHED.is_file() and CIFAR10.is_file()), reason="published weights or CIFAR-10 are missing")
 def test_published_resnet_has_its_known_accuracy(store: MlflowClient, tmp_path: Path) -> None:
     """81.0 % on CIFAR-10's test images as JPEG files, 91.8 % on the original ones."""
