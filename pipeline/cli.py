@@ -174,6 +174,15 @@ def setup() -> None:
 
 
 @cli.command()
+def status() -> None:
+    """Show the progress of the plans that are running with this state folder."""
+    from pipeline.execution.status import print_status
+
+    with exit_codes():
+        print_status()
+
+
+@cli.command()
 def sync() -> None:
     """Upload what interrupted runs left in the local state; exit 1 if something is still pending."""
     from pipeline.tracking.recovery.sync import sync_runs
@@ -234,6 +243,21 @@ def blocks(model: str, image_size: int | None, modules: str) -> None:
 
     with exit_codes():
         print_blocks(model, image_size, modules)
+
+
+@cli.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option("--fail_on_regression", "--fail-on-regression", is_flag=True, help="Exit 1 if a verdict says worse.")
+def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
+    """Compare two runs or two plan runs (ids): settings, data, code, results, and a verdict per arm."""
+    from pipeline.comparison import compare, regressions
+
+    with exit_codes():
+        worse = regressions(compare(a, b))
+        if worse and fail_on_regression:
+            click.echo(f"error: B is worse than A: {', '.join(arm or 'the run' for arm in worse)}", err=True)
+            sys.exit(EXIT_FAILED)
 
 
 @cli.command("predict")

@@ -102,7 +102,7 @@ def stage_run(
         except KeyboardInterrupt:
             _end(run, RunStatus.KILLED, f"{note}\n\nInterrupted; its last checkpoint is saved.")
             if run.final_status == RunStatus.KILLED:
-                echo(f"to resume: {resume_command(params.entry_point, run.run_id)}")
+                echo(f"to resume: {resume_command(params.entry_point, run.run_id, getattr(params, 'model', ''))}")
                 if run.adopted:
                     restore_killed_status(run.run_id, mlflow.get_tracking_uri())
             raise

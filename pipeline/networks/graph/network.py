@@ -177,7 +177,9 @@ def _recorded_boundaries(architecture: GraphArchitecture, layout: GraphLayout) -
     boundaries = [places[name] for name in names if name in places]
     positions = [boundary.position for boundary in boundaries]
     if len(boundaries) < len(names) or positions != sorted(set(positions)):
-        raise ValueError(_mismatch_message(architecture, "more than one tensor crosses a boundary"))
+        raise ValueError(
+            _mismatch_message(architecture, "a boundary is not a position that exactly one tensor crosses")
+        )
     return boundaries
 
 

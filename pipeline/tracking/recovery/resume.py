@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserInputError, invalid
 from pipeline.params import ENTRY_POINTS
+from pipeline.params.family import OWN_PREFIX
 from pipeline.runtime import process_lives
 from pipeline.tracking import names
 from pipeline.tracking.outbox.local_state import has_local_state, lock_run_state, run_folder
@@ -140,9 +141,12 @@ def suggest_resume(client: MlflowClient, stage: str, key: str) -> None:
             )
 
 
-def resume_command(stage: str, run_id: str) -> str:
-    """Return the command that resumes an interrupted stage."""
-    return f"python -m pipeline resume --run_id {run_id}" if stage in RESUMABLE else "run the same command again"
+def resume_command(stage: str, run_id: str, model: str = "") -> str:
+    """Return the command that resumes an interrupted stage; `model` is named again if it is the user's own code."""
+    if stage not in RESUMABLE:
+        return "run the same command again"
+    code = f" --model {shlex.quote(model)}" if model.startswith(OWN_PREFIX) else ""
+    return f"python -m pipeline resume --run_id {run_id}{code}"
 
 
 def _read_interrupted(client: MlflowClient, run_id: str) -> tuple[Run, RunHistory, bool]:
