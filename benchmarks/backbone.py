@@ -34,7 +34,7 @@ from pipeline.data.identity import content_ids
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.records import Images
 from pipeline.data.splits import Examples
-from pipeline.networks.convolutions import bfloat16_pays
+from pipeline.networks.convolutions import bfloat16_is_faster
 from pipeline.networks.graph.network import GraphNetwork
 from pipeline.networks.origins.load import ModelRequest, load_model
 from pipeline.networks.origins.own_code import own_source
@@ -135,7 +135,7 @@ def measure_frozen(options: Options, folder: Path) -> Row:
 def measure_fine_tuning(options: Options) -> Row:
     """Time an epoch with all blocks trained."""
     base, examples = load_network(64), photos(800 if not options.short else 64, 64)
-    dtype = torch.bfloat16 if bfloat16_pays(base) and has_bfloat16("cpu") else torch.float32
+    dtype = torch.bfloat16 if bfloat16_is_faster(base) and has_bfloat16("cpu") else torch.float32
     data = Labelled(base.scale(examples.pixels), examples.labels)
     layers = plain_layers(base, torch.channels_last)
     channels_last = Labelled(data.values.contiguous(memory_format=torch.channels_last), data.labels)

@@ -20,7 +20,7 @@ from benchmarks.floors import bytes_floor, products_floor
 from benchmarks.harness import Arm, alternate, endless, project_arm
 from benchmarks.rows import Options, Row
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import LabelSample, choose_classes, split_for_target
+from pipeline.data.splits import LabelSample, select_examples, split_for_target
 from pipeline.networks.build import build_network
 from pipeline.networks.macs import training_macs
 from pipeline.networks.reuse import Reuse, reuse_network
@@ -46,7 +46,7 @@ def measure_family(options: Options, model: str, classes: str, *, frozen: int, t
     base = build_network(architecture, generator(0, "base"))
     blocks = len(base.blocks)
     network, _ = reuse_network(architecture, base, Reuse(blocks, frozen, blocks), generator=generator(0, "head"))
-    features = compute_features(network, frozen, choose_classes(dataset.train, labels, dataset))
+    features = compute_features(network, frozen, select_examples(dataset.train, labels, dataset))
     theory = training_macs(network) / training_macs(network, start=frozen)
     note = f"expected from MACs: {1 / theory:.2f}; computing the cache took {features.seconds:.3f} s"
     pixels = Labelled(network.scale(split.train.pixels), split.train.labels)

@@ -25,8 +25,8 @@ from benchmarks.rows import Options, Row
 from pipeline.data.classes import DIGITS
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import choose_classes
-from pipeline.data.stratified import cut_folds
+from pipeline.data.splits import select_examples
+from pipeline.data.stratified import stratified_folds
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams, TuneParams
@@ -48,14 +48,14 @@ class Unit:
         self.epochs, self.count = epochs, folds
         self.params = TrainBaseParams(dataset=options.dataset, augment="none")
         dataset = load_dataset(self.params.dataset, self.params.data_dir)
-        examples = choose_classes(dataset.train, tuple(range(5)), dataset)
+        examples = select_examples(dataset.train, tuple(range(5)), dataset)
         self.architecture = MLPArchitecture(
             preprocessing=Preprocessing(size=(28, 28), channels=1), classes=DIGITS[:5], width=100, hidden_layers=5
         )
         self.network = build_network(self.architecture, generator(0, "scale"))
         self.ids = examples.ids
         self.data = Labelled(self.network.scale(examples.pixels), examples.labels)
-        self.folds = cut_folds(examples.labels, examples.ids, folds=folds, seed=0)
+        self.folds = stratified_folds(examples.labels, examples.ids, folds=folds, seed=0)
 
     def seconds(self, batch_size: int, gradients: Literal["auto", "autograd"] = "autograd") -> tuple[float, float]:
         """Return wall-clock seconds and accuracy of one fold on all threads."""

@@ -22,8 +22,8 @@ from skorch import NeuralNetClassifier
 from pipeline.data.classes import DIGITS
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import choose_classes
-from pipeline.data.stratified import cut_folds
+from pipeline.data.splits import select_examples
+from pipeline.data.stratified import stratified_folds
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams
@@ -54,10 +54,10 @@ def main() -> None:
     config = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     params = TrainBaseParams(dataset=config["dataset"])
     dataset = load_dataset(params.dataset, params.data_dir)
-    examples = choose_classes(dataset.train, tuple(range(5)), dataset)
+    examples = select_examples(dataset.train, tuple(range(5)), dataset)
     pixels, labels = (examples.pixels.float() / 255).numpy(), examples.labels.numpy()
     fold_of = np.zeros(len(labels), dtype=int)
-    for number, fold in enumerate(cut_folds(examples.labels, examples.ids, folds=config["folds"], seed=0)):
+    for number, fold in enumerate(stratified_folds(examples.labels, examples.ids, folds=config["folds"], seed=0)):
         fold_of[fold.numpy()] = number
     folds = PredefinedSplit(fold_of)
     study = optuna.create_study(direction="maximize")

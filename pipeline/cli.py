@@ -174,6 +174,15 @@ def setup() -> None:
 
 
 @cli.command()
+def status() -> None:
+    """Show the progress of the plans that are running with this state folder."""
+    from pipeline.execution.status import print_status
+
+    with exit_codes():
+        print_status()
+
+
+@cli.command()
 def sync() -> None:
     """Upload what interrupted runs left in the local state; exit 1 if something is still pending."""
     from pipeline.tracking.recovery.sync import sync_runs

@@ -7,7 +7,7 @@ what to do next. `cli.py` alone turns it into exit code 2.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.redaction import without_password
@@ -68,6 +68,12 @@ class Interrupted(KeyboardInterrupt):
 def invalid(name: str, value: object, problem: str, *, remedy: str = "") -> UserInputError:
     """Return a UserInputError with a single fault."""
     return UserInputError(Fault(name, value, problem, remedy))
+
+
+def abbreviate(names: Sequence[str], limit: int) -> str:
+    """Join names for a message: the first `limit`, with unprintable characters escaped, and a count of the rest."""
+    first = ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit])
+    return first if len(names) <= limit else f"{first} and {len(names) - limit} more"
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -122,7 +122,7 @@ def test_auto_falls_back_to_digits_with_a_note(tmp_path: Path, monkeypatch: pyte
 
 def test_missing_mnist_error_explains_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_network(monkeypatch)
-    with pytest.raises(DataFileError, match=r"cannot be reached.*PIPELINE_DATA_DIR.*dataset=digits needs none"):
+    with pytest.raises(DataFileError, match=r"cannot be reached.*PIPELINE_DATA_DIR.*dataset=digits needs no download"):
         load_dataset("mnist", str(tmp_path))
     with pytest.raises(DataFileError, match="lacks train-images-idx3-ubyte"):
         load_dataset("auto", str(tmp_path / "gone"), data_dir_is_chosen=True)

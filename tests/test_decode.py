@@ -346,7 +346,7 @@ def test_any_image_fits_any_geometry(height, width, channels, size, rule, ratio,
 
 
 def test_lanczos_without_antialias_is_rejected() -> None:
-    with pytest.raises(ValidationError, match="lanczos exists with antialias only"):
+    with pytest.raises(ValidationError, match="interpolation=lanczos requires antialias=true"):
         Geometry(size=(8, 8), channels=1, interpolation="lanczos", antialias=False)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +19,7 @@ from pipeline.execution.display import PlanDisplay, StepLabel
 from pipeline.execution.local import make_executor
 from pipeline.execution.records import Event, Output, Report, Status, Task
 from pipeline.execution.runner import Execution, run_plan
+from pipeline.execution.status import StatusFile, print_status
 from pipeline.execution.worker import cores_needed
 from pipeline.params import CacheFeaturesParams, StageParams, TrainBaseParams, TransferParams, TuneParams
 from pipeline.plan.outcome import Outcome
@@ -164,8 +167,31 @@ def test_estimate_divides_by_the_number_of_workers() -> None:
     display.workers = 4
     display.end(0, "", seconds=10.0)
     assert display.time_left() == "; about 20 s left"
-    display.steps[1:3] = [StepLabel("arm", seed, "transfer", alone=True) for seed in (1, 2)]
+    display = PlanDisplay([StepLabel("arm", seed, "transfer", alone=seed in (1, 2)) for seed in range(9)])
+    display.workers = 4
+    display.end(0, "", seconds=10.0)
     assert display.time_left() == "; about 35 s left"
+
+
+def test_status_shows_running_plans_of_live_processes(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = PlanDisplay([StepLabel("arm", seed, "transfer") for seed in range(4)])
+    display.end(0, "cached", seconds=None)
+    display.end(1, "10.0 s", seconds=10.0)
+    display.start(2)
+    display.set_status(2, "epoch 7/30")
+    capsys.readouterr()
+    with StatusFile(display) as file:
+        file.save()
+        print_status()
+        shown = capsys.readouterr().out
+        assert f"plan of process {os.getpid()} on" in shown and "seed 2: epoch 7/30" in shown
+        assert "2 of 4 steps, 1 running, 1 cached" in shown and "about 20 s left" in shown
+        monkeypatch.setattr("pipeline.execution.status.process_lives", lambda process, host: False)
+        print_status()
+        assert "no plan is running" in capsys.readouterr().out
+    assert not list(state.glob("plans/*"))
 
 
 def test_cores_are_lent_in_order_and_never_twice() -> None:

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.file_splits import LabelledFiles, join_tables
-from pipeline.data.folder_listing import FileTable, FolderListing, list_folder, shown
+from pipeline.data.file_splits import LabelledFiles, concatenate_tables
+from pipeline.data.folder_listing import FileTable, FolderListing, list_folder
 from pipeline.data.identity import ranks
 from pipeline.data.store.files import RECORD
-from pipeline.errors import DataFileError
+from pipeline.errors import DataFileError, abbreviate
 
 
 def touch(root: Path, *names: str) -> None:
@@ -31,7 +31,7 @@ def listing(root: Path) -> FolderListing:
 
 def labelled(root: Path) -> LabelledFiles:
     found = listing(root)
-    return join_tables("folder:x", found.root, found.splits, found.class_names)
+    return concatenate_tables("folder:x", found.root, found.splits, found.class_names)
 
 
 def classes_of(table: FileTable, found: FolderListing) -> dict[str, str]:
@@ -41,9 +41,9 @@ def classes_of(table: FileTable, found: FolderListing) -> dict[str, str]:
 def test_sub_folders_are_classes_sorted_by_name(tmp_path: Path) -> None:
     touch(tmp_path, "dog/2.png", "dog/1.JPG", "cat/x.jpeg")
     found = listing(tmp_path)
-    assert found.class_names == ("cat", "dog") and not found.official and not found.note
+    assert found.class_names == ("cat", "dog") and list(found.splits) == ["all"] and not found.note
     assert found.splits["all"].names == ["cat/x.jpeg", "dog/1.JPG", "dog/2.png"]
-    assert found.splits["all"].labels == [0, 1, 1] and found.counts("all") == [1, 2]
+    assert found.splits["all"].labels == [0, 1, 1]
 
 
 def test_nested_images_count_for_their_class(tmp_path: Path) -> None:
@@ -78,14 +78,14 @@ def test_validation_is_sampled_if_no_validation_folder_exists(tmp_path: Path) ->
 
 def test_test_split_is_sampled_if_only_train_exists(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/1.png")
-    assert listing(tmp_path).class_names == ("a", "b") and not listing(tmp_path).official
+    assert listing(tmp_path).class_names == ("a", "b") and list(listing(tmp_path).splits) == ["all"]
 
 
 def test_unlabelled_test_images_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/1.png", "test/1.png", "test/2.png")
     found = listing(tmp_path)
-    assert found.class_names == ("a", "b") and not found.official
-    assert found.ignored_text == "1 other folders beside the splits (test)"
+    assert found.class_names == ("a", "b") and list(found.splits) == ["all"]
+    assert found.ignored_text == "1 folders next to the split folders (test)"
 
 
 def test_class_may_be_called_train(tmp_path: Path) -> None:
@@ -152,13 +152,13 @@ def test_folder_without_classes_is_rejected(tmp_path: Path) -> None:
 
 def test_small_classes_are_rejected_by_name(tmp_path: Path) -> None:
     touch(tmp_path, *(f"a/{number}.png" for number in range(3)), "few/1.png", "few/2.png", "none/x.heic")
-    with pytest.raises(DataFileError, match=r"at least 3 different images .*too few in few \(2\), none \(0\)"):
+    with pytest.raises(DataFileError, match=r"at least 3 distinct images .*too few in few \(2\), none \(0\)"):
         labelled(tmp_path).check_sizes()
 
 
 def test_class_missing_in_one_split_is_rejected_by_name(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "test/a/3.png")
-    with pytest.raises(DataFileError, match=r"at least 1 different image in the test split; too few in b \(0\)"):
+    with pytest.raises(DataFileError, match=r"at least 1 distinct image in the test split; too few in b \(0\)"):
         labelled(tmp_path).check_sizes()
     touch(tmp_path, "test/b/1.png", "test/c/1.png")
     with pytest.raises(DataFileError, match=r"in the training split; too few in c \(0\)"):
@@ -187,7 +187,7 @@ def test_undecodable_file_name_is_listed(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"a/\xff.png")).write_bytes(b"x")
     files = labelled(tmp_path).files
     assert os.fsdecode(b"a/\xff.png") in files.names and len(files.names_blob) > 0
-    assert shown([os.fsdecode(b"\xff.png")]) == r"'\udcff.png'"
+    assert abbreviate([os.fsdecode(b"\xff.png")], 1) == r"'\udcff.png'"
 
 
 def test_thousand_classes_are_listed_in_order(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def files_with(ids: list[list[int]], names: tuple[str, ...] = ("a", "b")) -> tup
     table.sizes = table.mtimes = [0] * len(table.names)
     records = np.zeros(len(table.names), RECORD)
     records["done"], records["id"] = 1, [identity for members in ids for identity in members]
-    return join_tables("folder:x", Path(), {"all": table}, names), records
+    return concatenate_tables("folder:x", Path(), {"all": table}, names), records
 
 
 def ids_in_test(found: LabelledFiles, records: np.ndarray) -> set[int]:
@@ -256,7 +256,7 @@ def test_copies_of_an_image_stay_in_one_split() -> None:
 
 
 def test_class_with_too_few_distinct_images_is_rejected_by_name() -> None:
-    with pytest.raises(DataFileError, match=r"at least 3 different images; too few in a \(2\)"):
+    with pytest.raises(DataFileError, match=r"at least 3 distinct images; too few in a \(2\)"):
         found, records = files_with([[1, 2, 1, 2], [5, 6, 7]])
         found.arrange(records)
 
@@ -271,21 +271,21 @@ def official(train: list[int], validation: list[int], test: list[int]) -> tuple[
             tables[split].sizes = tables[split].mtimes = [0] * len(ids)
     records = np.zeros(len(train) + len(validation) + len(test), RECORD)
     records["done"], records["id"] = 1, train + validation + test
-    return join_tables("folder:x", Path(), tables, ("a", "b")), records
+    return concatenate_tables("folder:x", Path(), tables, ("a", "b")), records
 
 
 def test_held_out_images_are_dropped_from_official_training_split() -> None:
     found, records = official([1, 2, 3, 4, 5, 6], [], [7, 8, 1])
     order = found.arrange(records)
     assert records["id"][order.rows].tolist() == [2, 3, 4, 5, 6, 7, 8, 1] and order.lengths == {"train": 5, "test": 3}
-    assert order.notes == ("1 training images are also in the validation or test split: not trained on",)
+    assert order.notes == ("1 training images excluded: also in the validation or test split",)
 
 
 def test_validation_images_in_the_test_split_are_dropped() -> None:
     found, records = official([1, 2, 3, 4], [5, 6, 7], [7, 8])
     order = found.arrange(records)
     assert order.lengths == {"train": 4, "validation": 2, "test": 2}
-    assert order.notes == ("1 validation images are also in the test split: dropped",)
+    assert order.notes == ("1 validation images excluded: also in the test split",)
 
 
 def test_unreadable_images_are_left_out() -> None:
@@ -296,5 +296,5 @@ def test_unreadable_images_are_left_out() -> None:
 
 def test_class_emptied_by_deduplication_is_rejected() -> None:
     found, records = official([1, 2, 3, 4], [], [1, 3, 9, 10])
-    with pytest.raises(DataFileError, match=r"at least 2 different images in the training split; too few in a \(0\)"):
+    with pytest.raises(DataFileError, match=r"at least 2 distinct images in the training split; too few in a \(0\)"):
         found.arrange(records)

@@ -21,7 +21,7 @@ from pipeline.cli import cli
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserInputError
 from pipeline.networks.build import architecture_from_json, build_network
-from pipeline.networks.convolutions import bfloat16_pays
+from pipeline.networks.convolutions import bfloat16_is_faster
 from pipeline.networks.graph.assemble import segment_module
 from pipeline.networks.graph.naming import resolve_block, resolve_blocks
 from pipeline.networks.graph.network import Origin, build_from_module, describe, divide
@@ -31,7 +31,7 @@ from pipeline.networks.graph.trace import UntraceableError
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.macs import forward_macs
 from pipeline.networks.origins.load import LoadedModel, ModelRequest, load_model, model_source
-from pipeline.networks.origins.source import MAX_GRAPH_PARAMETERS, outline
+from pipeline.networks.origins.source import MAX_GRAPH_PARAMETERS, build_on_meta
 from pipeline.networks.reuse import Reuse, reuse_network, target_architecture
 from pipeline.runtime import generator
 from pipeline.tracking import names
@@ -341,8 +341,8 @@ class Maps(nn.Sequential):
         (DataDependent(), r"forward cannot be traced \(test_graph_blocks.py, line \d+\).*blocks=layer1"),
         (nn.Sequential(DataDependent(), nn.Linear(4, 4)), r"module 0 \(DataDependent\) cannot be traced"),
         (AuxiliaryOutput(), "must return one tensor"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), "no place between two"),
-        (SharedAcross(), "no place between two"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), "no position between two"),
+        (SharedAcross(), "no position between two"),
         (Maps(), r"must return logits \(B, K\), but returned \(2, 4, 2, 2\)"),
         (nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(16, 4)), r"does not accept images of shape \(3, 2, 2\)"),
     ],
@@ -484,8 +484,8 @@ def record_text(**changes: object) -> str:
         ({"name": "resnet81"}, "no classification network 'resnet81'"),
         ({"family": "timm", "name": "local-dir:x"}, "timm has no network"),
         ({"leaves": ["layer9"]}, "no module layer9"),
-        ({"head_parameters": ["conv1.weight"]}, "its blocks have other parameters"),
-        ({"family": "own", "name": "x.py:f", "source_digest": "0" * 64}, "a model's files never run"),
+        ({"head_parameters": ["conv1.weight"]}, "the parameters of its blocks differ"),
+        ({"family": "own", "name": "x.py:f", "source_digest": "0" * 64}, "loading a model never runs"),
     ],
 )
 def test_record_that_does_not_fit_is_rejected(changes: dict[str, object], message: str) -> None:
@@ -573,7 +573,7 @@ def test_moved_boundary_is_rejected() -> None:
 @pytest.mark.parametrize("model", ["torchvision:regnet_y_400mf", "timm:swinv2_cr_tiny_ns_224", "torchvision:resnet18"])
 def test_outline_allocates_no_memory(model: str) -> None:
     source = model_source(model)
-    parameters = list(outline(source, 10).parameters())
+    parameters = list(build_on_meta(source, 10).parameters())
     assert all(parameter.is_meta for parameter in parameters)
     assert [p.shape for p in parameters] == [p.shape for p in source.build(10).parameters()]
 
@@ -652,7 +652,7 @@ def test_record_alone_never_imports_own_code(own_file: Path) -> None:
         (ModelRequest("torchvision:vit_b_16", image_size=(64, 64)), "does not accept images of shape .3, 64, 64."),
         (ModelRequest("torchvision:resnet18", image_size=(32, 32), blocks=("layer9",)), "Did you mean layer"),
         (ModelRequest("own:missing.py:f", image_size=(16, 16)), "missing.py does not exist"),
-        (ModelRequest("own:tests.networks", image_size=(16, 16)), "names no function"),
+        (ModelRequest("own:tests.networks", image_size=(16, 16)), "does not name a function"),
         (ModelRequest("own:tests.networks:SmalResNet", image_size=(16, 16)), "Did you mean SmallResNet"),
         (ModelRequest("own:tests.networks:SmallResNet"), "Give image_size"),
     ],
@@ -742,4 +742,4 @@ def test_network_that_views_maps_stays_contiguous() -> None:
 def test_bfloat16_is_used_where_it_pays(model: str, frozen: int, pays: bool) -> None:
     network = load_model(ModelRequest(f"torchvision:{model}", image_size=(64, 64)), generator(0, "w")).network
     network.freeze(frozen)
-    assert bfloat16_pays(network) == pays
+    assert bfloat16_is_faster(network) == pays

@@ -22,6 +22,7 @@ from pipeline.params import (
     FinetuneCnnParams,
     ImportBaseParams,
     MainParams,
+    ResumeParams,
     ScratchCnnParams,
     StageParams,
     TrainBaseParams,
@@ -34,11 +35,13 @@ from pipeline.stages.finetune_cnn import finetune_cnn
 from pipeline.stages.import_base import import_base
 from pipeline.stages.imported_network import without_duplicates
 from pipeline.stages.main import main
+from pipeline.stages.resume import resumed_parameters
 from pipeline.stages.scratch_cnn import scratch_cnn
 from pipeline.stages.train_base import train_base
 from pipeline.stages.transfer import transfer
 from pipeline.tracking import names
 from pipeline.tracking.base_model import Base, load_base
+from pipeline.tracking.recovery.resume import InterruptedRun
 from pipeline.tracking.stage_run import StageResult
 from tests.networks import SmallResNet, randomize
 from tests.photos import write_photos
@@ -268,6 +271,7 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
         ({"weights": "{folder}/other.th"}, r"does not fit the network: 44 tensors match; missing \(30\)"),
         ({"weights": "{folder}/cut.th"}, "truncated, or no PyTorch file"),
         ({"weights": "{folder}/none.th"}, "No such file"),
+        ({"weights": "{folder}/whole.th"}, "the pickle contains code .* and was rejected; nothing in it was run"),
         ({"weights": "default"}, "has no published weights"),
         ({"classes": "0-6"}, "the network has 3 outputs, but 7 classes are given"),
         ({"image_size": "auto"}, "image_size: .* has no published preprocessing"),
@@ -288,6 +292,7 @@ def test_bad_input_is_rejected_before_a_run_exists(
     message: str,
 ) -> None:
     torch.save(SmallResNet(blocks=1, num_classes=3).state_dict(), tmp_path / "other.th")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.th")
     (tmp_path / "cut.th").write_bytes(Path(weights).read_bytes()[:1000])
     places = {
         "code": code,
@@ -360,6 +365,14 @@ arms:
     assert not (tmp_path / "nets.ran").exists()
 
 
+def test_resume_runs_own_code_only_if_named_again() -> None:
+    run = InterruptedRun("f" * 32, "train_base", {"model": "own:stored.py:f", "seed": "3"}, inherits_labels=False)
+    with pytest.raises(UserInputError, match="made of your own code, which only you can name. Add model=own:"):
+        resumed_parameters(run, ResumeParams(run_id=run.run_id))
+    named = resumed_parameters(run, ResumeParams(run_id=run.run_id, model="own:mine.py:f"))
+    assert (named["model"], named["seed"]) == ("own:mine.py:f", "3")
+
+
 def test_published_names_become_unique() -> None:
     assert without_duplicates(["crane", "bee", "crane", "bee"]) == ("crane", "bee", "crane 2", "bee 2")
 
@@ -369,6 +382,7 @@ CIFAR10 = Path(os.environ.get("PIPELINE_DATA_DIR", "")) / "cifar10-jpeg.tar.gz"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # decoding 10,000 images on a busy machine
 @pytest.mark.skipif(not (PUBLISHED.is_file() and CIFAR10.is_file()), reason="published weights or CIFAR-10 are missing")
 def test_published_resnet_has_its_known_accuracy(store: MlflowClient, tmp_path: Path) -> None:
     """81.0 % on CIFAR-10's test images as JPEG files, 91.8 % on the original ones."""
@@ -392,3 +406,30 @@ def test_published_resnet_has_its_known_accuracy(store: MlflowClient, tmp_path: 
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def test_frozen_arms_share_pooled_features(
+    own_base: StageResult, code: str, photos: MakeFolder, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {**QUICK, "base": own_base.model_uri, "model": code, "dataset": photos("cats", ("ant", "bee", "cat"))}
+    plain = [transfer(TransferParams(**more, reuse_layers=cut)) for cut in (2, 5)]
+    first = transfer(TransferParams(**more, reuse_layers=2, features="auto"))
+    assert [item.path for item in store.list_artifacts(first.run_id, names.FEATURES)] == ["features/cuts.safetensors"]
+    monkeypatch.setattr("pipeline.stages.feature_source.compute_cut_features", lambda *_: pytest.fail("computed again"))
+    second = transfer(TransferParams(**more, reuse_layers=5, features="auto"))
+    for cached, uncached in zip((first, second), plain, strict=True):
+        assert cached.metrics["test/loss"] == pytest.approx(uncached.metrics["test/loss"], rel=1e-4)
+    assert plain[0].metrics["test/loss"] != pytest.approx(plain[1].metrics["test/loss"], rel=1e-2)
+
+
+def test_named_blocks_are_trained_and_others_stay_bit_identical(
+    own_base: StageResult, code: str, photos: MakeFolder, store: MlflowClient
+) -> None:
+    more = {**QUICK, "base": own_base.model_uri, "model": code, "dataset": photos("dogs", ("ant", "bee", "dog"))}
+    result = transfer(TransferParams(**more, train_blocks="layer2,conv1", strategy="lp_ft", layer_decay=0.5))
+    before, after = (load_own(store, one, code).network for one in (own_base, result))
+    chosen = [after.architecture.block_names.index(name) for name in ("conv1", "layer2.0", "layer2.1")]
+    assert params_of(store, result)["train_blocks"] == ",".join(str(index + 1) for index in chosen)
+    for index, (old, new) in enumerate(zip(before.blocks, after.blocks, strict=True)):
+        moved = any(not torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items())
+        assert moved == (index in chosen), index

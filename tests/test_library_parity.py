@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from torch import Tensor, nn
 
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import Examples, choose_classes
+from pipeline.data.splits import Examples, select_examples
 from pipeline.networks.layered import LayeredNetwork, normalization
 from pipeline.networks.origins.load import model_source
 from pipeline.networks.reuse import Reuse, reuse_network, target_architecture
@@ -80,7 +80,7 @@ def test_library_network_keeps_its_logits_through_every_step(
     dataset = load_dataset(
         write_photos(tmp_path / "p", ("x", "y"), 12), "data", geometry=network.architecture.preprocessing.geometry
     )
-    images = choose_classes(dataset.train, (0, 1), dataset)
+    images = select_examples(dataset.train, (0, 1), dataset)
     served = mlflow.pyfunc.load_model(imported.model_uri)
     with torch.no_grad():
         for count in (1, 5):

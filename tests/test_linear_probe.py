@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from pipeline.data.stratified import cut_folds
+from pipeline.data.stratified import stratified_folds
 from pipeline.errors import UserInputError
 from pipeline.runtime import generator
 from pipeline.training import linear_probe
@@ -24,7 +24,9 @@ from tests.test_convex_head import clusters
 
 def test_accuracy_is_the_mean_over_folds() -> None:
     features, labels = clusters(150, 12, 3)
-    result = cross_validated_accuracy(features, labels, cut_folds(labels, torch.arange(len(labels)), folds=5, seed=0))
+    result = cross_validated_accuracy(
+        features, labels, stratified_folds(labels, torch.arange(len(labels)), folds=5, seed=0)
+    )
     assert len(result.folds) == 5 and result.converged and result.images == 150
     assert result.accuracy == pytest.approx(np.mean([fold.accuracy for fold in result.folds]))
     assert 0.8 < result.accuracy < 1
@@ -33,7 +35,9 @@ def test_accuracy_is_the_mean_over_folds() -> None:
 def test_random_labels_are_predicted_at_chance() -> None:
     features = torch.randn(300, 100, generator=generator(0, "features"))
     labels = torch.arange(300) % 3
-    result = cross_validated_accuracy(features, labels, cut_folds(labels, torch.arange(len(labels)), folds=5, seed=0))
+    result = cross_validated_accuracy(
+        features, labels, stratified_folds(labels, torch.arange(len(labels)), folds=5, seed=0)
+    )
     low, high = result.interval()
     assert low < 1 / 3 < high and result.accuracy < 0.45
 
@@ -41,7 +45,7 @@ def test_random_labels_are_predicted_at_chance() -> None:
 def test_heads_never_see_the_fold_they_are_scored_on(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters(60, 4, 2)
     features[:, 0] = torch.arange(60.0)  # identifies the image
-    folds = cut_folds(labels, torch.arange(len(labels)), folds=4, seed=0)
+    folds = stratified_folds(labels, torch.arange(len(labels)), folds=4, seed=0)
     fitted: list[tuple[set[float], ...]] = []
     solve_head, solve_at = linear_probe.solve_head, linear_probe.solve_at
 

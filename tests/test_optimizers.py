@@ -131,7 +131,7 @@ def test_layer_decay_lowers_rates_towards_the_input() -> None:
     ("kind", "values", "message"),
     [
         (TrainBaseParams, {"optimizer": "lion"}, "optimizer=lion: must be adam, adamw or sgd"),
-        (TrainBaseParams, {"momentum": 0.9}, "momentum=0.9: .*Only optimizer=sgd has momentum"),
+        (TrainBaseParams, {"momentum": 0.9}, "momentum=0.9: .*Only optimizer=sgd uses momentum"),
         (TrainBaseParams, {"epochs": 5, "warmup_epochs": 5}, "warmup_epochs=5: .*fewer than the 5 epochs"),
         (TransferParams, {"epochs": 5, "warmup_epochs": 7}, "warmup_epochs=7"),
         (TuneParams, {"fold_epochs": 3, "warmup_epochs": 4}, "fold_epochs=3: .*more than warmup_epochs=4"),

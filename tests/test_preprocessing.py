@@ -117,7 +117,7 @@ def test_default_cnn_fits_images_of_any_size(channels: int, sides: tuple[int, in
 
 def test_other_number_of_kernels_than_convolutions_is_rejected() -> None:
     params = TrainBaseParams(model="cnn", kernels="3,3,3")
-    with pytest.raises(ValueError, match=r"kernels: there are 2 convolutions \(conv_channels=16,32\)"):
+    with pytest.raises(ValueError, match=r"kernels: expected 1 or 2 values \(conv_channels=16,32\)"):
         architecture_from_params(params, preprocessing(), ("a", "b"))
     assert architecture_from_params(params, preprocessing(3, 16, 16), ("a", "b")).depth == 4
 

@@ -166,7 +166,7 @@ def test_features_of_other_preprocessing_are_rejected(store: MlflowClient, insec
     )
     assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-4)
     other = train_base(TrainBaseParams(**CNN, dataset=insects, classes="0-2", mean="0.5", std="0.2"))
-    with pytest.raises(UserInputError, match="computed from something else: preprocessing, weights"):
+    with pytest.raises(UserInputError, match="computed from other inputs: preprocessing, weights"):
         finetune_cnn(FinetuneCnnParams(base=other.run_id, epochs=1, features=features.run_id))
 
 

@@ -12,7 +12,7 @@ from pipeline.data.records import Images
 from pipeline.data.splits import Examples
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network, weights_digest
-from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture, numbers
+from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture, block_numbers
 from pipeline.networks.macs import forward_macs, trainable_fraction, training_macs
 from pipeline.networks.reuse import Reuse, check_tensors, reuse_network, target_architecture
 from pipeline.params import FinetuneCnnParams, TransferParams
@@ -74,7 +74,7 @@ def test_only_unfrozen_parameters_change(data: st.DataObject) -> None:
     extras = {"batch_norm": data.draw(st.booleans()), "dropout": data.draw(st.sampled_from([0.0, 0.3]))}
     base = base_network(layers, **extras)
     params = TransferParams(reuse_layers=copied, unfreeze=unfreeze, upper=upper)
-    reuse = layers_to_reuse(params, numbers(layers))
+    reuse = layers_to_reuse(params, block_numbers(layers))
     assert (reuse.copied, reuse.frozen) == (copied, copied - unfreeze)
     assert reuse.depth == (copied if upper == "drop" else layers)
     network = reused(base, reuse)
@@ -150,7 +150,7 @@ def test_mismatched_tensors_are_rejected(change, message: str) -> None:  # type:
 )
 def test_reusing_more_layers_than_base_has_is_rejected(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserInputError, match=message):
-        layers_to_reuse(TransferParams(**values), numbers(5))
+        layers_to_reuse(TransferParams(**values), block_numbers(5))
 
 
 def test_three_parts_are_frozen_finetuned_and_randomly_initialized() -> None:
@@ -225,7 +225,7 @@ def test_feature_sample_is_recomputed_before_use() -> None:
     good = compute_features(network, 2, examples)
     check_sample(good, network, examples)
     wrong = Features(good.values * 1.01, good.ids, 2, good.fingerprint, 0.0)
-    with pytest.raises(ValueError, match="differ from the network's"):
+    with pytest.raises(ValueError, match="differ from those of the network"):
         check_sample(wrong, network, examples)
 
 

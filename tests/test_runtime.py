@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from pipeline.data.records import Dataset
-from pipeline.data.splits import choose_classes
+from pipeline.data.splits import select_examples
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network
 from pipeline.networks.from_params import architecture_from_params
@@ -109,7 +109,7 @@ def test_feature_timing_synchronizes_the_device(digits: Dataset, monkeypatch: py
     waited: list[str] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(device.type))
     params = TrainBaseParams(dataset="digits")
-    examples = choose_classes(digits.train, (0, 1), digits)
+    examples = select_examples(digits.train, (0, 1), digits)
     architecture = architecture_from_params(params, preprocessing(), ("0", "1"))
     network = build_network(architecture, generator(0, "weights")).to("meta")
     prefix_seconds(network, 2, [model_inputs(network, examples)], 32)

@@ -85,7 +85,7 @@ def test_copy_of_a_test_image_is_dropped_from_training(tmp_path: Path, caplog: p
     (tmp_path / "train" / "ants" / "copy.png").write_bytes((tmp_path / "test" / "bees" / "0.png").read_bytes())
     dataset = load_dataset(f"folder:{tmp_path}", "data")
     assert len(dataset.train) == 8 and not set(dataset.train.ids.tolist()) & set(dataset.test.ids.tolist())
-    assert "1 training images are also in the validation or test split: not trained on" in caplog.text
+    assert "1 training images excluded: also in the validation or test split" in caplog.text
 
 
 def test_summary_of_a_folder_needs_no_decoding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_test_images_are_dropped_from_torchvision_training_split(cifar: Path) ->
     batch["data"][0] = pickle.loads(path.with_name("data_batch_1").read_bytes())["data"][7]
     path.write_bytes(pickle.dumps(batch))
     dataset = load_dataset("torchvision:CIFAR10", str(cifar))
-    assert len(dataset.train) == 99 and "1 training images are also in the test split" in dataset.note
+    assert len(dataset.train) == 99 and "1 training images excluded: also in the test split" in dataset.note
 
 
 def test_missing_torchvision_dataset_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,13 @@ from pipeline.data.records import Dataset, Images
 from pipeline.data.splits import (
     LabelSample,
     Split,
-    choose_classes,
     fold_examples,
-    split_as_drawn,
+    restore_split,
+    select_examples,
     split_for_base,
     split_for_target,
 )
-from pipeline.data.stratified import cut_folds, max_folds, stratified_cut
+from pipeline.data.stratified import max_folds, stratified_folds, stratified_split
 from pipeline.data.stratified import test_rows as rows_of_test
 from pipeline.errors import UserInputError
 
@@ -63,7 +63,7 @@ def parts(split: Split) -> list[set[int]]:
 
 
 def test_classes_are_relabeled_in_order(digits: Dataset) -> None:
-    chosen = choose_classes(digits.train, (5, 7, 9), digits)
+    chosen = select_examples(digits.train, (5, 7, 9), digits)
     assert torch.equal(torch.tensor([5, 7, 9])[chosen.labels], digits.train.labels[chosen.rows])
     assert torch.equal(chosen.pixels, digits.train.pixels[chosen.rows])
     assert torch.equal(chosen.ids, digits.train.ids[chosen.rows])
@@ -75,7 +75,7 @@ def test_validation_split_is_stratified_and_disjoint(digits: Dataset, seed: int,
     split = split_for_base(digits, (0, 1, 2, 3, 4), val_fraction=fraction, seed=seed)
     train, validation, test = parts(split)
     assert not train & validation and not (train | validation) & test
-    assert len(split.train) + len(split.validation) == len(choose_classes(digits.train, split.classes, digits))
+    assert len(split.train) + len(split.validation) == len(select_examples(digits.train, split.classes, digits))
     shares = torch.bincount(split.validation.labels) / (
         torch.bincount(split.validation.labels) + torch.bincount(split.train.labels)
     )
@@ -92,7 +92,7 @@ def test_seed_determines_the_split(digits: Dataset) -> None:
 @given(class_counts=counts, copies=st.integers(1, 3), seed=seeds, fraction=st.floats(0.05, 0.5))
 def test_identical_images_stay_in_one_split(class_counts: list[int], copies: int, seed: int, fraction: float) -> None:
     labels, ids = labels_and_ids(class_counts, copies)
-    first, second = stratified_cut(labels, ids, fraction, seed=seed)
+    first, second = stratified_split(labels, ids, fraction, seed=seed)
     assert torch.cat([first, second]).sort().values.tolist() == list(range(len(labels)))
     assert not set(ids[first].tolist()) & set(ids[second].tolist())
     assert set(labels[first].tolist()) == set(labels[second].tolist()) == set(range(len(class_counts)))
@@ -101,14 +101,14 @@ def test_identical_images_stay_in_one_split(class_counts: list[int], copies: int
 def test_order_of_images_does_not_change_the_label_sample() -> None:
     labels, ids = labels_and_ids([20, 20])
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    kept, _ = stratified_cut(labels, ids, 0.2, seed=3)
-    shuffled, _ = stratified_cut(labels[order], ids[order], 0.2, seed=3)
+    kept, _ = stratified_split(labels, ids, 0.2, seed=3)
+    shuffled, _ = stratified_split(labels[order], ids[order], 0.2, seed=3)
     assert set(ids[kept].tolist()) == set(ids[order][shuffled].tolist())
 
 
 def test_empty_split_is_rejected() -> None:
     with pytest.raises(UserInputError, match="val_fraction=0.9"):
-        stratified_cut(torch.tensor([0, 0, 0, 1]), torch.arange(4), 0.9, seed=0)
+        stratified_split(torch.tensor([0, 0, 0, 1]), torch.arange(4), 0.9, seed=0)
 
 
 @given(class_counts=counts, added=counts)
@@ -138,7 +138,7 @@ def test_test_split_has_a_fifth_of_the_images() -> None:
 @given(class_counts=counts, copies=st.integers(1, 3), folds=st.integers(2, 4), seed=seeds)
 def test_folds_are_a_stratified_partition(class_counts: list[int], copies: int, folds: int, seed: int) -> None:
     labels, ids = labels_and_ids(class_counts, copies)
-    found = cut_folds(labels, ids, folds=folds, seed=seed)
+    found = stratified_folds(labels, ids, folds=folds, seed=seed)
     assert torch.cat(found).sort().values.tolist() == list(range(len(labels)))
     per_fold = torch.stack([torch.bincount(labels[rows], minlength=len(class_counts)) for rows in found])
     assert (per_fold.max(0).values - per_fold.min(0).values).max() <= copies
@@ -148,7 +148,7 @@ def test_folds_are_a_stratified_partition(class_counts: list[int], copies: int, 
 def test_more_folds_than_images_per_class_are_rejected() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1])
     with pytest.raises(UserInputError, match="folds=4: .*must be in \\[2, 3\\], the size of the smallest class"):
-        cut_folds(labels, torch.arange(7), folds=4, seed=0)
+        stratified_folds(labels, torch.arange(7), folds=4, seed=0)
     assert max_folds(labels, torch.tensor([1, 1, 2, 3, 4, 5, 6])) == 2  # of equal images, one counts
 
 
@@ -176,7 +176,7 @@ def test_official_validation_split_is_used() -> None:
     assert base.train.counts(2) == [30, 30] and base.validation.counts(2) == [7, 7]
     few = split_for_target(data, (2, 3), FEW)
     assert few.train.counts(2) == [10, 10] and few.validation.counts(2) == [7, 7]
-    again = split_as_drawn(data, (2, 3), train=few.train.ids, validation=few.validation.ids, seen=few.train.ids)
+    again = restore_split(data, (2, 3), train=few.train.ids, validation=few.validation.ids, seen=few.train.ids)
     assert again.digest == few.digest
     assert fold_examples(base) is base.train
 
@@ -184,7 +184,7 @@ def test_official_validation_split_is_used() -> None:
 def test_folds_cover_training_and_validation_images(photos: Dataset) -> None:
     split = split_for_base(photos, (1, 3), val_fraction=0.2, seed=0)
     examples = fold_examples(split)
-    assert examples.digest == choose_classes(photos.train, (1, 3), photos).digest
+    assert examples.digest == select_examples(photos.train, (1, 3), photos).digest
 
 
 def test_training_images_of_the_test_split_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
@@ -192,7 +192,7 @@ def test_training_images_of_the_test_split_are_dropped(caplog: pytest.LogCapture
     leaked = Images(test.pixels[:3], test.labels[:3], test.ids[:3])
     split = split_for_base(dataset(join(train, leaked), test), (0, 1), val_fraction=0.2, seed=0)
     assert len(split.train) + len(split.validation) == 40 and split.test.counts(2) == [10, 10]
-    assert "3 training images of folder:x left out: they are in its test split too" in caplog.text
+    assert "3 training images of folder:x excluded: also in its test split" in caplog.text
 
 
 def test_seen_images_are_in_neither_validation_nor_test(photos: Dataset, caplog: pytest.LogCaptureFixture) -> None:
@@ -206,7 +206,7 @@ def test_seen_images_are_in_neither_validation_nor_test(photos: Dataset, caplog:
 
 
 def test_class_without_unseen_test_images_is_rejected(photos: Dataset) -> None:
-    seen = choose_classes(photos.test, (1,), photos).ids
+    seen = select_examples(photos.test, (1,), photos).ids
     with pytest.raises(UserInputError, match="it was trained on all 20 test images of class bees"):
         split_for_target(photos, (0, 1), FEW, seen=seen)
 
@@ -215,12 +215,12 @@ def test_label_sample_is_restored_after_adding_images(photos: Dataset) -> None:
     split = split_for_target(photos, (0, 1), FEW)
     drawn = {"train": split.train.ids, "validation": split.validation.ids, "seen": split.train.ids}
     larger = dataset(join(images([9] * 4, first=700), photos.train), photos.test)
-    again = split_as_drawn(larger, (0, 1), **drawn)
+    again = restore_split(larger, (0, 1), **drawn)
     assert [set(part) for part in parts(again)] == parts(split)
     assert not torch.equal(again.train.rows, split.train.rows)
     smaller = dataset(images([5] * 4), photos.test)
     with pytest.raises(UserInputError, match="its label sample does not match folder:x: .* images are missing"):
-        split_as_drawn(smaller, (0, 1), **drawn)
+        restore_split(smaller, (0, 1), **drawn)
 
 
 def test_label_sample_with_duplicate_images_is_restored() -> None:
@@ -228,5 +228,5 @@ def test_label_sample_with_duplicate_images_is_restored() -> None:
     train = Images(torch.zeros(48, 1, 8, 8, dtype=torch.uint8), labels, ids)
     data = dataset(train, images([5, 5], first=500))
     split = split_for_base(data, (0, 1), val_fraction=0.25, seed=1)
-    again = split_as_drawn(data, (0, 1), train=split.train.ids, validation=split.validation.ids, seen=split.train.ids)
+    again = restore_split(data, (0, 1), train=split.train.ids, validation=split.validation.ids, seen=split.train.ids)
     assert again.digest == split.digest

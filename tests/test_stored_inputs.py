@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from pipeline.data.identity import content_ids
 from pipeline.data.records import Images
 from pipeline.data.splits import Examples
-from pipeline.data.stratified import cut_folds
+from pipeline.data.stratified import stratified_folds
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.from_params import architecture_from_params
@@ -285,7 +285,7 @@ def test_stored_images_are_pickled_as_their_path(examples: Examples, monkeypatch
 
 
 def test_folds_of_stored_images_score_like_folds_in_memory(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    folds, network = cut_folds(examples.labels, examples.ids, folds=3, seed=0), network_of(ARCHITECTURES[2])
+    folds, network = stratified_folds(examples.labels, examples.ids, folds=3, seed=0), network_of(ARCHITECTURES[2])
     scores = []
     for limit in (2**20, 1):
         monkeypatch.setattr(inputs, "IN_MEMORY_BYTES", limit)

@@ -224,14 +224,14 @@ def test_features_are_cached_after_the_frozen_blocks(base: StageResult) -> None:
 
 def test_mismatched_features_error_names_the_difference(base: StageResult) -> None:
     cut = cache_features(CacheFeaturesParams(dataset="digits", depth=2))
-    with pytest.raises(UserInputError, match="computed from something else: cut, weights"):
+    with pytest.raises(UserInputError, match="computed from other inputs: cut, weights"):
         transfer(TransferParams(**QUICK, features=cut.run_id))
     classes = cache_features(CacheFeaturesParams(dataset="digits", classes="5-8"))
-    with pytest.raises(UserInputError, match="computed from something else: data"):
+    with pytest.raises(UserInputError, match="computed from other inputs: data"):
         transfer(TransferParams(**QUICK, features=classes.run_id))
     other = train_base(TrainBaseParams(**{**BASE, "seed": 1}))
     weights = cache_features(CacheFeaturesParams(dataset="digits", base=other.run_id))
-    with pytest.raises(UserInputError, match="computed from something else: weights"):
+    with pytest.raises(UserInputError, match="computed from other inputs: weights"):
         transfer(TransferParams(**QUICK, base=base.run_id, features=weights.run_id))
     with pytest.raises(UserInputError, match="has no features"):
         transfer(TransferParams(**QUICK, features=base.run_id))
@@ -331,9 +331,7 @@ def test_validation_has_no_training_images_of_any_ancestor(base: StageResult, st
     )
     oldest, newest = (load_base(store, result.run_id) for result in (first, third))
     assert not torch.isin(newest.val_ids, oldest.train_ids).any()
-    with pytest.raises(
-        UserInputError, match="val_per_class=90: class 5 of digits has 82 images for validation, without"
-    ):
+    with pytest.raises(UserInputError, match="val_per_class=90: class 5 of digits has 82 validation images that"):
         transfer(TransferParams(dataset="digits", base=second.run_id, val_per_class=90, per_class=20))
 
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from pipeline.errors import UserInputError
 from pipeline.networks.graph.network import Origin, build_from_module, describe, divide
-from pipeline.networks.layered import LayeredNetwork, numbers
+from pipeline.networks.layered import LayeredNetwork, block_numbers
 from pipeline.networks.macs import training_macs
 from pipeline.networks.reuse import Reuse
 from pipeline.params import FinetuneCnnParams, TrainBaseParams, TransferParams, parse_params
@@ -68,7 +68,7 @@ def test_exactly_the_chosen_blocks_of_an_mlp_move(data: st.DataObject, gradients
     extras = {"batch_norm": data.draw(st.booleans()), "dropout": data.draw(st.sampled_from([0.0, 0.3]))}
     chosen = data.draw(st.sets(st.integers(1, 4), min_size=1))
     params = TransferParams(train_blocks=",".join(map(str, chosen)))
-    reuse = layers_to_reuse(params, numbers(4))
+    reuse = layers_to_reuse(params, block_numbers(4))
     network = reused(base_network(4, **extras), reuse)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     changed = FitSettings(**{**SETTINGS.__dict__, "gradients": gradients, "layer_decay": layer_decay})
@@ -123,7 +123,7 @@ def test_blocks_are_chosen_by_number_or_name(values: dict[str, object], trained:
 )  # fmt: skip
 def test_bad_choice_of_blocks_is_rejected(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserInputError, match=f"(?i){message}"):
-        layers_to_reuse(parse_params(TransferParams, values), numbers(5))
+        layers_to_reuse(parse_params(TransferParams, values), block_numbers(5))
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def test_flat_parameters_train_like_separate_ones(
     for flat in (True, False):
         net = network(hidden_layers=2, **changed)
         net.freeze(frozen)
-        monkeypatch.setattr(loop, "can_be_flat", lambda _, flat=flat: flat)
+        monkeypatch.setattr(loop, "supports_flattening", lambda _, flat=flat: flat)
         settings = FitSettings(**{**SETTINGS.__dict__, "gradients": "autograd", "weight_averaging": 0.9, "epochs": 3})
         fits.append(Fit(net, examples(), examples(60, 1), settings, copied=frozen))
         list(fits[-1])

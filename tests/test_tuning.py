@@ -18,8 +18,8 @@ import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from pipeline.data.splits import choose_classes
-from pipeline.data.stratified import cut_folds
+from pipeline.data.splits import select_examples
+from pipeline.data.stratified import stratified_folds
 from pipeline.errors import NonFiniteLossError, UserInputError
 from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
 from pipeline.params import TrainBaseParams, TransferParams, TuneParams, parse_params
@@ -205,9 +205,9 @@ def test_default_search_spaces_are_valid() -> None:
 
 
 def test_early_stopping_never_sees_the_held_out_fold(digits, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    examples = choose_classes(digits.train, (0, 1, 2), digits)
+    examples = select_examples(digits.train, (0, 1, 2), digits)
     data = Labelled(torch.arange(len(examples)).float().unsqueeze(1), examples.labels)  # each value is its own index
-    folds = cut_folds(examples.labels, examples.ids, folds=4, seed=0)
+    folds = stratified_folds(examples.labels, examples.ids, folds=4, seed=0)
     seen: list[tuple[set[int], set[int]]] = []
 
     class Spy(objective.Fit):
@@ -232,9 +232,9 @@ def test_early_stopping_never_sees_the_held_out_fold(digits, monkeypatch: pytest
 
 
 def test_trial_does_not_depend_on_global_random_state(digits) -> None:  # type: ignore[no-untyped-def]
-    examples = choose_classes(digits.train, (0, 1, 2), digits)
+    examples = select_examples(digits.train, (0, 1, 2), digits)
     data = Labelled(examples.pixels.float() / 255, examples.labels)
-    folds = cut_folds(examples.labels, examples.ids, folds=3, seed=0)
+    folds = stratified_folds(examples.labels, examples.ids, folds=3, seed=0)
     architecture = MLPArchitecture(
         preprocessing=preprocessing(), classes=("0", "1", "2"), hidden_layers=1, width=8, dropout=0.2
     )

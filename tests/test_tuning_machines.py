@@ -161,7 +161,7 @@ def test_killed_worker_loses_no_trials_on_postgresql(
     states = {trial.number: trial.state for trial in machine.trials()}
     assert states[victim.number] is TrialState.FAIL and list(states.values()).count(TrialState.FAIL) == 1
     lost = next(run for run in runs if run.info.run_id == victim.user_attrs[RUN_ID])
-    assert lost.info.status == "FAILED" and "queued again" in lost.data.tags[names.NOTE]
+    assert lost.info.status == "FAILED" and "enqueued again" in lost.data.tags[names.NOTE]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Images: where they come from and how they are split.
+"""Load data sets, decode images, and split them.
 
 Read `records` and `preprocessing`, then `sources.registry`, `decode`, `folder_listing` and `store`, then `stratified`,
 `file_splits` and `splits`.

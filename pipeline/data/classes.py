@@ -1,11 +1,9 @@
-"""Classes by name: select those of a class list, and choose defaults that fit the data set and the base."""
-
-from __future__ import annotations
+"""Resolve class lists to class indices, and choose default classes for a data set and a base."""
 
 import re
 from collections.abc import Collection, Sequence
 
-from pipeline.errors import Fault, UserInputError, suggest
+from pipeline.errors import Fault, UserInputError, abbreviate, suggest
 from pipeline.params.data import parse_class_list
 from pipeline.params.family import Family
 
@@ -14,40 +12,41 @@ BASE_DIGITS: dict[Family, tuple[str, ...]] = {"mlp": DIGITS[:5], "cnn": DIGITS[:
 TARGET_DIGITS: dict[Family, tuple[str, ...]] = {"mlp": DIGITS[5:], "cnn": DIGITS[7:]}
 MAX_LISTED = 20  # class names in an error message
 
-Classes = tuple[int, ...]  # numbers of classes in a data set, ascending
+Classes = tuple[int, ...]  # class indices in a data set, ascending
 
 
 def select_classes(text: str, class_names: Sequence[str], dataset: str, *, name: str = "classes") -> Classes:
-    """Return the numbers of the classes in a class list, ascending.
+    """Return the indices of the classes in a class list, ascending.
 
-    An item is a class name or else a number or range. Numbers are positions, unless all class names are numbers
-    themselves: then they are names.
+    An item is a class name, an index or a range of indices. If all class names are numbers, numbers in the list are
+    names.
 
     Args:
-        text: A class list that `params` has checked for syntax.
+        text: A class list whose syntax `params` has checked.
         class_names: All classes of the data set.
-        dataset: Its name, for messages.
-        name: The parameter, for messages.
+        dataset: Name of the data set, for error messages.
+        name: Name of the parameter, for error messages.
 
     Raises:
-        UserInputError: The data set has no such class (with the closest name), or an item is a duplicate.
+        UserInputError: A class does not exist (the message suggests the closest name), or is a duplicate.
     """
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     by_name = all(re.fullmatch(r"\d{1,6}", class_name) for class_name in class_names)
     selected: list[int] = []
     for item in parse_class_list(text):
-        found = [numbers[item]] if item in numbers else _range(item, numbers, by_name=by_name)
-        if not found:
-            what = f"{dataset} has no class {item}, only {_listed(class_names)}."
+        indices = [numbers[item]] if item in numbers else _range(item, numbers, by_name=by_name)
+        if not indices:
+            known = "0-9" if is_digits(class_names) else abbreviate(class_names, MAX_LISTED)
+            what = f"{dataset} has no class {item}, only {known}."
             raise UserInputError(Fault(name, text, what, suggest(item, class_names) or "Choose some of these."))
-        selected += found
+        selected += indices
     if len(set(selected)) < len(selected) or len(selected) < 2:
         raise UserInputError(Fault(name, text, "must name at least two classes, each once."))
     return tuple(sorted(selected))
 
 
 def _range(item: str, numbers: dict[str, int], *, by_name: bool) -> list[int]:
-    """Return the class numbers of a number or range; empty if one of them does not exist."""
+    """Return the class indices of a number or range; empty if any of them does not exist."""
     match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", item)
     if match is None:
         return []
@@ -57,13 +56,6 @@ def _range(item: str, numbers: dict[str, int], *, by_name: bool) -> list[int]:
     return list(wanted) if wanted and wanted[-1] < len(numbers) else []
 
 
-def _listed(class_names: Sequence[str]) -> str:
-    if is_digits(class_names):
-        return "0-9"
-    more = f" and {len(class_names) - MAX_LISTED} more" if len(class_names) > MAX_LISTED else ""
-    return ", ".join(class_names[:MAX_LISTED]) + more
-
-
 def is_digits(class_names: Sequence[str]) -> bool:
     """Whether the classes of a data set are the ten digits."""
     return tuple(class_names) == DIGITS
@@ -71,22 +63,22 @@ def is_digits(class_names: Sequence[str]) -> bool:
 
 def default_base_classes(family: Family, class_names: Sequence[str]) -> Classes:
     """Return the classes that a base is trained on by default: digits 0-4 (MLP) or 0-6 (CNN), else all classes."""
-    return _numbers(BASE_DIGITS[family] if is_digits(class_names) else class_names, class_names)
+    return _indices(BASE_DIGITS[family] if is_digits(class_names) else class_names, class_names)
 
 
 def default_target_classes(family: Family, class_names: Sequence[str], seen: Collection[str] = ()) -> Classes:
     """Return the default target classes.
 
     Args:
-        family: Of the base.
+        family: Family of the base.
         class_names: All classes of the data set.
         seen: Classes of a base that was trained on the same data set.
 
     Returns:
-        Digits 5-9 (MLP) or 7-9 (CNN), else all classes. For a base that has seen some of these, but not exactly these,
-        the classes that it has not seen; if there are fewer than two, its own, on which its training continues.
+        Digits 5-9 (MLP) or 7-9 (CNN), else all classes. If the base has seen some of these, but not exactly these,
+        the unseen classes; if there are fewer than two, the classes that the base was trained on.
     """
-    default = _numbers(TARGET_DIGITS[family] if is_digits(class_names) else class_names, class_names)
+    default = _indices(TARGET_DIGITS[family] if is_digits(class_names) else class_names, class_names)
     seen_numbers = {number for number, class_name in enumerate(class_names) if class_name in set(seen)}
     if not seen_numbers & set(default) or seen_numbers == set(default):
         return default
@@ -108,6 +100,6 @@ def halve_classes(class_names: Sequence[str], dataset: str) -> tuple[Classes, Cl
     return tuple(range(count // 2)), tuple(range(count // 2, count))
 
 
-def _numbers(chosen: Sequence[str], class_names: Sequence[str]) -> Classes:
+def _indices(chosen: Sequence[str], class_names: Sequence[str]) -> Classes:
     wanted = set(chosen)
     return tuple(number for number, class_name in enumerate(class_names) if class_name in wanted)

@@ -4,8 +4,6 @@ Format and number of pixels are checked before a file is decoded. The decoded im
 orientation applied), 8 bits, grey (H, W, 1) or RGB (H, W, 3). Imports no torch, so that worker processes start quickly.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import os
@@ -32,7 +30,9 @@ MAX_IMAGE_PIXELS = 64_000_000  # a small file can claim any size; decoding this 
 MAX_FILE_BYTES = 512 << 20
 ORIENTATION_TAG = 0x0112
 FULL_16_BIT = 65_535
-MAX_SCALED_RATIO = 16  # of a whole scaled image to its center crop; one row of 64 million pixels would fill the memory
+MAX_SCALED_RATIO = (
+    16  # scaled image to center crop, in pixels; scaling a 1 x 64,000,000 image whole would exhaust memory
+)
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -46,11 +46,11 @@ class UnreadableImageError(ValueError):
 
 
 class FileChangedError(RuntimeError):
-    """A file was written to while it was read, or since it was listed."""
+    """A file changed while it was read, or since it was listed."""
 
 
 class FileState(NamedTuple):
-    """Size in bytes and modification time in nanoseconds, by which a changed file is noticed."""
+    """Size in bytes and modification time in nanoseconds; a file that differs in either has changed."""
 
     size: int
     mtime: int
@@ -60,7 +60,7 @@ def read_image(path: Path) -> Pixels:
     """Return the canonical image in a file, uint8 (H, W, C).
 
     Raises:
-        DataFileError: It is not an image, is truncated, has too many pixels, or changes while it is read.
+        DataFileError: The file is not an image, is truncated, has too many pixels, or changes while it is read.
     """
     try:
         return decode(read_bytes(path))
@@ -73,16 +73,18 @@ def read_bytes(path: Path | str, expected: FileState | None = None) -> bytes:
     """Return the content of an image file, read once.
 
     Args:
-        path: Of the file.
-        expected: Its state when it was listed; None accepts any.
+        path: Path of the file.
+        expected: State of the file when it was listed; None accepts any.
 
     Raises:
-        OSError: It cannot be opened or read.
-        UnreadableImageError: It is not a regular file, or is larger than any image.
-        FileChangedError: It is being written to, or has changed since it was listed.
+        OSError: The file cannot be opened or read.
+        UnreadableImageError: The file is not a regular file, or exceeds `MAX_FILE_BYTES`.
+        FileChangedError: The file is being written, or has changed since it was listed.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a named pipe must not block
-    try:  # a file object takes three times as long, which shows for small images
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # O_NONBLOCK: opening a named pipe must not hang
+    try:  # a file object takes three times as long, which matters for small images
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise UnreadableImageError("it is not a regular file")
@@ -107,7 +109,7 @@ def decode(content: bytes) -> Pixels:
     """Return the canonical image in the bytes of a file, uint8 (H, W, 1) or (H, W, 3).
 
     Raises:
-        UnreadableImageError: Says what is wrong.
+        UnreadableImageError: The bytes cannot be decoded; the message says why.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
@@ -129,11 +131,11 @@ def decode(content: bytes) -> Pixels:
 def canonical(image: Image.Image) -> Pixels:
     """Return a decoded image as 8-bit grey (H, W, 1) or RGB (H, W, 3).
 
-    Transparent pixels are composited on white. Grey with 16 bits is divided by 257, so that 65,535 becomes 255; grey
-    with 32 bits or floating point is stretched from its own minimum and maximum to 0 and 255.
+    Transparent pixels are composited on white. 16-bit grey is divided by 257, so that 65,535 becomes 255; 32-bit and
+    floating-point grey is min-max scaled to [0, 255] per image.
 
     Raises:
-        UnreadableImageError: Floating-point pixels are not finite.
+        UnreadableImageError: A floating-point pixel is not finite.
     """
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return _channels_last(np.asarray(image))
@@ -142,13 +144,13 @@ def canonical(image: Image.Image) -> Pixels:
     if image.mode == "I" and image.format == "PPM":  # Pillow's mode for 16-bit PGM files
         return _from_16_bit(np.asarray(image).astype(np.float64))
     if image.mode in ("I", "F"):
-        return _stretched(np.asarray(image).astype(np.float64))
+        return _min_max_scaled(np.asarray(image).astype(np.float64))
     if image.has_transparency_data or image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
-        return _on_white(image)
+        return _composite_on_white(image)
     return _channels_last(np.asarray(image.convert("L" if image.mode == "1" else "RGB")))
 
 
-def _on_white(image: Image.Image) -> Pixels:
+def _composite_on_white(image: Image.Image) -> Pixels:
     grey = image.mode in ("1", "L", "LA", "La")
     opaque = image.convert("LA" if grey else "RGBA")
     mode = "L" if grey else "RGB"
@@ -160,7 +162,7 @@ def _from_16_bit(values: NDArray[np.float64]) -> Pixels:
     return _channels_last((values * (255 / FULL_16_BIT)).round().clip(0, 255).astype(np.uint8))
 
 
-def _stretched(values: NDArray[np.float64]) -> Pixels:
+def _min_max_scaled(values: NDArray[np.float64]) -> Pixels:
     low, high = values.min(), values.max()
     if not math.isfinite(low) or not math.isfinite(high):
         raise UnreadableImageError("its floating-point pixels are not all finite")
@@ -173,13 +175,13 @@ def _channels_last(pixels: Pixels) -> Pixels:
 
 
 def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """Return an image in a geometry; an image that has it already is returned unchanged.
+    """Resize and convert an image to a geometry; an image that already matches is returned unchanged.
 
     `fit` is torchvision's `Resize` followed by `CenterCrop`.
 
     Args:
         pixels: Canonical image, uint8 (H, W, 1) or (H, W, 3).
-        geometry: Of the result.
+        geometry: Geometry of the result.
 
     Returns:
         uint8 (C, H, W).
@@ -207,7 +209,7 @@ def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
 def _fitted(picture: Image.Image, geometry: Geometry) -> Image.Image:
     """Scale until both sides are at least side / crop_ratio, and keep the center.
 
-    Of very long images, only the center is computed; Pillow may then round in another order.
+    For very elongated images, only the center is resampled; rounding may then differ slightly.
     """
     height, width = geometry.size
     needed_height, needed_width = (math.floor(side / geometry.crop_ratio + 1e-6) for side in geometry.size)

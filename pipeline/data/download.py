@@ -1,6 +1,4 @@
-"""Download a data set with torchvision: servers are probed first, one process downloads, and a stalled one gives up."""
-
-from __future__ import annotations
+"""Download a data set with torchvision: probe the servers first, lock against other processes, time out on stalls."""
 
 import logging
 import os
@@ -16,21 +14,21 @@ from pipeline.errors import DataFileError, Fault
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS = 5.0  # to find out whether any server answers
-DOWNLOAD_STALL_SECONDS = 30.0  # without a byte, after which a download fails
-REMEDY = "Put the extracted files there, or set PIPELINE_DATA_DIR to their folder; dataset=digits needs none."
+PROBE_SECONDS = 5.0  # time limit for the check whether any server answers
+DOWNLOAD_STALL_SECONDS = 30.0  # a download fails after this long without a byte
+REMEDY = "Put the extracted files there, or set PIPELINE_DATA_DIR to their folder; dataset=digits needs no download."
 
 
 @dataclass(frozen=True)
 class Download:
-    """A data set to be downloaded.
+    """A data set to download.
 
     Attributes:
-        name: Of the data set.
-        data_dir: Folder of the data sets.
-        folder: Where its files belong.
+        name: Name of the data set.
+        data_dir: Folder of all data sets.
+        folder: Destination of the files.
         missing: What is missing, such as `lacks train.bin`.
-        urls: Servers that may have it.
+        urls: Addresses of the servers that are probed.
         fetch: Downloads and verifies the files.
     """
 
@@ -45,27 +43,27 @@ class Download:
         """Download the files.
 
         Raises:
-            DataFileError: That is not possible; says what to do.
+            DataFileError: The download is impossible or fails; the message says what to do.
         """
-        if obstacle := obstacle_to_download(self.data_dir, self.urls):
+        if obstacle := download_blocker(self.data_dir, self.urls):
             what = f"{self.name} is not available ({self.folder} {self.missing}) and {obstacle}."
             raise DataFileError(Fault("data_dir", self.data_dir, what, REMEDY))
         logger.info("downloading %s to %s", self.name, self.folder)
         default_timeout = socket.getdefaulttimeout()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):  # two first runs must not extract into the same files
+            with FileLock(self.folder / ".lock"):  # concurrent first runs must not extract into the same files
                 socket.setdefaulttimeout(DOWNLOAD_STALL_SECONDS)
                 self.fetch()
         except (OSError, RuntimeError, EOFError) as error:
             why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            remedy = "Try again; dataset=digits needs no download."
+            remedy = "Try again, or use dataset=digits, which needs no download."
             raise DataFileError(Fault("dataset", self.name, f"could not be downloaded: {why}.", remedy)) from error
         finally:
             socket.setdefaulttimeout(default_timeout)
 
 
-def obstacle_to_download(data_dir: str, urls: list[str]) -> str:
+def download_blocker(data_dir: str, urls: list[str]) -> str:
     """Return why a download cannot succeed, or an empty string; takes at most `PROBE_SECONDS`."""
     parent = Path(data_dir).absolute()
     while not parent.exists():

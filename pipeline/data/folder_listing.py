@@ -1,11 +1,9 @@
 """List the images of a folder: official splits, classes, and what is ignored.
 
 `train/`, `val/` (or `valid/`, `validation/`) and `test/` at the top are official splits if they hold class folders;
-otherwise every sub-folder is a class. Images may lie deeper inside a class folder. Links to folders are not followed,
-and links to files only within the folder: nothing outside it is read, and no loop is entered.
+otherwise every sub-folder is a class. Class folders may be nested. Symbolic links to folders are not followed, and
+links to files only if they stay within the folder: nothing outside is read, and link loops are harmless.
 """
-
-from __future__ import annotations
 
 import os
 import unicodedata
@@ -14,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data.decode import IMAGE_SUFFIXES
-from pipeline.errors import DataFileError, Fault
+from pipeline.errors import DataFileError, Fault, abbreviate
 
 SPLIT_OF_FOLDER = {
     "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test",
@@ -25,13 +23,13 @@ NAMES_SHOWN = 3
 
 @dataclass
 class FileTable:
-    """Image files of one split in a fixed order: by class, then by path.
+    """Image files of one split, sorted by class, then by path.
 
     Attributes:
         names: Paths relative to the folder.
-        sizes: In bytes.
+        sizes: Sizes in bytes.
         mtimes: Modification times in nanoseconds.
-        labels: Class numbers.
+        labels: Class indices.
     """
 
     names: list[str] = field(default_factory=list)
@@ -42,14 +40,14 @@ class FileTable:
 
 @dataclass(frozen=True)
 class FolderListing:
-    """What a folder holds.
+    """Classes, splits and images of a folder.
 
     Attributes:
         root: The folder.
         class_names: Folder names of the classes, sorted.
-        splits: By split (`train`, `validation`, `test`); one split `all` if there are no official ones.
-        ignored: Paths by the reason for which they are ignored.
-        note: How the splits were found; empty without official splits.
+        splits: Files per split (`train`, `validation`, `test`); the only key is `all` without official splits.
+        ignored: Ignored paths, by reason.
+        note: Where the splits come from; empty without official splits.
     """
 
     root: Path
@@ -59,45 +57,31 @@ class FolderListing:
     note: str
 
     @property
-    def official(self) -> bool:
-        """Whether the folder has official splits."""
-        return "all" not in self.splits
-
-    @property
     def ignored_text(self) -> str:
-        """The ignored files by reason, with the first names of each; empty if there are none."""
-        return "; ".join(f"{len(names)} {reason} ({shown(names)})" for reason, names in self.ignored.items())
-
-    def counts(self, split: str) -> list[int]:
-        """Return the number of images of every class."""
-        counts = [0] * len(self.class_names)
-        for label in self.splits[split].labels:
-            counts[label] += 1
-        return counts
-
-
-def shown(names: list[str], limit: int = NAMES_SHOWN) -> str:
-    """Return the first names, printable, and how many follow."""
-    first = ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit])
-    return first if len(names) <= limit else f"{first} and {len(names) - limit} more"
+        """Summary of the ignored files by reason, with the first names of each; empty if there are none."""
+        return "; ".join(
+            f"{len(names)} {reason} ({abbreviate(names, NAMES_SHOWN)})" for reason, names in self.ignored.items()
+        )
 
 
 def list_folder(name: str, root: Path) -> FolderListing:
-    """List a folder without opening a file.
+    """List the images of a folder without opening them.
 
     Args:
-        name: The data set, for messages.
+        name: Name of the data set, for error messages.
         root: The folder.
 
     Raises:
-        DataFileError: It is not a folder, has fewer than two classes, or a class is missing in one split.
+        DataFileError: `root` is not a folder or cannot be read, or there are fewer than two classes.
     """
     if not root.is_dir():
         raise invalid_folder(name, f"{root} is not a folder.", "Give folder:PATH with one sub-folder per class.")
     try:
         return _Scan(name, root.resolve()).run()
     except PermissionError as error:
-        raise invalid_folder(name, f"{error.filename} cannot be read: {error.strerror}.", "Allow access.") from None
+        raise invalid_folder(
+            name, f"{error.filename} cannot be read: {error.strerror}.", "Grant read permission."
+        ) from None
 
 
 def invalid_folder(name: str, allowed: str, remedy: str) -> DataFileError:
@@ -106,11 +90,11 @@ def invalid_folder(name: str, allowed: str, remedy: str) -> DataFileError:
 
 
 class _Scan:
-    """One walk over a folder.
+    """One scan of a folder.
 
     Args:
-        name: The data set, for messages.
-        root: Resolved path of the folder.
+        name: Name of the data set, for error messages.
+        root: Folder, with symbolic links resolved.
     """
 
     def __init__(self, name: str, root: Path):
@@ -118,7 +102,7 @@ class _Scan:
         self.ignored: dict[str, list[str]] = defaultdict(list)
 
     def run(self) -> FolderListing:
-        """Find splits and classes, and list their files."""
+        """Detect splits and classes, and list their files."""
         top = self._folders(self.root)
         split_folders = self._split_folders(top)
         if not split_folders:
@@ -126,7 +110,7 @@ class _Scan:
         else:
             for folder in top:
                 if folder not in split_folders.values():
-                    self.ignored["other folders beside the splits"].append(self._relative(folder))
+                    self.ignored["folders next to the split folders"].append(self._relative(folder))
             splits = {
                 split: self._class_folders(self._folders(path, stray=f"{path.name}/"))
                 for split, path in split_folders.items()
@@ -142,7 +126,7 @@ class _Scan:
         return FolderListing(self.root, class_names, tables, dict(self.ignored), note)
 
     def _folders(self, folder: Path, stray: str = "") -> list[Path]:
-        """Return the sub-folders; files beside them are stray."""
+        """Return the sub-folders; record everything else as ignored, prefixed with `stray`."""
         folders = []
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if _hidden(entry.name):
@@ -156,7 +140,7 @@ class _Scan:
         return folders
 
     def _split_folders(self, top: list[Path]) -> dict[str, Path]:
-        """Return the folders of official splits, which hold class folders; none without `train`."""
+        """Return the folders of official splits, which contain class folders; empty without `train`."""
         found: dict[str, Path] = {}
         for path in top:
             split = SPLIT_OF_FOLDER.get(path.name.lower())
@@ -183,7 +167,7 @@ class _Scan:
     def _class_folders(self, folders: list[Path]) -> dict[str, Path]:
         """Return class folders by class name.
 
-        macOS stores names in another Unicode normal form than other systems: a class has the same name on all.
+        Names are NFC-normalized: macOS uses another Unicode normal form than other systems.
         """
         classes: dict[str, Path] = {}
         for folder in folders:
@@ -216,7 +200,7 @@ class _Scan:
         return table
 
     def _walk(self, folder: Path | str, relative: str, table: FileTable) -> None:
-        """Append the images in a folder and below, sorted by name."""
+        """Append the images of a folder and its sub-folders, sorted by name."""
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             name = f"{relative}/{entry.name}"
             if _hidden(entry.name):
@@ -234,7 +218,7 @@ class _Scan:
                 table.mtimes.append(status.st_mtime_ns)
 
     def _inside(self, link: os.DirEntry[str]) -> bool:
-        """Return whether a link leads to a file within the folder."""
+        """Return whether a link points to a file within the root folder."""
         target = Path(os.path.realpath(link.path))
         return target.is_file() and target.is_relative_to(self.root)
 

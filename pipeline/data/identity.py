@@ -1,7 +1,7 @@
-"""The identity of an image: a digest of its content, never its position in a data set.
+"""The identity of an image: a digest of its pixels, independent of its position in a data set.
 
-The content is the oriented, not resized image as 8-bit pixels, so that an edited EXIF tag or another order of files
-changes nothing. An image whose three channels are equal has the identity of the grey image.
+The digest covers the upright image in 8 bits at its native size, so that editing an EXIF tag or reordering files
+changes nothing. An RGB image with three equal channels has the identity of the grey image.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import xxhash
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import Tensor  # imported where it is used: processes that only decode start without it
+    from torch import Tensor  # imported lazily: decoding workers start without it
 
 
 def content_id(pixels: NDArray[np.uint8]) -> int:
-    """Return the identity of one image, in [0, 2**63): XXH3, which takes a hundredth of the time of decoding.
+    """Return the identity of one image, in [0, 2**63): an XXH3 digest, about a hundred times faster than decoding.
 
-    Among a million different images, two have the same identity with a probability of 5e-8.
+    The collision probability among a million distinct images is 5e-8.
 
     Args:
         pixels: uint8 (H, W) or (H, W, C), with 1 or 3 channels.
@@ -41,15 +41,15 @@ def content_ids(pixels: Tensor) -> Tensor:
 
 
 def _is_grey(pixels: NDArray[np.uint8]) -> bool:
-    red, green, blue = pixels[0, 0].tolist()  # decides for most color images
+    red, green, blue = pixels[0, 0].tolist()  # shortcut: settles most color images
     return red == green == blue and bool((pixels[..., :1] == pixels[..., 1:]).all())
 
 
 def ranks(ids: Tensor, *purpose: object) -> Tensor:
-    """Return pseudo-random ranks int64 (N,) of identities for one purpose.
+    """Return pseudo-random ranks int64 (N,) of identities; each purpose gives an independent ranking.
 
-    Equal identities have equal ranks, and an identity's rank does not depend on the other images: sampling the lowest
-    ranks changes little when images are added. The mixing function is the finalizer of SplitMix64.
+    Equal identities have equal ranks, and a rank does not depend on the other images: a sample of the lowest ranks
+    changes little when images are added. The mixing function is the finalizer of SplitMix64.
 
     Source: Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators.
     """

@@ -1,10 +1,8 @@
 """Read and validate the IDX files of the MNIST family.
 
-torchvision verifies downloads but not files that are already extracted. Here a file is compared with its published
-digest if that is known, with the archive beside it if there is one, and with its header and expected shape always.
+torchvision verifies downloads, but not files that are already extracted. Here, every file is checked against its header
+and expected shape, and against its published digest or the archive next to it if available.
 """
-
-from __future__ import annotations
 
 import gzip
 import hashlib
@@ -33,14 +31,14 @@ SIDE = 28
 
 @dataclass(frozen=True)
 class Layout:
-    """The expected layout of a file: its type code, and its sizes after the first (None: any)."""
+    """Expected layout of a file: its type code and the sizes of all dimensions but the first (None: any)."""
 
     type_code: int
     sizes: tuple[int | None, ...]
 
 
 def layout_of(file: str) -> Layout:
-    """Return the layout of a file of the MNIST family, by its name."""
+    """Return the expected layout of a file of the MNIST family, given its name."""
     if "images" in file:
         return Layout(0x08, (SIDE, SIDE))
     return Layout(0x0C, (None,)) if file.endswith("idx2-int") else Layout(0x08, ())  # QMNIST labels have columns
@@ -49,18 +47,18 @@ def layout_of(file: str) -> Layout:
 def read_idx_files(name: str, folder: Path, files: tuple[str, ...]) -> dict[str, Tensor]:
     """Read and validate every file of a data set.
 
-    torchvision's own reader is not used: it prefers whatever is in a folder `processed` over these files.
+    torchvision's reader is not used, because it prefers the contents of a folder `processed` over these files.
 
     Args:
         name: Name of the data set.
-        folder: Of its files.
-        files: Their names.
+        folder: Folder of its files.
+        files: Names of the files.
 
     Returns:
-        By file name, uint8 images (N, 28, 28) and labels (N,), or int64 labels (N, columns).
+        Tensors by file name: uint8 images (N, 28, 28) and labels (N,), or int64 labels (N, columns).
 
     Raises:
-        DataFileError: Names each file that is truncated, altered or not an IDX file of that kind.
+        DataFileError: A file is missing, truncated, altered or of the wrong type; the message lists all such files.
     """
     faults, tensors = [], {}
     for file in files:
@@ -82,7 +80,7 @@ def _fault(name: str, path: Path, why: str) -> Fault:
 
 
 def _read(name: str, path: Path) -> Tensor:
-    """Return the content of one file; ValueError says what is wrong with it."""
+    """Return the content of one file; raise ValueError if it is invalid."""
     if not path.is_file():
         raise ValueError("is not a regular file" if path.exists() else "is missing")
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -147,7 +145,7 @@ def _digest_fault(file: str, content: bytes) -> str:
 
 
 def _archive_fault(name: str, path: Path, content: bytes) -> str:
-    """Compare a file with the archive it was extracted from, if that is beside it."""
+    """Compare a file with the archive it was extracted from, if that is in the same folder."""
     archive = path.with_name(path.name + ".gz")
     if not archive.is_file() or archive.stat().st_size > MAX_FILE_BYTES:
         return ""

@@ -1,6 +1,4 @@
-"""The preprocessing record of a base: geometry from its data set, mean and standard deviation from its parameters."""
-
-from __future__ import annotations
+"""Resolve the preprocessing of a base: geometry from its data set, mean and standard deviation from its parameters."""
 
 import hashlib
 from typing import TypeVar
@@ -12,10 +10,10 @@ from pipeline.data.splits import Examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.params.data import PREPROCESSING_FIELDS, DataParams, parse_statistic
 
-SMALL_SIDE = 40  # pixels; grey images below are digits and the like, which train well without normalization
-CHUNK_BYTES = 32 << 20  # of pixels that are read at once
-DECIMALS = 4  # of measured values, so that the logged parameters give the same network again
-MIN_STD = 1 / 255  # of constant images
+SMALL_SIDE = 40  # pixels; smaller grey images (digits and the like) train well without normalization
+CHUNK_BYTES = 32 << 20  # pixels that are read at once
+DECIMALS = 4  # measured values are rounded, so that the logged parameters reproduce the network
+MIN_STD = 1 / 255  # lower bound, for constant images
 
 P = TypeVar("P", bound=DataParams)
 
@@ -24,21 +22,23 @@ def resolve_preprocessing(params: DataParams, geometry: Geometry, train: Example
     """Return the preprocessing of a base that is trained on `train`.
 
     Raises:
-        UserInputError: `mean` or `std` has another number of values than the images have channels.
+        UserInputError: `mean` or `std` does not have one value per channel.
     """
-    is_small = geometry.channels == 1 and max(geometry.size) < SMALL_SIDE
+    is_digit_like = geometry.channels == 1 and max(geometry.size) < SMALL_SIDE
     words = {name: getattr(params, name) for name in ("mean", "std")}
-    words = {name: ("none" if is_small else "measured") if word == "auto" else word for name, word in words.items()}
+    words = {
+        name: ("none" if is_digit_like else "measured") if word == "auto" else word for name, word in words.items()
+    }
     measured = dict(zip(("mean", "std"), measure(train), strict=True)) if "measured" in words.values() else {}
     values: dict[str, object] = {"mean": None, "std": None}
     for name, word in words.items():
         if word != "none":
-            values[name] = measured[name] if word == "measured" else given(params, name, geometry)
+            values[name] = measured[name] if word == "measured" else parse_channel_values(params, name, geometry)
     return Preprocessing.model_validate(geometry.model_dump() | values)
 
 
-def given(params: DataParams, name: str, geometry: Geometry) -> tuple[float, ...]:
-    """Return the numbers of `mean` or `std`, one per channel; one number applies to all channels."""
+def parse_channel_values(params: DataParams, name: str, geometry: Geometry) -> tuple[float, ...]:
+    """Parse `mean` or `std` to one value per channel; a single value applies to all channels."""
     text: str = getattr(params, name)
     numbers = parse_statistic(text, positive=name == "std")
     if len(numbers) not in (1, geometry.channels):
@@ -50,7 +50,9 @@ def given(params: DataParams, name: str, geometry: Geometry) -> tuple[float, ...
 def measure(examples: Examples) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of pixels / 255 per channel, rounded; reads the images in chunks."""
     channels, height, width = examples.image_shape
-    counts = torch.zeros(channels, 256, dtype=torch.int64)  # integer counts do not depend on the chunks
+    counts = torch.zeros(
+        channels, 256, dtype=torch.int64
+    )  # integer counts: the result does not depend on the chunk size
     for positions in torch.arange(len(examples)).split(max(1, CHUNK_BYTES // (channels * height * width))):
         pixels = examples.gather(positions)
         for channel in range(channels):
@@ -64,20 +66,20 @@ def measure(examples: Examples) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def with_preprocessing(params: P, preprocessing: Preprocessing) -> P:
-    """Return parameters with the resolved preprocessing, as they are logged and can be given again."""
+    """Return parameters with the resolved preprocessing filled in, as they are logged."""
     height, width = preprocessing.size
     return params.model_copy(
         update={
             "image_size": str(height) if height == width else f"{height}x{width}",
             "channels": str(preprocessing.channels),
             "resize": preprocessing.resize,
-            "mean": _spelled(preprocessing.mean),
-            "std": _spelled(preprocessing.std),
+            "mean": _format_values(preprocessing.mean),
+            "std": _format_values(preprocessing.std),
         }
     )
 
 
-def _spelled(values: tuple[float, ...] | None) -> str:
+def _format_values(values: tuple[float, ...] | None) -> str:
     return "none" if values is None else ",".join(map(str, values))
 
 
@@ -86,15 +88,15 @@ def conflicts(params: DataParams, preprocessing: Preprocessing) -> list[Fault]:
     faults = []
     for name in PREPROCESSING_FIELDS:
         value = getattr(params, name)
-        own = getattr(with_preprocessing(params, preprocessing), name)
-        if value in ("auto", own) or (name in ("mean", "std") and _same_numbers(name, value, preprocessing)):
+        base_value = getattr(with_preprocessing(params, preprocessing), name)
+        if value in ("auto", base_value) or (name in ("mean", "std") and _same_numbers(name, value, preprocessing)):
             continue
-        faults.append(Fault(name, value, f"the base has {name}={own}.", "Leave it out, or choose another base."))
+        faults.append(Fault(name, value, f"the base has {name}={base_value}.", "Leave it out, or choose another base."))
     return faults
 
 
 def _same_numbers(name: str, text: str, preprocessing: Preprocessing) -> bool:
-    """Return whether the text of `mean` or `std` gives the same values, one of them for all channels."""
+    """Return whether `mean` or `std` has the same values as the base; a single value applies to all channels."""
     values: tuple[float, ...] | None = getattr(preprocessing, name)
     if values is None or text in ("none", "measured"):
         return False

@@ -1,7 +1,7 @@
-"""How an image file becomes the input of a network: geometry (size, channels, resizing) and normalization.
+"""Preprocessing of images: geometry (size, channels, resizing) and normalization.
 
-The record belongs to a base network, is stored in its architecture, and is applied to the images of every target.
-`data` applies the geometry when it decodes; networks normalize inside their graph. Without a base, a
+The preprocessing of a base is stored with its architecture and also applied to the images of every target. Decoding
+applies the geometry; networks normalize inside their graph. Without a base, a
 `GeometryRequest` is resolved to a geometry that suits the images.
 """
 
@@ -13,14 +13,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 1024  # sides that a user may request, in pixels
-DEFAULT_IMAGE_SIZE = 64  # side of square images if the source's images differ in size
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 1024  # allowed values of image_size, in pixels
+DEFAULT_IMAGE_SIZE = 64  # side in pixels, for sources with images of different sizes
 Side = Annotated[int, Field(ge=1, le=16_384)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Geometry(BaseModel):
-    """What decoding depends on, and so the key of a decoded image store.
+    """Size, channels and resizing of decoded images; part of the key of an image store.
 
     Attributes:
         size: (H, W) of the network's input, in pixels.
@@ -29,7 +29,7 @@ class Geometry(BaseModel):
             ratio; `pad` resizes the long side and pads with black.
         crop_ratio: Side of the center crop as a fraction of the resized short side; used by `fit` only.
         interpolation: Pillow's resampling filter.
-        antialias: Whether the filter's support grows when an image is made smaller.
+        antialias: Whether to widen the filter when downsampling.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -44,13 +44,17 @@ class Geometry(BaseModel):
     @model_validator(mode="after")
     def _filter_exists(self) -> Self:
         if self.interpolation == "lanczos" and not self.antialias:
-            raise ValueError("interpolation lanczos exists with antialias only")
+            raise ValueError("interpolation=lanczos requires antialias=true")
         return self
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return self.channels, *self.size
+
+    def resolve(self, native_size: tuple[int, int] | None, *, grey: bool) -> Self:
+        """Return this geometry, whatever the images; see `GeometryRequest.resolve`."""
+        return self
 
     @property
     def digest(self) -> str:
@@ -80,18 +84,18 @@ class Preprocessing(Geometry):
 
     @property
     def geometry(self) -> Geometry:
-        """The part that decoding depends on."""
+        """The geometry without the normalization."""
         return Geometry(**{name: getattr(self, name) for name in Geometry.model_fields})
 
 
 @dataclass(frozen=True)
 class GeometryRequest:
-    """The geometry that a user requested; `auto` leaves a value to the images.
+    """The geometry that a user requested; `auto` derives a value from the images.
 
     Attributes:
         image_size: Side of square images, or `HxW`, in pixels.
         channels: 1 (grey) or 3 (RGB).
-        resize: How images of another aspect ratio are resized; see `Geometry`.
+        resize: How to resize images of another aspect ratio; see `Geometry`.
     """
 
     image_size: int | str = "auto"
@@ -119,7 +123,7 @@ def parse_image_size(value: int | str) -> tuple[int, int] | None:
     """Return (H, W) of `64`, `"64"` or `"48x64"`; None for `auto`.
 
     Raises:
-        ValueError: It is none of these, or a side is out of range.
+        ValueError: The text has another form, or a side is out of range.
     """
     if value == "auto":
         return None

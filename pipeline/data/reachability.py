@@ -1,6 +1,4 @@
-"""Whether a server answers, within a time limit that DNS lookups cannot exceed."""
-
-from __future__ import annotations
+"""Check whether a server is reachable, within a time limit that also covers DNS lookups."""
 
 import threading
 import time
@@ -9,7 +7,7 @@ import urllib.request
 
 
 def any_reachable(urls: list[str], limit_seconds: float) -> bool:
-    """Return whether one of some URLs answers in time; lookups that hang are left to daemon threads."""
+    """Return whether any of the URLs answers in time; hanging DNS lookups are left to daemon threads."""
     deadline = time.monotonic() + limit_seconds
     answered = threading.Event()
     finished = threading.Semaphore(0)

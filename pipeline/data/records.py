@@ -1,7 +1,5 @@
 """A data set: decoded images in memory or in a memory-mapped file, with labels and identities."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +13,8 @@ class Images:
     """Labelled images.
 
     Attributes:
-        pixels: uint8 (N, C, H, W), 0-255; in memory, or memory-mapped: index it, but never copy all of it.
-        labels: int64 (N,), class numbers of the data set.
+        pixels: uint8 (N, C, H, W), 0-255; in memory, or memory-mapped: index it, never copy it whole.
+        labels: int64 (N,), class indices in the data set.
         ids: int64 (N,), identities of the images; see `identity`. Equal images have equal identities.
     """
 
@@ -30,7 +28,7 @@ class Images:
 
     @property
     def file(self) -> Path | None:
-        """Path of the file that `pixels` maps from its storage offset on; None if in memory or mapped read-only."""
+        """Path of the file that `pixels` is memory-mapped from; None if in memory or mapped read-only."""
         name = self.pixels.untyped_storage().filename
         return Path(name).absolute() if name else None
 
@@ -41,11 +39,11 @@ class Dataset:
 
     Attributes:
         name: `mnist`, `digits`, `torchvision:CIFAR10`, `folder:PATH`, ...
-        train: For training and validation.
-        test: Read by the final evaluation only.
+        train: Images for training and validation.
+        test: Images for the final evaluation only.
         class_names: Name of class k at index k.
         source: Path of its files, or name of the package that bundles it.
-        note: How it was chosen and where it was read from.
+        note: How the data set was chosen and where it was read from.
         geometry: Size, channels and resizing of `pixels`.
         validation: The official validation split, if there is one.
     """
@@ -62,18 +60,18 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What is known of a data set without decoding its images.
+    """Classes, counts and geometry of a data set, obtained without decoding its images.
 
     Attributes:
         name: As in `Dataset`.
         class_names: Name of class k at index k.
-        train_counts: Training images of every class.
-        validation_counts: Of the official validation split, if there is one.
-        test_counts: Test images of every class.
+        train_counts: Training images per class.
+        validation_counts: Images per class of the official validation split, if there is one.
+        test_counts: Test images per class.
         official_splits: Whether the source defines the test split.
-        geometry: That decoding would use.
-        exact: Whether the counts are; before the first decoding, those of a test split that is sampled by content are
-            expected values, and unreadable and duplicate images are counted.
+        geometry: The geometry that decoding would use.
+        exact: Whether the counts are exact. Before the first decoding they include unreadable and duplicate images, and
+            those of a test split that is sampled by content are expected values.
     """
 
     name: str

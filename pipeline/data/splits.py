@@ -1,7 +1,7 @@
-"""Splits of a data set: classes, validation, labels per class. All stratified and seeded.
+"""Split a data set into training, validation and test images of the selected classes, stratified and seeded.
 
-Images are drawn by identity, so that a draw does not depend on their order, and equal images never get into two of
-the training, validation and test splits. Every split has a digest, which shows whether two runs used the same images.
+Images are sampled by identity: a sample does not depend on their order, and equal images never end up in two splits.
+Every split has a digest, which shows whether two runs used the same images.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Dataset, Images
-from pipeline.data.stratified import ranked_rows, stratified_cut
+from pipeline.data.stratified import ranked_rows, stratified_split
 from pipeline.errors import Fault, UserInputError
 from pipeline.params.data import format_class_names
 from pipeline.runtime import tensor_bytes
 
 logger = logging.getLogger(__name__)
 
-VAL_PER_CLASS = 30  # validation images per class with few labels; a quarter of the images if that is less
+VAL_PER_CLASS = 30  # validation images per class with few labels; at most a quarter of the images
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Images of the chosen classes: rows of an official split, which may be memory-mapped.
+    """Images of the selected classes: rows of an official split, which may be memory-mapped.
 
     Attributes:
         images: All images of the official split.
@@ -46,16 +46,16 @@ class Examples:
         return len(self.labels)
 
     def take(self, positions: Tensor) -> Examples:
-        """Return the examples at some positions (M,)."""
+        """Return the examples at the given positions (M,)."""
         return Examples(self.images, self.rows[positions], self.labels[positions])
 
     def without(self, ids: Tensor) -> Examples:
-        """Return the examples that have none of some identities (M,)."""
+        """Return the examples without those with the given identities (M,)."""
         kept = ~torch.isin(self.ids, ids)
         return self if bool(kept.all()) else self.take(kept.nonzero().flatten())
 
     def gather(self, positions: Tensor) -> Tensor:
-        """Return the pixels uint8 (M, C, H, W) at some positions (M,)."""
+        """Return the pixels uint8 (M, C, H, W) at the given positions (M,)."""
         return self.images.pixels[self.rows[positions]]
 
     @cached_property
@@ -93,16 +93,16 @@ class Split:
 
     Attributes:
         dataset: Name of the data set.
-        source: Path of its files.
-        note: How it was chosen.
-        classes: Numbers of the selected classes in the data set; output k of a network is `classes[k]`.
-        class_names: Their names.
-        all_class_names: Of all classes of the data set.
+        source: Path of the data set's files.
+        note: How the data set was chosen.
+        classes: Indices of the selected classes in the data set; logit k of a network is for `classes[k]`.
+        class_names: Names of the selected classes.
+        all_class_names: Names of all classes of the data set.
         geometry: Size, channels and resizing of the images.
         train: Training images.
-        validation: Images that select the epoch.
+        validation: Images that select the best epoch.
         test: Images for the final evaluation only.
-        excluded: Number of test images that were left out because the base had been trained on them.
+        excluded: Number of test images left out because the base was trained on them.
     """
 
     dataset: str
@@ -140,11 +140,11 @@ class LabelSample:
 
     Attributes:
         per_class: Training images per class; `all` uses all but the validation images.
-        val_per_class: Validation images per class; `auto` is 30, or a quarter of the smallest class if that is less,
-            or `val_fraction` of the images with all labels.
+        val_per_class: Validation images per class; `auto` is at most 30 and a quarter of the smallest class, or
+            `val_fraction` of the images if `per_class` is `all`.
         val_fraction: See `val_per_class`.
-        seed: Of the sample.
-        clip: Whether `per_class` is a default, and so is lowered to what there is.
+        seed: Seed of the sample.
+        clip: Whether to lower `per_class` to the size of the smallest class (set for defaults).
     """
 
     per_class: int | Literal["all"]
@@ -155,39 +155,39 @@ class LabelSample:
 
 
 def split_for_base(dataset: Dataset, classes: tuple[int, ...], *, val_fraction: float, seed: int) -> Split:
-    """Return all images of some classes; without an official validation split, a stratified share is cut off.
+    """Split all images of some classes; without an official validation split, a stratified fraction is held out.
 
     Raises:
-        UserInputError: A class is too small for the share.
+        UserInputError: A class is too small for `val_fraction`.
     """
     train = training_examples(dataset, classes)
     if dataset.validation is not None:
-        validation = _validation_examples(dataset, dataset.validation, classes)
+        validation = _validation_candidates(dataset, classes, train)
         return _split(dataset, classes, train=train.without(validation.ids), validation=validation)
-    rows = stratified_cut(train.labels, train.ids, val_fraction, seed=seed)
+    rows = stratified_split(train.labels, train.ids, val_fraction, seed=seed)
     return _split(dataset, classes, train=train.take(rows[0]), validation=train.take(rows[1]))
 
 
 def split_for_target(
     dataset: Dataset, classes: tuple[int, ...], sample: LabelSample, *, seen: Tensor | None = None
 ) -> Split:
-    """Sample training and validation images, a number per class.
+    """Sample training and validation images, a fixed number per class.
 
-    Validation is sampled first, from the official validation split if there is one. With one seed, a larger training
-    sample contains a smaller one; validation is the same.
+    Validation is sampled first, from the official validation split if there is one. For a given seed, samples are
+    nested: a larger training sample contains the smaller ones, and validation is the same.
 
     Args:
-        dataset: To sample from.
-        classes: The target classes.
-        sample: How many images of each.
-        seen: Identities int64 (M,) of images that the base was trained on: left out of validation and test.
+        dataset: Data set to sample from.
+        classes: Target classes.
+        sample: Number of images per class, and the seed.
+        seen: Identities int64 (M,) of images that the base was trained on; excluded from validation and test.
 
     Raises:
-        UserInputError: A class has too few images; says how many there are.
+        UserInputError: A class has too few images; the message says how many there are.
     """
     pool = training_examples(dataset, classes)
     official = dataset.validation is not None
-    candidates = _validation_examples(dataset, dataset.validation, classes) if dataset.validation is not None else pool
+    candidates = _validation_candidates(dataset, classes, pool)
     wanted = validation_counts(candidates.counts(len(classes)), sample, official=official)
     if seen is not None:
         candidates = candidates.without(seen)
@@ -201,7 +201,7 @@ def split_for_target(
 
 
 def validation_counts(available: list[int], sample: LabelSample, *, official: bool) -> list[int]:
-    """Return the desired number of validation images of each class, given the number of images."""
+    """Return the desired number of validation images per class, given the number of images per class."""
     if sample.val_per_class != "auto":
         return [sample.val_per_class] * len(available)
     if sample.per_class == "all":
@@ -213,21 +213,21 @@ def validation_counts(available: list[int], sample: LabelSample, *, official: bo
 def _sample_training(
     pool: Examples, validation: Examples, sample: LabelSample, *, dataset: Dataset, classes: tuple[int, ...]
 ) -> Examples:
-    """Return `per_class` examples of each class; raise UserInputError if there are too few."""
-    left, held = pool.counts(len(classes)), validation.counts(len(classes))
+    """Sample `per_class` training examples per class; raise UserInputError if there are too few."""
+    available, held_out = pool.counts(len(classes)), validation.counts(len(classes))
     per_class = sample.per_class
-    if per_class != "all" and sample.clip and 1 <= min(left) < per_class:
-        logger.info(f"per_class: lowered from {per_class} to {min(left)}, the size of the smallest class")
-        per_class = min(left)
-    for label, count in enumerate(left):
+    if per_class != "all" and sample.clip and 1 <= min(available) < per_class:
+        logger.info(f"per_class: lowered from {per_class} to {min(available)}, the size of the smallest class")
+        per_class = min(available)
+    for label, count in enumerate(available):
         class_name = f"class {dataset.class_names[classes[label]]} of {dataset.name}"
-        if held[label] < (sample.val_per_class if sample.val_per_class != "auto" else 1):
-            what = f"{class_name} has {held[label]} images for validation, without those that the base was trained on."
+        if held_out[label] < (sample.val_per_class if sample.val_per_class != "auto" else 1):
+            what = f"{class_name} has {held_out[label]} validation images that the base was not trained on."
             raise UserInputError(Fault("val_per_class", sample.val_per_class, what, "Choose a smaller val_per_class."))
         if count < (1 if per_class == "all" else per_class):
             what = (
-                f"{class_name} has {count + held[label]} training images, {held[label]} of them for validation: "
-                f"at most {count} are left."
+                f"{class_name} has {count + held_out[label]} training images, {held_out[label]} of them for "
+                f"validation: at most {count} are left."
             )
             raise UserInputError(Fault("per_class", per_class, what, "Choose a smaller per_class or val_per_class."))
     if per_class == "all":
@@ -236,56 +236,59 @@ def _sample_training(
     return pool.take(torch.cat(chosen).sort().values)
 
 
-def split_as_drawn(
+def restore_split(
     dataset: Dataset, classes: tuple[int, ...], *, train: Tensor, validation: Tensor, seen: Tensor
 ) -> Split:
-    """Return the split of an earlier stage, by the identities of its images; images may have been added since.
+    """Restore the split of an earlier stage from the identities of its images; later additions are ignored.
 
     Raises:
-        UserInputError: Images are missing from these classes of the data set.
+        UserInputError: The data set no longer has all of these images.
     """
     pool = training_examples(dataset, classes)
-    candidates = _validation_examples(dataset, dataset.validation, classes) if dataset.validation is not None else pool
-    parts = [_with_ids(dataset, examples, ids) for examples, ids in ((pool, train), (candidates, validation))]
+    candidates = _validation_candidates(dataset, classes, pool)
+    parts = [_select_by_id(dataset, examples, ids) for examples, ids in ((pool, train), (candidates, validation))]
     return _split(dataset, classes, train=parts[0], validation=parts[1], seen=seen)
 
 
-def _with_ids(dataset: Dataset, examples: Examples, ids: Tensor) -> Examples:
-    """Return the examples with some identities, each as often as it occurs in `ids`; raise UserInputError if absent."""
+def _select_by_id(dataset: Dataset, examples: Examples, ids: Tensor) -> Examples:
+    """Select examples by identity, each as often as in `ids`; raise UserInputError if one is missing."""
     ordered, order = examples.ids.sort(stable=True)
     wanted = ids.sort().values
     first = torch.searchsorted(wanted, wanted)
     positions = torch.searchsorted(ordered, wanted) + torch.arange(len(wanted)) - first
-    found = positions < len(ordered)
-    found &= ordered[positions.clamp(max=len(ordered) - 1)] == wanted
-    if missing := int((~found).sum()):
+    present = positions < len(ordered)
+    present &= ordered[positions.clamp(max=len(ordered) - 1)] == wanted
+    if missing := int((~present).sum()):
         what = f"its label sample does not match {dataset.name}: {missing} of {len(wanted)} images are missing."
         raise UserInputError(Fault("base", None, what, "Give per_class to sample new labels."))
     return examples.take(order[positions].sort().values)
 
 
 def training_examples(dataset: Dataset, classes: tuple[int, ...]) -> Examples:
-    """Return the training images of some classes, without images that are in the test split too."""
-    return choose_classes(dataset.train, classes, dataset).without(dataset.test.ids)
+    """Return the training images of some classes, without those that are also in the test split."""
+    return select_examples(dataset.train, classes, dataset).without(dataset.test.ids)
 
 
-def _validation_examples(dataset: Dataset, images: Images, classes: tuple[int, ...]) -> Examples:
-    return choose_classes(images, classes, dataset).without(dataset.test.ids)
+def _validation_candidates(dataset: Dataset, classes: tuple[int, ...], pool: Examples) -> Examples:
+    """Return the official validation images of some classes, or `pool` if there are none."""
+    if dataset.validation is None:
+        return pool
+    return select_examples(dataset.validation, classes, dataset).without(dataset.test.ids)
 
 
 def _split(
     dataset: Dataset, classes: tuple[int, ...], *, train: Examples, validation: Examples, seen: Tensor | None = None
 ) -> Split:
     class_names = tuple(dataset.class_names[number] for number in classes)
-    everything = choose_classes(dataset.test, classes, dataset)
+    everything = select_examples(dataset.test, classes, dataset)
     test = everything if seen is None else everything.without(seen)
     excluded = len(everything) - len(test)
     if excluded:
         _check_test(everything, test, class_names)
         logger.warning(f"{excluded} of {len(everything)} test images excluded: the base was trained on them")
-    duplicates = int(torch.isin(choose_classes(dataset.train, classes, dataset).ids, dataset.test.ids).sum())
+    duplicates = int(torch.isin(select_examples(dataset.train, classes, dataset).ids, dataset.test.ids).sum())
     if duplicates:
-        logger.warning(f"{duplicates} training images of {dataset.name} left out: they are in its test split too")
+        logger.warning(f"{duplicates} training images of {dataset.name} excluded: also in its test split")
     return Split(
         dataset=dataset.name,
         source=dataset.source,
@@ -302,7 +305,7 @@ def _split(
 
 
 def _check_test(everything: Examples, test: Examples, class_names: tuple[str, ...]) -> None:
-    """Raise UserInputError if a class has lost all of its test images."""
+    """Raise UserInputError if no test image of a class is left."""
     before, after = everything.counts(len(class_names)), test.counts(len(class_names))
     for class_name, count, left in zip(class_names, before, after, strict=True):
         if count and not left:
@@ -310,8 +313,8 @@ def _check_test(everything: Examples, test: Examples, class_names: tuple[str, ..
             raise UserInputError(Fault("base", None, what, "Choose another base, or other classes."))
 
 
-def choose_classes(images: Images, classes: tuple[int, ...], dataset: Dataset) -> Examples:
-    """Return the images of some classes, by number, relabelled 0 to K-1 in the order of `classes`."""
+def select_examples(images: Images, classes: tuple[int, ...], dataset: Dataset) -> Examples:
+    """Return the images of some classes, relabelled 0 to K-1 in the order of `classes`."""
     new_label = torch.full((len(dataset.class_names),), -1)
     new_label[list(classes)] = torch.arange(len(classes))
     labels = new_label[images.labels]
@@ -320,7 +323,7 @@ def choose_classes(images: Images, classes: tuple[int, ...], dataset: Dataset) -
 
 
 def fold_examples(split: Split) -> Examples:
-    """Return the images that cross-validation divides into folds: training and, if cut from it, validation images."""
+    """Return the images for cross-validation: training images, and validation images unless the split is official."""
     train, validation = split.train, split.validation
     if validation.images is not train.images:
         return train
@@ -329,18 +332,18 @@ def fold_examples(split: Split) -> Examples:
 
 
 def folds_digest(examples: Examples, folds: list[Tensor]) -> str:
-    """Return a digest of the images and of the fold that each is in."""
+    """Return a digest of the images and their assignment to folds."""
     digest = hashlib.sha256(examples.digest.encode())
     for fold in folds:
         digest.update(tensor_bytes(fold))
     return digest.hexdigest()[:32]
 
 
-def check_batch(split: Split, batch_size: int) -> None:
-    """Reject a batch that is larger than the training set.
+def check_batch_size(split: Split, batch_size: int) -> None:
+    """Reject a batch size that exceeds the training set.
 
     Raises:
-        UserInputError: With the number of training images.
+        UserInputError: `batch_size` exceeds the number of training images.
     """
     count = len(split.train)
     if batch_size > count:

@@ -1,6 +1,4 @@
-"""Seeded, stratified cuts by identity: equal images stay together, and an added image moves few others."""
-
-from __future__ import annotations
+"""Seeded, stratified splits by identity: equal images stay together, and adding an image moves few others."""
 
 import torch
 from torch import Tensor
@@ -10,13 +8,13 @@ from pipeline.data.records import Images
 from pipeline.errors import Fault, UserInputError
 
 TEST_FRACTION = 0.2  # for sources without an official test split
-TEST_SEED = 20_210_702  # fixed: such a test split never depends on a run's seed
+TEST_SEED = 20_210_702  # fixed: the test split never depends on the seed of a run
 MAX_RANK = 2**63
 MIN_TRAINING_IMAGES = 2  # per class: one each for training and validation
 
 
 def ranked_rows(labels: Tensor, ids: Tensor, seed: int, purpose: str) -> list[tuple[int, Tensor]]:
-    """Return for each label its rows, ordered by the pseudo-random rank of their identities."""
+    """Return the rows of each label, sorted by the pseudo-random rank of their identities."""
     order = ranks(ids, seed, purpose)
     result = []
     for label in torch.unique(labels).tolist():
@@ -25,20 +23,20 @@ def ranked_rows(labels: Tensor, ids: Tensor, seed: int, purpose: str) -> list[tu
     return result
 
 
-def stratified_cut(
+def stratified_split(
     labels: Tensor, ids: Tensor, fraction: float, *, seed: int, purpose: str = "validation"
 ) -> tuple[Tensor, Tensor]:
     """Split rows in two, stratified by label.
 
     Args:
         labels: int64 (N,).
-        ids: int64 (N,), identities of the images; equal ones get into the same part.
-        fraction: Share of the second part, in (0, 1).
-        seed: Of the ranks.
-        purpose: Keeps cuts for different purposes independent.
+        ids: int64 (N,), identities of the images; equal ones stay together.
+        fraction: Fraction of the second split, in (0, 1).
+        seed: Seed of the ranking.
+        purpose: Makes splits for different purposes independent.
 
     Returns:
-        Ascending rows of both parts; every label is in both.
+        Ascending rows of both splits; every label is in both.
 
     Raises:
         UserInputError: A class is too small to be in both.
@@ -53,8 +51,8 @@ def stratified_cut(
     return (~in_second).nonzero().flatten(), in_second.nonzero().flatten()
 
 
-def cut_test(images: Images) -> tuple[Images, Images]:
-    """Split the images of a source without an official test split, always in the same way."""
+def split_test(images: Images) -> tuple[Images, Images]:
+    """Split the images of a source without an official test split, independent of any seed."""
     first, second = (
         Images(images.pixels[rows], images.labels[rows], images.ids[rows])
         for rows in test_rows(images.labels, images.ids)
@@ -65,9 +63,8 @@ def cut_test(images: Images) -> tuple[Images, Images]:
 def test_rows(labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return ascending rows of the training and test images of a source without an official test split.
 
-    Each image's own rank decides, so that it stays in its split when images are added. A class without test images
-    gives the lowest-ranked one to the test split; one with fewer than two training images takes the highest-ranked
-    ones back.
+    The rank of an image decides, so that it stays in its split when others are added. If a class has no test image, its
+    lowest-ranked image becomes one; if it has fewer than two training images, its highest-ranked test images move back.
     """
     order = ranks(ids, TEST_SEED, "test")
     in_test = order < int(TEST_FRACTION * MAX_RANK)
@@ -83,8 +80,8 @@ def test_rows(labels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return (~in_test).nonzero().flatten(), in_test.nonzero().flatten()
 
 
-def cut_folds(labels: Tensor, ids: Tensor, *, folds: int, seed: int) -> list[Tensor]:
-    """Return ascending rows of `folds` stratified, disjoint folds that cover everything; equal images share a fold.
+def stratified_folds(labels: Tensor, ids: Tensor, *, folds: int, seed: int) -> list[Tensor]:
+    """Return ascending rows of each of `folds` stratified folds, which partition the images; equal images share a fold.
 
     Raises:
         UserInputError: `folds` is below 2 or above the size of the smallest class.
@@ -96,11 +93,11 @@ def cut_folds(labels: Tensor, ids: Tensor, *, folds: int, seed: int) -> list[Ten
     fold_of = torch.full((len(distinct),), -1)
     offset = 0
     for _, rows in ranked_rows(labels, ids, seed, "folds"):
-        new = torch.tensor(list(dict.fromkeys(which[rows].tolist())))  # in the order of their ranks
+        new = torch.tensor(list(dict.fromkeys(which[rows].tolist())))  # in rank order
         new = new[fold_of[new] < 0]
         for number, piece in enumerate(new.tensor_split(folds)):
             fold_of[piece] = (number + offset) % folds
-        offset += len(new) % folds  # the longer pieces go to other folds for the next class
+        offset += len(new) % folds  # rotates which folds get the larger pieces
     return [(fold_of[which] == number).nonzero().flatten() for number in range(folds)]
 
 

@@ -1,21 +1,16 @@
-"""Import torchvision's data sets with any build of PyTorch.
+"""Import torchvision with any build of PyTorch.
 
-torchvision's wheels carry operators compiled for one build of PyTorch. With another build (such as a CPU build) they
-do not load, and the import fails because it looks up the signatures of two of them. Data sets do not need the
-operators, so the two signatures are declared first. With a matching build this does nothing.
+torchvision's wheels contain operators compiled for one build of PyTorch. With another (such as a CPU build) they do not
+load, and importing torchvision fails when it looks up the signatures of two of them. Nothing here needs the operators,
+so the signatures are declared first. With a matching build, this does nothing.
 """
 
-from __future__ import annotations
-
 import importlib.util
-import logging
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import torch
-
-logger = logging.getLogger(__name__)
 
 SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: list[torch.library.Library] = []  # declarations live as long as their library object
@@ -43,7 +38,7 @@ def torchvision_functional() -> ModuleType:
 
 @cache
 def make_importable() -> None:
-    """Make `import torchvision` work, for other libraries too."""
+    """Make `import torchvision` work, also for other libraries."""
     if not operators_load():
         declare_operators()
 

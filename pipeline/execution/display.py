@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -32,13 +31,15 @@ class StepLabel:
 class PlanDisplay:
     """Progress of a plan: a live table of arms on a terminal, one line per step elsewhere."""
 
-    def __init__(self, steps: list[StepLabel]):
+    def __init__(self, steps: list[StepLabel], *, elapsed: float = 0.0):
         self.steps = steps  # by number
         self.workers = 1  # number of steps that run at a time
         self.notes: dict[int, str] = {}  # outcomes by step number
         self.seconds: dict[int, float] = {}  # likewise, of the steps that were not cached
         self.running: dict[int, str] = {}  # status by step number
-        self._started = time.monotonic()
+        self._started = time.monotonic() - elapsed
+        self._waiting = Counter((step.label, step.kind, step.alone) for step in steps)  # steps that are not done
+        self._totals: dict[tuple[str, str], tuple[float, int]] = {}  # seconds and number of finished steps
         self._warnings: set[str] = set()
         self._live: Live | None = None
 
@@ -78,35 +79,44 @@ class PlanDisplay:
 
     def end(self, number: int, note: str, *, seconds: float | None) -> None:
         """Show the outcome of a step; `seconds` is None if it was cached or failed before it ran."""
-        self.running.pop(number, None)
-        self.notes[number] = note
-        if seconds is not None:
-            self.seconds[number] = seconds
+        self.record(number, note, seconds)
         if self._live is None:
             step = self.steps[number]
             echo(f"[{len(self.notes)}/{len(self.steps)}] {step.label}, seed {step.seed}: {note}{self.time_left()}")
 
+    def record(self, number: int, note: str, seconds: float | None) -> None:
+        """Record the outcome of a step, without showing it."""
+        step = self.steps[number]
+        self.running.pop(number, None)
+        self.notes[number] = note
+        self._waiting[step.label, step.kind, step.alone] -= 1
+        if seconds is not None:
+            self.seconds[number] = seconds
+            for key in (("arm", step.label), ("kind", step.kind)):
+                total, count = self._totals.get(key, (0.0, 0))
+                self._totals[key] = total + seconds, count + 1
+
+    def elapsed_seconds(self) -> float:
+        """Return the wall-clock time since the start."""
+        return time.monotonic() - self._started
+
     def time_left(self) -> str:
         """Return the estimated time left, from finished steps of the same arm, else of the same entry point."""
-        by_label, by_kind = defaultdict(list), defaultdict(list)
-        for number, seconds in self.seconds.items():
-            by_label[self.steps[number].label].append(seconds)
-            by_kind[self.steps[number].kind].append(seconds)
-        waiting = [step for number, step in enumerate(self.steps) if number not in self.notes]
-        samples = [(step.alone, by_label.get(step.label) or by_kind.get(step.kind)) for step in waiting]
-        if not waiting or not self.seconds:
+        if len(self.notes) == len(self.steps) or not self.seconds:
             return ""
-        left = self._parallel_seconds([(alone, fmean(seconds)) for alone, seconds in samples if seconds])
-        missing = sum(seconds is None for _, seconds in samples)
-        unknown = f" (steps without an estimate: {missing})" if missing else ""
+        alone = shared = longest = missing = 0.0
+        for (label, kind, is_alone), count in self._waiting.items():
+            total, finished = self._totals.get(("arm", label)) or self._totals.get(("kind", kind), (0.0, 0))
+            if not finished:
+                missing += count
+            elif is_alone:
+                alone += count * total / finished
+            elif count:
+                shared, longest = shared + count * total / finished, max(longest, total / finished)
+        left = alone + max(shared / self.workers, longest)
+        unknown = f" (steps without an estimate: {missing:.0f})" if missing else ""
         text = f"{left:.0f} s" if left < MINUTES_FROM_SECONDS else f"{left / 60:.0f} min"
         return f"; about {text} left{unknown}"
-
-    def _parallel_seconds(self, estimates: list[tuple[bool, float]]) -> float:
-        """Return the time of steps that run alone one after another, and of the others in parallel."""
-        shared = [seconds for alone, seconds in estimates if not alone]
-        alone = sum(seconds for alone, seconds in estimates if alone)
-        return alone + max(sum(shared) / self.workers, max(shared, default=0.0))
 
     def table(self) -> Table:
         """Return one row per arm with its running seeds, or the last outcome."""
@@ -124,6 +134,10 @@ class PlanDisplay:
             if running := [number for number in numbers if number in self.running]:
                 last = "; ".join(f"seed {self.steps[n].seed}: {self.running[n] or 'running'}" for n in running)
             table.add_row(label, f"{len(finished)}/{len(numbers)}", last)
-        elapsed = time.monotonic() - self._started
-        table.add_row("", "", f"{len(self.notes)} of {len(self.steps)} steps, {elapsed:.0f} s{self.time_left()}")
+        elapsed = self.elapsed_seconds()
+        counts = f"{len(self.notes)} of {len(self.steps)} steps, {len(self.running)} running"
+        for word, start in (("cached", "cached"), ("failed", "FAILED")):
+            if count := sum(note.startswith(start) for note in self.notes.values()):
+                counts += f", {count} {word}"
+        table.add_row("", "", f"{counts}, {elapsed:.0f} s{self.time_left()}")
         return table

@@ -18,6 +18,7 @@ from pipeline.execution.display import PlanDisplay, StepLabel
 from pipeline.execution.executor import Executor
 from pipeline.execution.in_process import InProcessExecutor
 from pipeline.execution.records import Output, Report, Status, Task
+from pipeline.execution.status import StatusFile
 from pipeline.plan.outcome import Outcome
 from pipeline.plan.records import Plan, Step, predecessors, walk
 from pipeline.tracking import names
@@ -49,8 +50,9 @@ def run_plan(steps: list[Step], execution: Execution, models: Models) -> list[Ou
         execution: How they are run.
         models: Models of earlier steps, on which these may build; theirs are added.
     """
-    with PlanDisplay([label_of(step) for step in steps]) as display:
+    with PlanDisplay([label_of(step) for step in steps]) as display, StatusFile(display) as status:
         runner = PlanRunner(steps, display, models, explain=execution.explain)
+        runner.on_change = status.save
         if not execution.rerun:
             with InProcessExecutor(display) as executor:
                 runner.run(executor)
@@ -66,6 +68,7 @@ class PlanRunner:
 
     def __init__(self, steps: list[Step], display: PlanDisplay, models: Models, *, explain: bool):
         self.outcomes: dict[int, Outcome] = {}  # by step number
+        self.on_change: Callable[[], None] = lambda: None  # called before each wait for an event
         self._steps, self._display, self._models, self._explain = steps, display, models, explain
         self._losses: Counter[int] = Counter()  # killed processes by step number
         self._ready: list[tuple[bool, int]] = []  # a heap: steps that run alone come last, each kind in plan order
@@ -88,6 +91,7 @@ class PlanRunner:
                     self._enqueue(number)
                 while self._ready and len(self._in_flight) < executor.capacity:
                     self._start(executor, heapq.heappop(self._ready)[1], parent_run_id, rerun=rerun)
+                self.on_change()
                 if not self._in_flight and self._claimed:
                     time.sleep(CLAIM_POLL_SECONDS)
                 event = executor.next_event() if self._in_flight else None

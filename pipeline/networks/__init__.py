@@ -1,4 +1,4 @@
-"""Networks as an ordered list of blocks plus a head.
+"""Networks as a sequence of blocks and a head.
 
 Read `layered` (architecture records, the network), then `build`, then `reuse`.
 """

@@ -1,4 +1,4 @@
-"""Build a network from its architecture; read architectures from JSON; digests."""
+"""Build networks from architecture records; parse records; compute digests."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def build_network(
     generator: torch.Generator,
     source: ModelSource | None = None,
 ) -> LayeredNetwork:
-    """Return a network on the CPU, randomly initialized from the input upwards.
+    """Return a randomly initialized network on the CPU.
 
     Args:
-        architecture: Its record; untrusted.
-        generator: Seeds the initialization.
-        source: The user's own code, for networks that it builds.
+        architecture: Record of the network; untrusted.
+        generator: Source of randomness; blocks are initialized from the input on.
+        source: The user's code, for networks that it defines.
 
     Raises:
-        ValueError: Only for a network from a library or from own code: see `build_graph_network`.
+        ValueError: For networks of a library or the user's code only; see `build_graph_network`.
     """
     if isinstance(architecture, MLPArchitecture):
         return build_mlp(architecture, generator)
@@ -54,7 +54,7 @@ def build_network(
 
 
 def build_mlp(architecture: MLPArchitecture, generator: torch.Generator) -> LayeredNetwork:
-    """Return an MLP: equal dense blocks and a head."""
+    """Return an MLP: dense blocks of equal width and a head."""
     width = architecture.width
     sizes = [math.prod(architecture.image_shape)] + [width] * architecture.hidden_layers
     blocks = [
@@ -101,7 +101,7 @@ def convolution_block(convolution: nn.Conv2d, *, pool: bool, batch_norm: bool, d
     """Return convolution, max-pooling (optional), batch norm (optional), ReLU, channel dropout (optional)."""
     return _sequential(
         convolution,
-        nn.MaxPool2d(2) if pool else None,  # before ReLU: same result, a quarter of the work
+        nn.MaxPool2d(2) if pool else None,  # before ReLU: same result at a quarter of the cost
         nn.BatchNorm2d(convolution.out_channels) if batch_norm else None,
         nn.ReLU(),
         nn.Dropout2d(dropout) if dropout else None,
@@ -116,8 +116,8 @@ def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture | Gra
     """Parse and validate an architecture; `text` is untrusted.
 
     Raises:
-        EarlierReleaseError: It has the format of an earlier release.
-        ValueError: Invalid JSON, a missing, unknown or duplicate key, a wrong type, or a size above the limits.
+        EarlierReleaseError: The record was written by an earlier release.
+        ValueError: Invalid JSON, a missing, unknown or duplicate key, a wrong type, or a size that exceeds a limit.
     """
     if len(text) > MAX_JSON_LENGTH:
         raise ValueError(f"invalid architecture: {len(text)} characters (limit: {MAX_JSON_LENGTH})")
@@ -129,14 +129,14 @@ def architecture_from_json(text: str) -> MLPArchitecture | CNNArchitecture | Gra
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "document"
         raise ValueError(f"invalid architecture: {key}: {first['msg']}") from None
-    keys = json.loads(text, object_pairs_hook=_unique_keys)  # pydantic silently takes the last of duplicates
+    keys = json.loads(text, object_pairs_hook=_unique_keys)  # pydantic silently keeps the last of duplicate keys
     if "version" not in keys:
         raise ValueError("invalid architecture: version: Field required")
     return architecture
 
 
 def _is_version_1(text: str) -> bool:
-    """Return whether a text is an architecture as written before it had a version."""
+    """Return whether the text is an architecture from before the format had a version."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):

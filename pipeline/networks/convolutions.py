@@ -1,9 +1,7 @@
-"""Memory format and precision of convolutional networks from a library or own code.
+"""Memory format and precision of convolutional networks.
 
-docs/training.md has the measurements behind both rules.
+See docs/training.md for the measurements behind both rules.
 """
-
-from __future__ import annotations
 
 import logging
 from typing import TypeVar
@@ -19,7 +17,7 @@ N = TypeVar("N", bound=LayeredNetwork)
 
 
 def convolutions(network: LayeredNetwork) -> list[nn.Conv2d]:
-    """Return the convolutions of a network; none unless most of its parameters are theirs."""
+    """Return the convolutions of a network; empty unless they have most of its parameters."""
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     count = sum(layer.weight.numel() for layer in layers)
     return layers if 2 * count > sum(parameter.numel() for parameter in network.parameters()) else []
@@ -27,9 +25,9 @@ def convolutions(network: LayeredNetwork) -> list[nn.Conv2d]:
 
 @torch.no_grad()
 def prefer_channels_last(network: N) -> N:
-    """Store the convolutions' weights channels-last, unless the network's code needs contiguous activations.
+    """Convert the convolutions to channels-last, unless the network's code needs contiguous activations.
 
-    Code such as `x.view(len(x), -1)` does; two images of zeros show it.
+    Code such as `x.view(len(x), -1)` does; a forward pass on two blank images detects it.
     """
     layers = convolutions(network)
     if not layers:
@@ -48,11 +46,11 @@ def prefer_channels_last(network: N) -> N:
     return network
 
 
-def bfloat16_pays(network: LayeredNetwork) -> bool:
+def bfloat16_is_faster(network: LayeredNetwork) -> bool:
     """Return whether training a network under autocast is faster on processors with native bfloat16.
 
-    Grouped convolutions are slower in bfloat16. Where blocks are frozen, the answer is False except for a built-in CNN,
-    so that training on cached features, which are float32, gives the same result.
+    Grouped convolutions are slower in bfloat16. With frozen blocks, the answer is False except for the built-in CNN, so
+    that training on cached features (float32) gives the same result.
     """
     if network.architecture.family == "cnn":
         return True

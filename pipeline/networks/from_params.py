@@ -1,6 +1,4 @@
-"""From command-line parameters to an architecture, whose default convolutions depend on the images."""
-
-from __future__ import annotations
+"""Build an architecture from command-line parameters; default convolutions depend on the image size."""
 
 import math
 from typing import TypeVar
@@ -11,9 +9,9 @@ from pipeline.params import FamilyParams
 from pipeline.params.family import parse_sizes
 
 CONVOLUTION_FIELDS = ("conv_channels", "kernels", "strides", "padding", "pool")
-DIGIT_SIDES = range(20, 40)  # grey images of these sizes get the network chosen on MNIST (docs/defaults.md)
+DIGIT_SIDES = range(20, 40)  # sides of grey images that get the network tuned on MNIST (docs/defaults.md)
 PHOTO_CHANNELS = (32, 64, 128, 128)
-PHOTO_SIDE = 32  # larger images are brought near this size by strides
+PHOTO_SIDE = 32  # larger images are downsampled to about this size by strides
 
 F = TypeVar("F", bound=FamilyParams)
 
@@ -24,7 +22,7 @@ def architecture_from_params(
     """Return the architecture for images with this preprocessing and the given class names.
 
     Raises:
-        ValueError: Too many parameters, or too many blocks for the image size (pydantic's ValidationError is one).
+        ValueError: Too many parameters, or too many blocks for the image size (also as pydantic's ValidationError).
     """
     data = {"preprocessing": preprocessing, "classes": classes}
     regularization = {"batch_norm": params.batch_norm, "dropout": params.dropout}
@@ -37,10 +35,10 @@ def architecture_from_params(
 
 
 def with_convolutions(params: F, image_shape: tuple[int, int, int]) -> F:
-    """Return parameters in which every `auto` of the convolutions has its value for images of shape (C, H, W).
+    """Resolve every `auto` of the convolutions for images of shape (C, H, W).
 
-    Grey images of 20 to 39 pixels: 16,32 channels, kernels 5,3, strides 2,1, no padding, one pooling. All others: up to
-    four 3x3 convolutions with padding and pooling, and strides that reduce larger images.
+    Grey images of 20 to 39 pixels: 16,32 channels, kernels 5,3, strides 2,1, no padding, one pooling layer. All others:
+    up to four 3x3 convolutions with padding and pooling, and strides that downsample larger images.
     """
     if params.model != "cnn":
         return params
@@ -66,7 +64,7 @@ def convolution_layers(params: FamilyParams) -> tuple[ConvolutionLayer, ...]:
     """Return the convolution layers; a single kernel size or stride applies to all of them.
 
     Raises:
-        ValueError: There is another number of kernel sizes or strides.
+        ValueError: The number of kernel sizes or strides is wrong.
     """
     assert params.conv_channels and params.kernels and params.strides
     channels = parse_sizes(params.conv_channels, 1024)
@@ -74,7 +72,7 @@ def convolution_layers(params: FamilyParams) -> tuple[ConvolutionLayer, ...]:
     sizes = parse_sizes(params.kernels, 15), parse_sizes(params.strides, 8)
     for name, values in zip(("kernels", "strides"), sizes, strict=True):
         if len(values) not in (1, count):
-            raise ValueError(f"{name}: there are {count} convolutions (conv_channels={params.conv_channels})")
+            raise ValueError(f"{name}: expected 1 or {count} values (conv_channels={params.conv_channels})")
     kernels, strides = (values * (count // len(values)) for values in sizes)
     pools = [params.pool == "each" or (params.pool == "last" and index == count - 1) for index in range(count)]
     return tuple(

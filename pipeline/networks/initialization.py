@@ -1,7 +1,5 @@
 """Randomly initialized layers."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,7 @@
-"""A network as an ordered list of blocks plus a head, so that blocks can be copied, frozen and cached.
+"""A network as a sequence of blocks and a head, so that blocks can be copied, frozen and cached.
 
 Blocks are numbered from the input. Activations at depth 0 are the normalized pixels, at depth d the output of
-block d; the head maps the last activations to logits. Training can start at any depth: on cached features of
+block d; the head maps the last activations to logits. Training can start at any depth, on cached features of
 frozen blocks.
 
 Shapes: B examples, C channels, H height, W width, K classes.
@@ -29,16 +29,16 @@ Size = Annotated[int, Field(ge=1, le=16_384)]
 DropoutProbability = Annotated[float, Field(ge=0, lt=1)]
 ClassName = Annotated[str, Field(min_length=1, max_length=255)]
 
-VERSION: Literal[2] = 2  # of architecture files; 1 had an image shape and class numbers
+VERSION: Literal[2] = 2  # of architecture files; version 1 had an image shape and class indices
 
 
 class Architecture(BaseModel):
-    """Fields of both families; round-trips through JSON.
+    """Fields of all families; round-trips through JSON.
 
     Attributes:
-        version: Of the file's format.
-        preprocessing: How an image becomes the input.
-        classes: The name of the class of each output, in order.
+        version: Version of the file format.
+        preprocessing: Preprocessing of the images.
+        classes: Class names, in the order of the logits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -62,7 +62,7 @@ class Architecture(BaseModel):
         return self.preprocessing.image_shape
 
 
-def numbers(depth: int) -> tuple[str, ...]:
+def block_numbers(depth: int) -> tuple[str, ...]:
     """Return the names of the blocks of a built-in network: `1` to the number of blocks."""
     return tuple(str(number) for number in range(1, depth + 1))
 
@@ -83,8 +83,8 @@ class MLPArchitecture(Architecture):
 
     @property
     def block_names(self) -> tuple[str, ...]:
-        """Of the blocks, from the input."""
-        return numbers(self.depth)
+        """Names of the blocks, from the input."""
+        return block_numbers(self.depth)
 
     @model_validator(mode="after")
     def _check_parameter_count(self) -> MLPArchitecture:
@@ -123,8 +123,8 @@ class CNNArchitecture(Architecture):
 
     @property
     def block_names(self) -> tuple[str, ...]:
-        """Of the blocks, from the input."""
-        return numbers(self.depth)
+        """Names of the blocks, from the input."""
+        return block_numbers(self.depth)
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
@@ -156,7 +156,7 @@ class CNNArchitecture(Architecture):
 
 
 def check_parameter_count(parameters: int) -> None:
-    """Raise ValueError above the limit."""
+    """Raise ValueError if there are too many parameters."""
     if parameters > MAX_PARAMETERS:
         raise ValueError(f"{parameters} parameters exceed the limit of {MAX_PARAMETERS}")
 
@@ -164,7 +164,7 @@ def check_parameter_count(parameters: int) -> None:
 def normalization(preprocessing: Preprocessing) -> tuple[Tensor | None, Tensor | None]:
     """Return factor and offset, float32 (C, 1, 1), such that pixels * factor + offset is (pixels / 255 - mean) / std.
 
-    Both are None without mean and standard deviation.
+    Both are None if there is neither mean nor standard deviation.
     """
     if preprocessing.mean is None and preprocessing.std is None:
         return None, None
@@ -181,10 +181,10 @@ class LayeredNetwork(nn.Module):
     """Blocks and a head; maps pixels in [0, 255] to logits.
 
     Args:
-        architecture: Its record.
-        blocks: From the input.
-        head: Maps pooled activations to logits: one linear layer, or what a published network has in its place.
-        pool: Turns the activations of the last block into one vector per image; None if they are vectors already.
+        architecture: Record of the network.
+        blocks: Blocks, from the input.
+        head: Maps pooled activations to logits: one linear layer, or the head of a published network.
+        pool: Pools the activations of the last block to one vector per image; None if they are already vectors.
     """
 
     factor: Tensor | None
@@ -205,7 +205,7 @@ class LayeredNetwork(nn.Module):
         self.head = head
         self.trained = frozenset(range(len(self.blocks)))
         factor, offset = normalization(architecture.preprocessing)
-        self.register_buffer("factor", factor, persistent=False)  # in the architecture, not among the weights
+        self.register_buffer("factor", factor, persistent=False)  # part of the architecture, not of the weights
         self.register_buffer("offset", offset, persistent=False)
 
     @property
@@ -215,12 +215,12 @@ class LayeredNetwork(nn.Module):
 
     @property
     def trained_parts(self) -> list[nn.Module]:
-        """The trained blocks, and the head."""
+        """The trained blocks and the head."""
         return [*(self.blocks[index] for index in sorted(self.trained)), self.head]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def scale(self, pixels: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ class LayeredNetwork(nn.Module):
             return values / PIXEL_MAXIMUM if values is pixels else values.div_(PIXEL_MAXIMUM)
         if values is pixels:
             return values * self.factor + self.offset
-        return values.mul_(self.factor).add_(self.offset)  # in place: .float() made a copy already
+        return values.mul_(self.factor).add_(self.offset)  # in place: .float() has made a copy
 
     def run_blocks(self, values: Tensor, start: int, stop: int) -> Tensor:
         """Map activations at depth `start` to depth `stop`."""
@@ -239,7 +239,7 @@ class LayeredNetwork(nn.Module):
         return values
 
     def head_inputs(self, values: Tensor, start: int = 0) -> Tensor:
-        """Return what the head maps to logits for activations at depth `start`; frozen blocks run without autograd."""
+        """Return the input of the head for activations at depth `start`; frozen blocks run without autograd."""
         if start < self.frozen:
             with torch.no_grad():
                 values = self.run_blocks(values, start, self.frozen)
@@ -266,7 +266,7 @@ class LayeredNetwork(nn.Module):
         self.train_only(range(count, len(self.blocks)))
 
     def train_only(self, indices: Iterable[int]) -> None:
-        """Train these blocks (counted from 0) and the head; freeze the others: no gradients, always in eval mode."""
+        """Train the given blocks (0-based) and the head; freeze the others: no gradients, always in eval mode."""
         self.trained = frozenset(indices)
         assert self.trained <= set(range(len(self.blocks))), f"blocks {sorted(self.trained)} of {len(self.blocks)}"
         for index, block in enumerate(self.blocks):
@@ -274,7 +274,7 @@ class LayeredNetwork(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> LayeredNetwork:
-        """Set the mode; frozen blocks stay in evaluation mode, so that batch-norm statistics do not change."""
+        """Set the mode; frozen blocks stay in evaluation mode, so that their batch-norm statistics do not change."""
         super().train(mode)
         for index, block in enumerate(self.blocks):
             if index not in self.trained:

@@ -1,6 +1,4 @@
-"""MACs (multiply-accumulate operations) of a network: the expected effect of freezing and caching."""
-
-from __future__ import annotations
+"""Count the MACs (multiply-accumulate operations) of a network, to predict the effect of freezing and caching."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from pipeline.networks.layered import LayeredNetwork
 
 
 def forward_macs(network: LayeredNetwork) -> list[int]:
-    """Return the MACs of one example's forward pass, per block and (last) for the head."""
+    """Return the MACs of a forward pass on one example, per block and (last) for the head."""
     from torch.utils.flop_counter import FlopCounterMode  # counts two FLOPs per MAC; ignores biases and activations
 
     counts = []
@@ -31,7 +29,7 @@ def forward_macs(network: LayeredNetwork) -> list[int]:
 
 @contextmanager
 def _countable_attention() -> Iterator[None]:
-    """Let attention run as matrix products: the counter does not know PyTorch's fused kernels."""
+    """Run attention as matrix products: the counter does not support PyTorch's fused kernels."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -44,8 +42,8 @@ def _countable_attention() -> Iterator[None]:
 def training_macs(network: LayeredNetwork, start: int = 0) -> int:
     """Return the MACs per example of one training step on activations after block `start`.
 
-    Each layer costs a forward pass. A trained layer costs another one for weight gradients, and a layer above a trained
-    one another one for input gradients.
+    Every layer costs one forward pass. A trained layer costs another one for its weight gradients, and a layer above a
+    trained one costs another one for its input gradients.
     """
     counts = forward_macs(network)
     forward = sum(counts[start:])

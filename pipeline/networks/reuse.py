@@ -1,6 +1,6 @@
-"""Build a network from the first blocks of a base: some frozen, some fine-tuned, the rest randomly initialized.
+"""Build a network from the first blocks of a base: frozen, fine-tuned or randomly initialized.
 
-`transfer`, `finetune_cnn` and `scratch_cnn` only translate their parameters into a `Reuse`.
+The stages `transfer`, `finetune_cnn` and `scratch_cnn` translate their parameters into a `Reuse`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reuse:
-    """How a network reuses its base; blocks are counted from the input.
+    """How a network reuses its base; blocks are numbered from the input.
 
     Attributes:
         copied: Number of blocks copied from the base.
         frozen: Number of frozen blocks below the lowest trained one.
-        depth: Number of blocks of the new network; those above the copied ones are randomly initialized.
-        keeps_head: Whether the head is copied too, to continue training on the base's own classes.
-        train_blocks: Numbers (from 1) of exactly the blocks that are trained; empty for all above the frozen ones.
+        depth: Number of blocks of the new network; those after the copied ones are randomly initialized.
+        keeps_head: Whether to copy the head too, to continue training on the classes of the base.
+        train_blocks: Numbers (from 1) of all trained blocks; if empty, all blocks after the frozen ones are trained.
     """
 
     copied: int
@@ -45,27 +45,29 @@ class Reuse:
 
     @property
     def trained(self) -> frozenset[int]:
-        """Trained blocks, counted from 0; every randomly initialized block is one of them."""
+        """Trained blocks (0-based), including all randomly initialized ones."""
         above = range(self.frozen, self.depth)
         return frozenset(number - 1 for number in self.train_blocks) if self.train_blocks else frozenset(above)
 
     def __str__(self) -> str:
-        """Return the counts in words."""
+        """Return the counts as one line."""
         fine_tuned = sum(index < self.copied for index in self.trained)
-        frozen, fresh = self.copied - fine_tuned, self.depth - self.copied
+        frozen, initialized = self.copied - fine_tuned, self.depth - self.copied
         only = f" (blocks {', '.join(map(str, self.train_blocks))} trained)" if self.train_blocks else ""
         head = "fine-tuned" if self.keeps_head else "randomly initialized"
-        return f"blocks: {frozen} frozen, {fine_tuned} fine-tuned{only}, {fresh} randomly initialized; head: {head}"
+        return (
+            f"blocks: {frozen} frozen, {fine_tuned} fine-tuned{only}, {initialized} randomly initialized; head: {head}"
+        )
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of tensors, by where they come from.
+    """Names of the tensors of a new network and its base.
 
     Attributes:
-        matched: Copied from the base.
-        fresh: Only in the new network: randomly initialized.
-        dropped: Only in the base: not used.
+        matched: Tensors copied from the base.
+        fresh: Tensors of the new network only, randomly initialized.
+        dropped: Tensors of the base only, not used.
     """
 
     matched: tuple[str, ...]
@@ -81,7 +83,7 @@ class LoadReport:
 
 
 def target_architecture(base: AnyArchitecture, classes: tuple[str, ...], depth: int) -> AnyArchitecture:
-    """Return the base's architecture with other classes and, unless it is a CNN, another depth."""
+    """Return the architecture of the base with new classes and, except for the built-in CNN, a new depth."""
     if isinstance(base, GraphArchitecture):
         return base.target(classes, depth)
     if isinstance(base, MLPArchitecture):
@@ -100,7 +102,8 @@ def reuse_network(
 ) -> tuple[LayeredNetwork, LoadReport]:
     """Build a network, copy the reused tensors from the base, and freeze blocks.
 
-    The base is not modified. All layers are initialized first, so that random weights do not depend on what is copied.
+    The base is not modified. All layers are initialized before copying, so that random weights do not depend on
+    the number of copied blocks.
 
     Raises:
         ValueError: A tensor to copy is missing, unexpected, or of another shape or dtype; see also `build_network`.
@@ -125,13 +128,13 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     """Compare names, shapes and dtypes.
 
     Raises:
-        ValueError: Lists all missing, unexpected and mismatched tensors.
+        ValueError: Tensors are missing, unexpected or mismatched; the message lists all.
     """
     faults = [f"{name}: missing" for name in expected.keys() - tensors.keys()]
     faults += [f"{name}: unexpected" for name in tensors.keys() - expected.keys()]
     for name in expected.keys() & tensors.keys():
-        actual, wanted = (f"{t.dtype} {tuple(t.shape)}" for t in (tensors[name], expected[name]))
-        if actual != wanted:
-            faults.append(f"{name}: expected {wanted}, got {actual}")
+        actual, required = (f"{t.dtype} {tuple(t.shape)}" for t in (tensors[name], expected[name]))
+        if actual != required:
+            faults.append(f"{name}: expected {required}, got {actual}")
     if faults:
         raise ValueError("; ".join(sorted(faults)))

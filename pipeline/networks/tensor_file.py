@@ -1,6 +1,6 @@
-"""Read an untrusted safetensors file, and write one piece by piece.
+"""Read an untrusted safetensors file, and write one incrementally.
 
-Sizes are checked before anything is read, and nothing is unpickled.
+Sizes are checked before reading, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pipeline.disk_space import disk_full_errors
 
-MAX_HEADER_BYTES = 32 << 20  # the longest history in a checkpoint's header has 20 MB
+MAX_HEADER_BYTES = 32 << 20  # a checkpoint's history takes at most 20 MB of its header
 MAX_TENSORS = 10_000
-FORMAT_DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # that are written
+FORMAT_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 ALIGNMENT = 64  # bytes
 
 
@@ -29,7 +29,7 @@ def read_tensor_file(path: Path, max_bytes: int) -> tuple[dict[str, Tensor], dic
     """Return the tensors by name, and the metadata in the header.
 
     Raises:
-        ValueError: Not a complete safetensors file, or above the limits.
+        ValueError: Not a valid safetensors file, or a limit is exceeded.
         OSError: Missing or not readable.
     """
     check_sizes(path, max_bytes)
@@ -39,15 +39,19 @@ def read_tensor_file(path: Path, max_bytes: int) -> tuple[dict[str, Tensor], dic
             if len(names) > MAX_TENSORS:
                 raise ValueError(f"contains {len(names)} tensors (limit: {MAX_TENSORS})")
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except (safetensors.SafetensorError, TypeError, RuntimeError) as error:  # the last two: sizes that overflow
+    except (
+        safetensors.SafetensorError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # TypeError, RuntimeError: sizes that overflow
         raise ValueError(str(error).strip().splitlines()[0]) from None
 
 
 def allocate_tensor_file(path: Path, shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> dict[str, Tensor]:
-    """Write a safetensors file of zeros, and return its tensors mapped into memory: what is written to them is saved.
+    """Create a safetensors file of zeros, and return its tensors, memory-mapped for writing.
 
     Raises:
-        DiskFullError: The disk has no room for it.
+        DiskFullError: It does not fit on the disk.
     """
     entries: dict[str, object] = {}
     end = 0
@@ -75,14 +79,14 @@ def allocate_tensor_file(path: Path, shapes: Mapping[str, tuple[torch.dtype, tup
 
 
 def check_sizes(path: Path, max_bytes: int) -> None:
-    """Check file type, file size and declared header size without reading further.
+    """Check file type, file size and declared header size, reading 8 bytes only.
 
     Raises:
         ValueError: Not a regular file, too large, or truncated.
         OSError: Missing or not readable.
     """
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would hang
         raise ValueError("not a regular file")
     if status.st_size > max_bytes:
         raise ValueError(f"file size of {status.st_size} bytes exceeds the limit of {max_bytes}")

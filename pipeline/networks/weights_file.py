@@ -1,43 +1,42 @@
-"""Load the weights of a network from a file that somebody published, and say what was loaded.
+"""Load the weights of a network from a published file, and report what was loaded.
 
-Formats: safetensors, and PyTorch's own through `torch.load(weights_only=True)`, which reads tensors and plain
-containers and runs no code. Files are untrusted: their size is checked first, and a tensor is used only if the network
-has one of this name and shape.
+Formats: safetensors, and PyTorch's format through `torch.load(weights_only=True)`, which reads tensors and plain
+containers and runs no code. Files are untrusted: their size is checked first, and a tensor is used only if its name and
+shape match.
 """
-
-from __future__ import annotations
 
 import hashlib
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import abbreviate
 from pipeline.networks.tensor_file import read_tensor_file
 from pipeline.redaction import first_line
 
 PICKLED_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".tar", ".ckpt")
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
-COUNTER = "num_batches_tracked"  # of a batch norm; files written before PyTorch 0.4.1 lack it, and nothing here uses it
-# a checkpoint may hold an optimizer's state and averaged weights beside the weights
+COUNTER = "num_batches_tracked"  # of a batch norm; missing in files written before PyTorch 0.4.1, and unused here
+# a checkpoint may also contain optimizer state and averaged weights
 SIZE_FACTOR, EXTRA_BYTES = 8, 64 << 20
 MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The content of a file, or of a download.
+    """The content of a weights file or download.
 
     Attributes:
-        source: Path, or where it was downloaded from.
-        tensors: By name, as in the network.
-        unwrapped: What was removed around the tensors: keys of containers, then prefixes of names.
+        source: Path, or origin of the download.
+        tensors: Tensors by their name in the network.
+        unwrapped: Container keys and name prefixes that were stripped.
         ignored: Other entries of the containers.
         digest: SHA-256 of the file; empty for a download.
     """
@@ -51,19 +50,19 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """Names of tensors, by what happened to them.
+    """Names of the tensors of a network and a weights file.
 
     Attributes:
-        source: Path, or where the weights were downloaded from.
+        source: Path, or origin of the download.
         digest: SHA-256 of the file; empty for a download.
-        matched: Loaded.
-        missing: Only in the network.
-        unexpected: Only in the file.
-        mismatched: In both, with another shape or kind of numbers; each with both.
-        unwrapped: What was removed around the tensors.
-        ignored: Entries of the file that are no tensors of the network, such as an epoch.
-        converted: Loaded, and converted from another floating-point type.
-        new_head: Whether the head was not loaded and stays randomly initialized.
+        matched: Loaded tensors.
+        missing: Tensors of the network only.
+        unexpected: Tensors of the file only.
+        mismatched: Tensors whose shape or dtype kind differs, with a description of both.
+        unwrapped: Container keys and name prefixes that were stripped.
+        ignored: Entries of the file that are not tensors of the network, such as an epoch.
+        converted: Loaded tensors that were converted from another floating-point dtype.
+        new_head: Whether the head was not loaded and is randomly initialized.
     """
 
     source: str
@@ -81,31 +80,32 @@ class WeightsReport:
         """Return the report as one line."""
         parts = [f"loaded {len(self.matched)} tensors from {self.source}"]
         parts += [f"unwrapped {', '.join(self.unwrapped)}"] if self.unwrapped else []
-        parts += [f"ignored {_listed(self.ignored)}"] if self.ignored else []
+        parts += [f"ignored {abbreviate(self.ignored, MAX_LISTED)}"] if self.ignored else []
         parts += [f"converted {len(self.converted)} tensors to float32"] if self.converted else []
         differing = (*self.missing, *self.unexpected, *self.mismatched)
-        parts += [f"head initialized randomly, because it differs: {_listed(differing)}"] if self.new_head else []
+        parts += (
+            [f"head initialized randomly, because it differs: {abbreviate(differing, MAX_LISTED)}"]
+            if self.new_head
+            else []
+        )
         return "; ".join(parts)
 
     @property
     def differences(self) -> str:
-        """What does not fit, in words; empty if everything does."""
+        """Description of the tensors that do not match; empty if all do."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "other shape": self.mismatched}
-        return "; ".join(f"{kind} ({len(names)}): {_listed(names)}" for kind, names in kinds.items() if names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+        return "; ".join(
+            f"{kind} ({len(names)}): {abbreviate(names, MAX_LISTED)}" for kind, names in kinds.items() if names
+        )
 
 
 def load_weights(
     module: nn.Module, file: WeightsFile, *, head_parameters: Iterable[str] = (), accept_new_head: bool = False
 ) -> WeightsReport:
-    """Copy a file's tensors into a network, which must have exactly these.
+    """Copy a file's tensors into a network with exactly the same tensors.
 
     Args:
-        module: Changed only if nothing is rejected.
+        module: The network; unchanged on an error.
         file: See `read_weights_file`.
         head_parameters: Names of the parameters of the network's head.
         accept_new_head: Whether the head may differ; it then keeps its random initialization.
@@ -115,7 +115,7 @@ def load_weights(
     """
     report = compare_weights(module, file, head_parameters)
     if report.differences and not (report.new_head and accept_new_head):
-        raise ValueError(_rejection(report))
+        raise ValueError(_mismatch_message(report))
     with torch.no_grad():
         state = module.state_dict()
         for name in report.matched:
@@ -126,17 +126,17 @@ def load_weights(
     return report
 
 
-def _rejection(report: WeightsReport) -> str:
+def _mismatch_message(report: WeightsReport) -> str:
     if report.new_head:
-        return f"{report.source} has another head: {report.differences}. Give as many classes as the file has."
+        return f"{report.source} has a different head: {report.differences}. Give as many classes as the file has."
     return (
-        f"{report.source} does not fit the network: {len(report.matched)} tensors match; {report.differences}. "
+        f"{report.source} does not match the network: {len(report.matched)} tensors match; {report.differences}. "
         "Choose the model that the file belongs to."
     )
 
 
 def compare_weights(module: nn.Module, file: WeightsFile, head_parameters: Iterable[str] = ()) -> WeightsReport:
-    """Compare a file with a network; `new_head` says whether nothing but the head differs."""
+    """Compare a file with a network; `new_head` of the report tells whether only the head differs."""
     expected = module.state_dict()
     missing = [name for name in expected.keys() - file.tensors.keys() if not name.endswith(COUNTER)]
     unexpected = file.tensors.keys() - expected.keys()
@@ -162,7 +162,7 @@ def compare_weights(module: nn.Module, file: WeightsFile, head_parameters: Itera
 
 
 def _mismatch(name: str, actual: Tensor, expected: Tensor) -> str:
-    """Return how a tensor differs from the expected one in shape or kind of numbers, or an empty string."""
+    """Return how a tensor differs from the expected one in shape or dtype kind, or an empty string."""
     if actual.shape != expected.shape:
         return f"{name} {tuple(actual.shape)} instead of {tuple(expected.shape)}"
     same_kind = actual.is_floating_point() == expected.is_floating_point() and not actual.is_complex()
@@ -174,15 +174,15 @@ def _mismatch(name: str, actual: Tensor, expected: Tensor) -> str:
 def read_weights_file(
     path: Path, module: nn.Module, *, rename: Callable[[str], str | None] = lambda name: name
 ) -> WeightsFile:
-    """Read a file and remove what is wrapped around its tensors.
+    """Read a weights file, stripping containers and name prefixes.
 
     Args:
-        path: `.safetensors`, or `.pt`, `.pth` and `.th`.
-        module: The network the file is for: it bounds the size, and tells prefixes from names.
+        path: File with the suffix `.safetensors` or one of `PICKLED_SUFFIXES`.
+        module: The network; its state dict limits the size and determines which prefixes to strip.
         rename: See `ModelSource.rename`.
 
     Raises:
-        ValueError: Unknown suffix, too large, truncated, not such a file, or a pickle that contains code.
+        ValueError: Unknown suffix, too large, truncated, invalid, or a pickle that contains code.
     """
     expected = module.state_dict()
     size = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
@@ -217,11 +217,11 @@ def _check_file(path: Path, max_bytes: int) -> None:
     """Check suffix, type and size, before and after decompression.
 
     Raises:
-        ValueError: One of them is wrong.
+        ValueError: One of them is invalid.
         OSError: Missing or not readable.
     """
     if path.suffix not in (".safetensors", *PICKLED_SUFFIXES):
-        raise ValueError(f"the suffix {path.suffix!r} is unknown")
+        raise ValueError(f"unknown suffix {path.suffix!r}")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
@@ -236,18 +236,18 @@ def _check_file(path: Path, max_bytes: int) -> None:
 
 
 def _unreadable(error: Exception) -> str:
-    """Return why PyTorch did not read a file."""
+    """Return why PyTorch could not read a file."""
     text = str(error)
     if type(error).__name__ == "UnpicklingError" and (match := re.search(r"(?:GLOBAL|class) '?([\w.]+)", text)):
         return (
             f"the pickle contains code ({match[1]}) and was rejected; nothing in it was run. Save the state_dict() "
             "instead of the whole module, or convert it to safetensors where you trust it."
         )
-    return f"truncated, or no PyTorch file ({type(error).__name__}: {first_line(error)}). Download it again."
+    return f"truncated or not a PyTorch file ({type(error).__name__}: {first_line(error)}). Download it again."
 
 
 def _unwrap(path: Path, content: object, unwrapped: list[str], ignored: list[str]) -> dict[str, Tensor]:
-    """Return the tensors inside nested containers; note the keys of the containers and of everything else."""
+    """Return the tensors inside nested containers; append the stripped and ignored keys to the lists."""
     while True:
         if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
             raise ValueError(
@@ -269,7 +269,7 @@ def _unwrap(path: Path, content: object, unwrapped: list[str], ignored: list[str
 def _without_prefixes(
     tensors: dict[str, Tensor], expected: Mapping[str, Tensor], unwrapped: list[str]
 ) -> dict[str, Tensor]:
-    """Remove prefixes that all names have and the network's names have not."""
+    """Strip prefixes that all names have, but no name in the network."""
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), ""):
         if any(name.startswith(prefix) for name in expected):
             break

@@ -30,9 +30,10 @@ LEFT, RIGHT, TOP, BOTTOM = 0.52, 0.10, 0.26, 0.36
 ROW_HEIGHT = 0.33
 SMALL, TINY = 7.5, 6.5  # points
 DPI = 165
-COLORS = (
+COLORS = (  # the first seven are color-blind safe
     "#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b4ea3", "#8c564b", "#8a8a00",
-)  # fmt: skip  # the first seven are color-blind safe
+    "#c2185b", "#00a0a0",
+)  # fmt: skip
 LABEL_WIDTH = 1.25  # of the names beside curves
 LABEL_GAP = 0.26  # between them
 LABEL_LETTERS = 19  # per line

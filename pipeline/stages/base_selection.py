@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pipeline.data.classes import Classes, default_target_classes, halve_classes, is_digits, select_classes
 from pipeline.data.normalization import conflicts
 from pipeline.data.records import Dataset, DatasetSummary
-from pipeline.data.splits import LabelSample, Split, check_batch, split_as_drawn, split_for_target
+from pipeline.data.splits import LabelSample, Split, check_batch_size, restore_split, split_for_target
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import AnyArchitecture
 from pipeline.networks.layered import CNNArchitecture
@@ -194,7 +194,7 @@ def load_target_data(params: TargetStageParams, target: Target, *, may_inherit: 
     inherited = has_sample and params.per_class == "auto" and params.val_per_class == "auto"
     if known is not None and inherited:
         draw = {"train": known.train_ids, "validation": known.val_ids, "seen": known.seen_ids}
-        split = split_as_drawn(dataset, target.classes, **draw)
+        split = restore_split(dataset, target.classes, **draw)
     else:
         sample = LabelSample(
             per_class=requested_labels(params, known),
@@ -243,7 +243,7 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
 def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -> None:
     """Raise UserInputError for an invalid batch size, overlapping classes of a CNN, or unusable solver or features."""
     batch_size = setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size
-    check_batch(setup.data.split, batch_size)
+    check_batch_size(setup.data.split, batch_size)
     epochs = setup.budget()["epochs"] if params.epochs == "auto" else params.epochs
     if params.warmup_epochs >= epochs:
         allowed = f"must be fewer than the {epochs} epochs of the fit."

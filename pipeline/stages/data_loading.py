@@ -12,7 +12,7 @@ from pipeline.data.normalization import resolve_preprocessing, with_preprocessin
 from pipeline.data.preprocessing import Geometry, GeometryRequest
 from pipeline.data.records import Dataset, DatasetSummary
 from pipeline.data.sources.registry import describe_dataset, load_dataset
-from pipeline.data.splits import Split, check_batch, split_for_base
+from pipeline.data.splits import Split, check_batch_size, split_for_base
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.from_params import with_convolutions
 from pipeline.params import DataParams, TrainBaseParams
@@ -108,7 +108,7 @@ def resolve_base(params: B, split: Split) -> B:
             f"batch_size: lowered from {params.batch_size} to {len(split.train)}, the number of training images"
         )
     params = params.model_copy(update=resolved)
-    check_batch(split, params.batch_size)
+    check_batch_size(split, params.batch_size)
     return params
 
 

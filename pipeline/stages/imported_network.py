@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.data.normalization import given, resolve_preprocessing, with_preprocessing
+from pipeline.data.normalization import parse_channel_values, resolve_preprocessing, with_preprocessing
 from pipeline.data.preprocessing import Geometry, Preprocessing, parse_image_size
 from pipeline.data.records import Dataset
-from pipeline.data.splits import Examples, Split, choose_classes
+from pipeline.data.splits import Examples, Split, select_examples
 from pipeline.errors import invalid, suggest
 from pipeline.networks.graph.network import GraphNetwork
 from pipeline.networks.origins.load import LoadedModel, ModelRequest, load_model, model_source
@@ -137,7 +137,7 @@ def imported_preprocessing(
         word = getattr(params, name)
         if word == "measured":
             raise invalid(name, word, "there is no data set to measure it on.", remedy="Give dataset, or the values.")
-        values[name] = None if word in ("auto", "none") else given(params, name, geometry)
+        values[name] = None if word in ("auto", "none") else parse_channel_values(params, name, geometry)
     if "auto" in (params.mean, params.std):
         logger.warning(f"pixels are only divided by 255; give the mean and std that {params.model} was trained with")
     return Preprocessing.model_validate(geometry.model_dump() | values)
@@ -167,7 +167,7 @@ def without_duplicates(published: Sequence[str]) -> tuple[str, ...]:
 
 def all_images(dataset: Dataset, *, test: bool) -> Examples:
     """Return the training images, or the test images, of all classes."""
-    return choose_classes(dataset.test if test else dataset.train, tuple(range(len(dataset.class_names))), dataset)
+    return select_examples(dataset.test if test else dataset.train, tuple(range(len(dataset.class_names))), dataset)
 
 
 def labelled_images(dataset: Dataset, classes: tuple[str, ...]) -> Split:

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.console import echo, print_table
 from pipeline.data.splits import Split
-from pipeline.data.stratified import cut_folds, max_folds
+from pipeline.data.stratified import max_folds, stratified_folds
 from pipeline.errors import Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
 from pipeline.params import ProbeParams
@@ -79,7 +79,7 @@ def choose_folds(params: ProbeParams, split: Split) -> list[torch.Tensor]:
     if limit < MIN_FOLDS:
         allowed = f"the smallest class has {limit} images; cross-validation needs {MIN_FOLDS}."
         raise UserInputError(Fault("per_class", params.per_class, allowed, "Use more labels."))
-    return cut_folds(labels, ids, folds=min(params.folds, limit), seed=params.seed)
+    return stratified_folds(labels, ids, folds=min(params.folds, limit), seed=params.seed)
 
 
 def labelled(split: Split) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ from pipeline.data.normalization import resolve_preprocessing
 from pipeline.data.splits import Split
 from pipeline.errors import Fault, UserInputError
 from pipeline.interruption import raise_if_interrupted
-from pipeline.networks.convolutions import bfloat16_pays
+from pipeline.networks.convolutions import bfloat16_is_faster
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, LayeredNetwork, MLPArchitecture
 from pipeline.networks.macs import trainable_fraction, training_macs
@@ -83,7 +83,7 @@ def resolve_training_runtime(params: FitParams, network: LayeredNetwork, batch_s
         params.dtype,
         params.threads,
         operations=batch_size * training_macs(network, start),
-        convolutional=bfloat16_pays(network),
+        convolutional=bfloat16_is_faster(network),
     )
 
 
@@ -187,7 +187,7 @@ def evaluate_parts(
     began = time.perf_counter()
     start = features.depth if features else 0
     on_train, on_validation = (evaluate(network, part, start=start, probabilities=False) for part in parts)
-    cached = features is not None and features.cover(split.test.ids)
+    cached = features is not None and features.has_all(split.test.ids)
     test = model_inputs(network, split.test, features if cached else None)
     on_test = evaluate(network, test, start=start if cached else 0)
     costs = {

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pipeline.console import echo
 from pipeline.data.normalization import preprocessing_digest
-from pipeline.data.splits import Examples, Split, check_batch, fold_examples, folds_digest
-from pipeline.data.stratified import cut_folds, max_folds
+from pipeline.data.splits import Examples, Split, check_batch_size, fold_examples, folds_digest
+from pipeline.data.stratified import max_folds, stratified_folds
 from pipeline.networks.build import build_network
 from pipeline.networks.from_params import CONVOLUTION_FIELDS, with_convolutions
 from pipeline.params import TuneParams
@@ -151,14 +151,14 @@ def prepare_study(params: TuneParams) -> TuneSetup:
     if searches_convolutions:
         params = params.model_copy(update={name: getattr(unresolved, name) for name in CONVOLUTION_FIELDS})
     examples = fold_examples(split)
-    folds = cut_folds(examples.labels, examples.ids, folds=params.folds, seed=params.seed)
+    folds = stratified_folds(examples.labels, examples.ids, folds=params.folds, seed=params.seed)
     network = build_network(requested_architecture(params, split), generator(0, "scale"))
     runtime = resolve_training_runtime(params, network, params.batch_size)
     if params.space == "default":
         space = fit_batches(space, len(split.train))
     check_combinations(space, params, requested_architecture(params, split))
     batches = extremes(space["batch_size"]) if "batch_size" in space else (params.batch_size,)
-    check_batch(split, max(map(int, batches)))
+    check_batch_size(split, max(map(int, batches)))
     params = resolve_machine(params, split, runtime).model_copy(update={"augment": resolve_augment(params, split)})
     return TuneSetup(params, runtime, space, split, examples, folds)
 

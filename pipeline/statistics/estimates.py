@@ -1,6 +1,4 @@
-"""Means with t intervals, and results of two arms paired by seed."""
-
-from __future__ import annotations
+"""Means with t intervals, and paired results of two arms."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +27,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Half the width of the interval before any clipping; NaN for one seed. Meaningless for a ratio."""
+        """Half-width of the interval before clipping; NaN for one seed. Undefined for ratios."""
         if self.count < 2:
             return math.nan
         return _quantile(self.count, CONFIDENCE) * self.deviation / math.sqrt(self.count)
@@ -78,7 +76,7 @@ def estimate(
 
     Args:
         values: One value per seed.
-        bounds: Smallest and largest possible mean, such as (0, 100) for an accuracy in percent; clips the interval.
+        bounds: Range of possible means, such as (0, 100) for an accuracy in percent; clips the interval.
         confidence: Coverage of the interval, in (0, 1).
 
     Raises:

@@ -1,14 +1,12 @@
 """Holm's correction over the questions of a family, each with up to two answers (sign and size).
 
 At most one null hypothesis of a question can be true: "no difference" and "a difference of at least the margin" exclude
-each other. So both answers of a question share its portion of the error rate, and a question counts until both its
+each other. So both answers of a question share its portion of the error rate, and a question counts until both
 answers are settled. With one answer per question this is Holm's procedure.
 
 Sources: Holm, Scand. J. Stat. 6 (1979) 65-70; Shaffer, J. Am. Stat. Assoc. 81 (1986) 826-831 (hypotheses that exclude
 each other).
 """
-
-from __future__ import annotations
 
 import numpy as np
 
@@ -16,10 +14,10 @@ from pipeline.statistics.estimates import Floats
 
 
 def adjust_family(p_values: Floats) -> Floats:
-    """Return p values adjusted so that at 5 % each, a family has a wrong answer with a probability of at most 5 %.
+    """Return p values that, compared with 0.05, limit the family-wise error rate to 5 %.
 
     Args:
-        p_values: Shape (questions, answers), valid p values; NaN marks an answer that is not requested.
+        p_values: Shape (questions, answers), valid p values; NaN for answers that are not requested.
 
     Returns:
         Adjusted p values of the same shape, NaN where the input is.

@@ -1,11 +1,9 @@
-"""The evidence for one question at the looks: two p values, valid although results are examined several times.
+"""The evidence for one question: two p values that remain valid although results are examined several times (looks).
 
 A question is examined when 5, 8, 12 and 20 pairs are complete, never in between. The smallest p value over the looks
 so far, times the number of looks (Bonferroni), is a valid p value at every look. Three or four pairs give a
 preliminary answer from the plain p value; it spends no look. Pairs beyond the last look refine the interval only.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -24,7 +22,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the pairs of one question say, before the correction for its family."""
+    """The p values of one question, before the correction for its family."""
 
     sign_p: float  # of "no mean difference"; 1 without a look
     size_p: float  # of "the mean difference is at least the margin"; NaN without a margin
@@ -44,7 +42,7 @@ def next_look(count: int) -> int | None:
 
 
 def _constant_rows(rows: Floats) -> Flags:
-    """Return which rows of shape (..., pairs) have no variance beyond rounding."""
+    """Return which rows of shape (..., pairs) are constant up to rounding."""
     spread: Flags = np.ptp(rows, axis=-1) <= 1e-9 * np.abs(rows).max(axis=-1)
     return spread
 

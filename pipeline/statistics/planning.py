@@ -1,9 +1,7 @@
-"""How many seeds a question needs: from the standard deviation and the margin, never from the observed mean.
+"""Estimate the number of seeds that a question needs from the standard deviation and the margin, not the mean.
 
-The observed mean of a few seeds is too noisy to plan with, and planning with it favors answers that luck suggests.
+The observed mean of a few seeds is too noisy for planning, and would bias the plan towards lucky answers.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ from pipeline.statistics.looks import ALPHA, LOOKS, looks_passed, simulate_looks
 
 POWER = 0.8
 DEVIATION_CONFIDENCE = 0.8
-MAX_SEEDS = 100_000  # larger answers are cut here
-MAX_EFFECT = 50.0  # in standard deviations: found by any look
+MAX_SEEDS = 100_000  # larger results are clipped
+MAX_EFFECT = 50.0  # in standard deviations; detected at any look
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class SeedRange:
     high: int
 
     def text(self) -> str:
-        """Return `12 to 34 seeds`, and that the procedure ends before if it does."""
+        """Format the range, such as `12 to 34 seeds`, with a remark if it exceeds the last look."""
         count = f"{self.low}" if self.low == self.high else f"{self.low} to {self.high}"
         beyond = f" (the last look is at {LOOKS[-1]})" if self.high > LOOKS[-1] else ""
         return f"{count} seeds{beyond}"
@@ -35,17 +33,17 @@ class SeedRange:
 
 @dataclass(frozen=True)
 class Cost:
-    """What settling an open question costs."""
+    """The cost of settling an open question."""
 
     seeds: SeedRange
-    minutes_low: float  # of the seeds still missing
+    minutes_low: float  # for the missing seeds
     minutes_high: float
-    detectable: float  # mean difference found with 80 % power at the last look that the budget allows; NaN without one
+    detectable: float  # mean difference with 80 % power at the last look within the budget; NaN without one
 
 
 @dataclass(frozen=True)
 class Chances:
-    """Probabilities of the answers at the first look that settles a question, and the mean number of seeds."""
+    """Probabilities of the answers at the look that settles a question, and the mean number of seeds."""
 
     better: float
     worse: float
@@ -55,7 +53,7 @@ class Chances:
 
 
 def look_level(questions: int = 1) -> float:
-    """Return the level of one test at one look: 0.05 shared among the looks and the questions of the family."""
+    """Return the level of one test at one look: 0.05 split across the looks and the questions of the family."""
     return ALPHA / len(LOOKS) / questions
 
 
@@ -75,7 +73,7 @@ def sign_power(effect: float, count: int, level: float) -> float:
 
 
 def size_power(margin_effect: float, count: int, level: float) -> float:
-    """Return the power of TOST at a true difference of 0, about; `margin_effect` is margin / standard deviation.
+    """Return the approximate power of TOST at a true difference of 0; `margin_effect` is margin / standard deviation.
 
     The approximation 2 P(one test rejects) - 1 is exact for many seeds and a lower bound otherwise.
     """
@@ -84,13 +82,13 @@ def size_power(margin_effect: float, count: int, level: float) -> float:
 
 
 def seeds_to_settle(deviation: float, margin: float, *, questions: int = 1) -> int:
-    """Return the seeds with which 80 % of such questions are settled at one look.
+    """Return the number of seeds that settles a question at one look with 80 % power.
 
-    Enough to show a true difference of the margin, and to show that a true difference of zero is within it.
+    Sufficient to detect a true difference of the margin, and to show that a true difference of zero is within it.
 
     Args:
         deviation: Standard deviation of the paired differences.
-        margin: The smallest difference that matters, same unit.
+        margin: The smallest difference that matters, in the same unit.
         questions: Size of the family.
     """
     effect, level = margin / max(deviation, margin / MAX_EFFECT), look_level(questions)
@@ -115,7 +113,7 @@ def plan_seeds(deviation: float, count: int, margin: float, *, questions: int = 
 
 
 def detectable_difference(deviation: float, count: int, *, questions: int = 1) -> float:
-    """Return the mean difference whose sign `count` seeds find with 80 % power; NaN below the first look."""
+    """Return the mean difference whose sign `count` seeds detect with 80 % power; NaN below the first look."""
     looks = looks_passed(count)
     if not looks:
         return math.nan
@@ -133,7 +131,7 @@ def cost_to_decide(
     max_seeds: int = LOOKS[-1],
     questions: int = 1,
 ) -> Cost:
-    """Return seeds and minutes that an open question still needs, from `count` pilot seeds (two or more)."""
+    """Estimate the seeds and minutes that an open question still needs from `count` pilot seeds (two or more)."""
     seeds = plan_seeds(deviation, count, margin, questions=questions)
     low, high = (max(0, needed - count) * minutes_per_seed for needed in (seeds.low, seeds.high))
     return Cost(seeds, low, high, detectable_difference(deviation, max_seeds, questions=questions))
@@ -150,7 +148,7 @@ def chances(
 ) -> Chances:
     """Simulate the procedure on normal differences, stopping at the first look that settles either answer.
 
-    Deterministic. With 20,000 runs the standard error of a probability is at most 0.4 points.
+    Deterministic. With 20,000 runs the standard error of a probability is at most 0.4 percentage points.
     """
     looks = looks_passed(max_seeds)
     if not looks:

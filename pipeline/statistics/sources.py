@@ -1,11 +1,9 @@
-"""Sources of variation: what an interval over seeds covers, and the part that the test images add.
+"""Sources of variation: what an interval over seeds covers, and the sampling error of the test images.
 
-All seeds are scored on the same test images. More seeds do not shrink the error that this sample of images causes, and
-an interval over seeds does not contain it. It is stated beside the interval, never mixed into it: a two-way bootstrap
-over seeds and images would count their interaction more than once.
+All seeds are scored on the same test images. More seeds do not reduce the error due to this sample of images, and an
+interval over seeds does not include it. It is reported separately: a two-way bootstrap over seeds and images would
+count their interaction more than once.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ SEED_SOURCES = ("labels", "initialization", "order of batches", "base")
 
 
 def binomial_error(accuracy: float, images: int) -> float:
-    """Return the standard error, in percentage points, of an accuracy in percent measured on that many test images."""
+    """Return the standard error, in percentage points, of an accuracy in percent on `images` test images."""
     if not 0 <= accuracy <= 100 or images < 1:
         raise ValueError(f"needs an accuracy in [0, 100] and at least one image, got {accuracy} and {images}")
     return math.sqrt(accuracy * (100 - accuracy) / images)
@@ -26,8 +24,8 @@ def binomial_error(accuracy: float, images: int) -> float:
 def image_error(scores: NDArray[np.float64]) -> float:
     """Return the standard error that sampling the test images adds to a mean over seeds, in percentage points.
 
-    The closed form of the bootstrap over images. It includes the interaction of images and seeds, so it overstates the
-    component slightly for few seeds.
+    Closed form of the bootstrap over images. It includes the interaction of images and seeds, so it is slightly too
+    large for few seeds.
 
     Args:
         scores: Shape (seeds, images): 1 for a correct prediction and 0 otherwise; for a difference of two arms, correct
@@ -41,8 +39,8 @@ def image_error(scores: NDArray[np.float64]) -> float:
 def difference_error_bound(accuracy: float, reference: float, images: int) -> float:
     """Return the image-sampling error of a difference when only the accuracies (percent) are known.
 
-    Treats the arms as if their errors were unrelated; they share images that are hard for both, so the true error is
-    usually smaller. Percentage points.
+    In percentage points. Assumes independent errors of the arms; since some images are hard for both, the true error is
+    usually smaller.
     """
     return math.hypot(binomial_error(accuracy, images), binomial_error(reference, images))
 
@@ -51,7 +49,7 @@ def sources_text(*, random_class_split: bool, fixed: Sequence[str] = ()) -> str:
     """Return which sources of variation an interval over seeds contains, and which it does not.
 
     Args:
-        random_class_split: Whether each seed has a class split of its own.
+        random_class_split: Whether the class split differs between seeds.
         fixed: Sources among `SEED_SOURCES` that were the same for all seeds, such as an imported base.
     """
     varied = [source for source in SEED_SOURCES if source not in fixed]

@@ -1,6 +1,4 @@
-"""Which arms of a plan still need seeds (`seeds=sequential`)."""
-
-from __future__ import annotations
+"""Decide which arms of a plan need more seeds (`seeds=sequential`)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,8 +20,8 @@ def needs_seeds(verdict: Verdict, *, both: bool = False) -> bool:
 
     Args:
         verdict: The verdict so far.
-        both: Continue until sign and size are both given. By default one of them settles the question: after `within
-            margin` the sign no longer matters, and a difference above the margin never gets a size.
+        both: Continue until both sign and size are settled. By default one is enough: after `within margin`, the sign
+            no longer matters, and a difference above the margin never gets a size.
     """
     if verdict.look >= LOOKS[-1]:
         return False
@@ -35,15 +33,15 @@ def needs_seeds(verdict: Verdict, *, both: bool = False) -> bool:
 def next_seed_counts(
     questions: Iterable[ArmsOfQuestion], verdicts: Mapping[str, Verdict], *, max_seeds: int, both: bool = False
 ) -> dict[str, int]:
-    """Return per arm the number of seeds that it should have next; empty when the plan stops.
+    """Return the next number of seeds per arm; empty if the plan stops.
 
-    Every arm of an open question gets the seeds of that question's next look. Arms of settled questions are left out,
-    as are looks beyond `max_seeds`.
+    Every arm of an open question gets as many seeds as the question's next look. Arms of settled questions are left
+    out, as are looks beyond `max_seeds`.
 
     Args:
         questions: The questions of the plan with their arms.
         verdicts: The verdict of each question so far, by key.
-        max_seeds: Largest number of seeds per arm.
+        max_seeds: Maximum number of seeds per arm.
         both: See `needs_seeds`.
     """
     targets: dict[str, int] = {}

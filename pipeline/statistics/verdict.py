@@ -1,9 +1,7 @@
-"""The verdict on a question: is the arm better or worse, and is the difference smaller than matters?
+"""The verdict on a question: is the arm better or worse, and is the difference within the margin?
 
 `judge` takes all comparisons of a family at once, because Holm's correction needs them all.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,11 +25,11 @@ class Comparison:
     Attributes:
         key: Identifies the question.
         pairs: The results of both.
-        margin: The smallest difference that matters, positive: in the unit of the results, or as a share for ratios
-            (0.1: ratios between 1 / 1.1 and 1.1 do not matter). None: the size is not asked.
+        margin: The smallest difference that matters, positive: in the unit of the results, or relative for ratios
+            (0.1: ratios between 1 / 1.1 and 1.1 do not matter). None: the size is not tested.
         scale: Whether differences or ratios are compared.
         lower_is_better: True for times and losses.
-        unconverged: Says which fits did not converge (see `convergence_flag`); empty if all did.
+        unconverged: Description of the fits that did not converge (see `convergence_flag`); empty if all did.
     """
 
     key: str
@@ -59,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Two answers with the numbers behind them.
+    """Two answers and the underlying numbers.
 
     Sign and size are None with fewer than three pairs. The p values are adjusted for looks and family (a preliminary
     verdict's for its family only) and compared with 0.05.
@@ -79,12 +77,12 @@ class Verdict:
     unconverged: str  # empty if all fits converged
     sign_flip_p: float  # descriptive: permutation p value, not adjusted
     wins: int  # descriptive: pairs in which the arm is better
-    worst_seed: int | None  # descriptive: the seed in which the arm compares worst with its reference
+    worst_seed: int | None  # descriptive: the seed with the worst result relative to the reference
     worst: float  # its difference or ratio; NaN without pairs
 
     @property
     def settled(self) -> bool:
-        """Whether one of the two answers is given by a look, so that more seeds are not needed."""
+        """Whether a look has given one of the two answers, so that no more seeds are needed."""
         return not self.preliminary and (self.sign in ("better", "worse") or self.size == "within margin")
 
     def answer(self) -> str:
@@ -115,7 +113,7 @@ def convergence_flag(unconverged: Mapping[str, tuple[Mapping[str, int], int]]) -
 def judge(comparisons: Sequence[Comparison]) -> tuple[Verdict, ...]:
     """Return one verdict per comparison of a family, in order.
 
-    Pass all comparisons of the family, also those without results yet: the correction counts them.
+    Pass all comparisons of the family, including those without results: the correction counts them.
     """
     evidence = [gather_evidence(comparison.differences, comparison.test_margin) for comparison in comparisons]
     p_values = np.array([[item.sign_p, item.size_p] for item in evidence]).reshape(-1, 2)
@@ -123,7 +121,7 @@ def judge(comparisons: Sequence[Comparison]) -> tuple[Verdict, ...]:
 
 
 def _adjust_with_preliminary(p_values: Floats, evidence: Sequence[Evidence]) -> Floats:
-    """Adjust for the family; preliminary questions count, but never lower the bar for the others."""
+    """Adjust for the family; preliminary questions count, but never make the others less strict."""
     preliminary = np.array([item.preliminary for item in evidence], bool)
     pending = np.where(preliminary[:, None] & ~np.isnan(p_values), 1.0, p_values)
     return np.where(preliminary[:, None], adjust_family(p_values), adjust_family(pending))

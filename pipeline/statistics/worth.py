@@ -1,11 +1,9 @@
-"""What reuse is worth in labels, and where it stops paying, from label curves of an arm and of training from scratch.
+"""The value of reuse in labels, and where it ends, from label curves of an arm and of training from scratch.
 
-Curves are mean accuracies by labels per class, interpolated linearly in the logarithm of the labels. Intervals come
-from a bootstrap over seeds; each resampled seed brings its results of both arms at all label counts. Nothing is
-extrapolated: values outside the measured range are censored ("more than 100").
+Curves are mean accuracies by labels per class, interpolated linearly in log(labels). Intervals come from a bootstrap
+over seeds, paired across arms and label counts. Nothing is extrapolated: values outside the measured range are censored
+("more than 100").
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +15,7 @@ from scipy import optimize, stats
 from pipeline.statistics.estimates import CONFIDENCE, Floats
 
 RESAMPLES = 2_000
-MIN_SEEDS = 5  # with three, the interval covered the true worth in 77 % of 1,000 simulations
+MIN_SEEDS = 5  # with three, the interval covered the true value in 77 % of 1,000 simulations
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class LabelCurves:
 
 
 def curves(arm: Mapping[int, Mapping[int, float]], scratch: Mapping[int, Mapping[int, float]]) -> LabelCurves:
-    """Return label curves from accuracies by labels per class and seed, for the counts and seeds that all have."""
+    """Return label curves from accuracies by labels per class and seed, for counts and seeds that both arms have."""
     labels = sorted(arm.keys() & scratch.keys())
     seeds = (
         sorted(set.intersection(*(set(side[count]) for side in (arm, scratch) for count in labels))) if labels else []
@@ -54,7 +52,7 @@ def curves(arm: Mapping[int, Mapping[int, float]], scratch: Mapping[int, Mapping
 
 @dataclass(frozen=True)
 class LabelCount:
-    """A number of labels per class with its 95 % interval; -inf and inf are below and above the measured range."""
+    """A number of labels per class with its 95 % interval; -inf and inf mean below and above the measured range."""
 
     labels: float
     lower: float  # NaN with fewer than five seeds
@@ -64,7 +62,7 @@ class LabelCount:
     seeds: int
 
     def text(self) -> str:
-        """Return `34 labels per class (95 % CI 21 to more than 100)`."""
+        """Format the count, such as `34 labels per class (95 % CI 21 to more than 100)`."""
         interval = "" if math.isnan(self.lower) else f" (95 % CI {self._word(self.lower)} to {self._word(self.upper)})"
         return f"{self._word(self.labels)} labels per class{interval}"
 
@@ -77,7 +75,7 @@ class LabelCount:
 def worth_in_labels(label_curves: LabelCurves, at: float) -> LabelCount:
     """Return how many labels per class training from scratch needs to match the arm at `at` labels per class.
 
-    The curve from scratch is made monotone first (isotonic regression). On a flat part, the fewest labels count.
+    The curve from scratch is made monotone by isotonic regression. On a plateau, the fewest labels count.
 
     Raises:
         ValueError: `at` is not a measured label count.
@@ -94,9 +92,9 @@ def worth_in_labels(label_curves: LabelCurves, at: float) -> LabelCount:
 
 
 def crossover(label_curves: LabelCurves) -> LabelCount:
-    """Return the labels per class from which on the arm is no longer better than training from scratch.
+    """Return the labels per class beyond which the arm is no longer better than training from scratch.
 
-    inf: it is still better at the largest count; -inf: it is not better at any.
+    inf if the arm is better even at the largest count, -inf if it is not better at any count.
     """
 
     def crossing(arm: Floats, scratch: Floats) -> float:
@@ -106,7 +104,7 @@ def crossover(label_curves: LabelCurves) -> LabelCount:
 
 
 def crossover_text(result: LabelCount) -> str:
-    """Return the crossover in words, such as `not reached by 100 labels per class`."""
+    """Format the crossover, such as `not reached by 100 labels per class`."""
     if result.labels == math.inf:
         low = (
             ""
@@ -145,7 +143,7 @@ def _last_crossing(differences: Floats, labels: Floats) -> float:
 
 
 def _between(low: float, high: float, share: float) -> float:
-    """Return the value at a share of the way from low to high, on a logarithmic scale."""
+    """Interpolate between low and high on a logarithmic scale; `share` is in [0, 1]."""
     return float(low * (high / low) ** share)
 
 

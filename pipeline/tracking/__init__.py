@@ -3,5 +3,5 @@
 Read in this order: `names` (metrics, tags, artifacts), `store` with `database` and `schema` (connecting), `stage_run`
 and `lifecycle` (logging a run), `outbox` (uploading logged data), `recovery` (interrupted runs), `cache_key` and
 `result_cache` (cached steps), `model_export`, `model_import` and `base_model` (models), `feature_artifacts`, `queries`
-(reading runs for reports), `store_checks` (for `doctor`).
+(reading runs back), `store_checks` (for `doctor`).
 """

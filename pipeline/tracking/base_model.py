@@ -50,8 +50,8 @@ class Base:
         model_uri: `models:/m-...`, or `runs:/ID/model` if it is not uploaded yet.
         stage: The stage that trained it.
         network: On the CPU, in evaluation mode.
-        digest: Of its weights.
-        classes: Names of its classes, in the order of its outputs.
+        digest: Digest of its weights.
+        classes: Class names, in the order of the logits.
         train_ids: int64, identities of its training images.
         val_ids: int64, identities of its validation images.
         seen_ids: int64, identities of all images that it or any of its ancestors was trained on.
@@ -90,9 +90,9 @@ class Base:
 
 @dataclass(frozen=True)
 class _ModelRecord:
-    """What the store, or the journal of a run, says about a model and the run that trained it."""
+    """Metadata of a model and the run that trained it, from the store or the journal of the run."""
 
-    reference: str  # as written by the user, for messages
+    reference: str  # as written by the user, for error messages
     uri: str
     run_id: str
     run_tags: Mapping[str, str]
@@ -160,14 +160,14 @@ def load_base(client: MlflowClient, reference: str, source: ModelSource | None =
 
 @dataclass(frozen=True)
 class BaseQuery:
-    """What a base has to be like.
+    """Requirements for a base.
 
     Attributes:
         dataset: Name of its data set.
         class_names: All classes of that data set.
-        depth: Smallest number of blocks.
-        accepts_classes: Whether the names of its classes are acceptable.
-        accepts_preprocessing: Whether its preprocessing is.
+        depth: Minimum number of blocks.
+        accepts_classes: Returns whether class names are acceptable.
+        accepts_preprocessing: Returns whether preprocessing is acceptable.
     """
 
     family: Family
@@ -185,7 +185,7 @@ class BaseQuery:
 
 
 def find_base(client: MlflowClient, query: BaseQuery) -> Base | None:
-    """Return the newest finished base of the active experiment that is as required, or None.
+    """Return the newest finished base of the active experiment that meets the requirements, or None.
 
     Damaged bases are skipped with a log line.
     """
@@ -234,7 +234,7 @@ def has_model_files(client: MlflowClient, uri: str) -> bool:
 
 
 def model_digest(network: LayeredNetwork, identities: Mapping[str, Tensor]) -> str:
-    """Return one digest over all that later stages read from a model: weights, architecture, image identities."""
+    """Return one digest over everything that later stages read: weights, architecture, image identities."""
     parts = (
         weights_digest(network.state_dict()),
         network.architecture.model_dump_json(),
@@ -265,8 +265,8 @@ def _tagged_classes_and_depth(
 ) -> tuple[tuple[str, ...], int]:
     """Return the names of a model's classes and its depth, without downloading it."""
     try:
-        numbers = select_classes(model.tags[names.CLASSES], class_names, model.tags[names.DATASET])
-        return tuple(class_names[number] for number in numbers), int(model.tags["depth"])
+        indices = select_classes(model.tags[names.CLASSES], class_names, model.tags[names.DATASET])
+        return tuple(class_names[index] for index in indices), int(model.tags["depth"])
     except (KeyError, ValueError):
         raise invalid_base(reference, "not a model of this project: no valid classes and depth tags.") from None
 

@@ -22,7 +22,7 @@ Parts = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class CacheKey:
-    """The key of a cached result: parts `params`, `inputs`, `code` (digests of files) and `machine`."""
+    """The key of a cached result; its parts are `params`, `inputs`, `code` (digests of files) and `machine`."""
 
     stage: str
     parts: Parts
@@ -34,7 +34,7 @@ class CacheKey:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def tags(self) -> dict[str, object]:
-        """Return the run tags that make the result findable and later cache misses explainable."""
+        """Return the run tags for looking up the result and explaining later cache misses."""
         return {names.CACHE_KEY: self.digest, names.KEY_PARTS: json.dumps(self.parts, sort_keys=True)}
 
     def changes_since(self, old: Parts) -> dict[str, list[str]]:
@@ -64,8 +64,8 @@ def cache_key(params: StageParams, inputs: Mapping[str, str], machine: Mapping[s
 def code_parts(stage: str) -> dict[str, str]:
     """Return a digest per source file that affects a stage's result.
 
-    Digests are computed from syntax trees without docstrings, so comments, formatting and the Python version have no
-    effect; uncommitted edits do.
+    Digests are computed from syntax trees without docstrings: comments, formatting and the Python version do not
+    matter, uncommitted edits do.
     """
     files = [path for package in PACKAGES_IN_KEY for path in sorted((PACKAGE / package).rglob("*.py"))]
     if stage == "tune":

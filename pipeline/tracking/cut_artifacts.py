@@ -59,7 +59,7 @@ def find_cut_features(client: MlflowClient, network: LayeredNetwork, depth: int,
             logger.info(f"skipped features of run {run.info.run_id}: {first_line(error)}")
             continue
         features = CutFeatures(found, seconds)
-        if depth in features.cuts and features.at(depth).cover(ids):
+        if depth in features.cuts and features.at(depth).has_all(ids):
             return features.at(depth)
     return None
 

@@ -1,10 +1,8 @@
-"""Databases of MLflow and Optuna: tables are created by one process at a time, and errors show no password.
+"""Databases of MLflow and Optuna: one process at a time creates the tables, and errors do not show passwords.
 
 Both libraries create their tables without a lock, so two commands on an empty database would break each other's schema.
 Both store their schema version in a table of the same name, so they cannot share a database.
 """
-
-from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ from pathlib import Path
 import sqlalchemy
 from filelock import FileLock
 
-CONNECT_SECONDS = 8  # MLflow would try an unreachable database ten times, for minutes
+CONNECT_SECONDS = 8  # MLflow retries an unreachable database ten times, which takes minutes
 LOCK_SECONDS = 90  # creating the tables of either library takes about two
 LOCK = 0x70697065  # an arbitrary advisory-lock key that nothing else in such a database uses
 MLFLOW_TABLE, OPTUNA_TABLE = "experiments", "studies"

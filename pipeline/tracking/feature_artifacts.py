@@ -1,6 +1,4 @@
-"""Cached features as an artifact: a safetensors file with the fingerprint of what they were computed from."""
-
-from __future__ import annotations
+"""Cached features as an artifact: a safetensors file with the fingerprint of their inputs."""
 
 import json
 import logging
@@ -99,7 +97,7 @@ def load_features(client: MlflowClient, reference: str, fingerprint: Mapping[str
     """Return the features of a run, given as its id or as `runs:/ID/features`, after validation.
 
     Raises:
-        UserInputError: There are none, the file is damaged, or the fingerprint differs (lists the differences).
+        UserInputError: The run has no features, the file is damaged, or the fingerprint differs.
     """
     run_id = run_id_of(reference)
     try:
@@ -111,7 +109,7 @@ def load_features(client: MlflowClient, reference: str, fingerprint: Mapping[str
     except DamagedFeaturesError as error:
         raise _invalid_features(reference, f"damaged file {error}.") from None
     if differing := differing_parts(fingerprint, features.fingerprint):
-        raise _invalid_features(reference, f"computed from something else: {', '.join(differing)} differ.")
+        raise _invalid_features(reference, f"computed from other inputs: {', '.join(differing)} differ.")
     return features
 
 
@@ -119,8 +117,8 @@ def read_features(path: Path) -> Features:
     """Read and validate a feature file.
 
     Raises:
-        DamagedFeaturesError: It is truncated or altered, or has other content.
-        OSError: It cannot be read.
+        DamagedFeaturesError: The file is truncated, altered or not a feature file.
+        OSError: The file cannot be read.
     """
     try:
         tensors, header = read_tensor_file(path, MAX_FEATURE_BYTES)

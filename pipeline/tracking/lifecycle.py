@@ -1,7 +1,7 @@
 """The lifecycle of a stage's run: create, adopt or resume it, and end it with the right status.
 
 All calls go through `MlflowClient` with explicit run ids. MLflow's fluent active run is thread-local, its exit handler
-marks unfinished runs FINISHED, and it gives `MLFLOW_RUN_ID` to whoever starts a run first; here the first stage of the
+marks unfinished runs FINISHED, and the first run that starts takes `MLFLOW_RUN_ID`; here, the first stage of the
 process reads and unsets that variable.
 """
 
@@ -102,7 +102,7 @@ def stage_run(
         except KeyboardInterrupt:
             _end(run, RunStatus.KILLED, f"{note}\n\nInterrupted; its last checkpoint is saved.")
             if run.final_status == RunStatus.KILLED:
-                echo(f"to resume: {resume_command(params.entry_point, run.run_id)}")
+                echo(f"to resume: {resume_command(params.entry_point, run.run_id, getattr(params, 'model', ''))}")
                 if run.adopted:
                     restore_killed_status(run.run_id, mlflow.get_tracking_uri())
             raise
@@ -266,7 +266,7 @@ def _open(
 
 def _end(run: StageRun, status: int, note: str = "") -> None:
     """Set the run's final status and wait for pending uploads, after which its local state is cleared."""
-    if run.final_status is None:  # otherwise interrupted during the upload of a final status, which then stands
+    if run.final_status is None:  # if set, the upload of a final status was interrupted, and that status stands
         if note:
             run.set_tags({names.NOTE: note})
         if run.save_log is not None:
@@ -276,7 +276,7 @@ def _end(run: StageRun, status: int, note: str = "") -> None:
         run.uploader.put({"kind": "status", "status": RunStatus.to_string(status), "end_time": end_time})
         run.final_status = status
         if status != RunStatus.FINISHED and (run.folder / names.CHECKPOINTS).is_dir():
-            run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)  # after the status, which is small
+            run.log_file(run.folder / names.CHECKPOINTS, names.CHECKPOINTS)  # uploaded after the status, which is small
     limit_seconds = LATE_LIMIT_SECONDS if run.late else UPLOAD_LIMIT_SECONDS
     if status == RunStatus.KILLED:
         limit_seconds = KILLED_LIMIT_SECONDS

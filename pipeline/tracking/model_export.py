@@ -4,8 +4,6 @@
 the servable graph (pt2). Later stages rebuild the network from these files; nothing is ever unpickled.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from collections.abc import Mapping
@@ -27,7 +25,7 @@ from pipeline.tracking import names
 from pipeline.tracking.base_model import model_digest
 from pipeline.tracking.stage_run import StageRun
 
-EXAMPLE_IMAGES = 2  # with an example batch of one, the exported graph would accept batches of one only
+EXAMPLE_IMAGES = 2  # an example batch of one would specialize the exported graph to batches of one
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def log_model(
     a file and as a tag. If `register_as` is not empty, the model is registered under that name.
     """
     network.cpu().eval()
-    for parameter in network.parameters():  # files hold the default memory format, training may use channels-last
+    for parameter in network.parameters():  # saved in the default memory format; training may use channels-last
         parameter.data = parameter.data.contiguous()
     digest = weights_digest(network.state_dict())
     run.set_tags({names.WEIGHTS_DIGEST: digest})

@@ -4,8 +4,6 @@ The files are untrusted input: only these fixed names are read, sizes are checke
 is validated before memory is allocated. All functions raise UserInputError if a file is missing or invalid.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from pipeline.redaction import first_line
 from pipeline.runtime import generator
 from pipeline.tracking import names
 
-MAX_BUILT_IN_BYTES = 400 << 20  # of an MLP's or CNN's weights
+MAX_BUILT_IN_BYTES = 400 << 20  # weights of an MLP or CNN
 MAX_BYTES = {
     names.WEIGHTS_FILE: 4 * MAX_GRAPH_PARAMETERS + MAX_HEADER_BYTES,
     names.ARCHITECTURE_FILE: 1 << 20,
@@ -39,7 +37,7 @@ invalid_base = partial(invalid, "base", remedy="Choose another base, or base=aut
 
 
 def download_files(client: MlflowClient, model: LoggedModel, reference: str, *, folder: Path) -> dict[str, Path]:
-    """Download the three files to `folder` after a check of their sizes."""
+    """Check the sizes of the three files and download them to `folder`."""
     try:
         items = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
         sizes = {item.path.rsplit("/", 1)[-1]: item.file_size or 0 for item in items}
@@ -61,9 +59,9 @@ def rebuild(files: dict[str, Path], reference: str, source: ModelSource | None =
     """Build the network of the architecture file and load its weights, which must match exactly.
 
     Args:
-        files: By name.
-        reference: For messages.
-        source: The user's own code, where the user has named it in this command.
+        files: Paths of the files, by name.
+        reference: The model as written by the user, for error messages.
+        source: The user's code, if it was named in this command.
     """
     try:
         architecture = architecture_from_json(_read_text(files[names.ARCHITECTURE_FILE]))
@@ -89,10 +87,10 @@ def rebuild(files: dict[str, Path], reference: str, source: ModelSource | None =
 
 
 def _check_weights_size(architecture: AnyArchitecture, path: Path, source: ModelSource | None) -> int:
-    """Return the largest size of the weights file in bytes, after a check of both bounds; nothing is allocated.
+    """Check the size of the weights file without allocating memory, and return its upper bound in bytes.
 
     Raises:
-        ValueError: The file cannot hold the weights of this architecture.
+        ValueError: The size does not match the architecture.
     """
     if not isinstance(architecture, GraphArchitecture):
         return MAX_BUILT_IN_BYTES
@@ -105,7 +103,7 @@ def _check_weights_size(architecture: AnyArchitecture, path: Path, source: Model
 
 
 def _read_text(path: Path) -> str:
-    """Read a text file after a check of its actual size, which may differ from the listed one."""
+    """Read a text file, after checking its actual size, which may differ from the listed one."""
     size = path.stat().st_size
     if size > MAX_BYTES[path.name]:
         raise ValueError(f"{size} bytes, more than the limit of {MAX_BYTES[path.name]}")

@@ -1,8 +1,8 @@
 """Names of metrics, tags and artifacts: a contract with users, reports and later stages."""
 
-from __future__ import annotations
-
-FORMAT_VERSION = "2"  # draws by identity and classes by name; 1 (without a tag) had positions and class numbers
+FORMAT_VERSION = (
+    "2"  # label samples by image identity, classes by name; version 1 (no tag) had positions and class indices
+)
 
 # metrics, one value per epoch (step = epoch, from 1)
 TRAIN_LOSS = "train/loss"
@@ -11,7 +11,7 @@ VAL_LOSS = "val/loss"
 VAL_ACCURACY = "val/accuracy"
 EPOCH_SECONDS = "time/epoch_seconds"
 
-# metrics, one value per try of tune_on_validation (step = try, from 1)
+# metrics, one value per setting tried by tune_on_validation (step = try, from 1)
 TRY_VAL_LOSS = "tries/val_loss"
 TRY_SECONDS = "tries/seconds"
 
@@ -38,20 +38,24 @@ PROBE_BEST_CUT = "probe/best_cut"
 PROBE_BEST_ACCURACY = "probe/best_accuracy"
 PROBE_SECONDS = "time/probe_seconds"  # of all solves
 HEAD_SECONDS = "time/head_seconds"  # strategy=lp_ft: solving the head, which time/fit_seconds includes
-HEAD_L2 = "head/l2"  # solved heads: the penalty that validation chose
+HEAD_L2 = "head/l2"  # solved heads: the penalty selected on validation images
 HEAD_L2_AT_EDGE = "head/l2_at_edge"  # 1 if that is the smallest or largest of the grid, else 0
-HEAD_ITERATIONS = "head/iterations"  # of L-BFGS, over the whole grid
+HEAD_ITERATIONS = "head/iterations"  # L-BFGS iterations over the whole grid
 HEAD_DROPPED_UNITS = "head/dropped_units"  # inputs that are constant on the training images
 TEST_IMAGES = "data/test_images"
-TRIES = "tuned/tries"  # with tune_on_validation: fits, of which the one with the lowest validation loss is kept
+TRIES = "tuned/tries"  # tune_on_validation: number of fits; the one with the lowest validation loss is kept
 TUNED = "tuned/"  # plus learning_rate, weight_decay: the chosen value
 TUNED_AT_EDGE = "tuned/at_edge"  # 1 if a chosen value is the smallest or largest of three or more, else 0
 TRIES_SECONDS = "time/tries_seconds"  # training time of all tries; time/fit_seconds is that of the chosen one
 BALANCED_ACCURACY = "test/balanced_accuracy"  # mean recall of the classes
 CLASS_RECALL = "test/recall_"  # plus the name of a class; up to MAX_RECALL_METRICS classes
 MAX_RECALL_METRICS = 30
-EXCLUDED_TEST_IMAGES = "data/excluded_test_images"  # because the base was trained on them
-VAL_THRESHOLDS = (0.95, 0.98, 0.99)  # first reached after epochs/to_val_0.98 epochs, time/to_val_0.98 seconds
+EXCLUDED_TEST_IMAGES = "data/excluded_test_images"  # excluded because the base was trained on them
+VAL_THRESHOLDS = (
+    0.95,
+    0.98,
+    0.99,
+)  # for epochs/to_val_0.98 and time/to_val_0.98: epochs and seconds until first reached
 
 # tags
 STAGE = "stage"
@@ -60,7 +64,7 @@ ARM_LABEL = "arm_label"
 PLAN = "plan"  # its name, on a plan run
 DATASET = "dataset"
 CLASSES = "classes"
-FORMAT = "format_version"  # of draws and classes, see FORMAT_VERSION
+FORMAT = "format_version"  # see FORMAT_VERSION
 BASE_MODEL_URI = "base_model_uri"
 BASE_RUN_ID = "base_run_id"
 CACHE_KEY = "cache_key"
@@ -81,10 +85,10 @@ INHERITED_LABELS = "inherited_draw"  # trained on the label sample of its base
 SUPERSEDED_BY = "superseded_by"  # the run of a step that another process took over: run id of the new one
 RESUMED_RUN_ID = "resumed_run_id"  # on the run created by `mlflow run -e resume`
 LOCAL_RUN_ID = "local_run_id"  # the id of a run that was started while the store was unreachable
-RESUMED_WITH = "resumed_with"  # JSON: what had changed when the run was resumed
+RESUMED_WITH = "resumed_with"  # JSON: differences found when the run was resumed
 OPENED = "opened"  # when the current process opened the run, in ms
 WORKED_SECONDS = "worked_seconds"  # work of previous processes up to the restored checkpoint
-WASTED_SECONDS = "wasted_seconds"  # work of previous processes after it
+WASTED_SECONDS = "wasted_seconds"  # work of previous processes after that checkpoint
 WINNING_SETTING = "winning_setting"  # of a search by cross-validation: name=value, joined by commas
 CONVERGED = "converged"  # "yes" if early stopping or the solver's tolerance ended the fit, else "no: " and the reason
 NOTE = "mlflow.note.content"
@@ -97,9 +101,9 @@ WORKER_LOG = "worker.log"  # of a plan step: what its worker process printed
 FIGURES = "figures"
 HISTORY = "history.csv"
 PROFILE = "profile.csv"  # of a probe: scores by cut
-TRIES_TABLE = "tries.csv"  # settings that were tried on validation, and what came of each
+TRIES_TABLE = "tries.csv"  # settings tried on validation images, and their results
 L2_PATH = "l2_path.csv"  # of a solved head: validation loss and accuracy for each L2 penalty
-CLASS_TABLE = "classes.csv"  # outputs, names, images per split and recall of the classes
+CLASS_TABLE = "classes.csv"  # per class: logit, name, images per split and recall
 BEST_SETTING = "best_setting.json"
 MODEL = "model"
 FEATURES = "features"

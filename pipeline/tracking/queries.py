@@ -1,4 +1,4 @@
-"""Read finished runs back, for reports and comparisons."""
+"""Read finished runs for reports and comparisons."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_trained_run(client: MlflowClient, run_id: str) -> FinishedRun:
     if run.info.status != "FINISHED":
         raise _invalid_runs(run_id, f"only FINISHED runs can be compared, this one is {run.info.status}.")
     if names.TEST_ACCURACY not in run.data.metrics:
-        raise _invalid_runs(run_id, "this run has trained nothing.")
+        raise _invalid_runs(run_id, "this run did not train anything.")
     return _read_run(client, run)
 
 
@@ -175,7 +175,7 @@ def _read_artifact(client: MlflowClient, run_id: str, path: str, *, max_bytes: i
     folder, _, name = path.rpartition("/")
     size = artifact_sizes(client, run_id, folder or None).get(path)
     if size is None:
-        raise ValueError(f"it has no {name}")
+        raise ValueError(f"no artifact {name}")
     with TemporaryDirectory() as temporary:
         file = Path(client.download_artifacts(run_id, path, temporary)) if size <= max_bytes else None
         if file is None or file.stat().st_size > max_bytes:  # the listed size may be wrong

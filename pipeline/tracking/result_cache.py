@@ -120,7 +120,7 @@ def explain_cache_miss(client: MlflowClient, key: CacheKey) -> str:
 
 
 def _missing_artifact(client: MlflowClient, run: Run) -> str:
-    """Return which artifact of a finished run no longer exists, or an empty string."""
+    """Return the artifact of a finished run that no longer exists, or an empty string."""
     uri = run.data.tags.get(names.MODEL_URI, "")
     if uri and not has_model_files(client, uri):
         return f"model {uri}"

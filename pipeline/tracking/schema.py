@@ -1,11 +1,9 @@
 """Create MLflow's tables in a sqlite file in one transaction, so that a killed process leaves all of them or none.
 
 MLflow creates them with some sixty migrations and cannot resume after a kill ("table ... already exists"). So they are
-created in memory here and copied. A file without any row, left by an `mlflow run` that was killed while it created the
-tables, is recreated the same way.
+created in memory here and copied. A file without rows, left by an `mlflow run` that was killed meanwhile, is
+recreated the same way.
 """
-
-from __future__ import annotations
 
 import os
 import sqlite3
@@ -20,7 +18,7 @@ from mlflow.store.db.utils import _initialize_tables  # as called by MLflow on a
 from pipeline.tracking.database import MLFLOW_TABLE
 
 FILLED_BY_MIGRATIONS = {"alembic_version", "workspaces"}
-CREATION_LIMIT_SECONDS = 60  # MLflow takes about three to create the tables
+CREATION_LIMIT_SECONDS = 60  # MLflow takes about three seconds to create the tables
 
 
 def write_schema(path: Path) -> None:
@@ -28,7 +26,7 @@ def write_schema(path: Path) -> None:
 
     Raises:
         OSError: The file cannot be accessed.
-        sqlite3.Error: It cannot be written, or is not a database.
+        sqlite3.Error: The file cannot be written, or is not a database.
     """
     with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
         if not _is_empty(connection):

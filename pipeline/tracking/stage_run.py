@@ -1,4 +1,4 @@
-"""The run of a stage while it works: logs tags, metrics, data sets, models and files, all through the journal."""
+"""The MLflow run of a stage: logs tags, metrics, data sets, models and files through the journal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StageResult:
 
     run_id: str
     model_uri: str  # accepted by later stages as `base`; empty if the stage trains no model
-    metrics: dict[str, float]  # final ones
+    metrics: dict[str, float]  # final metrics
     reused: bool = False  # whether this is a cached result
 
 
@@ -53,7 +53,7 @@ class StageRun:
     nested: bool = False  # has a parent run
     run_history: RunHistory | None = None  # what earlier processes logged; None if this process created the run
     worked_seconds: float = 0.0  # work of earlier processes up to the restored checkpoint
-    lost_seconds: float = 0.0  # work of earlier processes after it
+    lost_seconds: float = 0.0  # work of earlier processes after that checkpoint
     late: bool = False  # uploading has exceeded the time limit
     final_status: int | None = None  # as logged; None while the run is in progress
     final_points: list[Point] = field(default_factory=list)  # everything logged with `log_final`
@@ -99,10 +99,10 @@ class StageRun:
         return [(name, *logged[name, step], step) for name in metrics if (name, step) in logged] + new
 
     def log_restored(self, history: list[EpochRecord], *, kept_seconds: float = 0.0) -> None:
-        """Log from which epoch training resumes, the work lost, and epochs that no earlier process has logged.
+        """Log the epoch from which training resumes, the work lost, and epochs that no earlier process has logged.
 
         `history` has the epochs up to the restored checkpoint; it is empty if training starts over. `kept_seconds` is
-        the time of work after them that is kept too.
+        the time of later work that is also kept.
         """
         assert self.run_history is not None, "only a resumed run can be restored"
         kept, lost = self.run_history.spent_seconds(len(history))
@@ -127,7 +127,7 @@ class StageRun:
         self.uploader.put({"kind": "file", "path": str(path.resolve()), "folder": artifact_folder})
 
     def log_base(self, model_uri: str) -> None:
-        """Log a model as input of this run, so that MLflow shows its origin."""
+        """Log a model as input of this run, so that MLflow shows the lineage."""
         self.uploader.put({"kind": "base", "model_uri": model_uri})
 
     def wait_for_model(self) -> str:
@@ -143,7 +143,7 @@ class StageRun:
 
 
 def tag_values(tags: Mapping[str, object]) -> dict[str, str]:
-    """Return tags as strings of a length that every store accepts."""
+    """Return tags as strings, truncated to a length that every store accepts."""
     return {name: str(value)[: names.MAX_TAG_LENGTH] for name, value in tags.items()}
 
 

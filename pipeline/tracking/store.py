@@ -4,8 +4,6 @@ MLflow's sqlite store has no write-ahead logging by default, and two processes o
 migration. Here the schema is created under a lock (see `schema`) and write-ahead logging enabled once.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -36,9 +34,9 @@ from pipeline.tracking.schema import write_schema
 Client = MlflowClient
 
 SERVER_LIMIT_SECONDS = 8
-KNOWN_SERVER_LIMIT_SECONDS = 3  # if it already holds runs of this process: uploads can wait until it is back
+KNOWN_SERVER_LIMIT_SECONDS = 3  # for a store that already has runs of this process: uploads can wait
 SEARCHED_RUNS = 1000
-# the client's defaults (seven retries, minutes) would make a dead server look like a hang
+# with the defaults (seven retries), a dead server looks like a hang for minutes
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -52,7 +50,7 @@ TLS_REMEDY = (
 )
 LOGIN_REMEDY = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account with access."
 
-# what this process knows about stores that it has reached before
+# caches of this process about stores that it has reached
 _stores_with_runs: set[str] = set()  # tracking URIs
 _experiment_ids: dict[tuple[str, str], str] = {}  # (tracking URI, name in the environment) -> id
 
@@ -79,7 +77,7 @@ def reach_store() -> MlflowClient:
         os.environ.setdefault(name, value)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("psycopg").setLevel(logging.ERROR)  # MLflow inserts rows that may exist, then reads them
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # hides errors of inserts that MLflow handles
     uri = move_credentials_to_environment(mlflow.get_tracking_uri())
     try:
         if path := sqlite_path(uri):
@@ -102,7 +100,7 @@ def _create_tables(path: Path, uri: str) -> None:
 def move_credentials_to_environment(uri: str) -> str:
     """Return a server's URI without user and password, which are passed in MLflow's environment variables instead.
 
-    Otherwise every error message, link and note that contains the URI would show them.
+    Otherwise, they would appear in error messages, links and notes.
     """
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
@@ -117,7 +115,7 @@ def move_credentials_to_environment(uri: str) -> str:
 
 
 def unusable_store(error: Exception) -> UserInputError:
-    """Return the user's message for an error of the active tracking store, with a remedy."""
+    """Convert an error of the active tracking store to a message for the user, with a remedy."""
     if isinstance(error, UserInputError):
         return error
     reason = first_line(error)
@@ -134,14 +132,14 @@ def unusable_store(error: Exception) -> UserInputError:
 
 
 def _sqlite_remedy(path: Path, error: Exception) -> str:
-    """Return how to make a sqlite store usable again, as commands where possible."""
+    """Return how to repair a sqlite store, as commands if possible."""
     text, quoted = str(error).lower(), shlex.quote(str(path))
     if disk_full_message(error):
         return FREE_SOME_SPACE
     if any(phrase in text for phrase in ("unable to open", "readonly", "permission denied", "read-only")):
         return "Make its folder writable, or set MLFLOW_TRACKING_URI to another file."
     if "locked" in text or isinstance(error, TimeoutError):
-        return "Another process has kept it locked: stop that process and try again."
+        return "It is locked by another process: stop that process and try again."
     backup = shlex.quote(str(path.parent / "broken-store"))
     return (
         "Restore it from a backup; or move it away, and the next command creates an empty one: "

@@ -1,7 +1,5 @@
 """Checks of the tracking store for `doctor`: reachable, writable, orphaned runs, pending uploads, clock."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import time
@@ -56,7 +54,7 @@ def check_new_sqlite(what: str, path: Path, *, created: str, variable: str) -> C
 
 
 def check_failed(what: str, error: UserInputError) -> CheckResult:
-    """Return the failed check of a database that cannot be used."""
+    """Convert an error to a failed check."""
     fault = error.faults[0]
     return CheckResult("FAIL", what, f"{fault.name}={fault.value} {fault.allowed}", fault.remedy)
 

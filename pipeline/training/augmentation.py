@@ -1,8 +1,7 @@
-"""Augmentation of training images: drawn per image, and computed for a whole batch at once.
+"""Augmentation of training images: sampled per image, computed per batch.
 
-All draws of an epoch depend on (seed, epoch) and on the position of an image in the training data, so neither the
-order of the batches, nor their size, nor an interruption changes what happens to an image. `trivial_augment` has the
-operations of `trivial`.
+The random numbers depend on (seed, epoch) and the position of an image in the training data only. Batch size, batch
+order and interruptions do not change the augmentation of an image. `trivial_augment` has the operations of `trivial`.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from torch import Tensor
 from pipeline.runtime import generator
 from pipeline.training.records import Augment
 
-CROP_FRACTION = 8  # a crop moves by up to an eighth of the side: 4 pixels at 32
-DRAWS = 3  # uniform numbers per image: a flip and two offsets, or an operation, its strength and its sign
+CROP_FRACTION = 8  # a crop shifts by up to an eighth of the side: 4 pixels at 32
+DRAWS = 3  # random numbers per image: flip and two offsets, or operation, strength and sign
 
 
 class Augmentation:
     """The augmentation of one epoch.
 
     Args:
-        kind: `flip` mirrors half of the images; `crop_flip` also moves each, with reflected borders; `trivial` applies
-            one random operation with random strength to each.
+        kind: `flip` mirrors half of the images; `crop_flip` also shifts each, with reflection padding; `trivial`
+            applies one random operation of random strength to each.
         count: Number of training images.
-        seed: Of the fit.
-        epoch: From 1.
+        seed: Seed of the fit.
+        epoch: Number of the epoch, from 1.
     """
 
     def __init__(self, kind: Augment, count: int, *, seed: int, epoch: int):
-        assert kind != "none", "nothing to draw"
+        assert kind != "none", "no augmentation requested"
         self.kind = kind
         self.draws = torch.rand((count, DRAWS), generator=generator(seed, "augmentation", epoch))
 
@@ -49,28 +48,28 @@ class Augmentation:
 
 
 def crop_flip(pixels: Tensor, draws: Tensor, *, crop: bool) -> Tensor:
-    """Return images that are mirrored with probability 1/2 and, with `crop`, moved.
+    """Mirror images with probability 1/2 and, with `crop`, shift them.
 
     Args:
         pixels: uint8 (B, C, H, W).
         draws: float32 (B, 3) in [0, 1): flip, vertical and horizontal offset.
-        crop: Whether to move each image, by up to an eighth of its side in both directions.
+        crop: Whether to shift each image by up to an eighth of its side in both directions.
     """
     size, channels, height, width = pixels.shape
     rows, columns = (torch.arange(side).expand(size, side) for side in (height, width))
     if crop:
         rows, columns = (
-            _moved(places, draw, side)
-            for places, draw, side in ((rows, draws[:, 1], height), (columns, draws[:, 2], width))
+            _shifted(indices, draw, side)
+            for indices, draw, side in ((rows, draws[:, 1], height), (columns, draws[:, 2], width))
         )
     columns = torch.where(draws[:, :1] < 0.5, width - 1 - columns, columns)
     indices = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).view(size, 1, -1).to(pixels.device)
     return pixels.flatten(2).gather(2, indices.expand(-1, channels, -1)).view_as(pixels)
 
 
-def _moved(places: Tensor, draw: Tensor, side: int) -> Tensor:
-    """Return places (B, side) moved by an offset per image, and reflected at the borders."""
+def _shifted(indices: Tensor, draw: Tensor, side: int) -> Tensor:
+    """Shift indices (B, side) by an offset per image, reflecting them at the borders."""
     largest = min(max(1, side // CROP_FRACTION), side - 1)
     offset = (draw * (2 * largest + 1)).long() - largest
     last = side - 1
-    return last - (last - (places + offset.unsqueeze(1)).abs()).abs()
+    return last - (last - (indices + offset.unsqueeze(1)).abs()).abs()

@@ -30,7 +30,7 @@ def run_epoch(batches: Iterable[Batch], step: Step, device: torch.device) -> tup
     Args:
         batches: Values (B, ...) and labels (B,).
         step: Trains or evaluates on a batch.
-        device: Of the batches.
+        device: Device of the batches.
     """
     sum_dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     loss_sum, correct = (torch.zeros((), dtype=dtype, device=device) for dtype in (sum_dtype, torch.int64))
@@ -54,12 +54,12 @@ def shuffled_batches(
 ) -> Iterator[Batch]:
     """Yield every example once; all batches share two buffers.
 
-    A last batch of a single example would break batch norm, so it joins the batch before it.
+    A last batch of one example would break batch norm, so it is merged with the previous batch.
 
     Args:
-        data: In memory, or read per batch.
+        data: Examples in memory, or rows that are read per batch.
         batch_size: Examples per batch.
-        order: Of the shuffle.
+        order: Generator of the shuffle.
         prepare: Augments and scales images that are read per batch.
     """
     count, device = len(data), data.labels.device
@@ -79,7 +79,7 @@ def shuffled_batches(
 
 
 def chunks(data: Labelled, size: int, *, prepare: Prepare | None = None) -> Iterator[Batch]:
-    """Yield every example once, in order; without copying if the data are in memory."""
+    """Yield every example once, in order, without copying if the data are in memory."""
     if data.rows is None:
         yield from zip(torch.split(data.values, size), torch.split(data.labels, size), strict=True)
         return
@@ -97,12 +97,12 @@ def _reader(data: Labelled, max_size: int, prepare: Prepare | None) -> Callable[
 
 
 class StoredRows:
-    """Reads batches of examples whose rows are stored, through two buffers.
+    """Reads batches from a (memory-mapped) tensor through two buffers.
 
-    Rows are read in ascending order, as a disk reads them fastest, and then put into the order of the batch.
+    Rows are read in ascending order, which is fastest on a disk, then reordered.
 
     Args:
-        data: With `rows`.
+        data: Examples with `rows`.
         max_size: Largest number of examples in a batch.
         prepare: Applied to uint8 images on the device.
     """
@@ -115,7 +115,7 @@ class StoredRows:
         self._ascending, self._batch = (torch.empty(shape, dtype=data.values.dtype) for _ in range(2))
 
     def __call__(self, positions: Tensor) -> Tensor:
-        """Return the model inputs (B, ...) at some positions (B,)."""
+        """Return the model inputs (B, ...) at the given positions (B,)."""
         size = len(positions)
         rows, order = self.rows[positions].sort()
         ascending = torch.index_select(self.values, 0, rows, out=self._ascending[:size])

@@ -1,7 +1,7 @@
 """Save and load the state of a fit: atomic, with a digest, without pickle.
 
-One safetensors file holds weights, best weights and optimizer state as tensors, and counters and history as JSON
-in its header, with a digest over everything. Files are written to a temporary name and renamed; `previous` is the
+A checkpoint is one safetensors file: weights, best weights and optimizer state as tensors; counters, history and a
+digest over everything as JSON in the header. Files are written to a temporary name and renamed; `previous` is the
 fallback if `last` is damaged.
 """
 
@@ -24,13 +24,13 @@ from pipeline.networks.build import weights_digest
 from pipeline.networks.tensor_file import read_tensor_file
 
 FORMAT = "1"
-MAX_CHECKPOINT_BYTES = 2 << 30  # five times the largest network: copies and optimizer state
+MAX_CHECKPOINT_BYTES = 2 << 30  # five times the largest network, for copies and optimizer state
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and JSON-serializable facts."""
+    """Tensors by name, and JSON-serializable metadata."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
@@ -40,7 +40,7 @@ class Checkpoint:
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + "/")}
 
 
-def grouped(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_groups(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of several groups as one dictionary with names `group/name`."""
     return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
@@ -49,9 +49,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, keep_as: Path | None 
     """Write a checkpoint atomically.
 
     Args:
-        path: Of the file.
-        checkpoint: Its content.
-        keep_as: Path to which an existing file is renamed; None replaces it.
+        path: Path of the file.
+        checkpoint: Content of the file.
+        keep_as: New path of an existing file; None overwrites it.
 
     Raises:
         DiskFullError: The disk is full; existing files are untouched.
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises:
-        CheckpointError: The file is missing, truncated, altered, or of another format; the message names it.
+        CheckpointError: The file is missing, truncated, altered, or of another format.
     """
     try:
         tensors, header = read_tensor_file(path, MAX_CHECKPOINT_BYTES)
@@ -84,13 +84,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a complete checkpoint ({error})") from error
     text = header.get("facts", "")
     if header.get("format") != FORMAT or header.get("digest") != _digest(tensors, text):
-        raise CheckpointError(f"{path}: was altered, or has another format version")
+        raise CheckpointError(f"{path}: altered, or of another format version")
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its header is not valid JSON ({error})") from None
+        raise CheckpointError(f"{path}: the header is not valid JSON ({error})") from None
     if not isinstance(facts, dict):
-        raise CheckpointError(f"{path}: its header is not a JSON object")
+        raise CheckpointError(f"{path}: the header is not a JSON object")
     return Checkpoint(tensors, facts)
 
 
@@ -117,10 +117,10 @@ class CheckpointFolder:
         save_checkpoint(self.path(BEST), checkpoint)
 
     def newest(self, on_damaged: Callable[[str], None] | None = None) -> Checkpoint | None:
-        """Return `last`, or `previous` if `last` is missing or damaged; None without checkpoints.
+        """Return `last`, or `previous` if `last` is missing or damaged; None if there are no checkpoints.
 
         Args:
-            on_damaged: Called with the error of a damaged checkpoint if the other one is used.
+            on_damaged: Called with the error message if `last` is damaged and `previous` is used.
 
         Raises:
             CheckpointError: All checkpoints are damaged.

@@ -1,6 +1,6 @@
-"""How many examples one forward pass without gradients takes: bounded by the bytes of its activations.
+"""Choose the number of examples per forward pass without gradients, limited by the size of the activations.
 
-ResNet-18 at 224 pixels needs some 7 MB per image, so that 4,096 images at once would take 27 GB.
+ResNet-18 at 224 pixels needs about 7 MB per image: 4,096 images at once would take 27 GB.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def chunk_size(network: LayeredNetwork, shape: Iterable[int], start: int = 0) ->
     """Return the number of examples per forward pass in evaluation mode, in [1, 4096].
 
     Args:
-        network: Its mode is restored.
-        shape: Of one example at depth `start`, such as (C, H, W).
+        network: The network; its mode is restored.
+        shape: Shape of one example at depth `start`, such as (C, H, W).
         start: Depth of the inputs.
     """
     return max(1, min(MAX_CHUNK, CHUNK_BYTES // activation_bytes(network, shape, start)))
@@ -29,9 +29,9 @@ def chunk_size(network: LayeredNetwork, shape: Iterable[int], start: int = 0) ->
 
 @torch.no_grad()
 def activation_bytes(network: LayeredNetwork, shape: Iterable[int], start: int = 0) -> int:
-    """Return the bytes that one example needs in evaluation mode: inputs and outputs of the largest layer.
+    """Return the bytes per example in evaluation mode: inputs and outputs of the largest layer.
 
-    Earlier activations are freed by then, except those that a skip connection keeps.
+    Earlier activations have been freed, except for skip connections.
     """
     largest = 0
 

@@ -1,10 +1,10 @@
-"""Solve a linear head on frozen features: multinomial logistic regression, with L2 chosen by validation loss.
+"""Solve a linear head on frozen features: multinomial logistic regression, with l2 selected by validation loss.
 
-A head on frozen features is a convex problem, so it is solved to a gradient tolerance; it has no epochs. Read
-`standardization` and `softmax_regression` for the two steps that this module combines.
+The problem is convex, so it is solved to a gradient tolerance, without epochs. This module combines `standardization`
+and `softmax_regression`.
 
 With K > 2 classes, scikit-learn's `LogisticRegression(C=1 / (l2 * N))` on standardized features has the same minimizer.
-With two it penalizes w = W_1 - W_0 by ||w||^2 / 2, and ||W_0||^2 + ||W_1||^2 is half of ||w||^2: C = 2 / (l2 * N).
+With two, it penalizes w = W_1 - W_0 by ||w||^2 / 2, where ||W_0||^2 + ||W_1||^2 = ||w||^2 / 2: C = 2 / (l2 * N).
 
 Legend: N training images, M validation images, D units, K classes.
 """
@@ -33,10 +33,10 @@ class GridPoint:
     """The head for one value of l2.
 
     Attributes:
-        l2: Factor of ||W||^2 / 2 beside the mean cross-entropy, W being the weights on standardized features.
+        l2: Factor of the penalty ||W||^2 / 2 on the weights W for standardized features.
         val_loss: Mean cross-entropy on the validation images, in nats.
-        val_accuracy: Fraction of validation images classified correctly.
-        iterations: L-BFGS iterations from the head for the previous, larger l2.
+        val_accuracy: Validation accuracy.
+        iterations: L-BFGS iterations, warm-started from the previous, larger l2.
         gradient_norm: Euclidean norm of the objective's gradient.
         converged: Whether `gradient_norm` is at most the tolerance.
     """
@@ -80,13 +80,13 @@ class HeadAtL2(LinearHead):
 
 @dataclass(frozen=True)
 class SolvedHead(LinearHead):
-    """The head for the l2 that validation chose, and how it was found.
+    """The head for the l2 selected by validation loss.
 
     Attributes:
-        chosen: The grid point with the lowest validation loss, whose head this is; the larger l2 if two are equal.
+        chosen: The grid point with the lowest validation loss; ties go to the larger l2.
         path: All grid points, l2 descending.
         dropped_units: Number of units that are constant on the training images.
-        seconds: Wall-clock time of all solves, standardization and validation included.
+        seconds: Wall-clock time of all solves, including standardization and validation.
     """
 
     chosen: GridPoint
@@ -96,12 +96,12 @@ class SolvedHead(LinearHead):
 
     @property
     def at_grid_edge(self) -> bool:
-        """Whether the smallest or largest l2 of several was chosen: the grid may be too narrow."""
+        """Whether the smallest or largest of several l2 values was chosen: the grid may be too narrow."""
         return len(self.path) > 1 and self.chosen in (self.path[0], self.path[-1])
 
     @property
     def converged(self) -> bool:
-        """Whether the solver reached the tolerance at every grid point; the choice depends on all of them."""
+        """Whether the solver reached the tolerance at every grid point, as the selection depends on all of them."""
         return all(point.converged for point in self.path)
 
     @property
@@ -112,14 +112,14 @@ class SolvedHead(LinearHead):
 
 @dataclass(frozen=True)
 class _Problem:
-    """Training data on principal axes, and the way back to unstandardized features."""
+    """Training data on principal axes, and the mapping back to unstandardized features."""
 
     regression: SoftmaxRegression
     standardization: Standardization
     axes: Tensor
 
     def project(self, features: Tensor) -> Tensor:
-        """Return other features (M, D) on the same axes, float64 (M, R)."""
+        """Project features (M, D) on the same axes, float64 (M, R)."""
         return torch.cat([self.standardization.apply(rows) @ self.axes for rows in features.split(ROWS)])
 
     def head(self, solution: Solution) -> tuple[Tensor, Tensor]:
@@ -139,20 +139,20 @@ def solve_head(
 ) -> SolvedHead:
     """Solve the head for each l2, and return the one with the lowest validation loss.
 
-    Solves in float64 on the CPU, with the caller's number of threads; the same input gives the same head. Apart from
-    the arguments, memory holds all features once in float64 (those of the training images up to three times if N < D).
+    Solves in float64 on the CPU, deterministically, with the number of threads set by the caller. Needs memory for one
+    float64 copy of all features (up to three of the training features if N < D).
 
     Args:
-        features: Floating point (N, D), of the training images.
+        features: Floating point (N, D), for the training images.
         labels: int64 (N,), 0 to K-1; every class occurs.
         validation_features: Floating point (M, D).
         validation_labels: int64 (M,), 0 to K-1.
         l2_grid: Values of l2, positive, in any order.
-        tolerance: On the norm of the objective's gradient with respect to standardized weights and bias.
+        tolerance: Limit of the norm of the gradient with respect to standardized weights and bias.
 
     Raises:
-        UserInputError: Arguments of the wrong shape, features that are not finite, a class without a training image,
-            or an l2 or tolerance that is not positive.
+        UserInputError: Wrong shapes, features that are not finite, a class without a training image, or an l2 or
+            tolerance that is not positive.
     """
     _check(features, labels, l2_grid=l2_grid, tolerance=tolerance)
     _check_validation(validation_features, validation_labels, units=features.shape[1], classes=int(labels.max()) + 1)
@@ -189,7 +189,7 @@ def _prepare(features: Tensor, labels: Tensor) -> _Problem:
 
 
 def _grid_point(l2: float, solution: Solution, values: Tensor, labels: Tensor) -> GridPoint:
-    """Evaluate a solution on validation images, (M, R) on principal axes."""
+    """Evaluate a solution on validation features (M, R) on principal axes."""
     logits = torch.addmm(solution.parameters[-1], values, solution.parameters[:-1])
     accuracy = float((logits.argmax(1) == labels).double().mean())
     loss = float(cross_entropy(logits, labels))
@@ -200,7 +200,7 @@ def _check(features: Tensor, labels: Tensor, *, l2_grid: tuple[float, ...], tole
     faults = feature_faults("features", features, labels) or label_faults(labels)
     if not l2_grid or not all(l2 > 0 and math.isfinite(l2) for l2 in l2_grid):
         what = "must be one or more positive, finite numbers."
-        faults.append(Fault("l2_grid", l2_grid, what, "With l2 = 0 separable classes have no solution."))
+        faults.append(Fault("l2_grid", l2_grid, what, "With l2 = 0, separable classes have no solution."))
     if not (tolerance > 0 and math.isfinite(tolerance)):
         faults.append(Fault("tolerance", tolerance, "must be positive and finite.", f"The default is {TOLERANCE:g}."))
     if faults:
@@ -211,7 +211,7 @@ def _check_validation(features: Tensor, labels: Tensor, *, units: int, classes: 
     faults = feature_faults("validation_features", features, labels)
     if not faults and features.shape[1] != units:
         what = f"must have {units} units per image, like the training images."
-        faults.append(Fault("validation_features", tuple(features.shape), what, "Use features of the same cut."))
+        faults.append(Fault("validation_features", tuple(features.shape), what, "Use features after the same block."))
     if not faults and int(labels.max()) >= classes:
         what = f"must be below {classes}: the training images have the classes 0 to {classes - 1}."
         faults.append(Fault("validation_labels", int(labels.max()), what, "Use the same classes."))

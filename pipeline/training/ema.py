@@ -17,18 +17,18 @@ from pipeline.networks.layered import LayeredNetwork
 class WeightEMA:
     """EMA of a network's weights and batch-norm statistics over optimizer steps.
 
-    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that the first steps are soon forgotten.
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that the first steps are forgotten quickly.
     Source: TensorFlow's `tf.train.ExponentialMovingAverage` (`num_updates`).
 
     Args:
         network: The network in training.
-        decay: In (0, 1).
-        live: Its tensors to average.
-        moving: Returns the same tensors of its copy, in the same order.
+        decay: Decay, in (0, 1).
+        live: Tensors of the network to average.
+        moving: Returns the corresponding tensors of a copy of the network, in the same order.
 
     Attributes:
         network: A copy with the averaged weights.
-        steps: Number of steps.
+        steps: Number of updates.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class WeightEMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Include the weights after one step."""
+        """Update the average after an optimizer step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self._averaged, self._live, 1 - decay)

@@ -18,11 +18,11 @@ from pipeline.training.records import Labelled
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of a network on some examples.
+    """Metrics of a network on some examples.
 
     Attributes:
         loss: Mean cross-entropy in nats.
-        probabilities_NK: Softmax of the logits, float32, on the CPU; empty if they were not requested.
+        probabilities_NK: Softmax of the logits, float32, on the CPU; empty unless requested.
         confusion_KK: int64; row = true class, column = predicted class.
     """
 
@@ -65,17 +65,17 @@ def evaluate(network: LayeredNetwork, data: Labelled, *, start: int = 0, probabi
     """Evaluate a network in eval mode and float32, chunk by chunk.
 
     Args:
-        network: Its mode is restored.
+        network: The network; its mode is restored.
         data: Inputs at depth `start`: pixels at depth 0, else features.
         start: Depth of the inputs.
-        probabilities: Whether to return them; they need 4 NK bytes.
+        probabilities: Whether to return the probabilities, which take 4 NK bytes.
     """
     was_training = network.training
     size = chunk_size(network, data.values.shape[1:], start)
     network.eval()
     classes = len(network.architecture.classes)
     loss_sum, done = 0.0, 0
-    # allocated at once: small tensors kept from every chunk would fragment the memory that the next chunk needs
+    # preallocated: keeping small tensors of every chunk would fragment memory
     predicted = torch.empty(len(data), dtype=torch.int64)
     softmax_NK = torch.empty(len(data) if probabilities else 0, classes)
     for values, labels in chunks(data, size, prepare=scaling(network)):

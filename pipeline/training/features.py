@@ -1,6 +1,6 @@
 """Features: activations of frozen blocks, computed once.
 
-Valid for a deterministic prefix only: frozen blocks in eval mode (fixed batch-norm statistics, no dropout), and no
+Valid for deterministic blocks only: frozen, in eval mode (fixed batch-norm statistics, no dropout), and without
 augmentation.
 """
 
@@ -30,20 +30,20 @@ from pipeline.training.batches import chunks, scaling
 from pipeline.training.chunks import chunk_size
 from pipeline.training.records import IN_MEMORY_BYTES, Labelled
 
-SAMPLE = 64  # images that are recomputed to verify loaded features
+SAMPLE = 64  # number of images recomputed to verify loaded features
 TOLERANCE = 1e-4  # relative to the largest feature: rounding depends on the batch shape
 
 
 @dataclass(frozen=True)
 class Features:
-    """The activations of some images after the first blocks of a network.
+    """Activations of images after the first blocks of a network.
 
     Attributes:
         values: float32 (N, ...), activations after block `depth`.
         ids: int64 (N,), identities of the images.
         depth: Number of blocks.
-        fingerprint: What the values depend on, by name.
-        seconds: Wall-clock time to compute them.
+        fingerprint: Everything that the values depend on, by name.
+        seconds: Wall-clock time of the computation.
         pooled: Whether they are pooled: one vector per image, (N, D).
     """
 
@@ -55,29 +55,29 @@ class Features:
     pooled: bool = False
 
     def positions(self, ids: Tensor) -> Tensor:
-        """Return the rows of `values` of some images, by their identities."""
+        """Return the rows of `values` for the images with the given identities."""
         ordered, order = self._ordered
         positions = torch.searchsorted(ordered, ids).clamp(max=len(ordered) - 1)
         assert torch.equal(ordered[positions], ids), "an image without features"
         return order[positions]
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Return a copy of the features of some images, by their identities."""
+        """Return a copy of the features of the images with the given identities."""
         return self.values[self.positions(ids)]
 
-    def cover(self, ids: Tensor) -> bool:
+    def has_all(self, ids: Tensor) -> bool:
         """Return whether all images with these identities have features."""
         return bool(torch.isin(ids, self.ids).all())
 
     @cached_property
     def _ordered(self) -> tuple[Tensor, Tensor]:
-        """Ascending identities, and their rows."""
+        """Sorted identities, and their rows."""
         ordered, order = self.ids.sort(stable=True)
         return ordered, order
 
 
 def fingerprint(network: LayeredNetwork, depth: int, examples: Examples) -> dict[str, str]:
-    """Return what features depend on: weights and buffers, cut, data, preprocessing, dtype."""
+    """Return everything that features depend on: weights and buffers, depth, data, preprocessing, dtype."""
     prefixes = tuple(f"blocks.{index}." for index in range(depth))
     below = {name: value for name, value in network.state_dict().items() if name.startswith(prefixes)}
     return {
@@ -95,12 +95,12 @@ def fingerprint_digest(parts: Mapping[str, str]) -> str:
 
 
 def differing_parts(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
-    """Return the names of the parts in which two fingerprints differ."""
+    """Return the names of the entries in which two fingerprints differ."""
     return sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
 
 
 def feature_operations(network: LayeredNetwork, depth: int, examples: Examples) -> int:
-    """Return the MACs of one chunk of examples in the first blocks."""
+    """Return the MACs of the first blocks for one chunk of examples."""
     return sum(forward_macs(network)[:depth]) * min(chunk_size(network, examples.image_shape), len(examples))
 
 
@@ -111,13 +111,13 @@ def compute_features(
     """Compute the activations after the first blocks, in eval mode and float32, chunk by chunk.
 
     Args:
-        network: Its mode is restored.
+        network: The network; its mode is restored.
         depth: Number of blocks.
         examples: The images.
-        folder: For a memory-mapped file if the features are large; None holds them in memory.
+        folder: Folder of a memory-mapped file for large features; None keeps them in memory.
 
     Raises:
-        DiskFullError: They do not fit in the folder.
+        DiskFullError: The features do not fit on the disk.
     """
     began = time.perf_counter()
     was_training = network.training
@@ -136,13 +136,15 @@ def compute_features(
 
 
 def _empty(shape: Sequence[int], folder: Path | None) -> Tensor:
-    """Return a float32 tensor; if it is large, in an unnamed file that the system removes after the process."""
+    """Return an empty float32 tensor; if large, memory-mapped from an unlinked file that ends with the process."""
     count = math.prod(shape)
     if folder is None or 4 * count <= IN_MEMORY_BYTES:
         return torch.empty(tuple(shape))
     with disk_full_errors(folder), tempfile.NamedTemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, 4 * count)  # writing to a mapping on a full disk kills the process
+            os.posix_fallocate(
+                file.fileno(), 0, 4 * count
+            )  # writing to a memory map on a full disk would kill the process
         return torch.from_file(file.name, shared=True, size=count).view(tuple(shape))
 
 
@@ -163,12 +165,14 @@ def check_sample(features: Features, network: LayeredNetwork, examples: Examples
         raise ValueError(f"features must have the shape {tuple(expected.shape[1:])}, got {tuple(loaded.shape[1:])}")
     error = float((expected - loaded).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not error <= TOLERANCE:
-        raise ValueError(f"features differ from the network's by {error:.1e} of the largest")
+        raise ValueError(
+            f"features differ from those of the network (relative error {error:.1e}, limit {TOLERANCE:.0e})"
+        )
 
 
 @torch.no_grad()
 def prefix_seconds(network: LayeredNetwork, depth: int, parts: list[Labelled], batch_size: int) -> float:
-    """Return the seconds of one pass of pixels through the first blocks, in training batches."""
+    """Return the seconds of one pass of all pixels through the first blocks, in training batches."""
     was_training = network.training
     network.eval()
     device = network.device

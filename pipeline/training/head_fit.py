@@ -1,4 +1,4 @@
-"""Solve the head of a network whose blocks are all frozen, and load the solution into the network.
+"""Solve the head of a network with frozen blocks, and load the solution into the network.
 
 Legend: N images, D inputs of the head.
 """
@@ -18,18 +18,18 @@ from pipeline.training.chunks import chunk_size
 from pipeline.training.convex_head import SolvedHead, solve_head
 from pipeline.training.records import Labelled
 
-TIMED_SOLVES = 5  # the solves are repeated for a median time
-TIMING_SECONDS = 30.0  # they are not repeated again after this
+TIMED_SOLVES = 5  # repeats, for the median time
+TIMING_SECONDS = 30.0  # no further repeats after this
 
 
 @dataclass(frozen=True)
 class HeadFit:
-    """A solved head, and how long that took.
+    """A solved head and its timing.
 
     Attributes:
         head: The solved head.
-        feature_seconds: Wall-clock time of the frozen blocks, once for every training and validation image.
-        solve_seconds: Wall-clock time of all solves, one value per repeat.
+        feature_seconds: Wall-clock time of one pass of the training and validation images through the frozen blocks.
+        solve_seconds: Wall-clock time of all solves of the grid, one value per repeat.
     """
 
     head: SolvedHead
@@ -38,7 +38,7 @@ class HeadFit:
 
     @property
     def seconds(self) -> float:
-        """Training time: features, and the median time of all solves."""
+        """Training time: features plus the median solve time."""
         return self.feature_seconds + median(self.solve_seconds)
 
 
@@ -46,16 +46,16 @@ def fit_head(network: LayeredNetwork, train: Labelled, validation: Labelled, *, 
     """Solve the head of a network, and load it into the network.
 
     Args:
-        network: All of its blocks are frozen, its head is one linear layer.
-        train: Inputs at depth `start`, with labels.
-        validation: Likewise; chooses the L2 penalty.
+        network: Network with frozen blocks and a linear head.
+        train: Training data at depth `start`.
+        validation: Validation data at depth `start`; selects l2.
         start: Depth of the inputs: 0 for pixels.
 
     Raises:
         UserInputError: The features are not finite, or a class has no training image.
     """
-    assert network.frozen == len(network.blocks), "a trainable block below the head"
-    assert isinstance(network.head, nn.Linear), "only a linear head is solved"
+    assert network.frozen == len(network.blocks), "all blocks must be frozen"
+    assert isinstance(network.head, nn.Linear), "only a linear head can be solved"
     began = time.perf_counter()
     features, val_features = (head_inputs(network, part, start=start) for part in (train, validation))
     feature_seconds = time.perf_counter() - began
@@ -69,10 +69,10 @@ def fit_head(network: LayeredNetwork, train: Labelled, validation: Labelled, *, 
 
 @torch.no_grad()
 def head_inputs(network: LayeredNetwork, data: Labelled, *, start: int = 0) -> Tensor:
-    """Return what the head maps to logits, float32 (N, D) on the CPU, in eval mode and chunk by chunk.
+    """Return the inputs of the head, float32 (N, D) on the CPU, computed in eval mode and in chunks.
 
     Args:
-        network: Its mode is restored.
+        network: The network; its mode is restored.
         data: Inputs at depth `start`.
         start: Depth of the inputs.
     """

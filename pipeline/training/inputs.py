@@ -1,6 +1,6 @@
-"""The inputs of a network for some examples: scaled in memory if they are few, else read batch by batch.
+"""Prepare model inputs: small data are normalized in memory, large data are read per batch.
 
-Both kinds are one record, `Labelled`, which fits, evaluation, features and folds take.
+Both are a `Labelled`, the input of fits, evaluation, features and folds.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pipeline.training.records import IN_MEMORY_BYTES, Augment, Labelled
 def model_inputs(
     network: LayeredNetwork, examples: Examples, features: Features | None = None, *, augment: Augment = "none"
 ) -> Labelled:
-    """Return scaled pixels, or cached features, with labels on the network's device.
+    """Return normalized pixels, or cached features, with labels on the network's device.
 
     Args:
-        network: Scales pixels.
+        network: The network; it normalizes pixels.
         examples: The images.
-        features: Cached outputs of frozen blocks, to be used instead of pixels.
-        augment: Any but `none` needs uint8 images, which are then read per batch.
+        features: Cached outputs of frozen blocks, used instead of pixels.
+        augment: Augmentation; unless `none`, images stay uint8 and are read per batch.
     """
     device = network.device
     labels = examples.labels.to(device)
     if features is not None:
-        if not features.cover(examples.ids):  # of the training images; an official validation split has others
+        if not features.has_all(examples.ids):  # images of an official validation split
             features = compute_features(network, features.depth, examples)
         rows = features.positions(examples.ids)
         if fits_memory(features.values, len(rows)):
@@ -41,5 +41,5 @@ def model_inputs(
 
 
 def fits_memory(source: Tensor, count: int) -> bool:
-    """Return whether `count` rows of a tensor are small enough to be held in memory as float32."""
+    """Return whether `count` rows of a tensor are small enough to keep in memory as float32."""
     return 4 * count * math.prod(source.shape[1:]) <= IN_MEMORY_BYTES

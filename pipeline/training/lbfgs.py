@@ -1,6 +1,6 @@
-"""L-BFGS with backtracking, for smooth strictly convex functions whose Hessian is not far from the identity.
+"""L-BFGS with backtracking, for smooth, strictly convex functions with a Hessian close to the identity.
 
-SciPy's L-BFGS-B also handles bounds, which takes most of its time on problems of a few hundred variables.
+SciPy's L-BFGS-B also supports bounds, which take most of its time on problems with a few hundred variables.
 
 Source: Nocedal and Wright, Numerical Optimization, 2nd ed. (2006), algorithms 7.4, 7.5 and 3.1.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 HISTORY = 10  # pairs of steps and gradient changes
 SUFFICIENT_DECREASE = 1e-4
-ROUNDING = 1e-14  # of the value, relative: a larger value within it counts as a decrease
+ROUNDING = 1e-14  # relative tolerance: an increase of the value within it counts as a decrease
 MAX_HALVINGS = 40
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]  # point (n,) -> value, gradient (n,)
@@ -23,7 +23,7 @@ Objective = Callable[[Tensor], tuple[float, Tensor]]  # point (n,) -> value, gra
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where the iterations ended: point (n,) and gradient (n,) there."""
+    """The final point (n,) and the gradient (n,) there."""
 
     point: Tensor
     gradient: Tensor
@@ -35,7 +35,7 @@ def minimize(
 ) -> Minimum:
     """Minimize `objective` from `start` (n,), float64, until `is_converged(gradient)`.
 
-    Also ends at `max_iterations`, or where no step along the search direction decreases the value.
+    Also stops at `max_iterations`, or if no step along the search direction decreases the value.
     """
     point, (value, gradient) = start, objective(start)
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=HISTORY)
@@ -46,7 +46,7 @@ def minimize(
             break
         step, value, new_gradient = accepted
         change = new_gradient - gradient
-        if (curvature := float(step @ change)) > 0:  # rounding can make it 0 or less close to the minimum
+        if (curvature := float(step @ change)) > 0:  # close to the minimum, rounding can make it 0 or negative
             pairs.append((step, change, curvature))
         point, gradient = point + step, new_gradient
         iterations += 1

@@ -1,7 +1,7 @@
-"""Linear probe: cross-validated accuracy of solved heads on the features of one cut.
+"""Linear probe: cross-validated accuracy of solved heads on the features after one block.
 
-Each fold is scored once, by a head that has not seen it: the next fold chooses l2 for a head on the others, and the
-head for that l2 is solved again on all folds but the scored one.
+Each fold is scored once, by a head that was not fit on it: the next fold selects l2 for a head fit on the others, then
+the head is solved again with that l2 on all folds but the scored one.
 
 Legend: N images, D units.
 """
@@ -21,17 +21,17 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.training.convex_head import L2_GRID, TOLERANCE, solve_at, solve_head
 from pipeline.training.feature_checks import feature_faults, label_faults
 
-MIN_FOLDS = 3  # one to score, one to choose l2, one to train
+MIN_FOLDS = 3  # one to score, one to select l2, one to train
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """The head of one fold.
+    """Result of one fold.
 
     Attributes:
-        accuracy: Fraction of the fold's images classified correctly.
-        l2: Chosen on the next fold.
-        at_grid_edge: Whether that is the smallest or largest of the grid.
+        accuracy: Accuracy on the images of the fold.
+        l2: L2 penalty selected on the next fold.
+        at_grid_edge: Whether `l2` is the smallest or largest of the grid.
         converged: Whether all solves reached the tolerance.
     """
 
@@ -47,7 +47,7 @@ class ProbeResult:
 
     Attributes:
         folds: One result per fold.
-        images: N.
+        images: Number of images.
         seconds: Wall-clock time of all solves.
     """
 
@@ -63,7 +63,7 @@ class ProbeResult:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return a confidence interval of the accuracy, clipped to [0, 1].
 
-        Covers the choice of training and scored images, given the features; not the base or its seed. The folds share
+        Covers the sampling of training and scored images, given the features, but not the base or its seed. Folds share
         training images, so the variance of their mean is s^2 (1 / k + 1 / (k - 1)) instead of s^2 / k.
 
         Source: Nadeau and Bengio (2003), Inference for the Generalization Error, Machine Learning 52, 239-281
@@ -94,20 +94,20 @@ def cross_validated_accuracy(
     Args:
         features: Floating point (N, D).
         labels: int64 (N,), 0 to K-1.
-        folds: Row numbers, int64, of at least three disjoint folds that cover all images, as from `cut_folds`; cut once
-            and used for every cut of a comparison. No two neighboring folds hold all images of a class.
+        folds: Rows, int64, of at least three folds that partition the images, as from `stratified_folds`; use the same
+            folds for every cut of a comparison. No two neighboring folds contain all images of a class.
         l2_grid: As for `solve_head`.
         tolerance: As for `solve_head`.
 
     Raises:
-        UserInputError: Folds that are too few, overlap or leave images out, or as for `solve_head`.
+        UserInputError: There are too few folds, they overlap or leave out images, or as for `solve_head`.
     """
     _check(features, labels, folds)
     began = time.perf_counter()
     results = []
     for number, scored in enumerate(folds):
         validation = folds[(number + 1) % len(folds)]
-        training = _without(len(labels), scored, validation)
+        training = _rows_outside(len(labels), scored, validation)
         choice = solve_head(
             features[training],
             labels[training],
@@ -116,15 +116,15 @@ def cross_validated_accuracy(
             l2_grid=l2_grid,
             tolerance=tolerance,
         )
-        rest = _without(len(labels), scored)
+        rest = _rows_outside(len(labels), scored)
         head = solve_at(features[rest], labels[rest], l2=choice.chosen.l2, tolerance=tolerance)
         accuracy = float((head.predict(features[scored]) == labels[scored].cpu()).double().mean())
         results.append(FoldResult(accuracy, choice.chosen.l2, choice.at_grid_edge, choice.converged and head.converged))
     return ProbeResult(tuple(results), len(labels), time.perf_counter() - began)
 
 
-def _without(count: int, *excluded: Tensor) -> Tensor:
-    """Return the ascending row numbers below `count` that are in none of the folds."""
+def _rows_outside(count: int, *excluded: Tensor) -> Tensor:
+    """Return the rows below `count` that are in none of the folds, ascending."""
     kept = torch.ones(count, dtype=torch.bool)
     kept[torch.cat(excluded)] = False
     return kept.nonzero().flatten()
@@ -133,9 +133,11 @@ def _without(count: int, *excluded: Tensor) -> Tensor:
 def _check(features: Tensor, labels: Tensor, folds: Sequence[Tensor]) -> None:
     faults = feature_faults("features", features, labels) or label_faults(labels)
     if len(folds) < MIN_FOLDS:
-        faults.append(Fault("folds", len(folds), f"must be at least {MIN_FOLDS}.", "One scores, one chooses l2."))
+        faults.append(
+            Fault("folds", len(folds), f"must be at least {MIN_FOLDS}.", "One is scored, one selects l2, one trains.")
+        )
     elif not torch.equal(torch.cat(list(folds)).sort().values, torch.arange(len(labels))) or not all(map(len, folds)):
         what = f"must be disjoint, not empty, and cover all {len(labels)} images."
-        faults.append(Fault("folds", [len(fold) for fold in folds], what, "Cut them with cut_folds."))
+        faults.append(Fault("folds", [len(fold) for fold in folds], what, "Create them with stratified_folds."))
     if faults:
         raise UserInputError(*faults)

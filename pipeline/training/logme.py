@@ -1,12 +1,12 @@
-"""LogME: how much evidence features give for labels, without training a head.
+"""LogME: evidence of the labels given the features, without training a head.
 
 Each class is a regression of its indicator y (N,) on features F (N, D), without intercept:
 
     w ~ Normal(0, I / alpha),  y ~ Normal(F w, I / beta),  so  y ~ Normal(0, I / beta + F F^T / alpha)
 
-LogME is the largest log marginal likelihood over alpha and beta, per image, averaged over the classes. It ranks cuts or
-bases for the same labels; its absolute value has no meaning. Treat it as a hint beside the accuracy of solved heads:
-which score ranks best depends on the set-up (Agostinelli et al. (2022), arXiv 2204.01403).
+LogME is the log marginal likelihood per image, maximized over alpha and beta and averaged over the classes. It ranks
+cuts or bases for the same labels; its absolute value has no meaning. Use it as a hint next to the accuracy of solved
+heads: which score ranks best depends on the setup (Agostinelli et al. (2022), arXiv 2204.01403).
 
 Source: You et al. (2021), LogME: Practical Assessment of Pre-trained Models for Transfer Learning, arXiv 2102.11005.
 The paper iterates alpha and beta to a fixed point. Here the best beta for t = alpha / beta has a closed form, and a
@@ -27,7 +27,7 @@ from pipeline.training.feature_checks import feature_faults, label_faults
 from pipeline.training.standardization import ROWS
 
 LOG10_RANGE = 8.0  # t is searched from 1e-8 to 1e8 times the mean eigenvalue of F F^T
-POINTS = 33  # of the grid; each refinement lays it over two of its intervals
+POINTS = 33  # grid points; each refinement covers two intervals of the previous grid
 REFINEMENTS = 4  # down to a factor of 1 + 1e-4 in t
 
 
@@ -35,12 +35,11 @@ def logme(features: Tensor, labels: Tensor) -> float:
     """Return the LogME score in nats per image; larger is better.
 
     Args:
-        features: Floating point (N, D), as the head gets them.
+        features: Floating point (N, D), the inputs of the head.
         labels: int64 (N,), 0 to K-1; every class occurs.
 
     Raises:
-        UserInputError: Arguments of the wrong shape, features that are not finite, or all equal to 0, or a class
-            without images.
+        UserInputError: Wrong shapes, features that are not finite or all 0, or a class without images.
     """
     faults = feature_faults("features", features, labels) or label_faults(labels)
     if not faults and not features.any():
@@ -76,7 +75,7 @@ def _rank_tolerance(eigenvalues: Tensor) -> float:
 
 
 def _maximum(eigenvalues: Tensor, projections: Tensor, residuals: Tensor, images: int) -> Tensor:
-    """Return the largest log evidence of each class, (K,), by a grid over log t that is refined around its maximum."""
+    """Return the largest log evidence of each class, (K,), by grid search over log t, refined around the maximum."""
     center = torch.full_like(residuals, float(eigenvalues.mean().log10()))
     width = LOG10_RANGE
     for _ in range(1 + REFINEMENTS):
@@ -90,7 +89,7 @@ def _maximum(eigenvalues: Tensor, projections: Tensor, residuals: Tensor, images
 
 
 def _log_evidence(ratio: Tensor, eigenvalues: Tensor, projections: Tensor, residuals: Tensor, images: int) -> Tensor:
-    """Return the log evidence (K,) at t = `ratio` (K,) and the best beta.
+    """Return the log evidence (K,) at t = `ratio` (K,) and the optimal beta.
 
     The eigenvalues of I + F F^T / t are 1 + eigenvalue / t, and 1 in the directions of the residual.
     """

@@ -20,10 +20,10 @@ from pipeline.runtime import derive_seed, generator
 from pipeline.training import manual_backward
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.batches import Prepare, batch_count, chunks, run_epoch, scaling, shuffled_batches
-from pipeline.training.checkpoint import Checkpoint, CheckpointFolder, grouped
+from pipeline.training.checkpoint import Checkpoint, CheckpointFolder, merge_groups
 from pipeline.training.chunks import chunk_size
 from pipeline.training.ema import WeightEMA
-from pipeline.training.flat_parameters import can_be_flat, flatten_groups, moving_tensors, unflatten
+from pipeline.training.flat_parameters import flatten_groups, moving_tensors, supports_flattening, unflatten
 from pipeline.training.optimizers import (
     FusedUpdate,
     ParameterGroup,
@@ -37,10 +37,10 @@ from pipeline.training.steps import AutogradStep, EvaluationStep, Step
 
 
 class Fit:
-    """The training of a network; iterate it to train.
+    """A training run of a network; iterate it to train.
 
     Args:
-        network: On its device, with its blocks frozen; trained in place, ends with its best weights.
+        network: On its device, with blocks frozen; trained in place, ends with its best weights.
         train: Training data.
         validation: Data that selects the best epoch and stops training.
         settings: Budget and optimizer.
@@ -60,16 +60,16 @@ class Fit:
         copied: int = 0,
         checkpoints: CheckpointFolder | None = None,
     ):
-        assert start <= network.frozen, "values may enter above trainable blocks only if these are frozen"
+        assert start <= network.frozen, "training may start above frozen blocks only"
         assert settings.augment == "none" or train.rows is not None, "only images that are read per batch are augmented"
         self.network, self.train, self.validation, self.settings = network, train, validation, settings
         self.start, self.checkpoints = start, checkpoints
         self.progress = Progress()
         self.history: list[EpochRecord] = []
-        self._rows: list[dict[str, float]] = []  # the same as dictionaries, for checkpoints
+        self._rows: list[dict[str, float]] = []  # history as dictionaries, for checkpoints
         float32 = settings.train_dtype == torch.float32
         self.manual_backward = settings.gradients == "auto" and float32 and manual_backward.supports(network)
-        self.flat = can_be_flat(network)
+        self.flat = supports_flattening(network)
         groups = self._groups(network, copied)
         self.average = self._build_average(copied, groups)
         self.scored = self.average.network if self.average else network  # what is validated and saved
@@ -206,7 +206,9 @@ class Fit:
             f"{index}/{name}": value.clone() for index, slots in state.items() for name, value in slots.items()
         }
         average = snapshot(self.scored) if self.average else {}
-        tensors = grouped(weights=snapshot(self.network), average=average, best=self.best_weights, optimizer=optimizer)
+        tensors = merge_groups(
+            weights=snapshot(self.network), average=average, best=self.best_weights, optimizer=optimizer
+        )
         return Checkpoint(tensors, {"progress": asdict(self.progress), "history": list(self._rows)})
 
     def _save(self, *, at_end: bool = False) -> None:
@@ -225,7 +227,7 @@ class Fit:
 
     def _save_best(self) -> None:
         assert self.checkpoints is not None
-        best = Checkpoint(grouped(weights=self.best_weights), {"epoch": self.progress.best_epoch})
+        best = Checkpoint(merge_groups(weights=self.best_weights), {"epoch": self.progress.best_epoch})
         self.checkpoints.save_best(best)
         self._best_saved_at = time.monotonic()
 

@@ -1,9 +1,10 @@
 """An optimizer step with a manual backward pass, for linear + ReLU blocks on a CPU.
 
-For small layers, autograd's overhead equals the arithmetic. Here matrix products write into preallocated buffers, the
-trainable weights are flat, and Adam and EMA are one call each. A test compares the gradients with autograd's.
+For small layers, the overhead of autograd equals the cost of the computation. Here, matrix products write to
+preallocated buffers, the trainable weights are flat, and Adam and EMA are one call each. A test compares the gradients
+with those of autograd.
 
-Legend: B examples in a batch, D values into a layer, W its outputs, K classes.
+Legend: B examples in a batch, D inputs of a layer, W outputs of a layer, K classes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Buffers = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]
 
 
 def supports(network: LayeredNetwork) -> bool:
-    """Return whether all blocks above frozen ones are trained linear + ReLU blocks, in float32 on a CPU."""
+    """Return whether all blocks above the frozen ones are trained linear + ReLU blocks, in float32 on a CPU."""
     trained = network.blocks[network.frozen :]
     head = network.head
     if not isinstance(head, nn.Linear) or network.pool is not None or head.bias is None:
@@ -36,7 +37,7 @@ def supports(network: LayeredNetwork) -> bool:
 
 def _gradient(parameter: Tensor) -> Tensor:
     """Return a parameter's gradient, a view of the flat gradient."""
-    assert parameter.grad is not None, "a trainable parameter that was not flattened"
+    assert parameter.grad is not None, "trainable parameters must be flattened"
     return parameter.grad
 
 
@@ -65,7 +66,7 @@ class ManualBackwardStep:
             for part in block.children()
             if isinstance(part, nn.Linear)
         ]
-        assert isinstance(network.head, nn.Linear), "a network that is not supported"
+        assert isinstance(network.head, nn.Linear), "unsupported network"
         layers.append(network.head)
         self.weights = [layer.weight.detach() for layer in layers]  # (W, D) each
         self.transposed = [weight.t() for weight in self.weights]
@@ -75,7 +76,7 @@ class ManualBackwardStep:
         self.buffers: dict[int, Buffers] = {}
 
     def _buffers(self, size: int) -> Buffers:
-        """Return every layer's outputs (B, W), their gradients (B, W), these transposed, and a column of -1."""
+        """Return outputs (B, W), gradients (B, W) and transposed gradients of every layer, and a column of -1."""
         if size not in self.buffers:
             shapes = [(size, len(bias)) for bias in self.biases]
             kind = self.weights[0].dtype

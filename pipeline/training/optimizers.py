@@ -26,11 +26,11 @@ class ParameterGroup:
 
 
 def parameter_groups(network: LayeredNetwork, settings: FitSettings, copied: int = 0) -> list[ParameterGroup]:
-    """Return the trainable parameters: new layers first, then copied blocks; with `layer_decay`, a group per block.
+    """Group the trainable parameters: new layers first, then copied blocks; with `layer_decay`, one group per block.
 
     Args:
-        network: With its blocks frozen.
-        settings: Of the fit.
+        network: Network with its blocks frozen.
+        settings: Settings of the fit.
         copied: Number of copied blocks from the input.
     """
     depth = len(network.blocks)
@@ -63,17 +63,17 @@ def build_optimizer(groups: list[ParameterGroup], settings: FitSettings) -> torc
 
 
 def rate_factor(step: int, *, total: int, warmup: int, cosine: bool) -> float:
-    """Return the factor of the learning rate at an optimizer step, counted from 0.
+    """Return the learning-rate factor at an optimizer step (0-based).
 
-    Linear from 1 / warmup to 1, then constant, or half a cosine down to 0 after the last step.
+    Linear warm-up from 1 / warmup to 1, then constant, or a half cosine that reaches 0 after the last step.
 
     Source: `torch.optim.lr_scheduler.LinearLR` and `CosineAnnealingLR`, stepped after every optimizer step.
 
     Args:
         step: Optimizer steps so far.
         total: Steps of the whole fit.
-        warmup: Steps of the warm-up.
-        cosine: Whether the rate decays.
+        warmup: Warm-up steps.
+        cosine: Whether to decay after the warm-up.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -85,10 +85,10 @@ def rate_factor(step: int, *, total: int, warmup: int, cosine: bool) -> float:
 class ScheduledUpdate:
     """Sets the learning rate of each step and clips gradients before the update.
 
-    The step number follows from the epoch, so that a checkpoint needs no state of a scheduler.
+    The step follows from the epoch, so that a checkpoint needs no scheduler state.
 
     Args:
-        optimizer: Its groups get the scheduled rates.
+        optimizer: The optimizer; its learning rates are set.
         update: Updates the weights.
         settings: Schedule, warm-up and clipping.
         steps_per_epoch: Optimizer steps per epoch.
@@ -106,7 +106,7 @@ class ScheduledUpdate:
         self._weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def start_epoch(self, epoch: int) -> None:
-        """Continue at the first step of an epoch, counted from 1."""
+        """Continue at the first step of an epoch (1-based)."""
         self.step = (epoch - 1) * self.steps_per_epoch
 
     def __call__(self) -> None:
@@ -121,9 +121,9 @@ class ScheduledUpdate:
 
 
 class FusedUpdate:
-    """Adam's fused kernel without the overhead of `Optimizer.step`, which is larger than the kernel's time.
+    """Adam's fused kernel without `Optimizer.step`, whose overhead exceeds the time of the kernel.
 
-    The optimizer keeps the state, so checkpoints are the same; a test compares both.
+    The optimizer keeps the state, so checkpoints are the same. A test compares both.
 
     Args:
         optimizer: Fused Adam or AdamW.

@@ -27,9 +27,9 @@ class FitSettings:
         copied_learning_rate_factor: Learning rate of copied blocks, as a multiple of `learning_rate`.
         copied_weight_decay: Weight decay of copied blocks; None for `weight_decay`.
         train_dtype: `torch.bfloat16` trains under autocast; validation always uses float32.
-        momentum: Of SGD; None for the other optimizers.
+        momentum: Momentum of SGD; None for the other optimizers.
         layer_decay: The learning rate of the k-th block below the head is multiplied by layer_decay^k.
-        clip_grad_norm: Largest norm of the gradient; 0 does not clip.
+        clip_grad_norm: Maximum gradient norm; 0 disables clipping.
         gradients: `auto` uses the manual backward pass if the network supports it.
         augment: Augmentation of the training images, which must be uint8 then; see `augmentation`.
     """
@@ -92,7 +92,7 @@ class EpochRecord:
     """The metrics of one epoch.
 
     Attributes:
-        epoch: From 1.
+        epoch: Number of the epoch, from 1.
         train_loss: Mean over the epoch's batches in training mode, in nats.
         train_accuracy: Likewise.
         val_loss: In evaluation mode after the epoch, in nats.

@@ -28,8 +28,8 @@ class Solution:
     Attributes:
         parameters: float64 (R + 1, K): the rows of W, then b.
         iterations: L-BFGS iterations.
-        gradient_norm: Euclidean norm of the objective's gradient; the objective is within
-            gradient_norm^2 / (2 l2) of its minimum over W.
+        gradient_norm: Euclidean norm of the gradient; the objective is within gradient_norm^2 / (2 l2) of its minimum
+            over W.
         converged: Whether `gradient_norm` is at most the tolerance.
     """
 
@@ -55,7 +55,7 @@ class SoftmaxRegression:
 
     @property
     def zeros(self) -> Tensor:
-        """The parameters of a model that predicts all classes with equal probability."""
+        """Initial parameters: all classes have equal probability."""
         return self.values.new_zeros(self.values.shape[1] + 1, self.classes)
 
     def solve(self, start: Tensor, *, l2: float, tolerance: float, max_iterations: int = MAX_ITERATIONS) -> Solution:

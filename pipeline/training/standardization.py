@@ -1,10 +1,10 @@
 """Standardize features and rotate them to their principal axes; fold both into the weights of a linear head.
 
-Statistics come from the training images. The rotation is orthogonal, so it changes neither an L2 penalty nor the norm
-of a gradient. With fewer images than units, it also reduces the units to the space that the images span: the weights of
-an L2-penalized head lie in it.
+Statistics are those of the training images. The rotation is orthogonal, so it changes neither an L2 penalty nor the
+norm of a gradient. With fewer images than units, it also reduces the units to the subspace spanned by the images, which
+contains the weights of an L2-penalized head.
 
-Legend: N images, D units, U units that vary, R = min(N, U).
+Legend: N images, D units, U units that are not constant, R = min(N, U).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 ROWS = 4096  # images that are converted to float64 at a time
-CONSTANT = 1e-5  # a unit with a smaller standard deviation, relative to its largest value, varies by rounding only
+CONSTANT = 1e-5  # a unit with a smaller standard deviation (relative to its maximum) is constant up to rounding
 
 
 @dataclass(frozen=True)
 class Standardization:
-    """Mean and standard deviation of the units that vary.
+    """Mean and standard deviation of the units that are not constant.
 
     Attributes:
-        varying: bool (D,); the other units are dropped.
+        varying: bool (D,), False for constant units, which are dropped.
         mean: float64 (U,).
         deviation: float64 (U,), population standard deviation.
     """
@@ -33,14 +33,14 @@ class Standardization:
     deviation: Tensor
 
     def apply(self, features: Tensor) -> Tensor:
-        """Return standardized features, float64 (N, U); the largest buffer that solving a head needs."""
+        """Return standardized features, float64 (N, U), the largest buffer when solving a head."""
         result = torch.empty(len(features), len(self.mean), dtype=torch.float64)
         for rows, out in zip(features.split(ROWS), result.split(ROWS), strict=True):
             torch.div(_float64(rows)[:, self.varying] - self.mean, self.deviation, out=out)
         return result
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weight (K, D) and bias (K,) on unstandardized features that give the same logits.
+        """Return weight (K, D) and bias (K,) that give the same logits on unstandardized features.
 
         Args:
             weight: float64 (K, U), on standardized features.

@@ -1,6 +1,6 @@
 """An optimizer step by autograd, for any network.
 
-`manual_backward` has a faster one for linear + ReLU blocks. Both take a batch and return mean loss and logits.
+`manual_backward` is faster, for linear + ReLU blocks only. Both take a batch and return mean loss and logits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AutogradStep:
     Args:
         network: In training mode.
         update: Updates the weights.
-        gradients: Flat gradients to zero before each step; if empty, the parameters' own are zeroed.
+        gradients: Flat gradients to zero before each step; if empty, the gradients of the parameters are zeroed.
         start: Depth of the input values.
         autocast: `torch.bfloat16` enables autocast.
         after: Called after each update.

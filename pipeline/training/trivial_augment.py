@@ -1,7 +1,7 @@
-"""The operations of TrivialAugment, each applied to several images at once, with a strength per image.
+"""TrivialAugment with an operation and a strength per image, computed in batches.
 
-torchvision's `TrivialAugmentWide` draws one operation and one strength per call, that is once per batch. Operations,
-strengths, nearest-neighbor sampling and black fill are the same here.
+torchvision's `TrivialAugmentWide` samples one operation and one strength per call, so per batch. Operations, strengths,
+nearest-neighbor sampling and black fill are the same here.
 
 Source: Mueller and Hutter 2021, TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation (the wide space).
 """
@@ -23,7 +23,7 @@ Operation = Callable[[Tensor, Tensor, Tensor], Tensor]  # images (B, C, H, W), s
 
 
 def trivial_augment(pixels: Tensor, draws: Tensor) -> Tensor:
-    """Return images after one operation each.
+    """Apply one operation to each image.
 
     Args:
         pixels: uint8 (B, C, H, W), C = 1 or 3.
@@ -77,9 +77,9 @@ def _warp(
     yy: Tensor | float = 1.0,
     y: Tensor | float = 0.0,
 ) -> Tensor:
-    """Return images whose pixel (X, Y) is the nearest one to (xx X + xy Y + x, yx X + yy Y + y), or black.
+    """Apply an affine map: pixel (X, Y) is the one nearest to (xx X + xy Y + x, yx X + yy Y + y), or black.
 
-    Coordinates are in pixels from the center of the image; coefficients are numbers, or one per image (B,).
+    Coordinates are in pixels from the center of the image; coefficients are scalars, or one per image (B,).
     """
     size, channels, height, width = images.shape
     device = images.device
@@ -111,7 +111,7 @@ def _sharpness(images: Tensor, strengths: Tensor, signs: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, neutral: Tensor, change: Tensor) -> Tensor:
-    """Return images moved away from (change > 0) or towards (change < 0) their neutral form."""
+    """Move images away from (change > 0) or towards (change < 0) a neutral version."""
     factor = (1 + MAX_CHANGE * change).view(-1, 1, 1, 1)
     return (factor * images + (1 - factor) * neutral).clamp(0, 255).to(torch.uint8)
 

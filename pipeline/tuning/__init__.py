@@ -1,4 +1,4 @@
 """Cross-validated Optuna studies; the only package that imports optuna.
 
-Read `search_space`, then `objective` (one trial), then `workers` (its processes) and `study` (storage, lost trials).
+Read `search_space`, `objective` (one trial), `workers` (the processes) and `study` (storage, lost trials).
 """

@@ -1,6 +1,4 @@
-"""Figures of a study by Optuna's matplotlib backend (its plotly backend would need network access)."""
-
-from __future__ import annotations
+"""Figures of a study, drawn with Optuna's matplotlib backend (plotly would need network access)."""
 
 import warnings
 from collections.abc import Callable
@@ -14,7 +12,7 @@ DOTS_PER_INCH = 110
 
 
 def draw_study(study: optuna.Study, folder: Path) -> list[Path]:
-    """Save the optimization history and, from two complete trials, parameter importances and parallel coordinates."""
+    """Save the optimization history and, given two complete trials, parameter importances and parallel coordinates."""
     import matplotlib
 
     matplotlib.use("Agg")

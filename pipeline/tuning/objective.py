@@ -1,9 +1,7 @@
-"""One trial: the same hyperparameters trained on K stratified folds, each scored on its held-out images.
+"""One trial: train the same hyperparameters on K stratified folds, and score each on its held-out images.
 
-Early stopping watches a validation split of the fold's own training images, never the held-out ones.
+Early stopping uses a validation split of the fold's training images, never the held-out ones.
 """
-
-from __future__ import annotations
 
 import statistics
 import time
@@ -13,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.data.stratified import stratified_cut
+from pipeline.data.stratified import stratified_split
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.runtime import derive_seed, generator
@@ -51,13 +49,13 @@ def score_folds(
     """Train and score one fold after the other, and yield the metrics of each on its held-out images.
 
     Args:
-        architecture: Of the network.
-        settings: Of each fit; a fold's seed is derived from theirs.
+        architecture: Architecture of the network.
+        settings: Settings of each fit; the seed of a fold is derived from theirs.
         data: All training images, on the CPU.
-        ids: int64 (N,), their identities.
-        folds: int64 indices of each fold's held-out images.
-        val_fraction: Fraction of the other images that is used for early stopping.
-        device: For training and scoring.
+        ids: int64 (N,), identities of the images.
+        folds: int64 indices of the held-out images of each fold.
+        val_fraction: Fraction of the training images of a fold that is used for early stopping.
+        device: Device for training and scoring.
         on_epoch: Called after every epoch.
 
     Raises:
@@ -67,9 +65,9 @@ def score_folds(
         began = time.perf_counter()
         seed = derive_seed(settings.seed, "fold", number)
         indices = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
-        cut = stratified_cut(data.labels[indices], ids[indices], val_fraction, seed=seed)
+        rows = stratified_split(data.labels[indices], ids[indices], val_fraction, seed=seed)
         network = build_network(architecture, generator(seed, "weights")).to(device)
-        train, validation, test = (data.take(part, device) for part in (indices[cut[0]], indices[cut[1]], held_out))
+        train, validation, test = (data.take(part, device) for part in (indices[rows[0]], indices[rows[1]], held_out))
         fit = Fit(network, train, validation, replace(settings, seed=seed))
         for _ in fit:
             on_epoch()

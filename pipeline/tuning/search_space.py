@@ -1,13 +1,11 @@
 """Search spaces: a default per network family, or a YAML file.
 
-    learning_rate: {low: 0.0003, high: 0.01, log: true}     a range of numbers
+    learning_rate: {low: 0.0003, high: 0.01, log: true}     range of numbers
     width: {low: 50, high: 300, step: 50}                   integers with a step
     batch_norm: [false, true]                               choices
 
-Every key must be a parameter of `train_base` that the network family has.
+Every key must be a parameter of `train_base` for the network family.
 """
-
-from __future__ import annotations
 
 import itertools
 import json
@@ -62,7 +60,7 @@ def load_space(text: str, family: Family) -> Space:
     """Return the family's default space for `default`, else the space in the YAML file at path `text`.
 
     Raises:
-        UserInputError: The file is unreadable or has faults, all reported by line and key.
+        UserInputError: The file is unreadable or invalid; the message lists all faults by line and key.
     """
     if text == "default":
         return DEFAULT_SPACES[family]
@@ -144,13 +142,13 @@ def fit_batches(space: Space, images: int) -> Space:
 
 
 def check_combinations(space: Space, params: TrainBaseParams, example: MLPArchitecture | CNNArchitecture) -> None:
-    """Check that the searched parameters work together and with the fixed ones.
+    """Check that the searched parameters are compatible with each other and with the fixed ones.
 
-    All combinations of choices and bounds are checked; a seeded sample if there are too many. `example` has the
+    Checks all combinations of choices and bounds, or a seeded sample if there are too many. `example` has the
     preprocessing and classes of every trial.
 
     Raises:
-        UserInputError: A combination is invalid, or makes no valid network.
+        UserInputError: A combination is invalid, or does not give a valid network.
     """
     values = [extremes(dimension) for dimension in space.values()]
     if math.prod(map(len, values)) <= MAX_COMBINATIONS:

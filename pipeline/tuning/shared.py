@@ -35,8 +35,8 @@ class SharedTensors:
     Can only be pickled as an argument of a process being started, which inherits the file descriptor.
 
     Args:
-        file: The tensors one after the other, each aligned to `ALIGNMENT`.
-        layout: Their dtypes and shapes.
+        file: The concatenated tensors, each aligned to `ALIGNMENT`.
+        layout: Dtypes and shapes of the tensors.
     """
 
     def __init__(self, file: IO[bytes], layout: Layout):
@@ -66,7 +66,7 @@ def share_tensors(tensors: Sequence[Tensor]) -> SharedTensors:
     """Copy non-empty tensors into shared memory or, if they do not fit, into a file in the state folder.
 
     Raises:
-        DiskFullError: They do not fit in the state folder either.
+        DiskFullError: The tensors do not fit in the state folder either.
     """
     size = sum(_aligned(tensor.nbytes) for tensor in tensors)
     layout = [(tensor.dtype, tensor.shape) for tensor in tensors]
@@ -74,7 +74,7 @@ def share_tensors(tensors: Sequence[Tensor]) -> SharedTensors:
         try:
             return SharedTensors(_write(tensors, SHARED_MEMORY), layout)
         except OSError as error:
-            if not is_full(error):  # full: another program took the space meanwhile
+            if not is_full(error):  # another program may have used up the space since the check
                 raise
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,4 @@
-"""The training images of a study, as its worker processes get them: in shared memory, or by the path of their file."""
-
-from __future__ import annotations
+"""Pass the training images of a study to its workers: in shared memory, or as the path of a memory-mapped file."""
 
 import math
 from dataclasses import dataclass
@@ -43,7 +41,7 @@ class SharedExamples:
 
     Attributes:
         tensors: Labels, then the rows of the examples in `file`, or their scaled pixels, or their uint8 pixels.
-        file: Where stored images are read from.
+        file: File from which stored images are read.
     """
 
     tensors: SharedTensors
@@ -58,10 +56,10 @@ class SharedExamples:
 
 
 def share_examples(network: LayeredNetwork, examples: Examples, augment: Augment) -> SharedExamples:
-    """Share images with worker processes: scaled if they are small and not augmented, as in a fit.
+    """Share images with worker processes: normalized if they are small and not augmented, as in a fit.
 
     Raises:
-        DiskFullError: They are not in a file, and fit neither into shared memory nor into the state folder.
+        DiskFullError: The images fit neither in shared memory nor in the state folder.
     """
     images = examples.images
     if augment == "none" and fits_memory(images.pixels, len(examples)):

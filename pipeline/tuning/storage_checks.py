@@ -1,6 +1,4 @@
-"""Environment check of the study storage: reachable and writable; leaves it unchanged."""
-
-from __future__ import annotations
+"""Check that the study storage is reachable and writable, for `doctor`; leaves it unchanged."""
 
 import uuid
 from collections.abc import Iterator

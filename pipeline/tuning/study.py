@@ -3,8 +3,6 @@
 Optuna stores neither sampler nor pruner, and leaves a trial RUNNING when its process dies; this module does both.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3
@@ -37,15 +35,15 @@ Study = optuna.Study
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
-UNMARKED_GRACE_SECONDS = 15  # a worker records its process within milliseconds; after this it never will
+UNMARKED_GRACE_SECONDS = 15  # a worker records its process within milliseconds; after this, it must have died
 # PostgreSQL: detect a dead server within a minute instead of the two hours that most systems default to
 KEEP_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 SEARCHER = {"optuna": optuna.__version__}  # samplers and pruners change between versions
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 FACTS_IN_NOTE = ("model", "dataset", "classes", "folds", "seed")
-MAX_RETRIES = 2  # per parameter set, if its worker dies: for lack of memory by chance, or because of the parameters
+MAX_RETRIES = 2  # per parameter set; its worker may have died because of the parameters, such as out of memory
 GIVE_UP_MESSAGE = (
-    f"Its worker process died, {MAX_RETRIES + 1} times with these parameters: no more retries. "
+    f"Its worker process died {MAX_RETRIES + 1} times with these parameters: no more retries. "
     "If memory ran out: lower workers, or the upper bounds of the space."
 )
 SAMPLERS: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
@@ -69,7 +67,7 @@ def storage_url() -> str:
 
 
 def trial_lock_path() -> Path:
-    """Return the file that workers on this machine lock to start a trial: beside a sqlite storage, else local state."""
+    """Return the lock file for starting a trial on this machine: next to a sqlite storage, else in the state folder."""
     path = sqlite_path(storage_url())
     return path.with_name(f"{path.name}.trials.lock") if path else state_folder() / "trials.lock"
 
@@ -119,14 +117,14 @@ class StudySpec:
     name: str
     sampler: str
     pruner: str
-    facts: dict[str, str]  # everything that a trial's value depends on, such as folds, classes, data digest and space
+    facts: dict[str, str]  # everything that the value of a trial depends on: folds, classes, data digest, space, ...
 
 
 def open_study(storage: optuna.storages.RDBStorage, spec: StudySpec) -> optuna.Study:
     """Create or resume a study.
 
     Raises:
-        UserInputError: It exists with other facts.
+        UserInputError: A study of this name exists with other settings.
     """
     study = optuna.create_study(
         study_name=spec.name,
@@ -181,7 +179,7 @@ def failures(study: optuna.Study) -> list[str]:
 
 
 def record_worker(trial: optuna.Trial) -> None:
-    """Record this process as the trial's worker; has to come first in a trial."""
+    """Record this process as the trial's worker; must be the first step of a trial."""
     for name, value in ({RUN_ID: ""} | process_identity()).items():
         trial.set_user_attr(name, value)
 
@@ -202,7 +200,7 @@ def fail_stale_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def has_lost_worker(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Return whether the worker of a running trial died: visible on this machine, else judged by its heartbeat."""
+    """Return whether the worker of a running trial died, from the process on this machine, else from its heartbeat."""
     host, process = trial.user_attrs.get(HOST), trial.user_attrs.get(PROCESS)
     if host is None or process is None:
         age = datetime.now() - (trial.datetime_start or datetime.min)
@@ -218,8 +216,8 @@ def may_retry(trial: FrozenTrial) -> bool:
 
 
 def retry_message(trial: FrozenTrial) -> str:
-    """Return whether a trial whose worker died is retried, for logs and the run's note."""
-    return "Its worker process died; its parameters are queued again." if may_retry(trial) else GIVE_UP_MESSAGE
+    """Return the message for a trial whose worker died, for logs and the run's note."""
+    return "Its worker process died; its parameters are enqueued again." if may_retry(trial) else GIVE_UP_MESSAGE
 
 
 def retry_lost_trial(study: optuna.Study, trial: FrozenTrial) -> None:

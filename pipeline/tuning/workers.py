@@ -1,10 +1,8 @@
 """Worker processes of a study: single-threaded, forked once per study, sharing the images in memory.
 
-Each runs trials until the study has enough. The same command on another machine adds more workers. There is no
+Each worker runs trials until the study has enough. The same command on another machine adds workers. There is no
 scheduler: the study storage is the queue.
 """
-
-from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
@@ -53,24 +51,24 @@ Worker = multiprocessing.context.ForkServerProcess
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the workers of a study share."""
+    """The configuration and data shared by the workers of a study."""
 
     spec: StudySpec
     space: Space
     params: TuneParams  # with the device resolved
-    preprocessing: Preprocessing  # of the images
+    preprocessing: Preprocessing
     classes: tuple[str, ...]
     settings: FitSettings  # of each fold's fit; a trial replaces the searched values
     data: SharedExamples  # all training images
     identities_and_folds: SharedTensors  # identities of these images, then the held-out indices of each fold
     parent_run_id: str  # the study's MLflow run
     folder: str  # working directory
-    environment: dict[str, str]  # MLFLOW_* and PIPELINE_*; the fork server may have been started with others
-    owner: str  # process that started the workers (see `runtime.process_identity`); they exit when it does
+    environment: dict[str, str]  # MLFLOW_* and PIPELINE_*; those of the fork server may differ
+    owner: str  # process that started the workers (see `runtime.process_identity`); they exit with it
 
     @property
     def folds(self) -> list[Tensor]:
-        """Indices of each fold's held-out images."""
+        """Indices of the held-out images of each fold."""
         return self.identities_and_folds.tensors[1:]
 
     def architecture(self, params: TrainBaseParams) -> MLPArchitecture | CNNArchitecture:
@@ -119,7 +117,7 @@ class Workers:
     def stop(self, limit_seconds: float = 10) -> None:
         """Terminate the workers; kill those that do not exit in time."""
         for process in self.processes:
-            if process.is_alive():  # notices an exit, after which another process may have its id
+            if process.is_alive():  # checked first: after an exit, another process may have its id
                 process.terminate()
         for process in self.processes:
             process.join(limit_seconds)
@@ -131,8 +129,8 @@ class Workers:
 def work(job: Job) -> None:
     """Run trials until the study has enough; the target of a worker process.
 
-    The lock is held from counting the trials until the next one is recorded: no extra trial starts, and no two workers
-    take the same enqueued trial, which sqlite would permit. The system releases it if the worker is killed.
+    The lock is held from counting the trials until the next one is recorded, so that no extra trial starts and no two
+    workers take the same enqueued trial (possible with sqlite). The system releases it if the worker is killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the owner sends SIGTERM
     os.chdir(job.folder)

@@ -73,7 +73,7 @@ BAD = [
     (["--device", "cuda:99"], "device=cuda:99"),
     (["--frobnicate", "1"], "frobnicate=1: unknown parameter"),
     (["nonsense"], "is not an option"),
-    (["--dataset", "mnist", "--data_dir", "mlflow.db/nowhere"], "dataset=digits needs none"),
+    (["--dataset", "mnist", "--data_dir", "mlflow.db/nowhere"], "dataset=digits needs no download"),
 ]
 
 

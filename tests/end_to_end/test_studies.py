@@ -20,9 +20,8 @@ from mlflow.entities import Run
 
 from pipeline.tracking import names
 from tests.conftest import clean_environment, copy_store
-from tests.end_to_end.test_commands import mlflow_run, project, runs_in
+from tests.end_to_end.test_commands import mlflow_run, runs_in
 
-__all__ = ["project"]  # a fixture
 PLAN = """
 title: Small
 description: A small study.

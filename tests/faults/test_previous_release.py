@@ -73,7 +73,9 @@ def test_pending_run_is_uploaded_by_sync(tmp_path: Path, ids: dict[str, str], pi
 def test_killed_run_is_not_resumed(ids: dict[str, str], pipeline: Callable[..., str]) -> None:
     """Its images were drawn by position."""
     printed = pipeline("resume", "--run_id", ids["killed"], code=2)
-    assert "started by an earlier release, which drew images by position. Run it again: python -m pipeline" in printed
+    assert (
+        "started by an earlier release, which sampled images by position. Run it again: python -m pipeline" in printed
+    )
 
 
 def test_model_is_rejected_as_a_base(ids: dict[str, str], pipeline: Callable[..., str]) -> None:

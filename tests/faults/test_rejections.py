@@ -103,9 +103,7 @@ def test_self_resuming_stage_error_prints_the_command_to_rerun(store: MlflowClie
     train_base(TrainBaseParams(**QUICK))
     result = cache_features(CacheFeaturesParams(dataset="digits", depth=1))
     store.set_terminated(result.run_id, "KILLED")
-    refused(
-        result.run_id, "it continues where it stopped: python -m pipeline cache_features --dataset digits .*--depth 1"
-    )
+    refused(result.run_id, "Run it again to continue: python -m pipeline cache_features --dataset digits .*--depth 1")
 
 
 def test_run_with_changed_data_is_rejected(

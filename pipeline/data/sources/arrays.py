@@ -1,6 +1,4 @@
-"""Data sets whose images are arrays: resize them to another geometry, and summarize them."""
-
-from __future__ import annotations
+"""Data sets that are loaded as arrays: resize and summarize them."""
 
 import zlib
 from collections.abc import Iterator
@@ -18,16 +16,16 @@ from pipeline.data.sources.source import SourceRequest
 from pipeline.data.store.files import RECORD, source_key
 from pipeline.data.store.image_store import StoreKey, open_store, source_lock, store_array
 
-STORED_BYTES = 32 << 20  # smaller results are resized again by every process
+STORED_BYTES = 32 << 20  # smaller results are not stored: every process resizes again
 PART_ROWS = 1024
-THREADS = 4  # Pillow resizes outside of Python's lock
+THREADS = 4  # Pillow releases the GIL while resizing
 
 
-def in_requested_geometry(dataset: Dataset, request: SourceRequest) -> Dataset:
-    """Return a data set of arrays with its images in the requested geometry; unchanged where they have it already.
+def resize_dataset(dataset: Dataset, request: SourceRequest) -> Dataset:
+    """Resize the images to the requested geometry; images that already match are unchanged.
 
     Raises:
-        DiskFullError: The resized images are large, and do not fit on the disk.
+        DiskFullError: The resized images are to be stored, and do not fit on the disk.
     """
     native, geometry = dataset.geometry, _resolved(dataset, request)
     cropped = geometry.resize == "fit" and geometry.crop_ratio < 1
@@ -45,13 +43,11 @@ def in_requested_geometry(dataset: Dataset, request: SourceRequest) -> Dataset:
 
 
 def _resolved(dataset: Dataset, request: SourceRequest) -> Geometry:
-    if isinstance(request.geometry, Geometry):
-        return request.geometry
     return request.geometry.resolve(dataset.geometry.size, grey=dataset.geometry.channels == 1)
 
 
 def _resized(name: str, splits: list[Images], geometry: Geometry, *, verify: bool) -> Tensor:
-    """Return the images of all splits one after the other, uint8 (N, C, H, W), from the store if they are large."""
+    """Return the resized images of all splits, concatenated, uint8 (N, C, H, W); large results are stored on disk."""
     records = np.zeros(sum(len(images) for images in splits), RECORD)
     records["id"] = torch.cat([images.ids for images in splits]).numpy()
     records["digest"] = np.stack((records["id"], records["id"]), axis=1).view("V16")[:, 0]
@@ -81,8 +77,8 @@ def _resized_parts(splits: list[Images], key: StoreKey) -> Iterator[Pixels]:
                 yield resized
 
 
-def summary_of(dataset: Dataset, request: SourceRequest) -> DatasetSummary:
-    """Return the summary of a loaded data set, with the geometry that loading would give it."""
+def summarize(dataset: Dataset, request: SourceRequest) -> DatasetSummary:
+    """Return the summary of a data set in its native geometry, with the geometry that loading would resize it to."""
 
     def counts(images: Images) -> tuple[int, ...]:
         return tuple(torch.bincount(images.labels, minlength=len(dataset.class_names)).tolist())

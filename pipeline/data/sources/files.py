@@ -1,6 +1,4 @@
-"""Data sets whose images are files: decode them, or look at them without decoding."""
-
-from __future__ import annotations
+"""Data sets whose images are files: load them, or describe them without decoding."""
 
 import logging
 from dataclasses import dataclass
@@ -9,25 +7,26 @@ import numpy as np
 import torch
 
 from pipeline.data.file_splits import LabelledFiles
-from pipeline.data.folder_listing import shown
+from pipeline.data.folder_listing import NAMES_SHOWN
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Dataset, DatasetSummary, Images
 from pipeline.data.sources.source import SourceRequest
-from pipeline.data.store.loading import StoredImages, load_images, look_ahead
+from pipeline.data.store.loading import StoredImages, load_images, peek
 from pipeline.data.stratified import TEST_FRACTION
+from pipeline.errors import abbreviate
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """Labelled image files and what to tell about them.
+    """Labelled image files, and where they come from.
 
     Attributes:
         labelled: The files.
-        origin: Path of the folder, as shown to the user.
-        note: How the splits were found.
-        ignored: What is ignored, by reason; empty if nothing is.
+        origin: Path of the folder, as printed.
+        note: Where the splits come from.
+        ignored: Summary of the ignored files; empty if there are none.
     """
 
     labelled: LabelledFiles
@@ -36,7 +35,7 @@ class FileSource:
     ignored: str = ""
 
     def load(self, request: SourceRequest) -> Dataset:
-        """Return the decoded images; one warning lists what is ignored.
+        """Return the decoded images; log a warning if files are ignored.
 
         Raises:
             DataFileError: A class has too few images, or files cannot be read.
@@ -67,7 +66,7 @@ class FileSource:
     def _warn(self, name: str, stored: StoredImages) -> None:
         parts = [self.ignored] if self.ignored else []
         if stored.unreadable:
-            parts.append(f"{len(stored.unreadable)} unreadable images ({shown(stored.unreadable)})")
+            parts.append(f"{len(stored.unreadable)} unreadable images ({abbreviate(stored.unreadable, NAMES_SHOWN)})")
         if parts:
             logger.warning("%s: ignored %s", name, "; ".join(parts))
         for text in stored.order.notes:
@@ -85,7 +84,7 @@ class FileSource:
         """
         labelled = self.labelled
         labelled.check_sizes()
-        records, geometry = look_ahead(labelled.files, request.load)
+        records, geometry = peek(labelled.files, request.load)
         counts: dict[str, tuple[int, ...]] = {}
         if records is not None:
             order = labelled.arrange(records)
@@ -110,5 +109,5 @@ class FileSource:
 
 
 def geometry_text(geometry: Geometry) -> str:
-    """Return such as `64x64 RGB`."""
+    """Format a geometry, such as `64x64 RGB`."""
     return f"{geometry.size[0]}x{geometry.size[1]} {'grey' if geometry.channels == 1 else 'RGB'}"

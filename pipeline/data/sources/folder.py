@@ -1,10 +1,8 @@
-"""`folder:PATH`: a folder of images with one sub-folder per class, and official splits if it has them."""
-
-from __future__ import annotations
+"""`folder:PATH`: a folder of images with one sub-folder per class, with or without official splits."""
 
 from pathlib import Path
 
-from pipeline.data.file_splits import join_tables
+from pipeline.data.file_splits import concatenate_tables
 from pipeline.data.folder_listing import list_folder
 from pipeline.data.records import Dataset, DatasetSummary
 from pipeline.data.sources.files import FileSource
@@ -12,24 +10,24 @@ from pipeline.data.sources.source import Source, SourceRequest
 from pipeline.params import FOLDER_PREFIX
 
 
-def _listed(request: SourceRequest) -> FileSource:
+def _list(request: SourceRequest) -> FileSource:
     """List the folder.
 
     Raises:
-        DataFileError: It does not exist, or does not hold one sub-folder of images per class.
+        DataFileError: It does not exist, or does not have one sub-folder of images per class.
     """
     path = Path(request.name.removeprefix(FOLDER_PREFIX)).expanduser()
     listing = list_folder(request.name, path)
-    labelled = join_tables(f"{FOLDER_PREFIX}{listing.root}", listing.root, listing.splits, listing.class_names)
+    labelled = concatenate_tables(f"{FOLDER_PREFIX}{listing.root}", listing.root, listing.splits, listing.class_names)
     return FileSource(labelled, str(path.absolute()), listing.note, listing.ignored_text)
 
 
 def _load(request: SourceRequest) -> Dataset:
-    return _listed(request).load(request)
+    return _list(request).load(request)
 
 
 def _describe(request: SourceRequest) -> DatasetSummary:
-    return _listed(request).describe(request)
+    return _list(request).describe(request)
 
 
 SOURCE = Source(_load, _describe, prefix=FOLDER_PREFIX)

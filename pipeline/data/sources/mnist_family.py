@@ -1,17 +1,15 @@
-"""The MNIST family (MNIST, Fashion-MNIST, KMNIST, QMNIST), read from disk in torchvision's layout, else downloaded."""
-
-from __future__ import annotations
+"""The MNIST family (MNIST, Fashion-MNIST, KMNIST, QMNIST) in torchvision's layout; downloaded if missing."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.data.download import Download, obstacle_to_download
+from pipeline.data.download import Download, download_blocker
 from pipeline.data.identity import content_ids
 from pipeline.data.idx import SIDE, read_idx_files
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Dataset, DatasetSummary, Images
-from pipeline.data.sources.arrays import in_requested_geometry, summary_of
+from pipeline.data.sources.arrays import resize_dataset, summarize
 from pipeline.data.sources.source import Source, SourceRequest
 from pipeline.data.torchvision_import import torchvision_datasets
 from pipeline.errors import DataFileError, Fault
@@ -25,11 +23,11 @@ class FamilyMember:
     files: tuple[str, ...]
 
     def raw_folder(self, data_dir: str) -> Path:
-        """The folder in which torchvision keeps the extracted files."""
+        """Return the folder of the extracted files."""
         return Path(data_dir) / self.class_name / "raw"
 
     def missing(self, data_dir: str) -> list[str]:
-        """The files that do not exist."""
+        """Return the names of the missing files."""
         return [name for name in self.files if not (self.raw_folder(data_dir) / name).is_file()]
 
 
@@ -41,11 +39,11 @@ FAMILY = {
     "kmnist": FamilyMember("KMNIST", _MNIST_FILES),
     "qmnist": FamilyMember("QMNIST", _QMNIST_FILES),
 }
-NAMED_CLASSES = ("fashion_mnist", "kmnist")  # the others' classes are digits
+NAMED_CLASSES = ("fashion_mnist", "kmnist")  # the classes of the others are digits
 
 
 def load_family(name: str, data_dir: str) -> Dataset:
-    """Return a data set of the family, downloaded first if it is not on disk."""
+    """Load a data set of the family; download it if it is missing."""
     member = FAMILY[name]
     if missing := member.missing(data_dir):
         _download(name, data_dir, missing)
@@ -56,13 +54,13 @@ def load_family(name: str, data_dir: str) -> Dataset:
 
 @lru_cache(maxsize=1)  # the steps of a plan read the same files; 55 MB for MNIST
 def _read_family(name: str, data_dir: str, states: tuple[tuple[int, int], ...]) -> Dataset:
-    """Validate and read the files; `states` (times and sizes) make changed files a cache miss."""
+    """Read and validate the files; `states` (times and sizes) is part of the cache key, so changed files are a miss."""
     member = FAMILY[name]
     folder = member.raw_folder(data_dir)
     arrays = read_idx_files(name, folder, member.files)
     splits = []
     for image_file, label_file in (member.files[:2], member.files[2:]):
-        labels = arrays[label_file]  # QMNIST's have eight columns, the digit is the first
+        labels = arrays[label_file]  # QMNIST labels have eight columns; the first is the digit
         pixels = arrays[image_file].unsqueeze(1)
         labels = (labels if labels.ndim == 1 else labels[:, 0]).long()
         splits.append(Images(pixels, labels, content_ids(pixels)))
@@ -80,7 +78,7 @@ def _download(name: str, data_dir: str, missing: list[str]) -> None:
     """Let torchvision download and verify a data set.
 
     Raises:
-        DataFileError: It cannot be downloaded; says what to do.
+        DataFileError: The download is impossible or fails.
     """
     member = FAMILY[name]
     kind = getattr(torchvision_datasets(), member.class_name)
@@ -95,7 +93,7 @@ def _download(name: str, data_dir: str, missing: list[str]) -> None:
 
 def download_obstacle(name: str, data_dir: str) -> str:
     """Return why a download cannot succeed, or an empty string; takes a few seconds at most."""
-    return obstacle_to_download(data_dir, _urls(name))
+    return download_blocker(data_dir, _urls(name))
 
 
 def _urls(name: str) -> list[str]:
@@ -106,12 +104,12 @@ def _urls(name: str) -> list[str]:
 
 
 def _load(request: SourceRequest) -> Dataset:
-    return in_requested_geometry(load_family(request.name, request.data_dir), request)
+    return resize_dataset(load_family(request.name, request.data_dir), request)
 
 
 def _describe(request: SourceRequest) -> DatasetSummary:
     dataset = load_family(request.name, request.data_dir)
-    return summary_of(dataset, request)
+    return summarize(dataset, request)
 
 
 SOURCE = Source(_load, _describe, names=tuple(FAMILY))

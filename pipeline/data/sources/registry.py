@@ -1,10 +1,7 @@
-"""Load a data set by name. Every module of this package that defines `SOURCE` is a source.
+"""Load a data set by name. Every module of this package that defines `SOURCE` is registered.
 
-Every source returns uint8 images (N, C, H, W), int64 labels (N,) and a test split that is official or determined by the
-images. Files are validated before anything trains on them.
+Every source returns uint8 images (N, C, H, W), int64 labels (N,) and a test split, official or sampled by content.
 """
-
-from __future__ import annotations
 
 import importlib
 import os
@@ -33,15 +30,15 @@ def load_dataset(
     skip_unreadable: bool = False,
     verify: bool = False,
 ) -> Dataset:
-    """Return a data set; download it first if it is not on disk, and decode its images if they have not been before.
+    """Load a data set; download it if it is missing, and decode its images unless they are cached.
 
     Args:
         name: A valid value of the parameter `dataset`.
         data_dir: Folder of the data sets, in torchvision's layout.
-        geometry: Of the images, such as a base's, or what the user requested.
-        data_dir_is_chosen: Whether the user set that folder; `auto` then reports it if it is not accessible.
-        skip_unreadable: Whether to leave out files that cannot be decoded; otherwise they are an error.
-        verify: Whether to hash all files again; otherwise a file of the same path, size and time is taken as unchanged.
+        geometry: Geometry of the images (of a base, for example), or what the user requested.
+        data_dir_is_chosen: Whether the user set `data_dir`; `auto` then fails if it is not accessible.
+        skip_unreadable: Whether to skip files that cannot be decoded; by default they are an error.
+        verify: Whether to hash all files again; by default a file with the same path, size and mtime is unchanged.
 
     Raises:
         DataFileError: Files are missing and cannot be downloaded, or are truncated, altered or unreadable.
@@ -62,7 +59,7 @@ def describe_dataset(
     geometry: Geometry | GeometryRequest = NO_REQUEST,
     data_dir_is_chosen: bool = False,
 ) -> DatasetSummary:
-    """Return classes, counts and geometry of a data set; images in files are not decoded for it.
+    """Return classes, counts and geometry of a data set without decoding image files.
 
     Raises:
         DataFileError: Files are missing and cannot be downloaded, or the data set has too few classes or images.
@@ -77,7 +74,7 @@ def find_source(name: str) -> Source:
     """Return the source of a data set.
 
     Raises:
-        UserInputError: There is none.
+        UserInputError: No source has a data set of that name.
     """
     for source in _sources():
         if source.serves(name):
@@ -98,11 +95,13 @@ def _sources() -> tuple[Source, ...]:
 
 
 def _resolve_auto(request: SourceRequest, *, data_dir_is_chosen: bool) -> tuple[SourceRequest, str]:
-    """Choose MNIST if it is on disk or can be downloaded, else scikit-learn's digits, with a note that says why."""
+    """Choose MNIST if it is on disk or can be downloaded, else scikit-learn's digits; return the reason as a note."""
     mnist, data_dir = FAMILY["mnist"], request.data_dir
     present = len(mnist.missing(data_dir)) < len(mnist.files)
     blocked = data_dir_is_chosen and not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK)
-    obstacle = "" if present or blocked else download_obstacle("mnist", data_dir)  # blocked: rejected when it is loaded
+    obstacle = (
+        "" if present or blocked else download_obstacle("mnist", data_dir)
+    )  # if blocked, loading fails with the reason
     if not obstacle:
         return replace(request, name="mnist"), ""
     note = (

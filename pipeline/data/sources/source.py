@@ -1,9 +1,7 @@
-"""What a source of images is: names, and functions that load and describe a data set.
+"""The interface of a data source: names, and functions that load and describe a data set.
 
 To add one, write a module in this package that defines `SOURCE`, and list its names (or prefix) in `params/data.py`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +13,12 @@ from pipeline.data.store.loading import LoadRequest
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """A data set that is requested.
+    """A request for a data set.
 
     Attributes:
-        name: Of the data set.
+        name: Name of the data set.
         data_dir: Folder of the data sets, in torchvision's layout.
-        load: Geometry, and how to treat files.
+        load: Geometry and options for loading files.
     """
 
     name: str
@@ -29,19 +27,19 @@ class SourceRequest:
 
     @property
     def geometry(self) -> Geometry | GeometryRequest:
-        """The geometry of the images, or what the user requested."""
+        """Geometry of the images, or what the user requested."""
         return self.load.geometry
 
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of data sets.
+    """A source of data sets.
 
     Attributes:
-        load: Returns a data set.
-        describe: Returns what is known of it without decoding images.
-        names: Of its data sets.
-        prefix: That the names of its data sets start with, if they are not known in advance.
+        load: Loads a data set.
+        describe: Summarizes a data set without decoding images.
+        names: Names of its data sets.
+        prefix: Prefix of the names of its data sets, if the names are not fixed.
     """
 
     load: Callable[[SourceRequest], Dataset]
@@ -50,5 +48,5 @@ class Source:
     prefix: str = ""
 
     def serves(self, name: str) -> bool:
-        """Return whether a data set is one of this source."""
+        """Return whether a data set comes from this source."""
         return name in self.names or (self.prefix != "" and name.startswith(self.prefix))

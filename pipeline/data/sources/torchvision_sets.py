@@ -1,9 +1,7 @@
-"""`torchvision:NAME`: torchvision's image-classification data sets, read from disk in its layout, else downloaded.
+"""`torchvision:NAME`: torchvision's image-classification data sets; downloaded if missing.
 
 To add one, add a line to `SETS`, and its name to `TORCHVISION_DATASETS` in `params/data.py`.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,19 +13,19 @@ import numpy as np
 import torch
 
 from pipeline.data.download import Download
-from pipeline.data.file_splits import join_tables
+from pipeline.data.file_splits import concatenate_tables
 from pipeline.data.folder_listing import FileTable
 from pipeline.data.identity import content_ids
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Dataset, DatasetSummary, Images
-from pipeline.data.sources.arrays import in_requested_geometry, summary_of
+from pipeline.data.sources.arrays import resize_dataset, summarize
 from pipeline.data.sources.files import FileSource
 from pipeline.data.sources.source import Source, SourceRequest
 from pipeline.data.torchvision_import import torchvision_datasets
 from pipeline.errors import DataFileError, Fault
 from pipeline.params import TORCHVISION_PREFIX
 
-NO_CLASS = "N/A"  # EMNIST's letters count from 1
+NO_CLASS = "N/A"  # placeholder for class 0 of EMNIST letters, whose labels start at 1
 Arguments = Mapping[str, Any]
 
 
@@ -36,13 +34,13 @@ class TorchvisionSet:
     """How to read one data set.
 
     Attributes:
-        kind: Its class in `torchvision.datasets`.
-        splits: Constructor arguments by split; one split `all` if there is no official test split.
-        images: Attribute with the images: an array, paths, or pairs of a path and a class number.
-        labels: Attribute with the class numbers; empty if `images` holds pairs.
-        url: A server that has it.
-        layout: Order of an array's dimensions.
-        class_names: If they are not in the attribute `classes`.
+        kind: Name of its class in `torchvision.datasets`.
+        splits: Constructor arguments per split; the only key is `all` without an official test split.
+        images: Attribute with the images: an array, paths, or (path, class index) pairs.
+        labels: Attribute with the class indices; empty if `images` contains pairs.
+        url: Address of the server, probed before a download.
+        layout: Order of the dimensions, if the images are an array.
+        class_names: Class names, if the attribute `classes` does not have them.
     """
 
     kind: str
@@ -118,22 +116,22 @@ def _load(request: SourceRequest) -> Dataset:
     opened = _open(request)
     if isinstance(opened, FileSource):
         return opened.load(request)
-    return in_requested_geometry(opened, request)
+    return resize_dataset(opened, request)
 
 
 def _describe(request: SourceRequest) -> DatasetSummary:
     opened = _open(request)
-    return opened.describe(request) if isinstance(opened, FileSource) else summary_of(opened, request)
+    return opened.describe(request) if isinstance(opened, FileSource) else summarize(opened, request)
 
 
 SOURCE = Source(_load, _describe, prefix=TORCHVISION_PREFIX)
 
 
 def _open(request: SourceRequest) -> FileSource | Dataset:
-    """Return the data set of files, or of arrays in their native geometry.
+    """Return the files of a data set, or its arrays in native geometry.
 
     Raises:
-        DataFileError: It is not on disk and cannot be downloaded, or is damaged.
+        DataFileError: The data set is damaged, or missing and cannot be downloaded.
     """
     spec = SETS[request.name.removeprefix(TORCHVISION_PREFIX)]
     splits = _read(request, spec)
@@ -145,7 +143,7 @@ def _open(request: SourceRequest) -> FileSource | Dataset:
 
 
 def _read(request: SourceRequest, spec: TorchvisionSet) -> dict[str, Any]:
-    """Let torchvision read every split, and download what is missing or damaged."""
+    """Read every split with torchvision; download the data set if it is missing or damaged."""
     try:
         return _construct(request, spec, download=False)
     except (OSError, RuntimeError) as error:
@@ -180,11 +178,11 @@ def _from_arrays(
         pixels = _channels_first(torch.as_tensor(getattr(dataset, spec.images)), spec.layout)
         labels = torch.as_tensor(getattr(dataset, spec.labels)).long() - shift
         images[split] = Images(pixels, labels, content_ids(pixels))
-    train, dropped = _without(images["train"], images["test"].ids)
+    train, dropped = _drop_ids(images["train"], images["test"].ids)
     channels, height, width = train.pixels.shape[1:]
     note = f"{request.name}, read from {request.data_dir}"
     if dropped:
-        note += f"; {dropped} training images are also in the test split: not trained on"
+        note += f"; {dropped} training images excluded: also in the test split"
     return Dataset(
         request.name,
         train,
@@ -205,8 +203,8 @@ def _channels_first(pixels: torch.Tensor, layout: str) -> torch.Tensor:
     return (pixels.permute(0, 3, 1, 2) if layout == "NHWC" else pixels).contiguous()
 
 
-def _without(images: Images, ids: torch.Tensor) -> tuple[Images, int]:
-    """Return the images whose identity is not among some, and how many are."""
+def _drop_ids(images: Images, ids: torch.Tensor) -> tuple[Images, int]:
+    """Drop the images with the given identities; also return the number dropped."""
     keep = ~torch.isin(images.ids, ids)
     if bool(keep.all()):
         return images, 0
@@ -222,13 +220,13 @@ def _from_files(
         entries: Sequence[Any] = getattr(dataset, spec.images)
         pairs = zip(entries, getattr(dataset, spec.labels), strict=True) if spec.labels else entries
         tables[split] = _file_table(request, root, [(os.path.realpath(path), int(label)) for path, label in pairs])
-    labelled = join_tables(f"{request.name} in {root}", root, tables, class_names)
+    labelled = concatenate_tables(f"{request.name} in {root}", root, tables, class_names)
     note = "official splits" if labelled.official else "the test split is sampled"
     return FileSource(labelled, str(root), f"{request.name}, {note}")
 
 
 def _file_table(request: SourceRequest, root: Path, samples: list[tuple[str, int]]) -> FileTable:
-    """Return the files by class and path.
+    """Return the files, sorted by class and path.
 
     Raises:
         DataFileError: A file is missing.

@@ -1,6 +1,4 @@
-"""Decode image files into a store in worker processes; a decoding that was interrupted continues where it stopped."""
-
-from __future__ import annotations
+"""Decode image files into a store in worker processes; resumes after an interruption."""
 
 import json
 import multiprocessing
@@ -18,26 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.console import count_progress
-from pipeline.data.folder_listing import shown
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.store.files import RECORD, ImageFiles, Records
 from pipeline.data.store.worker import PIXELS, RECORDS, Task, TaskResult, decode_rows, start_worker
 from pipeline.disk_space import disk_full_errors
-from pipeline.errors import DataFileError, Fault
+from pipeline.errors import DataFileError, Fault, abbreviate
 
 LISTING = "listing.npz"
 TASK_BYTES = 8 << 20  # decoded pixels of one task
 MAX_TASK_ROWS = 128
-TASKS_PER_WORKER = 3  # submitted at a time: an interruption does not wait for more than what runs
-IN_PROCESS_BYTES = 16 << 20  # size of the files up to which starting workers takes longer than decoding
+TASKS_PER_WORKER = 3  # submitted at a time: few, so that an interruption does not wait for queued tasks
+IN_PROCESS_BYTES = 16 << 20  # total file size below which starting workers takes longer than decoding
 IN_PROCESS_FILES = 1_000
 
 
 class NativeGeometryError(Exception):
-    """An image has another size or other channels than the geometry was chosen for.
+    """An image differs from the size or channels that the geometry was resolved for.
 
     Attributes:
-        records: Of the images decoded last, among them the one that differs.
+        records: Records of a batch of images, at least one of which differs.
     """
 
     def __init__(self, records: Records):
@@ -47,11 +44,11 @@ class NativeGeometryError(Exception):
 
 @dataclass(frozen=True)
 class Assumption:
-    """What a geometry that was resolved from a sample takes for granted; None: nothing.
+    """What a geometry that was resolved from a sample assumes about all images.
 
     Attributes:
-        native_size: (H, W) of every image.
-        grey: That every image is grey.
+        native_size: (H, W) of every image; None assumes nothing.
+        grey: Whether every image is grey; None assumes nothing.
     """
 
     native_size: tuple[int, int] | None = None
@@ -73,9 +70,9 @@ class Decoded:
     """A partial store in which every readable file is decoded.
 
     Attributes:
-        folder: Of the store.
-        records: One per file.
-        unreadable: Why a file could not be decoded, by row.
+        folder: Folder of the store.
+        records: One record per file.
+        unreadable: Reasons why files could not be decoded, by row.
     """
 
     folder: Path
@@ -84,7 +81,7 @@ class Decoded:
 
 
 def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, assumption: Assumption) -> Decoded:
-    """Decode files into a partial store, continuing one that holds the same files.
+    """Decode files into a partial store; resume if it already has some of these files.
 
     Raises:
         DataFileError: Files changed while they were read.
@@ -97,10 +94,13 @@ def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, assumption
         assumption.check(records[done])
         decoded = Decoded(folder, records)
         changed: list[str] = []
-        tasks = _tasks(files, geometry, folder, np.flatnonzero(~done))
+        tasks = _make_tasks(files, geometry, folder, np.flatnonzero(~done))
         in_process = len(files) <= IN_PROCESS_FILES and int(files.sizes[~done].sum()) <= IN_PROCESS_BYTES
         results = _in_process(tasks) if in_process else _in_workers(tasks)
-        with count_progress("decoding images", len(files)) as advance, closing(results):  # ends workers on an error
+        with (
+            count_progress("decoding images", len(files)) as advance,
+            closing(results),
+        ):  # closing() stops the workers on an error
             advance(int(done.sum()))
             for result in results:
                 assumption.check(result.records)
@@ -108,14 +108,14 @@ def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, assumption
                 changed += result.changed
                 advance(len(result.records) + len(result.unreadable) + len(result.changed))
     if changed:
-        what = f"these files changed while they were read: {shown(sorted(changed), 10)}."
+        what = f"these files changed while they were read: {abbreviate(sorted(changed), 10)}."
         raise DataFileError(Fault("dataset", files.source, what, "Run again when they are complete."))
     decoded.records = np.fromfile(folder / RECORDS, RECORD)
     return decoded
 
 
-def _tasks(files: ImageFiles, geometry: Geometry, folder: Path, rows: np.ndarray) -> Iterator[Task]:
-    """Yield tasks for some rows, bounded by decoded bytes."""
+def _make_tasks(files: ImageFiles, geometry: Geometry, folder: Path, rows: np.ndarray) -> Iterator[Task]:
+    """Yield tasks for the given rows, limited in decoded bytes."""
     size = min(MAX_TASK_ROWS, max(1, TASK_BYTES // int(np.prod(geometry.image_shape))))
     for first in range(0, len(rows), size):
         part = rows[first : first + size]
@@ -131,26 +131,26 @@ def _in_process(tasks: Iterator[Task]) -> Generator[TaskResult, None, None]:
 
 
 def _in_workers(tasks: Iterator[Task]) -> Generator[TaskResult, None, None]:
-    """Yield results as they come from one worker process per core."""
-    if multiprocessing.current_process().daemon:  # may not have processes of its own
+    """Yield results as they complete, from one worker process per core."""
+    if multiprocessing.current_process().daemon:  # a daemonic process cannot start workers
         yield from _in_process(tasks)
         return
     count = _cores()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
     try:
-        yield from _bounded(pool, tasks, count * TASKS_PER_WORKER)
-        pool.shutdown(wait=False)  # nothing is left to do: the workers exit on their own
+        yield from _run_bounded(pool, tasks, count * TASKS_PER_WORKER)
+        pool.shutdown(wait=False)  # all tasks are done, and the workers exit on their own
     except BrokenProcessPool as error:
-        what = "a process that decodes images was killed, possibly for lack of memory"
-        raise RuntimeError(f"{what}; run again to continue where it stopped") from error
+        what = "a decoding worker was killed, possibly out of memory"
+        raise RuntimeError(f"{what}; run again to resume") from error
     except BaseException:
         pool.shutdown(wait=True, cancel_futures=True)
         raise
 
 
-def _bounded(pool: ProcessPoolExecutor, tasks: Iterator[Task], limit: int) -> Iterator[TaskResult]:
-    """Run tasks with at most `limit` of them submitted."""
+def _run_bounded(pool: ProcessPoolExecutor, tasks: Iterator[Task], limit: int) -> Iterator[TaskResult]:
+    """Run tasks with at most `limit` of them in flight."""
     pending: set[Future[TaskResult]] = {pool.submit(decode_rows, task) for task in islice(tasks, limit)}
     while pending:
         finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -166,7 +166,7 @@ def _cores() -> int:
 
 
 def _open_partial(files: ImageFiles, geometry: Geometry, folder: Path) -> Records:
-    """Return the records of a partial store, which is created unless it holds these files."""
+    """Return the records of a partial store; create it unless it was started for the same files."""
     records = _resumable(files, geometry, folder)
     if records is not None:
         return records
@@ -185,7 +185,7 @@ def _open_partial(files: ImageFiles, geometry: Geometry, folder: Path) -> Record
 
 
 def _resumable(files: ImageFiles, geometry: Geometry, folder: Path) -> Records | None:
-    """Return the records of an interrupted decoding of the same files; rows with damaged pixels count as not done."""
+    """Return the records of an interrupted run over the same files, with damaged rows marked as not done."""
     try:
         with np.load(folder / LISTING, allow_pickle=False) as listing:
             same = files.same_as(listing["names"], listing["sizes"], listing["mtimes"])
@@ -202,7 +202,7 @@ def _resumable(files: ImageFiles, geometry: Geometry, folder: Path) -> Records |
 
 
 def damaged_rows(pixels: Path, records: Records, row_bytes: int, rows: np.ndarray) -> np.ndarray:
-    """Return for each of some rows whether its pixels differ from its checksum, bool (M,)."""
+    """Return whether the pixels of each row fail their checksum, bool (M,)."""
     stored = np.memmap(pixels, np.uint8, mode="r").reshape(-1, row_bytes) if len(rows) else np.empty((0, row_bytes))
     checksums = [zlib.crc32(stored[row]) for row in rows.tolist()]
     differs: np.ndarray = np.asarray(checksums, np.int64) != records["crc"][rows]
@@ -210,7 +210,7 @@ def damaged_rows(pixels: Path, records: Records, row_bytes: int, rows: np.ndarra
 
 
 def _allocate(path: Path, size: int) -> None:
-    """Create a file of some size and reserve its space, so that a full disk is noticed before anything is decoded."""
+    """Create a file and reserve its space, so that a full disk is detected before decoding starts."""
     with open(path, "wb") as file:
         if size and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)

@@ -1,6 +1,4 @@
-"""Image files to decode, and what is recorded about each. Imports no torch: worker processes use it."""
-
-from __future__ import annotations
+"""Image files to decode, and the record of each. Imports no torch, so that worker processes start quickly."""
 
 import os
 from dataclasses import dataclass
@@ -30,9 +28,9 @@ class ImageFiles:
     """Image files in a fixed order.
 
     Attributes:
-        source: Name of the data set, which does not depend on how the user wrote it.
-        root: Folder that the names are relative to.
-        names: Paths of the files.
+        source: Canonical name of the data set.
+        root: Folder that contains the files.
+        names: Paths of the files, relative to `root`.
         sizes: int64 (N,), in bytes.
         mtimes: int64 (N,), modification times in nanoseconds.
     """
@@ -54,10 +52,10 @@ class ImageFiles:
 
     @cached_property
     def names_blob(self) -> NDArray[np.uint8]:
-        """All names as one array of bytes, to be compared and stored quickly."""
+        """All names as one byte array, which is fast to compare and store."""
         return np.frombuffer(os.fsencode("\0".join(self.names)), np.uint8)
 
     def same_as(self, names_blob: NDArray[np.uint8], sizes: NDArray[np.int64], mtimes: NDArray[np.int64]) -> bool:
-        """Return whether names, sizes and modification times are these."""
+        """Return whether names, sizes and modification times match."""
         pairs = ((self.names_blob, names_blob), (self.sizes, sizes), (self.mtimes, mtimes))
-        return all(np.array_equal(mine, others) for mine, others in pairs)
+        return all(np.array_equal(current, stored) for current, stored in pairs)

@@ -1,6 +1,4 @@
-"""A finished store: pixels in their final order, with the records they are checked against."""
-
-from __future__ import annotations
+"""A complete store: pixels in their final order, with the records that they are verified against."""
 
 import fcntl
 import functools
@@ -32,7 +30,7 @@ from pipeline.state_dir import state_folder
 logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 256 << 20  # larger stores are memory-mapped
-SAMPLED_ROWS = 256  # of a memory-mapped store, checked whenever it is opened
+SAMPLED_ROWS = 256  # rows of a memory-mapped store that are verified when it is opened
 COPY_BYTES = 64 << 20
 ARRANGED, SOURCE = "arranged.bin", "source.json"
 PARTIAL = "partial-"
@@ -43,8 +41,8 @@ class StoreKey:
     """Identifies a store by its content.
 
     Attributes:
-        records: Of its rows, in order.
-        geometry: Of its images.
+        records: Records of its rows, in order.
+        geometry: Geometry of its images.
     """
 
     records: Records
@@ -52,7 +50,7 @@ class StoreKey:
 
     @property
     def folder(self) -> Path:
-        """Where the store lies."""
+        """Folder of the store."""
         digest = sha256(self.geometry.digest.encode())
         digest.update(np.ascontiguousarray(self.records["digest"]).tobytes())
         return images_folder() / digest.hexdigest()[:32]
@@ -70,7 +68,7 @@ def images_folder() -> Path:
 
 
 def source_lock(key: str) -> FileLock:
-    """Return the lock that a process holds while it decodes a source, by the source's key."""
+    """Return the lock that a process holds while it decodes a source."""
     path = images_folder() / "locks" / f"{key}.lock"
     with disk_full_errors(state_folder()):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +78,12 @@ def source_lock(key: str) -> FileLock:
 def open_store(key: StoreKey, *, verify: bool = False) -> Tensor | None:
     """Return the pixels uint8 (N, C, H, W), in memory or memory-mapped; None if the store is missing or damaged.
 
-    A memory-mapped tensor has the path of its file (`tensor.untyped_storage().filename`), which other processes open
-    themselves. A damaged store is removed.
+    Other processes can map the file of a memory-mapped tensor by its path (`tensor.untyped_storage().filename`). A
+    damaged store is removed.
 
     Args:
-        key: Of the store.
-        verify: Check every checksum of a memory-mapped store; those of a store in memory are always checked.
+        key: Key of the store.
+        verify: Verify every checksum of a memory-mapped store, not just a sample; stores in memory always are.
     """
     folder, count = key.folder, len(key.records)
     if not folder.is_dir():
@@ -94,7 +92,7 @@ def open_store(key: StoreKey, *, verify: bool = False) -> Tensor | None:
         logger.warning("the decoded images in %s are damaged (%s): decoding again", folder, fault)
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    _hold(folder / RECORDS)
+    _lock_until_exit(folder / RECORDS)
     path, size = folder / PIXELS, count * key.row_bytes
     if size <= MEMORY_BYTES:
         pixels = torch.from_numpy(np.fromfile(path, np.uint8))
@@ -123,23 +121,23 @@ def _fault(key: StoreKey, *, verify: bool) -> str:
 
 
 @functools.cache
-def _hold(path: Path) -> int:
-    """Lock a store until this process ends, so that `clean` does not remove it; returns the file descriptor."""
+def _lock_until_exit(path: Path) -> int:
+    """Lock a store until this process exits, so that `clean` does not remove it; return the file descriptor."""
     descriptor = os.open(path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
 def finish_store(partial: Path, key: StoreKey, order: NDArray[np.int64]) -> None:
-    """Turn a completely decoded partial store into the finished one, in one rename.
+    """Turn a fully decoded partial store into a complete store, atomically.
 
     Args:
         partial: Folder of the partial store.
-        key: Of the finished store, with records in the final order.
-        order: int64 (M,), row of the partial store for each row of the finished one.
+        key: Key of the complete store, with records in the final order.
+        order: int64 (M,), row of the partial store for each row of the complete one.
 
     Raises:
-        DiskFullError: The arranged copy does not fit on the disk.
+        DiskFullError: The reordered copy does not fit on the disk.
     """
     with disk_full_errors(partial.parent):
         if not np.array_equal(order, np.arange(len(np.fromfile(partial / RECORDS, RECORD)))):
@@ -165,15 +163,15 @@ def _rows(path: Path, order: NDArray[np.int64], row_bytes: int) -> Iterator[Pixe
 
 
 def store_array(source: str, pixels: Iterable[Pixels], key: StoreKey) -> None:
-    """Write images as a finished store.
+    """Write images as a complete store.
 
     Args:
-        source: Of the images, for `clean`.
-        pixels: Consecutive parts, uint8 (n, C, H, W).
-        key: Of the store.
+        source: Source of the images, printed by `clean`.
+        pixels: Consecutive chunks, uint8 (n, C, H, W).
+        key: Key of the store.
 
     Raises:
-        DiskFullError: They do not fit on the disk.
+        DiskFullError: The store does not fit on the disk.
     """
     partial = images_folder() / f"{PARTIAL}{source_key(source)}-{key.folder.name[:8]}"
     with disk_full_errors(state_folder()):
@@ -184,7 +182,7 @@ def store_array(source: str, pixels: Iterable[Pixels], key: StoreKey) -> None:
 
 
 def write_file(path: Path, parts: Iterable[Pixels]) -> None:
-    """Write arrays one after the other, and flush them to the disk; nothing is left of a file that does not fit."""
+    """Write arrays to a file and flush it to disk; remove the file if it does not fit."""
     try:
         with open(path, "wb") as file:
             for part in parts:
@@ -205,18 +203,18 @@ def _publish(partial: Path, key: StoreKey) -> None:
     except OSError:
         if not key.folder.is_dir():
             raise
-        shutil.rmtree(partial)  # a source with the same content was decoded meanwhile
+        shutil.rmtree(partial)  # another process has published the same content
 
 
 def list_image_stores() -> Iterator[Leftover]:
-    """Yield every store of decoded images; all can be decoded again, so those that no process uses are removable."""
+    """Yield every store of decoded images; those that no process uses can be removed, as they can be rebuilt."""
     for folder in sorted(images_folder().glob("*")):
         if folder.name == "locks" or not folder.is_dir() or folder.is_symlink():
             continue
         kind = "decoded images" if folder.name != "manifests" else "digests of image files"
         why = f"of {_source(folder)}; decoded again when needed" if folder.name != "manifests" else "computed again"
         if folder.name.startswith(PARTIAL):
-            why = f"of {_source(folder)}; incomplete: continued when needed"
+            why = f"of {_source(folder)}; incomplete: resumed when needed"
         in_use = not _unused(folder)
         why = "a process is using it" if in_use else why
         yield Leftover(kind, folder, not in_use, why, functools.partial(_remove, folder))

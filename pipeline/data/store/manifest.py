@@ -1,6 +1,4 @@
-"""Which files of a source have been decoded before: a second start trusts path, size and modification time."""
-
-from __future__ import annotations
+"""The decoded files of a source. Later runs trust path, size and modification time unless asked to verify."""
 
 import io
 import json
@@ -24,11 +22,11 @@ HASHING_THREADS = 4
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a source's files.
+    """Records of the files of a source.
 
     Attributes:
-        records: One per file.
-        unreadable: Why a file could not be decoded, by row.
+        records: One record per file.
+        unreadable: Reasons why files could not be decoded, by row.
     """
 
     records: Records
@@ -36,17 +34,17 @@ class Manifest:
 
 
 def manifest_path(images: Path, files: ImageFiles) -> Path:
-    """Return where a source's manifest lies."""
+    """Return the path of a source's manifest."""
     return images / "manifests" / f"{files.source_key}.npz"
 
 
 def read_manifest(images: Path, files: ImageFiles, *, verify: bool) -> Manifest | None:
-    """Return what is known of the files, or None if one was added, removed or changed.
+    """Return the manifest of the files, or None if a file was added, removed or changed.
 
     Args:
         images: Folder of all stores.
-        files: As they are now.
-        verify: Compare the digest of every file, too.
+        files: Current state of the files.
+        verify: Also compare the digest of every file.
     """
     try:
         with np.load(manifest_path(images, files), allow_pickle=False) as stored:
@@ -64,7 +62,7 @@ def read_manifest(images: Path, files: ImageFiles, *, verify: bool) -> Manifest 
 
 
 def write_manifest(images: Path, files: ImageFiles, manifest: Manifest) -> None:
-    """Store what is known of the files.
+    """Write the manifest atomically.
 
     Raises:
         DiskFullError: It does not fit on the disk.
@@ -90,7 +88,7 @@ def write_manifest(images: Path, files: ImageFiles, manifest: Manifest) -> None:
 
 
 def _is_readable(path: Path) -> bool:
-    """Return whether a file that could not be read can be read by now, such as after a change of its permissions."""
+    """Return whether a file that was unreadable can be decoded now, for example because its permissions changed."""
     try:
         decode(read_bytes(path))
     except (OSError, UnreadableImageError, FileChangedError):
@@ -99,7 +97,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _files_differ(files: ImageFiles, manifest: Manifest) -> bool:
-    """Hash all readable files again, and return whether one has another digest."""
+    """Hash all readable files again, and return whether any digest differs."""
     rows = [row for row in range(len(files)) if row not in manifest.unreadable]
 
     def differs(row: int) -> bool:

@@ -1,10 +1,8 @@
 """Decode some rows of a store: read, decode, resize, and write pixels and records. Runs in worker processes.
 
-Workers write into the files themselves: pixels never travel between processes. A row's record is written after its
-pixels, so that a row whose record is there is complete, whenever a process is killed.
+Workers write to the files directly: no pixels are sent between processes. A record is written after its pixels, so that
+a row with a record is complete even if the process is killed.
 """
-
-from __future__ import annotations
 
 import multiprocessing
 import os
@@ -39,12 +37,12 @@ class Task:
     """Rows to decode.
 
     Attributes:
-        folder: Of the store.
-        geometry: Of the stored images.
+        folder: Folder of the store.
+        geometry: Geometry of the stored images.
         root: Folder of the files.
         rows: Row of each file in the store, ascending.
         names: Paths of the files, relative to `root`.
-        sizes: In bytes, when they were listed.
+        sizes: Sizes in bytes, when they were listed.
         mtimes: Modification times in nanoseconds, when they were listed.
     """
 
@@ -59,11 +57,11 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What became of the rows of a task.
+    """Outcome of a task.
 
     Attributes:
-        records: Of the decoded rows.
-        unreadable: Why a file could not be decoded, by row.
+        records: Records of the decoded rows.
+        unreadable: Reasons why files could not be decoded, by row.
         changed: Names of files that changed since they were listed.
     """
 
@@ -73,16 +71,16 @@ class TaskResult:
 
 
 def start_worker() -> None:
-    """Prepare a worker process: Ctrl-C is for its parent, without which it ends."""
+    """Initialize a worker process: leave Ctrl-C to the parent, and exit when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has a parent"
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def decode_rows(task: Task) -> TaskResult:
@@ -123,7 +121,7 @@ def _decode_file(path: str, state: FileState, geometry: Geometry, target: Pixels
 
 
 def _write(path: Path, rows: list[int], items: Pixels | Records) -> None:
-    """Write items to their rows in a file; consecutive rows are written at once."""
+    """Write items to their rows in a file; consecutive rows in one call."""
     if not rows:
         return
     size = items[0].nbytes

@@ -1,6 +1,4 @@
-"""Divide a traced network at its boundaries: one `GraphModule` per block, and one for the head."""
-
-from __future__ import annotations
+"""Split a traced network at its boundaries into one `GraphModule` per block, and one for the head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +14,9 @@ class Segment:
     """The nodes of a block, or of the head.
 
     Attributes:
-        source: The node whose value enters.
-        nodes: In order, those before them included that do not depend on the input.
-        result: The node whose value leaves.
+        source: The node whose value is the input of the segment.
+        nodes: The nodes in order, preceded by the input-independent nodes that they need.
+        result: The node whose value is the output.
     """
 
     source: fx.Node
@@ -27,22 +25,22 @@ class Segment:
 
 
 def segments(traced: TracedNetwork, layout: GraphLayout, boundaries: Sequence[Boundary]) -> list[Segment]:
-    """Return the segments from the input upwards; the last one is the head."""
+    """Return the segments in order; the last one is the head."""
     ends = [*(boundary.position for boundary in boundaries), len(layout.nodes) - 1]
     results = [*(boundary.node for boundary in boundaries), traced.graph_output]
     source, start, parts = traced.graph_input, 0, []
     for end, result in zip(ends, results, strict=True):
-        own = layout.nodes[start : end + 1]
-        needed = {constant: None for node in own for constant in layout.constants[node]}
-        parts.append(Segment(source, (*needed, *(node for node in own if node.op != "placeholder")), result))
+        nodes = layout.nodes[start : end + 1]
+        needed = {constant: None for node in nodes for constant in layout.constants[node]}
+        parts.append(Segment(source, (*needed, *(node for node in nodes if node.op != "placeholder")), result))
         source, start = result, end + 1
     return parts
 
 
 def segment_module(traced: TracedNetwork, segment: Segment) -> nn.Module:
-    """Return a module that computes a segment; it shares modules and parameters with the traced network.
+    """Return a module that computes a segment.
 
-    Parameters keep their qualified names.
+    It shares modules and parameters with the traced network, under the same qualified names.
     """
     graph = fx.Graph()
     copies = {segment.source: graph.placeholder("values")}
@@ -66,7 +64,7 @@ def head_module(traced: TracedNetwork, segment: Segment) -> nn.Module:
 
 
 def _make_transient(traced: TracedNetwork, module: fx.GraphModule, targets: Sequence[str]) -> None:
-    """Keep tensors out of the state dict that the traced network does not have in its own."""
+    """Exclude tensors from the state dict that are not in that of the traced network."""
     persistent = traced.module.state_dict(keep_vars=True).keys()
     for target in targets:
         if isinstance(traced.attribute(target), Tensor) and target not in persistent:

@@ -1,10 +1,8 @@
 """Find the boundaries between blocks in a traced graph.
 
-*Heavy* nodes are parametrized nodes other than normalizations. Between two successive heavy nodes, the boundary is
-the latest place where exactly one tensor crosses. What heavy nodes have no such place between them share a block.
+*Heavy* nodes are parametrized nodes other than normalizations. The boundary between two successive heavy nodes is the
+last position that exactly one tensor crosses. Heavy nodes without such a position between them share a block.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from torch import Tensor, fx, nn
 from pipeline.networks.graph.naming import owner
 from pipeline.networks.graph.trace import NAME_MODULES, TracedNetwork, UntraceableError
 
-PROBE_BATCH = 2  # tells the batch axis from axes of size 1
+PROBE_BATCH = 2  # distinguishes the batch axis from axes of size 1
 WEIGHTED_FUNCTIONS = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.multi_head_attention_forward}
 NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -30,13 +28,13 @@ NORMALIZATIONS = (
 
 @dataclass(frozen=True)
 class GraphLayout:
-    """A traced graph, prepared for cutting.
+    """A traced graph with the positions where it can be split.
 
     Attributes:
-        nodes: All that depend on the input, in order, without the output.
-        constants: For each of these nodes, the nodes it needs that do not depend on the input, such as parameters.
+        nodes: All nodes that depend on the input, in order, without the output.
+        constants: For each of these nodes, its inputs that do not depend on the network's input, such as parameters.
         heavy: Positions of heavy nodes in `nodes`.
-        crossing: For each position, the only node whose value is used after it; None where there are several.
+        crossing: For each position, the only node whose value is used after it; None if there are several.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -47,11 +45,11 @@ class GraphLayout:
 
 @dataclass(frozen=True)
 class Boundary:
-    """The place above a block.
+    """The end of a block.
 
     Attributes:
-        position: Of the last node below it.
-        node: Whose value crosses it.
+        position: Position of the last node of the block.
+        node: The node whose value crosses the boundary.
     """
 
     position: int
@@ -59,7 +57,7 @@ class Boundary:
 
 
 def graph_layout(traced: TracedNetwork) -> GraphLayout:
-    """Order the nodes of a graph and find the places where a single value crosses."""
+    """Sort the nodes of a graph and find the positions that a single value crosses."""
     dependent = _dependent_nodes(traced)
     constants = {node: _constant_inputs(node, dependent) for node in dependent}
     heavy = [position for position, node in enumerate(dependent) if is_heavy(traced, node, constants[node])]
@@ -68,7 +66,7 @@ def graph_layout(traced: TracedNetwork) -> GraphLayout:
 
 
 def _dependent_nodes(traced: TracedNetwork) -> list[fx.Node]:
-    """Return the nodes that depend on the input; modules count as such, because they may hold a state."""
+    """Return the nodes that depend on the input; modules are included because they may be stateful."""
     dependent: dict[fx.Node, None] = {}
     for node in traced.graph.nodes:
         is_input = node.op in ("placeholder", "call_module")
@@ -78,7 +76,7 @@ def _dependent_nodes(traced: TracedNetwork) -> list[fx.Node]:
 
 
 def _constant_inputs(node: fx.Node, dependent: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
-    """Return the nodes a node needs, directly or not, that do not depend on the input, in their order."""
+    """Return the direct and indirect inputs of a node that do not depend on the network's input, in order."""
     varying = set(dependent)
     needed: dict[fx.Node, None] = {}
 
@@ -94,7 +92,7 @@ def _constant_inputs(node: fx.Node, dependent: Iterable[fx.Node]) -> tuple[fx.No
 
 
 def is_heavy(traced: TracedNetwork, node: fx.Node, constants: Sequence[fx.Node]) -> bool:
-    """Return whether a node is a parametrized module other than a normalization, or a product with a parameter."""
+    """Return whether a node is a parametrized module other than a normalization, or multiplies by a parameter."""
     if node.op == "call_module":
         return is_heavy_module(traced.attribute(str(node.target)))
     weighted = node.op == "call_function" and node.target in WEIGHTED_FUNCTIONS
@@ -109,7 +107,7 @@ def is_heavy_module(module: nn.Module) -> bool:
 
 
 def parameter_names(traced: TracedNetwork, nodes: Iterable[fx.Node]) -> tuple[str, ...]:
-    """Return the qualified names of the parameters that nodes use themselves, in order and without duplicates."""
+    """Return the qualified names of the parameters that nodes use directly, in order and without duplicates."""
     names: dict[str, None] = {}
     for node in nodes:
         if node.op not in ("call_module", "get_attr"):
@@ -134,7 +132,7 @@ def heavy_names(traced: TracedNetwork, layout: GraphLayout, positions: Iterable[
 def _crossing_nodes(
     traced: TracedNetwork, nodes: Sequence[fx.Node], constants: dict[fx.Node, tuple[fx.Node, ...]]
 ) -> list[fx.Node | None]:
-    """Return, for each position, the node whose value alone is used after it."""
+    """Return, for each position, the only node whose value is used after it; None if there are several."""
     positions = {node: position for position, node in enumerate(nodes)}
     ends = {node: max((positions.get(user, len(nodes)) for user in node.users), default=-1) for node in nodes}
     shared = _shared_spans(traced, nodes, constants)
@@ -142,15 +140,15 @@ def _crossing_nodes(
     alive: list[fx.Node] = []
     for position, node in enumerate(nodes):
         alive = [earlier for earlier in (*alive, node) if ends[earlier] > position]
-        free = not any(first <= position < last for first, last in shared)
-        crossing.append(alive[0] if len(alive) == 1 and free else None)
+        in_span = any(first <= position < last for first, last in shared)
+        crossing.append(alive[0] if len(alive) == 1 and not in_span else None)
     return crossing
 
 
 def _shared_spans(
     traced: TracedNetwork, nodes: Sequence[fx.Node], constants: dict[fx.Node, tuple[fx.Node, ...]]
 ) -> list[tuple[int, int]]:
-    """Return first and last position of each tensor of the state that several nodes use: one block must hold it."""
+    """Return the first and last use of each parameter or buffer that several nodes share; they must share a block."""
     state = {id(tensor) for tensor in traced.module.state_dict(keep_vars=True).values()}
     spans: dict[int, tuple[int, int]] = {}
     for position, node in enumerate(nodes):
@@ -169,11 +167,11 @@ def _tensors(traced: TracedNetwork, node: fx.Node) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one pass of zeros through a network shows.
+    """Shapes observed in one forward pass on blank images.
 
     Attributes:
-        shapes: Of every value that may cross a boundary, for one example; values that may not are missing.
-        output_shape: Of the network's output, for one example.
+        shapes: Shape per example of every value that may cross a boundary; values that may not are missing.
+        output_shape: Shape per example of the network's output.
     """
 
     shapes: dict[fx.Node, tuple[int, ...]]
@@ -181,18 +179,18 @@ class Measurement:
 
 
 class _Probe(fx.Interpreter):
-    """Runs a graph and keeps the values of some nodes, with the number of in-place changes until then."""
+    """Runs a graph and records the values of the given nodes and their version counters (in-place changes)."""
 
-    def __init__(self, traced: TracedNetwork, kept: Iterable[fx.Node]):
+    def __init__(self, traced: TracedNetwork, recorded: Iterable[fx.Node]):
         super().__init__(traced.module, graph=traced.graph)
         self.traced = traced
-        self.kept = set(kept)
+        self.recorded = set(recorded)
         self.values: dict[fx.Node, tuple[Tensor, int]] = {}
 
     def run_node(self, n: fx.Node) -> object:
-        """Run a node; keep its value if it is one of the requested nodes and a batch of numbers."""
+        """Run a node; record its value if requested and a floating-point tensor."""
         value: object = super().run_node(n)
-        if n in self.kept and isinstance(value, Tensor) and value.is_floating_point():
+        if n in self.recorded and isinstance(value, Tensor) and value.is_floating_point():
             self.values[n] = (value, value._version)
         return value
 
@@ -202,10 +200,10 @@ class _Probe(fx.Interpreter):
 
 
 def measure(traced: TracedNetwork, layout: GraphLayout, image_shape: tuple[int, int, int]) -> Measurement:
-    """Run the network once in evaluation mode, and return the shapes of values that may cross a boundary.
+    """Run the network once in evaluation mode, and return the shapes of the values that may cross a boundary.
 
-    A value may not cross if it is no tensor with the batch as first axis (a tuple, a shape, a batch of windows), or if
-    it is changed in place later on, because caching it would then store the changed values.
+    A value may not cross if it is not a tensor with the batch as its first axis (but a tuple, a shape, a batch of
+    windows), or if it is modified in place later, because caching would then store the modified values.
 
     Raises:
         UntraceableError: The network does not accept images of this shape (C, H, W), or returns no logits.
@@ -220,7 +218,7 @@ def measure(traced: TracedNetwork, layout: GraphLayout, image_shape: tuple[int, 
         raise UntraceableError(
             f"the network does not accept images of shape {image_shape} (C, H, W): "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}. "
-            "Choose another image_size or another number of channels."
+            "Choose another image_size or number of channels."
         ) from error
     finally:
         traced.module.train(training)
@@ -241,16 +239,16 @@ def measure(traced: TracedNetwork, layout: GraphLayout, image_shape: tuple[int, 
 def find_boundaries(
     traced: TracedNetwork, layout: GraphLayout, usable: Iterable[fx.Node], named: Sequence[str] = ()
 ) -> list[Boundary]:
-    """Return the boundaries from the input upwards; the head is above the last one.
+    """Return the boundaries in order; the head follows the last one.
 
     Args:
         traced: The network.
-        layout: Of its graph.
+        layout: Layout of its graph.
         usable: Nodes whose values may cross a boundary.
         named: Modules to use as blocks instead of the heavy nodes; the last heavy node still belongs to the head.
 
     Raises:
-        UntraceableError: There is none.
+        UntraceableError: There is no boundary.
     """
     allowed = set(usable)
     chosen = _chosen_positions(layout, named)
@@ -263,8 +261,8 @@ def find_boundaries(
                 break
     if not boundaries:
         raise UntraceableError(
-            f"the network has {len(chosen)} layers with weights, but no place between two of them where exactly one "
-            f"tensor crosses: there are no blocks to reuse. {NAME_MODULES}"
+            f"the network has {len(chosen)} layers with weights, but no position between two of them that "
+            f"exactly one tensor crosses: there are no blocks to reuse. {NAME_MODULES}"
         )
     return boundaries
 

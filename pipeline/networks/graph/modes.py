@@ -1,10 +1,8 @@
 """Function calls whose arguments depend on the mode, such as `F.dropout(x, training=self.training)`.
 
-Where they stand in the network's own `forward`, there is no smaller module to keep as a leaf. Each such call becomes a
-module that chooses its arguments when it runs.
+In the `forward` of the network itself, no smaller module can be kept as a leaf. Each such call is replaced by a module
+that chooses its arguments at run time.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +10,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pipeline.networks.graph.compare import described
+from pipeline.networks.graph.compare import node_lines
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """The place of an input tensor in the arguments of a call."""
+    """Placeholder for an input tensor in the arguments of a call."""
 
     position: int
 
@@ -26,9 +24,9 @@ class ModeDependentCall(nn.Module):
     """Calls a function with the arguments of the current mode.
 
     Args:
-        function: Such as `F.dropout`.
+        function: The function, such as `F.dropout`.
         evaluation: Positional and keyword arguments in evaluation mode, with slots for tensors.
-        training: The same in training mode.
+        training: The arguments in training mode.
     """
 
     def __init__(self, function: Callable[..., Any], evaluation: Any, training: Any):
@@ -36,7 +34,7 @@ class ModeDependentCall(nn.Module):
         self.function, self.evaluation_arguments, self.training_arguments = function, evaluation, training
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Return the function's value."""
+        """Return the result of the call."""
         arguments = self.training_arguments if self.training else self.evaluation_arguments
         args, kwargs = fx.node.map_aggregate(
             arguments, lambda value: inputs[value.position] if isinstance(value, _Slot) else value
@@ -45,13 +43,13 @@ class ModeDependentCall(nn.Module):
 
 
 def merge_modes(evaluation: fx.Graph, training: fx.Graph) -> dict[str, nn.Module] | None:
-    """Make the graph of evaluation mode hold in both modes, if nothing but constant arguments of functions differs.
+    """Make the evaluation graph valid in both modes, if the graphs differ in constant arguments of functions only.
 
     Returns:
-        The modules that its new nodes call, by name; None, and an unchanged graph, if more differs.
+        The modules that the new nodes call, by name; None (and an unchanged graph) if the graphs differ otherwise.
     """
     pairs = list(zip(evaluation.nodes, training.nodes, strict=False))
-    lines = described(list(evaluation.nodes)), described(list(training.nodes))
+    lines = node_lines(list(evaluation.nodes)), node_lines(list(training.nodes))
     if len(lines[0]) != len(lines[1]):
         return None
     differing = [pair for pair, left, right in zip(pairs, *lines, strict=True) if left != right]

@@ -1,6 +1,4 @@
-"""Names of blocks: short, unique, and made of the qualified names of their modules."""
-
-from __future__ import annotations
+"""Names of blocks: short, unique, and derived from the qualified names of their modules."""
 
 from collections.abc import Sequence
 
@@ -8,12 +6,12 @@ from pipeline.errors import suggest
 
 
 def owner(name: str) -> str:
-    """Return the qualified name of the enclosing module; empty at the top."""
+    """Return the qualified name of the enclosing module; empty at the top level."""
     return name.rpartition(".")[0]
 
 
-def lies_in(name: str, module: str) -> bool:
-    """Return whether a qualified name is that of `module` or of something inside it."""
+def is_inside(name: str, module: str) -> bool:
+    """Return whether a qualified name is `module` or inside it."""
     return not module or name == module or name.startswith(module + ".")
 
 
@@ -21,7 +19,7 @@ def block_names(heavy: Sequence[Sequence[str]]) -> list[str]:
     """Return one name per block: the shortest module path that contains modules of this block only.
 
     Args:
-        heavy: For each block, and last for the head, the qualified names of its heavy modules in order.
+        heavy: Qualified names of the heavy modules of each block, and last of the head, in order.
     """
     names: list[str] = []
     for index, modules in enumerate(heavy[:-1]):
@@ -32,13 +30,13 @@ def block_names(heavy: Sequence[Sequence[str]]) -> list[str]:
 
 def _shortest(module: str, others: Sequence[str]) -> str:
     name = module
-    while (parent := owner(name)) and not any(lies_in(other, parent) for other in others):
+    while (parent := owner(name)) and not any(is_inside(other, parent) for other in others):
         name = parent
     return name
 
 
 def _unique(name: str, taken: Sequence[str]) -> str:
-    """Number a name that occurs before: a module may be called in several blocks."""
+    """Append a number to a duplicate name: a module may be called in several blocks."""
     number, unique = 1, name
     while unique in taken:
         number += 1
@@ -47,23 +45,23 @@ def _unique(name: str, taken: Sequence[str]) -> str:
 
 
 def resolve_block(value: str | int, names: Sequence[str]) -> int:
-    """Return the number of blocks up to and including a block, given by number or by name.
+    """Return the number (from 1) of a block that is given by number or name.
 
-    A module's name stands for the last block inside it: `layer3` for `layer3.1`.
+    A module name resolves to the last block inside it: `layer3` to `layer3.1`.
 
     Args:
         value: An integer in [0, number of blocks] (0: no block), or a name.
-        names: Of the blocks, from the input.
+        names: Names of the blocks, from the input.
 
     Raises:
-        ValueError: No such block; the message lists what there is.
+        ValueError: No such block; the message lists all blocks.
     """
     text = str(value).strip()
     if text.lstrip("-").isdecimal():
         if not 0 <= int(text) <= len(names):
             raise ValueError(f"must be an integer in [0, {len(names)}] or the name of a block, got {text}")
         return int(text)
-    matches = [number for number, name in enumerate(names, 1) if lies_in(name, text)]
+    matches = [number for number, name in enumerate(names, 1) if is_inside(name, text)]
     if not text or not matches:
         known = [*names, *filter(None, map(owner, names))]
         hint = suggest(text, known) or f"Blocks: {', '.join(names)}."
@@ -74,15 +72,15 @@ def resolve_block(value: str | int, names: Sequence[str]) -> int:
 def resolve_blocks(values: str, names: Sequence[str]) -> tuple[int, ...]:
     """Return the numbers (from 1) of the blocks in a list such as `3,4` or `layer3,layer4`.
 
-    A module's name stands for all blocks inside it.
+    A module name stands for all blocks inside it.
 
     Raises:
-        ValueError: Empty, or no such block.
+        ValueError: The list is empty, or a block does not exist.
     """
     numbers: set[int] = set()
     for word in values.split(","):
         last = resolve_block(word, names)
-        inside = [number for number, name in enumerate(names, 1) if lies_in(name, word.strip())]
+        inside = [number for number, name in enumerate(names, 1) if is_inside(name, word.strip())]
         numbers.update(inside or [last])
     if 0 in numbers:
         raise ValueError(f"blocks are numbered from 1 to {len(names)}, got 0")

@@ -1,6 +1,4 @@
-"""From a traced network to a `LayeredNetwork`: describe it once, then build it from its record any number of times."""
-
-from __future__ import annotations
+"""Convert traced networks to a `LayeredNetwork`: describe the network once, then rebuild it from its record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from pipeline.networks.layered import LayeredNetwork
 
 
 class GraphNetwork(LayeredNetwork):
-    """A `LayeredNetwork` whose blocks were found in the graph of another network."""
+    """A `LayeredNetwork` whose blocks come from the graph of another network."""
 
     architecture: GraphArchitecture
 
@@ -42,7 +40,7 @@ class GraphNetwork(LayeredNetwork):
 
 @dataclass(frozen=True)
 class Origin:
-    """The fields of a record that tracing does not give; see `GraphArchitecture`."""
+    """The fields of a record that tracing does not provide; see `GraphArchitecture`."""
 
     family: GraphFamily
     name: str
@@ -58,8 +56,8 @@ class DividedNetwork:
 
     Attributes:
         traced: The network with its graph.
-        parts: Of the blocks, and last of the head.
-        blocks: Their records.
+        parts: Segments of the blocks, and last of the head.
+        blocks: Records of the blocks.
         outputs: Number of logits.
         unused: Parameters that `forward` does not use.
     """
@@ -77,15 +75,15 @@ class DividedNetwork:
 
 
 def divide(module: nn.Module, image_shape: tuple[int, int, int], named: Sequence[str] = ()) -> DividedNetwork:
-    """Find the blocks of a network; runs it once on images of zeros.
+    """Divide a network into blocks; runs it once on blank images.
 
     Args:
         module: Maps normalized images (B, C, H, W) to logits (B, K).
         image_shape: (C, H, W).
-        named: Modules to use as blocks, instead of those found.
+        named: Modules to use as blocks; by default, they are determined automatically.
 
     Raises:
-        UntraceableError: It cannot be traced, has no cut, or does not accept the images.
+        UntraceableError: The network cannot be traced, has no boundary, or does not accept the images.
     """
     traced = trace_network(module, named)
     layout = graph_layout(traced)
@@ -125,7 +123,7 @@ def _names(
 
 
 def describe(divided: DividedNetwork, origin: Origin, classes: tuple[str, ...]) -> GraphArchitecture:
-    """Return the architecture record of a whole network with its published head."""
+    """Return the architecture record of a complete network with its published head."""
     return GraphArchitecture(
         classes=classes,
         family=origin.family,
@@ -143,27 +141,27 @@ def describe(divided: DividedNetwork, origin: Origin, classes: tuple[str, ...]) 
 
 
 def build_from_module(module: nn.Module, architecture: GraphArchitecture, generator: torch.Generator) -> GraphNetwork:
-    """Return the network of a record from a freshly built module, whose weights it takes.
+    """Build the network of a record from a module, sharing its weights.
 
     Args:
-        module: As the library, or the user's code, builds it.
-        architecture: Untrusted; everything in it is compared with the module.
+        module: A new module from the library or the user's code.
+        architecture: The record; untrusted, so all of it is compared with the module.
         generator: Initializes a linear head.
 
     Raises:
-        ValueError: The module traces differently from what the record says.
+        ValueError: The traced module differs from the record.
     """
     try:
         traced = trace_network(module, architecture.leaves)
     except UntraceableError as error:
-        raise ValueError(_changed(architecture, str(error))) from error
+        raise ValueError(_mismatch_message(architecture, str(error))) from error
     if graph_digest(traced.graph) != architecture.graph_digest:
-        raise ValueError(_changed(architecture, "its graph is another one"))
+        raise ValueError(_mismatch_message(architecture, "its graph differs"))
     layout = graph_layout(traced)
     parts = segments(traced, layout, _recorded_boundaries(architecture, layout))
     expected = [*(block.parameters for block in architecture.blocks), architecture.head_parameters]
     if [segment_parameters(traced, part) for part in parts] != expected:
-        raise ValueError(_changed(architecture, "its blocks have other parameters"))
+        raise ValueError(_mismatch_message(architecture, "the parameters of its blocks differ"))
     blocks = [segment_module(traced, part) for part in parts[: architecture.depth]]
     if architecture.head == "published":
         return prefer_channels_last(GraphNetwork(architecture, blocks, head_module(traced, parts[-1])))
@@ -173,17 +171,19 @@ def build_from_module(module: nn.Module, architecture: GraphArchitecture, genera
 
 
 def _recorded_boundaries(architecture: GraphArchitecture, layout: GraphLayout) -> list[Boundary]:
-    """Return the boundaries of a record, each a place where a single value crosses."""
+    """Return the boundaries of a record; exactly one value must cross each."""
     places = {node.name: Boundary(position, node) for position, node in enumerate(layout.crossing) if node is not None}
     names = [block.boundary for block in architecture.blocks]
     boundaries = [places[name] for name in names if name in places]
     positions = [boundary.position for boundary in boundaries]
     if len(boundaries) < len(names) or positions != sorted(set(positions)):
-        raise ValueError(_changed(architecture, "its boundaries are no places where exactly one tensor crosses"))
+        raise ValueError(
+            _mismatch_message(architecture, "a boundary is not a position that exactly one tensor crosses")
+        )
     return boundaries
 
 
-def _changed(architecture: GraphArchitecture, difference: str) -> str:
+def _mismatch_message(architecture: GraphArchitecture, difference: str) -> str:
     origin = f"{architecture.family} {architecture.library_version}".strip()
     return (
         f"{architecture.model} does not trace as it did with {origin}: {difference}. Install that version, or import "

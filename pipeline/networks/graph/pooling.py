@@ -1,6 +1,4 @@
-"""How the activations at a cut become one vector per image: the input of a linear head."""
-
-from __future__ import annotations
+"""Pool the activations at a boundary to one vector per image, the input of a linear head."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -40,7 +38,7 @@ class ClassToken(nn.Module):
 
 
 def build_pooling(kind: PoolingKind) -> nn.Module | None:
-    """Return the pooling of a kind; None for activations that are vectors already."""
+    """Return the pooling module of a kind; None if the activations are already vectors."""
     modules: dict[str, type[nn.Module]] = {
         "mean_of_maps": MeanOfMaps,
         "mean_of_positions": MeanOfPositions,
@@ -57,10 +55,10 @@ def pooled_width(kind: PoolingKind, shape: Sequence[int]) -> int:
 
 
 def pooling_kind(traced: TracedNetwork, layout: GraphLayout, boundary: Boundary, shape: Sequence[int]) -> PoolingKind:
-    """Return the pooling of a cut, which follows the next heavy layer.
+    """Choose the pooling at a boundary from the next heavy layer.
 
-    Convolutions read channels first, linear layers and attention channels last. Tokens are represented by the class
-    token if the network's own classifier reads it and an attention layer below the cut has filled it; else by their
+    Convolutions read channels-first, linear layers and attention channels-last activations. Tokens are pooled to the
+    class token if the classifier of the network reads it and an attention layer precedes the boundary, else to their
     mean.
     """
     if len(shape) < 2:

@@ -1,7 +1,7 @@
-"""The architecture record of a network whose blocks were found in its graph.
+"""The architecture record of a network that was divided by its graph.
 
-It comes with a model's files and is untrusted: it names a network in a library, and everything else in it is compared
-with what the library builds. It never makes user code run.
+A record is part of a model's files and untrusted: it names a network in a library, and everything else in it is
+compared with what the library builds. Reading a record never runs user code.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class BlockRecord(BaseModel):
 
     Attributes:
         name: Short module path.
-        boundary: The graph node whose value leaves the block.
-        output_shape: Of that value for one example.
-        pooling: Turns that value into a vector for a linear head.
-        parameters: Qualified names, as in the library.
+        boundary: Graph node whose value is the output of the block.
+        output_shape: Shape of the output per example.
+        pooling: Pools the output to a vector for a linear head.
+        parameters: Qualified names of the parameters, as in the library.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,19 +46,19 @@ class BlockRecord(BaseModel):
 
 
 class GraphArchitecture(Architecture):
-    """A network from a library or from the user's own code, cut into blocks.
+    """A network from a library or the user's code, divided into blocks.
 
     Attributes:
-        family: Where it comes from.
-        name: In its library, or `FILE.py:FUNCTION`.
-        library_version: Of the library; empty for own code.
-        source_digest: Of the file with the user's code; empty for a library.
+        family: Origin of the network.
+        name: Name in its library, or `FILE.py:FUNCTION`.
+        library_version: Version of the library; empty for the user's code.
+        source_digest: Digest of the file with the user's code; empty for a library.
         blocks: All blocks of the network, from the input.
-        depth: Number of these blocks that are used.
-        head: `published`: what the network has above its last block; `linear`: pooling and one linear layer.
+        depth: Number of blocks in use.
+        head: `published` (everything after the last block) or `linear` (pooling and one linear layer).
         head_parameters: Qualified names of the published head's parameters.
         leaves: Modules that the user named as blocks.
-        graph_digest: Of the traced graph.
+        graph_digest: Digest of the traced graph.
     """
 
     family: GraphFamily
@@ -84,16 +84,16 @@ class GraphArchitecture(Architecture):
 
     @property
     def block_names(self) -> tuple[str, ...]:
-        """Of the blocks in use, from the input."""
+        """Names of the blocks in use, from the input."""
         return tuple(block.name for block in self.blocks[: self.depth])
 
     @property
     def model(self) -> str:
-        """What the parameter `model` is for this network."""
+        """Value of the parameter `model` for this network."""
         return f"{self.family}:{self.name}"
 
     def target(self, classes: tuple[str, ...], depth: int) -> GraphArchitecture:
-        """Return the architecture of the first `depth` blocks, with a linear head unless nothing changes."""
+        """Return the architecture of the first `depth` blocks with a linear head; unchanged if it already matches."""
         if classes == self.classes and depth == self.depth:
             return self
         return self.model_copy(update={"classes": classes, "depth": depth, "head": "linear"})

@@ -1,11 +1,9 @@
-"""Trace any network with `torch.fx` into one graph that holds in training mode and in evaluation mode.
+"""Trace any network with `torch.fx` into one graph that is valid in training and evaluation mode.
 
-Tracing runs `forward` once with placeholders for tensors. Python code that reads `self.training` leaves only one of
-its branches in the graph, so both modes are traced, and the smallest module whose two graphs differ is kept as a leaf:
-a single node that calls the module, which then reads the mode when it runs.
+Tracing runs `forward` once with placeholders for tensors. Of Python code that branches on `self.training`, only one
+branch gets into the graph. So both modes are traced, and the innermost module whose graphs differ is kept as a leaf: a
+single node that calls the module, which then reads the mode at run time.
 """
-
-from __future__ import annotations
 
 import inspect
 import os
@@ -23,7 +21,7 @@ from pipeline.networks.graph.compare import differing_modules
 from pipeline.networks.graph.modes import merge_modes
 from pipeline.redaction import first_line
 
-PREFIX = "module."  # of the traced module's names inside `_OneInput`
+PREFIX = "module."  # of qualified names inside `_OneInput`
 MAX_ROUNDS = 50
 NAME_MODULES = "Or name the modules to use as blocks: blocks=layer1,layer2,..."
 
@@ -38,8 +36,8 @@ class TracedNetwork:
 
     Attributes:
         module: The network; the graph refers to its modules, parameters and buffers by qualified name.
-        graph: One placeholder, one output that is a single node.
-        constants: Tensors that `forward` creates and mode-dependent calls, by the name that the graph has for them.
+        graph: Its graph, with one placeholder and one output.
+        constants: Tensors that `forward` creates and mode-dependent calls, by their name in the graph.
     """
 
     module: nn.Module
@@ -57,31 +55,31 @@ class TracedNetwork:
 
     @property
     def graph_input(self) -> fx.Node:
-        """The placeholder."""
+        """The node of the network's input."""
         node: fx.Node = next(node for node in self.graph.nodes if node.op == "placeholder")
         return node
 
     @property
     def graph_output(self) -> fx.Node:
-        """The node whose value the network returns."""
+        """The node of the network's output."""
         output: fx.Node = self.graph.output_node().args[0]  # type: ignore[assignment]
         return output
 
 
 class _OneInput(nn.Module):
-    """Calls a module with its first argument only, so that optional arguments have their defaults in the graph."""
+    """Calls a module with its first argument only, so that the graph contains the defaults of optional arguments."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> Any:
-        """Return what the module returns for its first argument."""
+        """Call the module with one argument."""
         return self.module(x)
 
 
 class _Tracer(fx.Tracer):
-    """Keeps the given modules as leaves; reads buffers as graph nodes, so that no value of them becomes a constant."""
+    """Keeps the given modules as leaves; reads buffers as graph nodes, so that their values do not become constants."""
 
     def __init__(self, leaves: frozenset[str]):
         super().__init__(autowrap_functions=_untraced_functions())
@@ -105,30 +103,30 @@ def trace_network(module: nn.Module, leaves: Iterable[str] = ()) -> TracedNetwor
         leaves: Qualified names of further modules whose `forward` is not traced.
 
     Raises:
-        UntraceableError: Unknown names, two inputs, an output that is no single tensor, or control flow that depends
-            on data.
+        UntraceableError: Unknown names, several inputs, an output other than a single tensor, or control flow that
+            depends on data.
     """
     check_one_input(module)
     names = {name for name, _ in module.named_modules() if name}
     for name in leaves:
         if name not in names:
             raise UntraceableError(f"blocks: the network has no module {name}. {suggest(name, names)}".strip())
-    kept = default_leaves(module) | set(leaves)
-    with _modes_restored(module):
+    all_leaves = default_leaves(module) | set(leaves)
+    with _restored_modes(module):
         for _ in range(MAX_ROUNDS):
             module.eval()
-            evaluation = _trace(module, frozenset(kept))
-            found = _make_mode_independent(module, evaluation, frozenset(kept))
-            if not found:
+            evaluation = _trace(module, frozenset(all_leaves))
+            new_leaves = _make_mode_independent(module, evaluation, frozenset(all_leaves))
+            if not new_leaves:
                 return evaluation
-            kept |= found
-    raise UntraceableError(f"its graph still depends on the mode after {MAX_ROUNDS} rounds. {NAME_MODULES}")
+            all_leaves |= new_leaves
+    raise UntraceableError(f"the graph still depends on the mode after {MAX_ROUNDS} rounds. {NAME_MODULES}")
 
 
 def _make_mode_independent(module: nn.Module, evaluation: TracedNetwork, leaves: frozenset[str]) -> set[str]:
-    """Return the smallest modules that must become leaves, so that one graph holds in both modes.
+    """Return the innermost modules that must become leaves, so that one graph is valid in both modes.
 
-    Function calls in the network's own forward are replaced in the graph; see `modes`.
+    Function calls in the `forward` of the network itself are replaced in the graph; see `modes`.
     """
     module.train()
     try:
@@ -137,9 +135,9 @@ def _make_mode_independent(module: nn.Module, evaluation: TracedNetwork, leaves:
         if not error.location:
             raise
         return {error.location}
-    found = differing_modules(evaluation.graph, training.graph)
-    if "" not in found:
-        return found
+    differing = differing_modules(evaluation.graph, training.graph)
+    if "" not in differing:
+        return differing
     calls = merge_modes(evaluation.graph, training.graph)
     if calls is None:
         raise UntraceableError(
@@ -151,10 +149,10 @@ def _make_mode_independent(module: nn.Module, evaluation: TracedNetwork, leaves:
 
 
 def default_leaves(module: nn.Module) -> set[str]:
-    """Return the qualified names of modules that are single nodes by default.
+    """Return the qualified names of the modules that are leaves by default.
 
-    These are PyTorch's own layers, modules that have parameters of their own but no child with parameters, and the
-    modules that a library declares as not traceable.
+    These are PyTorch's layers, modules with direct parameters whose children have none, and modules that a library
+    declares as untraceable.
     """
     untraced = _untraced_modules()
     return {
@@ -169,12 +167,12 @@ def _is_pytorch_layer(part: nn.Module) -> bool:
 
 
 def _holds_only_own_parameters(part: nn.Module) -> bool:
-    own = next(part.parameters(recurse=False), None) is not None
-    return own and all(next(child.parameters(), None) is None for child in part.children())
+    has_parameters = next(part.parameters(recurse=False), None) is not None
+    return has_parameters and all(next(child.parameters(), None) is None for child in part.children())
 
 
 def _untraced_modules() -> tuple[type[nn.Module], ...]:
-    """Return module classes to keep as leaves, from the libraries that have been imported."""
+    """Return the module classes to keep as leaves, from the imported libraries."""
     classes: list[type[nn.Module]] = []
     if "torchvision.ops" in sys.modules:
         classes.append(sys.modules["torchvision.ops"].StochasticDepth)
@@ -185,12 +183,12 @@ def _untraced_modules() -> tuple[type[nn.Module], ...]:
 
 
 def _untraced_functions() -> tuple[Callable[..., Any], ...]:
-    """Return the functions that timm declares as not traceable; none if it has not been imported."""
+    """Return the functions that timm declares as untraceable; empty if timm has not been imported."""
     return tuple(sys.modules["timm.layers"].get_notrace_functions()) if "timm.layers" in sys.modules else ()
 
 
 class _TracingError(UntraceableError):
-    """Tracing stopped inside the module `location`."""
+    """Tracing failed inside the module `location`."""
 
     def __init__(self, message: str, location: str):
         super().__init__(message)
@@ -201,7 +199,7 @@ def _trace(module: nn.Module, leaves: frozenset[str]) -> TracedNetwork:
     root, tracer = _OneInput(module), _Tracer(leaves)
     try:
         graph = tracer.trace(root)
-    except Exception as error:  # whatever a network's own code raises when it meets placeholders
+    except Exception as error:  # the network's code may raise anything when run on placeholders
         where = tracer.location()
         place = f"module {where} ({type(module.get_submodule(where)).__name__})" if where else "forward"
         raise _TracingError(
@@ -215,7 +213,7 @@ def _trace(module: nn.Module, leaves: frozenset[str]) -> TracedNetwork:
 
 
 def _line_of(error: Exception) -> str:
-    """Return the file and line of the network's code at which tracing stopped."""
+    """Return the file and line of the network's code at which tracing failed."""
     libraries = (f"{os.sep}torch{os.sep}", __file__)
     frames = traceback.extract_tb(error.__traceback__)
     inner = [frame for frame in frames if not any(library in frame.filename for library in libraries)]
@@ -223,7 +221,7 @@ def _line_of(error: Exception) -> str:
 
 
 def _without_prefix(root: _OneInput, module: nn.Module, graph: fx.Graph) -> TracedNetwork:
-    """Make the graph refer to `module` instead of to `root`, on which the tracer stored the constants."""
+    """Make the graph refer to `module` instead of `root`, where the tracer stored the constants."""
     constants: dict[str, object] = {}
     for node in graph.nodes:
         stack = node.meta.get("nn_module_stack", {})
@@ -263,7 +261,7 @@ def _check_output(value: object) -> None:
 
 
 @contextmanager
-def _modes_restored(module: nn.Module) -> Iterator[None]:
+def _restored_modes(module: nn.Module) -> Iterator[None]:
     modes = {part: part.training for part in module.modules()}
     try:
         yield

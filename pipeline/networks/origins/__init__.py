@@ -1,5 +1,5 @@
-"""Networks that this project did not define: torchvision's, timm's and the user's own.
+"""Networks from torchvision, timm and the user's code.
 
-Read `source` (what an origin offers), `torchvision_models`, `timm_models` and `own_code`, then `load` (a new network,
-with weights) and `rebuild` (the network of an architecture record).
+Read `source` (the interface of an origin), `torchvision_models`, `timm_models` and `own_code`, then `load` (a new
+network with weights) and `rebuild` (the network of an architecture record).
 """

@@ -1,6 +1,4 @@
-"""Load a network by the parameters that the user gave: model, weights, image size, blocks."""
-
-from __future__ import annotations
+"""Load a network from the user's parameters: model, weights, image size, blocks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from pipeline.networks.graph.network import DividedNetwork, GraphNetwork, Origin
 from pipeline.networks.graph.record import GRAPH_FAMILIES
 from pipeline.networks.origins.own_code import own_source
 from pipeline.networks.origins.rebuild import LIBRARIES
-from pipeline.networks.origins.source import ModelSource, check_size, outline, seeded
+from pipeline.networks.origins.source import ModelSource, build_on_meta, check_size, seeded
 from pipeline.networks.weights_file import WeightsFile, WeightsReport, load_weights, read_weights_file
 from pipeline.params.family import GRAPH_FORMS
 from pipeline.redaction import first_line
@@ -26,16 +24,16 @@ FORMS = GRAPH_FORMS
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What the user asks for.
+    """The requested network.
 
     Attributes:
         model: `torchvision:NAME`, `timm:NAME`, `own:PATH.py:FUNCTION` or `own:package.module:FUNCTION`.
         weights: `none` (random), `default` (published, downloaded), or the path of a file.
-        classes: In the order of the outputs; None for as many numbers as the weights have outputs.
-        preprocessing: None for that of the published weights.
-        image_size: (H, W) instead of the size in the preprocessing record.
-        blocks: Modules to use as blocks; empty to find them.
-        accept_new_head: Whether the weights may be for other classes; the head is then initialized randomly.
+        classes: Class names in the order of the logits; None numbers the outputs of the weights.
+        preprocessing: Preprocessing; None uses that of the published weights.
+        image_size: (H, W) that overrides the size in the preprocessing.
+        blocks: Modules to use as blocks; if empty, they are determined automatically.
+        accept_new_head: Whether the weights may have another head; it is then initialized randomly.
     """
 
     model: str
@@ -49,13 +47,13 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network with what is to be logged about it.
+    """A network and the details to log about it.
 
     Attributes:
-        network: With its published head, in evaluation mode.
-        source: Library or code.
-        report: Of the weights; None for random ones.
-        unused: Parameters that the network has but does not use; they are dropped.
+        network: Network with its published head, in evaluation mode.
+        source: Library or code that built it.
+        report: Report on the loaded weights; None if they are random.
+        unused: Parameters that `forward` does not use; they are dropped.
     """
 
     network: GraphNetwork
@@ -65,7 +63,7 @@ class LoadedModel:
 
 
 def is_graph_model(model: str) -> bool:
-    """Return whether a value of the parameter `model` names a network of an origin, not a built-in family."""
+    """Return whether a value of the parameter `model` names a torchvision, timm or own network."""
     return model.partition(":")[0] in GRAPH_FAMILIES and ":" in model
 
 
@@ -94,7 +92,7 @@ def load_model(request: ModelRequest, generator: torch.Generator, *, source: Mod
         source: That of the request's model, if it is known already.
 
     Raises:
-        UserInputError: Something in the request is invalid; nothing is changed or logged.
+        UserInputError: The request is invalid.
     """
     source = source or model_source(request.model)
     preprocessing = requested_preprocessing(request, source)
@@ -120,7 +118,7 @@ def load_model(request: ModelRequest, generator: torch.Generator, *, source: Mod
     )
     try:
         record = describe(divided, origin, classes)
-    except ValidationError as error:  # a limit of records, such as that on classes
+    except ValidationError as error:  # exceeds a limit of the record, such as the number of classes
         first = error.errors(include_url=False)[0]
         raise invalid("model", request.model, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     network = build_from_module(module, record, generator).eval()
@@ -128,15 +126,17 @@ def load_model(request: ModelRequest, generator: torch.Generator, *, source: Mod
 
 
 def requested_preprocessing(request: ModelRequest, source: ModelSource) -> Preprocessing:
-    """Return the given record, else that of the published weights, with the requested image size.
+    """Return the requested preprocessing, else that of the published weights, with the requested image size.
 
     Raises:
-        UserInputError: There is neither.
+        UserInputError: There is no preprocessing and no image size.
     """
     record = request.preprocessing or source.preprocessing
     if record is None and request.image_size is None:
         problem = "your own network has no published preprocessing."
-        raise invalid("image_size", None, problem, remedy="Give image_size, and mean and std if it was trained so.")
+        raise invalid(
+            "image_size", None, problem, remedy="Give image_size, and mean and std if it was trained with them."
+        )
     if record is None:
         assert request.image_size is not None
         return Preprocessing(size=request.image_size, channels=3)
@@ -146,7 +146,7 @@ def requested_preprocessing(request: ModelRequest, source: ModelSource) -> Prepr
 def _build(source: ModelSource, classes: int | None, generator: torch.Generator) -> nn.Module:
     try:
         if source.family != "own":
-            outline(source, classes)  # checks the size before anything is allocated
+            build_on_meta(source, classes)  # checks the size before allocating memory
         with seeded(generator):
             module = source.build(classes)
         check_size(source.model, module)
@@ -179,9 +179,9 @@ def _download(source: ModelSource) -> WeightsFile:
     assert source.published_weights is not None
     try:
         tensors = _renamed(source.published_weights(), source)
-    except Exception as error:  # each library has errors of its own for a missing network
+    except Exception as error:  # each library raises its own errors when offline
         problem = f"the weights of {source.model} cannot be downloaded: {type(error).__name__}: {first_line(error)}."
-        raise invalid("weights", "default", problem, remedy="Download them elsewhere and give the file.") from error
+        raise invalid("weights", "default", problem, remedy="Download them elsewhere and pass the file.") from error
     return WeightsFile(f"{source.model} {source.library_version}, published weights", tensors)
 
 
@@ -190,7 +190,7 @@ def _renamed(tensors: Mapping[str, Tensor], source: ModelSource) -> dict[str, Te
 
 
 def _outputs(file: WeightsFile, divided: DividedNetwork) -> int:
-    """Return the number of outputs of a file's head; the network's own where the file has no such tensor."""
+    """Return the number of outputs of a file's head, or of the network if the file has no head."""
     for name in reversed(divided.head_parameters):
         if name in file.tensors and file.tensors[name].ndim:
             return len(file.tensors[name])

@@ -1,10 +1,8 @@
-"""A network that the user's own code builds.
+"""Networks defined by the user's code.
 
-The code runs only because the user named it on the command line. Nothing that is read from a run, a model's files or a
-plan may be passed to this module.
+The code runs only if the user names it on the command line. Nothing that is read from a run, a model's files or a plan
+may be passed to this module.
 """
-
-from __future__ import annotations
 
 import hashlib
 import importlib
@@ -37,11 +35,11 @@ def own_source(name: str) -> ModelSource:
             `num_classes` if it accepts that, and returns an `nn.Module`.
 
     Raises:
-        ValueError: Bad syntax, no such file, module or function, or an error in the user's code.
+        ValueError: Invalid syntax, a missing file, module or function, or an error in the user's code.
     """
     place, _, function = name.rpartition(":")
     if not place or not function.isidentifier():
-        raise ValueError(f"{name!r} names no function. {FORM}")
+        raise ValueError(f"{name!r} does not name a function. {FORM}")
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     builder = getattr(module, function, None)
     if not callable(builder):
@@ -50,15 +48,15 @@ def own_source(name: str) -> ModelSource:
     text = _source_bytes(module)
     return ModelSource(
         family="own",
-        name=f"{_recorded_place(place)}:{function}",
+        name=f"{_record_name(place)}:{function}",
         build=partial(_build, builder, function),
         source_text=text.decode("utf-8", errors="replace"),
         source_digest=hashlib.sha256(text).hexdigest(),
     )
 
 
-def _recorded_place(place: str) -> str:
-    """Return a module's name, or a file's without its folder, in the characters that a record may hold."""
+def _record_name(place: str) -> str:
+    """Return the name of a module, or of a file without its folder, in the characters allowed in a record."""
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", Path(place).name if place.endswith(".py") else place)
 
 
@@ -68,7 +66,7 @@ def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"own_network_{path.stem}", path)
     assert spec is not None and spec.loader is not None, f"{path} ends with .py"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # classes look their module up by name
+    sys.modules[spec.name] = module  # classes look up their module by name
     with _importing(str(path)), _folder_importable(path.resolve().parent):
         spec.loader.exec_module(module)
     return module
@@ -89,7 +87,7 @@ def _importing(place: str) -> Iterator[None]:
 
 @contextmanager
 def _folder_importable(folder: Path) -> Iterator[None]:
-    """Let a file import its neighbours, after everything that is installed."""
+    """Let a file import from its folder, with lower priority than installed packages."""
     sys.path.append(str(folder))
     try:
         yield
@@ -100,7 +98,7 @@ def _folder_importable(folder: Path) -> Iterator[None]:
 def _source_bytes(module: ModuleType) -> bytes:
     file = inspect.getsourcefile(module)
     if file is None:
-        raise ValueError(f"{module.__name__} has no source file. Name a module that is written in Python.")
+        raise ValueError(f"{module.__name__} has no source file. Give a module written in Python.")
     text = Path(file).read_bytes()
     if len(text) > MAX_SOURCE_BYTES:
         raise ValueError(f"{file} has {len(text)} bytes (limit: {MAX_SOURCE_BYTES}).")

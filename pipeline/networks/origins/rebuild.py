@@ -1,6 +1,4 @@
-"""Build the network of an architecture record, which is untrusted."""
-
-from __future__ import annotations
+"""Rebuild the network of an untrusted architecture record."""
 
 import torch
 
@@ -9,8 +7,8 @@ from pipeline.networks.graph.record import GraphArchitecture
 from pipeline.networks.origins.source import (
     MAX_GRAPH_PARAMETERS,
     ModelSource,
+    build_on_meta,
     check_size,
-    outline,
     seeded,
 )
 from pipeline.networks.origins.timm_models import timm_source
@@ -26,18 +24,18 @@ def build_graph_network(
     """Return the network of a record, initialized as its library or the user's code does.
 
     Args:
-        architecture: Of a library, it is built by name. Own code is never run because of a record.
+        architecture: The record. A record never causes the user's code to run.
         generator: Seeds the initialization.
-        source: The user's own code, if the user has named it in this command.
+        source: The user's code, if it was named in this command.
 
     Raises:
-        ValueError: Unknown name, too large, own code that is not given or has changed, or a network that traces
-            differently from the record.
+        ValueError: Unknown name, too many parameters, user code that is missing or has changed, or a traced network
+            that differs from the record.
     """
     source = recorded_source(architecture, source)
     classes = len(architecture.classes)
     if source.family != "own":
-        outline(source, classes)  # checks the size
+        build_on_meta(source, classes)  # checks the size
     with seeded(generator):
         module = source.build(classes)
     check_size(source.model, module)
@@ -45,16 +43,16 @@ def build_graph_network(
 
 
 def weights_file_bounds(architecture: GraphArchitecture, source: ModelSource | None = None) -> tuple[int, int]:
-    """Return the smallest and the largest size in bytes that a record's weights can have; allocates nothing.
+    """Return the minimum and maximum size in bytes of a record's weights, without allocating memory.
 
     Raises:
-        ValueError: As `build_graph_network`, as far as that shows without building the network.
+        ValueError: As for `build_graph_network`, if detectable without building the network.
     """
     source = recorded_source(architecture, source)
     if source.family == "own":
         return 0, FLOAT_BYTES * MAX_GRAPH_PARAMETERS
     classes = len(architecture.classes)
-    module = outline(source, classes)
+    module = build_on_meta(source, classes)
     whole = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     sizes = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     used = [name for block in architecture.blocks[: architecture.depth] for name in block.parameters]
@@ -67,18 +65,18 @@ def weights_file_bounds(architecture: GraphArchitecture, source: ModelSource | N
 
 
 def recorded_source(architecture: GraphArchitecture, source: ModelSource | None) -> ModelSource:
-    """Return the source of a record's network: by name from a library, or the given one if it is the same code.
+    """Return the source of a record's network: a library, or `source` if its code is the same.
 
     Raises:
-        ValueError: Unknown name, or own code that is not given or has changed.
+        ValueError: Unknown name, or user code that is missing or has changed.
     """
     if architecture.family != "own":
         return LIBRARIES[architecture.family](architecture.name)
-    remedy = f"Pass model=own:PATH.py:{architecture.name.rpartition(':')[2]} with the file that the base was made of."
+    remedy = f"Pass model=own:PATH.py:{architecture.name.rpartition(':')[2]} with the file that defined the base."
     if source is None or source.family != "own":
-        raise ValueError(f"{architecture.model} is the user's own code, which a model's files never run. {remedy}")
+        raise ValueError(f"{architecture.model} is user code, which loading a model never runs. {remedy}")
     if source.source_digest != architecture.source_digest:
-        raise ValueError(f"{source.model} is other code than the base was made of (its digest differs). {remedy}")
+        raise ValueError(f"{source.model} has changed since the base was created (its digest differs). {remedy}")
     if source.name.rpartition(":")[2] != architecture.name.rpartition(":")[2]:
-        raise ValueError(f"{source.model} is another function than the base was made of. {remedy}")
+        raise ValueError(f"{source.model} is not the function that defined the base. {remedy}")
     return source

@@ -1,6 +1,4 @@
-"""What an origin of networks offers: a function that builds one, and what its library knows about it."""
-
-from __future__ import annotations
+"""The interface of an origin of networks: a function that builds a network, and its metadata."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +13,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.networks.graph.record import GraphFamily
 from pipeline.redaction import first_line
 
-# Before anything is allocated. The largest network of torchvision (regnet_y_128gf) has 645 million parameters.
+# Checked before memory is allocated. The largest network of torchvision (regnet_y_128gf) has 645 million parameters.
 MAX_GRAPH_PARAMETERS = 700_000_000
 
 
@@ -25,17 +23,17 @@ class ModelSource:
 
     Attributes:
         family: `torchvision`, `timm` or `own`.
-        name: In its library, or `FILE.py:FUNCTION`.
-        build: Returns the network, randomly initialized; takes the number of classes, None for the default.
-        library_version: Empty for own code.
-        preprocessing: Of the published weights, if there are any.
+        name: Name in its library, or `FILE.py:FUNCTION`.
+        build: Returns the randomly initialized network for a number of classes (None: the default).
+        library_version: Version of the library; empty for the user's code.
+        preprocessing: Preprocessing of the published weights, if there are any.
         categories: Class names of the published weights, if known.
-        published_weights: Downloads them, as a state dict.
-        license: Of the published weights, as far as the library says.
-        rename: Turns the name of a tensor in a published weights file into the one that the network uses, or into
-            None if the network does not use the tensor.
-        source_text: The file with the user's code.
-        source_digest: Its SHA-256.
+        published_weights: Downloads the published weights as a state dict.
+        license: License of the published weights, if the library provides it.
+        rename: Maps the name of a tensor in a published weights file to its name in the network; None if the network
+            does not use it.
+        source_text: Content of the file with the user's code.
+        source_digest: SHA-256 of the file.
     """
 
     family: GraphFamily
@@ -52,31 +50,31 @@ class ModelSource:
 
     @property
     def model(self) -> str:
-        """The parameter `model` for this network."""
+        """Value of the parameter `model` for this network."""
         return f"{self.family}:{self.name}"
 
 
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Seed PyTorch's global generator, which libraries initialize networks with; restore its state at the end."""
+    """Seed PyTorch's global generator, which libraries use for initialization; restore its state on exit."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def outline(source: ModelSource, classes: int | None) -> nn.Module:
-    """Return a library's network whose parameters have shapes but no content and take no memory.
+def build_on_meta(source: ModelSource, classes: int | None) -> nn.Module:
+    """Build a library's network with its parameters on the meta device, which takes no memory.
 
     Raises:
-        ValueError: More parameters than the limit, or the library cannot build it so.
+        ValueError: Too many parameters, or the network cannot be built on the meta device.
     """
     assert source.family != "own", "own code is not built on the meta device: it may do anything"
     for without_memory in (_everything_on_meta_device, _parameters_on_meta_device):
         try:
             with without_memory():
                 module = source.build(classes)
-        except (NotImplementedError, RuntimeError) as error:  # it computes with tensors while it builds
+        except (NotImplementedError, RuntimeError) as error:  # its constructor computes with tensor values
             reason = error
             continue
         check_size(source.model, module)
@@ -90,7 +88,7 @@ def _everything_on_meta_device() -> AbstractContextManager[object]:
 
 @contextmanager
 def _parameters_on_meta_device() -> Iterator[None]:
-    """Move every new parameter to the meta device before it is initialized; other tensors keep their content."""
+    """Move every new parameter to the meta device before it is initialized; other tensors stay on the CPU."""
 
     def move(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         return None if parameter is None else nn.Parameter(parameter.to("meta"), parameter.requires_grad)

@@ -1,7 +1,5 @@
 """timm's networks, by name; timm is an optional extra."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from pipeline.networks.origins.source import ModelSource
 logger = logging.getLogger(__name__)
 
 RESIZE: dict[str, Literal["fit", "stretch", "pad"]] = {"center": "fit", "squash": "stretch", "border": "pad"}
-DEFAULT_CLASSES = 1000  # for networks that were published without a classifier, such as DINO
+DEFAULT_CLASSES = 1000  # for networks published without a classifier, such as DINO
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 INTERPOLATIONS: dict[str, Interpolation] = {name: name for name in get_args(Interpolation)}
 
@@ -35,14 +33,14 @@ def _timm() -> ModuleType:
 
 
 def timm_source(name: str) -> ModelSource:
-    """Return the source of a network; `name` may end with a tag of published weights, such as `resnet18.a1_in1k`.
+    """Return the source of a network; `name` may include the tag of published weights, as in `resnet18.a1_in1k`.
 
     Raises:
         ValueError: timm is not installed, or has no network of this name.
     """
     timm = _timm()
     names: list[str] = timm.list_models()
-    if name.partition(".")[0] not in names:  # a name with a colon would be one on a hub or on disk
+    if name.partition(".")[0] not in names:  # rejects names with a colon, which timm would load from a hub or from disk
         hint = suggest(name, names) or "List them: python -c 'import timm; print(timm.list_models())'."
         raise ValueError(f"timm has no network {name!r}. {hint}")
     if name != name.partition(".")[0] and name not in timm.list_pretrained():

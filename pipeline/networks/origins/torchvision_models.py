@@ -1,7 +1,5 @@
 """torchvision's classification networks, by name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -15,8 +13,8 @@ from pipeline.data.torchvision_import import make_importable
 from pipeline.errors import suggest
 from pipeline.networks.origins.source import ModelSource
 
-# Published weights of these were trained with auxiliary classifiers, which only training uses, and on inputs that the
-# network normalizes once more.
+# The published weights of these were trained with auxiliary classifiers (for training only), and with inputs that the
+# network normalizes again.
 INCEPTIONS = {
     "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": True},
     "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": True},
@@ -43,7 +41,7 @@ def torchvision_source(name: str) -> ModelSource:
     models = _models()
     names: list[str] = models.list_models(module=models)
     if name not in names:
-        hint = suggest(name, names) or f"There are {', '.join(names)}."
+        hint = suggest(name, names) or f"Available: {', '.join(names)}."
         raise ValueError(f"torchvision has no classification network {name!r}. {hint}")
     weights = models.get_model_weights(name).DEFAULT
     from torchvision import __version__
@@ -80,7 +78,7 @@ def _rename(name: str, tensor: str) -> str | None:
 
 
 def _preprocessing(transforms: Any) -> Preprocessing:
-    """Return the record of the transforms that belong to published weights."""
+    """Convert the transforms of published weights."""
     side, resized = transforms.crop_size[0], transforms.resize_size[0]
     interpolation = cast(Literal["bilinear", "bicubic"], transforms.interpolation.value)
     return Preprocessing(

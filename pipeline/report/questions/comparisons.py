@@ -137,7 +137,8 @@ class Compared:
             text = f"{self.arm.label} is {verdict.sign} than {reference} in {quantity} ({self.short_effect})"
             text += f"; they {within}" if verdict.size == "within margin" else ""
         prefix = "preliminary: " if verdict.preliminary else ""
-        return f"{capitalized(prefix + text)} (n = {verdict.count}{self.warning})."
+        warning = "; not converged" if verdict.unconverged else ""
+        return f"{capitalized(prefix + text)} (n = {verdict.count}{warning})."
 
     @cached_property
     def seeds_to_settle(self) -> str:

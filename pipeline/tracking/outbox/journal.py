@@ -1,10 +1,8 @@
 """The journal of a run: every entry that it logs, appended to a file of JSON lines before anything is uploaded.
 
 A second file holds the number of journal bytes that have been uploaded; `send_pending` sends the rest. Sending an entry
-twice has no effect (see `sender`), so if this number lags behind, only time is lost.
+twice has no effect (see `sender`), so a number that lags behind costs time only.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -95,7 +93,7 @@ class Part:
 
 
 def read_part(path: Path, begin: int = 0, size: int = -1) -> Part:
-    """Read complete lines of a journal: about `size` bytes from offset `begin`, or all if -1."""
+    """Read complete lines of a journal: about `size` bytes (-1: all) from offset `begin`."""
     with path.open("rb") as file:
         file.seek(begin)
         content = file.read(size)

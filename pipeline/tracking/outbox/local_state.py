@@ -1,7 +1,5 @@
 """The local state of runs: one folder per run with journal, checkpoints and figures, until they are uploaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +75,7 @@ def has_local_state(folder: Path) -> bool:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return whether a run has local state that no process holds."""
+    """Return whether a run has local state that no process has locked."""
     if not has_local_state(folder):
         return False
     with locked_run_state(folder) as locked:

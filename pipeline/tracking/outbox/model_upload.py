@@ -1,10 +1,7 @@
 """Upload a model from disk to the store: create, upload, finalize, attach to its run, register.
 
-Any of these steps may be followed by a crash or a lost connection, so each one first looks for the result of an earlier
-attempt.
+A crash or a lost connection may follow any of these steps, so each first looks for the result of an earlier attempt.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 

@@ -31,10 +31,10 @@ PERMANENT_CODES = {
     "RESOURCE_ALREADY_EXISTS",
     "RESOURCE_DOES_NOT_EXIST",
 }
-MAX_ATTEMPTS = 3  # a conflict of two writers can look like a bad request, once
+MAX_ATTEMPTS = 3  # a conflict of two writers can look like a bad request
 REJECTED = "refused.jsonl"
 KINDS_WITH_RUN_IDS = ("tags", "params", "base", "create")
-LOCAL_KINDS = ("opened", "restored", "again")  # only read when the run is resumed
+LOCAL_KINDS = ("opened", "restored", "again")  # not uploaded, only read when the run is resumed
 
 
 class NotYetError(RuntimeError):

@@ -3,8 +3,6 @@
 Neither blocks training. They are separate because the journal must reach the disk every second even if the store hangs.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -1,6 +1,4 @@
-"""Delete the local state of runs: after upload everything that `resume` does not need, the rest with `clean`."""
-
-from __future__ import annotations
+"""Delete the local state of runs: automatically after the upload unless `resume` needs it, else with `clean`."""
 
 import contextlib
 import functools
@@ -48,7 +46,7 @@ def clear_uploaded(folder: Path) -> None:
 
 
 def _delete(folder: Path, keep: Collection[str] = ()) -> None:
-    """Delete a folder, or its content except `keep`; the journal goes last, so that a later call can complete this."""
+    """Delete a folder, or its content except `keep`; the journal last, so that a later call can complete this."""
     last = (JOURNAL, UPLOADED, LOCK)
     for path in sorted(folder.iterdir(), key=lambda path: last.index(path.name) if path.name in last else -1):
         if path.name not in keep:

@@ -1,12 +1,10 @@
 """Runs left open by processes that are gone, and the run that `mlflow run` creates for a command.
 
-If `mlflow run` exits before its command starts (conda or uv is missing), its run has no process tag. Then the live
-processes of this machine are searched: for one that was started for the run, and for an `mlflow run` that may still be
-preparing its environment. Closing a run that a script's `mlflow.projects.run` is still preparing is harmless: the stage
+If `mlflow run` exits before its command starts (conda or uv is missing), its run has no process tag. Then the processes
+of this machine are searched for one that was started for the run, and for an `mlflow run` that may still be preparing
+its environment. Closing a run that a script's `mlflow.projects.run` is still preparing is harmless: the stage
 that adopts it sets it to RUNNING again.
 """
-
-from __future__ import annotations
 
 import getpass
 import logging
@@ -33,7 +31,7 @@ from pipeline.tracking.store import active_experiment_id, open_store, search_run
 logger = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parents[3]
-MIN_AGE_MS = 86_400_000  # on a server: a younger run may be in preparation on another machine
+MIN_AGE_MS = 86_400_000  # on a server, a younger run may be in preparation on another machine
 
 
 @contextmanager
@@ -79,7 +77,7 @@ def close_orphaned_runs(client: MlflowClient) -> None:
 def orphaned_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
     """Return the RUNNING runs of an experiment whose process is known to be gone, or whose command never started.
 
-    If the process is not visible from here (another host), its run counts only if its unlocked local state is here.
+    If the process is on another host, its run counts as orphaned only if its unlocked local state is on this machine.
     """
     orphans = []
     for run in search_running(client, experiment_id, "tags.process LIKE '% %'"):
@@ -118,7 +116,7 @@ def _may_be_unstarted(run: Run) -> bool:
 
 
 def _live_processes() -> tuple[set[str], list[float]]:
-    """Return the ids of runs with a live process, and the start time of each `mlflow run` that has started none yet."""
+    """Return the ids of runs with a live process, and the start time of each `mlflow run` that is still preparing."""
     started: dict[int, str] = {}  # parent process -> run id
     launchers: dict[int, float] = {}
     for process in psutil.process_iter():

@@ -2,13 +2,10 @@
 
     python -m pipeline.tracking.recovery.restore_killed RUN_ID [NOTE]
 
-`mlflow run` marks the run of an interrupted command FAILED after the command has exited, whatever its status (it means
-to leave terminated runs unchanged, but compares a number with a string). This small process outlives both and restores
-the status once. It also serves a command that was interrupted during its imports, which are unusable from then on, so
-nothing heavy is imported at module level.
+After an interrupted command exits, `mlflow run` marks its run FAILED whatever its status (a bug: it compares a number
+with a string). This process outlives both and restores the status once. It is also used if a command is interrupted
+during its imports, so nothing heavy is imported at module level.
 """  # fmt: skip
-
-from __future__ import annotations
 
 import os
 import subprocess

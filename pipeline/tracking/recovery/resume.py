@@ -1,11 +1,9 @@
 """Which runs can be resumed, and whether their inputs are unchanged.
 
 A run can be resumed if its process is gone and its state is available, in its local folder or as uploaded checkpoints.
-Parameters and base are read from the run. A process on another host is not visible from here; it counts as gone if the
-run's state folder is here and unlocked.
+Parameters and base are read from the run. A process on another host cannot be checked; it counts as gone if the run's
+state folder is on this machine and unlocked.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -23,6 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserInputError, invalid
 from pipeline.params import ENTRY_POINTS
+from pipeline.params.family import OWN_PREFIX
 from pipeline.runtime import process_lives
 from pipeline.tracking import names
 from pipeline.tracking.outbox.local_state import has_local_state, lock_run_state, run_folder
@@ -53,7 +52,7 @@ def find_interrupted(client: MlflowClient, run_id: str, *, force: bool = False) 
     """Return an interrupted run; `force` also accepts one whose process is not visible and whose state is elsewhere.
 
     Raises:
-        UserInputError: The run does not exist or cannot be resumed; with a remedy.
+        UserInputError: The run does not exist or cannot be resumed; the message says what to do.
     """
     _, history, process_is_invisible = _read_interrupted(client, run_id)
     local_state = has_local_state(run_folder(run_id))
@@ -62,14 +61,14 @@ def find_interrupted(client: MlflowClient, run_id: str, *, force: bool = False) 
     stage = history.tags.get(names.STAGE, "")
     parameters = json.loads(history.tags.get(names.PARAMETERS, "{}"))
     if stage in CONTINUED_BY_RERUN:
-        remedy = f"Run it again, it continues where it stopped: {_command(stage, parameters)}"
+        remedy = f"Run it again to continue: {_command(stage, parameters)}"
         raise _invalid_run(run_id, f"{stage} runs are not resumed.", remedy=remedy)
     if stage not in RESUMABLE:
         problem = f"{stage} runs have no checkpoints" if stage else "the run had not started"
         raise _invalid_run(run_id, f"{problem}.", remedy="Run its command again.")
     if history.tags.get(names.FORMAT) != names.FORMAT_VERSION:
         remedy = f"Run it again: {_command(stage, parameters)}"
-        raise _invalid_run(run_id, "started by an earlier release, which drew images by position.", remedy=remedy)
+        raise _invalid_run(run_id, "started by an earlier release, which sampled images by position.", remedy=remedy)
     if not local_state and history.metrics and not _has_checkpoints(client, run_id):
         raise _invalid_run(
             run_id,
@@ -142,9 +141,12 @@ def suggest_resume(client: MlflowClient, stage: str, key: str) -> None:
             )
 
 
-def resume_command(stage: str, run_id: str) -> str:
-    """Return the command that continues an interrupted stage."""
-    return f"python -m pipeline resume --run_id {run_id}" if stage in RESUMABLE else "run the same command again"
+def resume_command(stage: str, run_id: str, model: str = "") -> str:
+    """Return the command that resumes an interrupted stage; `model` is named again if it is the user's own code."""
+    if stage not in RESUMABLE:
+        return "run the same command again"
+    code = f" --model {shlex.quote(model)}" if model.startswith(OWN_PREFIX) else ""
+    return f"python -m pipeline resume --run_id {run_id}{code}"
 
 
 def _read_interrupted(client: MlflowClient, run_id: str) -> tuple[Run, RunHistory, bool]:
@@ -164,7 +166,7 @@ def _read_interrupted(client: MlflowClient, run_id: str) -> tuple[Run, RunHistor
     tags = history.tags
     if names.RESUMED_RUN_ID in tags:
         remedy = f"Resume that one: python -m pipeline resume --run_id {tags[names.RESUMED_RUN_ID]}."
-        raise _invalid_run(run_id, "this run only resumed another one.", remedy=remedy)
+        raise _invalid_run(run_id, "this run resumed another one.", remedy=remedy)
     if run.info.status == "FINISHED":
         model = tags.get(names.MODEL_URI, "(none)")
         raise _invalid_run(run_id, f"already FINISHED, with model {model}.", remedy="Use that model.")
@@ -179,7 +181,7 @@ def _read_interrupted(client: MlflowClient, run_id: str) -> tuple[Run, RunHistor
 
 
 def _check_forced(run_id: str, history: RunHistory, force: bool) -> None:
-    """Raise UserInputError unless `force` allows to assume that an invisible process is gone."""
+    """Raise UserInputError unless `force` is set, which assumes that a process on another host is gone."""
     host = _host(history)
     if force:
         logger.info(f"the process on {host} is not visible from here: assumed to be gone because of force=true")

@@ -1,6 +1,4 @@
-"""What earlier processes logged for a run, uploaded or not, and how much time they spent on it."""
-
-from __future__ import annotations
+"""Everything that earlier processes logged for a run, uploaded or not, and the time that they spent on it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +34,7 @@ class RunHistory:
     attempts: tuple[Attempt, ...]  # since the run was last resumed
 
     def spent_seconds(self, epoch: int) -> tuple[float, float]:
-        """Return the wall-clock time spent up to the end of `epoch`, which is kept, and after it, which is lost."""
+        """Return the wall-clock time up to the end of `epoch` (kept) and after it (lost)."""
         kept = lost = 0
         for index, attempt in enumerate(self.attempts):
             end = attempt.epoch_ends.get(epoch, attempt.opened) if index == 0 else attempt.opened

@@ -1,7 +1,5 @@
 """`python -m pipeline sync`: upload the journals of runs whose process is gone."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections import Counter
