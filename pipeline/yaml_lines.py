@@ -62,7 +62,7 @@ def read_yaml(name: str, path: Path, remedy: str) -> LinedMapping:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserInputError(Fault(f"{path}{line}", None, f"{error.problem}.", "This is not valid YAML.")) from None
-    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, IndexError) as error:  # IndexError: `!!int` alone
         why = " ".join(str(error).split())
         raise UserInputError(Fault(name, path, f"is not valid YAML: {why}.")) from None
     if not isinstance(root, LinedMapping) or not root:

@@ -628,7 +628,7 @@ def test_own_network_is_rebuilt_from_the_same_source_only(own_file: Path) -> Non
     rebuilt.load_state_dict(loaded.network.state_dict())
     with torch.no_grad():
         assert torch.equal(rebuilt.eval()(images(16)), loaded.network(images(16)))
-    with pytest.raises(ValueError, match="another function"):
+    with pytest.raises(ValueError, match="is not the function that defined the base"):
         build_network(record, generator(1, "w"), model_source(f"own:{own_file}:ten"))
     own_file.write_text(OWN_CODE + "\n")
     with pytest.raises(ValueError, match="its digest differs"):

@@ -227,13 +227,13 @@ def test_repaired_image_is_no_longer_skipped(folder: Path) -> None:
 def test_file_that_changes_while_decoding_is_rejected_by_name(
     folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changing, tasks = folder / "dogs" / "00004.png", decoding._tasks
+    changing, tasks = folder / "dogs" / "00004.png", decoding._make_tasks
 
     def change_first(*arguments: object) -> object:
         os.utime(changing, ns=(1, 1))
         return tasks(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decoding, "_tasks", change_first)
+    monkeypatch.setattr(decoding, "_make_tasks", change_first)
     with pytest.raises(DataFileError, match=r"changed while they were read: .*dogs/00004\.png"):
         load(folder)
     assert all(path.parent.name.startswith("partial-") for path in state.glob(f"images/*/{PIXELS}"))
@@ -279,14 +279,14 @@ def test_full_disk_while_arranging_keeps_the_decoded_images(
 def decoded_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list to which every row that is decoded from now on is added."""
     rows: list[int] = []
-    tasks = decoding._tasks
+    tasks = decoding._make_tasks
 
     def counted(*arguments: object) -> Iterator[decoding.Task]:
         for task in tasks(*arguments):  # type: ignore[arg-type]
             rows.extend(task.rows)
             yield task
 
-    monkeypatch.setattr(decoding, "_tasks", counted)
+    monkeypatch.setattr(decoding, "_make_tasks", counted)
     return rows
 
 

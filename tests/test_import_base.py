@@ -156,10 +156,10 @@ def test_own_code_runs_only_if_named_again(
 ) -> None:
     (tmp_path / "nets.ran").unlink()
     params = {"base": own_base.model_uri, "dataset": photos("new", ("x", "y")), **QUICK}
-    with pytest.raises(UserInputError, match="user's own code.*Pass model=own:PATH.py:small"):
+    with pytest.raises(UserInputError, match="is user code.*Pass model=own:PATH.py:small"):
         transfer(TransferParams(**params))
     assert not (tmp_path / "nets.ran").exists()
-    with pytest.raises(UserInputError, match="another function"):
+    with pytest.raises(UserInputError, match="is not the function that defined the base"):
         transfer(TransferParams(**params, model=code.replace(":small", ":other")))
     (tmp_path / "nets.py").write_text(OWN_CODE + "\n# changed")
     with pytest.raises(UserInputError, match="its digest differs"):
@@ -268,8 +268,8 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
         ({"model": "torchvision:resnet81"}, "Did you mean resnet18"),
         ({"model": "{code}x"}, "has no function smallx. Did you mean small"),
         ({"model": "{folder}/none.py:f", "image_size": "16"}, "does not exist"),
-        ({"weights": "{folder}/other.th"}, r"does not fit the network: 44 tensors match; missing \(30\)"),
-        ({"weights": "{folder}/cut.th"}, "truncated, or no PyTorch file"),
+        ({"weights": "{folder}/other.th"}, r"does not match the network: 44 tensors match; missing \(30\)"),
+        ({"weights": "{folder}/cut.th"}, "truncated or not a PyTorch file"),
         ({"weights": "{folder}/none.th"}, "No such file"),
         ({"weights": "{folder}/whole.th"}, "the pickle contains code .* and was rejected; nothing in it was run"),
         ({"weights": "default"}, "has no published weights"),

@@ -114,7 +114,7 @@ def test_help_lists_every_parameter(command: Command) -> None:
 
 def test_mlflow_run_trains_in_its_own_run(project: Path) -> None:
     words, environment = mlflow_run(project, "-e", "train_base", "-P", "classes=0-4", "-P", "dataset=digits",
-                                    "-P", "epochs=3", "-P", "learning_rate=1e-3", "-P", "width=16")  # fmt: skip
+                                    "-P", "epochs=10", "-P", "learning_rate=1e-3", "-P", "width=16")  # fmt: skip
     done = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     (run,) = runs_in(project)

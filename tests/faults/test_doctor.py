@@ -29,12 +29,10 @@ from pipeline.tracking.store_checks import examine_server_clock, examine_store
 from pipeline.tuning.storage_checks import examine_storage
 from pipeline.tuning.study import open_storage
 from tests.conftest import Command
-from tests.end_to_end.test_commands import mlflow_run, project
+from tests.end_to_end.test_commands import mlflow_run
 from tests.faults.killing import wait_until
 from tests.faults.test_files import may_mount, needs_mount, small_disk
 from tests.test_data import write_idx
-
-__all__ = ["project"]  # a fixture
 
 
 def lines(results: Iterator[CheckResult], what: str = "") -> list[str]:

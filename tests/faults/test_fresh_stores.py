@@ -16,12 +16,10 @@ from mlflow import MlflowClient
 
 from pipeline.tracking.schema import write_schema
 from tests.conftest import clean_environment, copy_store
-from tests.end_to_end.test_commands import BIN, mlflow_run, project
+from tests.end_to_end.test_commands import BIN, mlflow_run
 from tests.faults.killing import runs_of, store_of, wait_until
 from tests.faults.test_doctor import read_only
 from tests.faults.test_files import may_mount, small_disk
-
-__all__ = ["project"]  # a fixture
 
 CREATE_STORE_WITH_MLFLOW = "import mlflow; mlflow.MlflowClient('sqlite:///mlflow.db').search_experiments()"
 pytestmark = pytest.mark.slow

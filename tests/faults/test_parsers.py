@@ -18,7 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -257,6 +257,7 @@ def test_search_spaces_are_parsed_or_rejected(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
 
     @many
+    @example("!!int", "mlp")
     @given(yaml_texts | st.binary(max_size=100), st.sampled_from(["mlp", "cnn"]))
     def load(content: str | bytes, family: Any) -> None:
         count("search spaces")
