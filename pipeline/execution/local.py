@@ -18,8 +18,8 @@ from pipeline.execution.in_process import InProcessExecutor
 from pipeline.execution.records import Event, Task
 from pipeline.execution.supervisor import Supervisor
 from pipeline.state_dir import state_folder
-from pipeline.tracking.recovery.orphans import close_orphaned_runs
-from pipeline.tracking.store import open_store, store_environment
+from pipeline.tracking.recovery.orphans import try_to_close_orphaned_runs
+from pipeline.tracking.store import store_environment
 
 POLL_SECONDS = 1.0
 INTERRUPT_SECONDS = 4.0  # to save checkpoints; Ctrl-C has to end a plan within five seconds
@@ -65,9 +65,10 @@ class LocalExecutor:
         for supervisor in self._supervisors:
             supervisor.interrupt()
         deadline = time.monotonic() + INTERRUPT_SECONDS
-        killed = [supervisor.stop(max(0.1, deadline - time.monotonic())) for supervisor in self._supervisors]
-        if any(killed):
-            close_orphaned_runs(open_store())
+        for supervisor in self._supervisors:
+            supervisor.stop(max(0.1, deadline - time.monotonic()))
+        # of a worker that was killed, or interrupted while it created its run
+        try_to_close_orphaned_runs()
 
     def __enter__(self) -> Self:
         """Start the supervising threads; a worker process starts with its first step."""

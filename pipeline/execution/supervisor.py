@@ -81,18 +81,16 @@ class Supervisor:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
-    def stop(self, limit_seconds: float) -> bool:
-        """Wait until the worker process has exited; kill it when time is up, and return whether that was necessary."""
+    def stop(self, limit_seconds: float) -> None:
+        """Wait until the worker process has exited; kill it when time is up."""
         if self._process is None or self._channel is None:
-            return False
+            return
         self._channel.close()
         try:
             self._process.wait(limit_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            return True
-        return False
 
 
 def describe_exit(code: int) -> str:

@@ -6,6 +6,7 @@ its environment. Closing a run that a script's `mlflow.projects.run` is still pr
 that adopts it sets it to RUNNING again.
 """
 
+import contextlib
 import getpass
 import logging
 import os
@@ -18,6 +19,7 @@ import mlflow
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
 from pipeline.params import ENTRY_POINTS
@@ -72,6 +74,12 @@ def close_orphaned_runs(client: MlflowClient) -> None:
             reason, state = "Its `mlflow run` exited before the command started.", "but its command never started"
         _close(client, run, status="KILLED", reason=reason)
         logger.info(f"run {run.info.run_id} was RUNNING {state}: marked KILLED")
+
+
+def try_to_close_orphaned_runs() -> None:
+    """Do so if the store is reachable; otherwise, a later command does."""
+    with contextlib.suppress(MlflowException):
+        close_orphaned_runs(open_store())
 
 
 def orphaned_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
