@@ -114,7 +114,7 @@ class Workers:
         """Wait until a worker exits, or for `limit_seconds`."""
         multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=limit_seconds)
 
-    def stop(self, limit_seconds: float = 10) -> None:
+    def stop(self, limit_seconds: float = 30) -> None:
         """Terminate the workers; kill those that do not exit in time."""
         for process in self.processes:
             if process.is_alive():  # checked first: after an exit, another process may have its id

@@ -136,7 +136,7 @@ def test_incomplete_plan_run_exits_1_and_invalid_plan_2(folder: Path) -> None:
     (folder / "plan.yaml").write_text(PLAN.replace("[0, 2]", "[0, 9]"))  # the base has two layers
     done = subprocess.run(words("--seeds", "1"), cwd=folder, env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 1 and "1 of 3 steps are missing" in done.stderr and "Traceback" not in done.stderr
-    invalid = {"run: transfr": "line 9, run: run=transfr", "per_class: 5000": "allow at most 101"}
+    invalid = {"run: transfr": "line 9, run: run=transfr", "per_class: 5000": "allow at most 109"}
     for change, message in invalid.items():
         key = change.split(":")[0]
         (folder / "plan.yaml").write_text(re.sub(rf"{key}: (transfer|20)\b", change, PLAN))

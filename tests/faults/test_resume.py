@@ -145,7 +145,7 @@ def test_damaged_checkpoints_are_reported_and_skipped(
         path.write_bytes(content)
     resumed = command("resume", "--run_id", run_id)
     assert resumed.returncode == 0, resumed.stderr
-    assert "last.safetensors: was altered" in resumed.stderr
+    assert "last.safetensors: altered" in resumed.stderr
     assert ("using the previous checkpoint" in resumed.stderr) is (len(damaged) == 1)
     assert ("no valid checkpoint" in resumed.stderr) is (len(damaged) == 2)
     assert result_of(client, run_id) == reference
