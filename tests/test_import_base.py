@@ -167,6 +167,18 @@ def test_own_code_runs_only_if_named_again(
     assert len(store.search_runs(["0"])) == 1
 
 
+def test_cache_keys_distinguish_code_and_preprocessing(
+    store: MlflowClient, own_base: StageResult, code: str, weights: str, tmp_path: Path
+) -> None:
+    scaled = import_base(ImportBaseParams(model=code, weights=weights, image_size="16", std="0.5"))
+    bases = [load_own(store, result, code) for result in (own_base, scaled)]
+    (tmp_path / "nets.py").write_text(OWN_CODE + "\n# changed")
+    changed = import_base(ImportBaseParams(model=code, weights=weights, image_size="16", std="0.25"))
+    bases.append(load_own(store, changed, code))
+    assert len({base.digest for base in bases}) == 1
+    assert len({json.dumps(base.key_inputs) for base in bases}) == 3
+
+
 def test_transfer_moves_exactly_the_blocks_named(
     store: MlflowClient, own_base: StageResult, code: str, photos: MakeFolder
 ) -> None:

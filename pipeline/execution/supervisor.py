@@ -50,7 +50,7 @@ class Supervisor:
         return Report(task.number, Status.LOST, failure=describe_exit(self._process.wait()))
 
     def _exchange(self, count: int) -> None:
-        """Give back the core for preparing a step, and take those for running it."""
+        """Release the core for preparing a step, and take those for running it."""
         self._budget.give_back(self._cores)
         self._cores = 0
         self._cores = self._budget.take(count)

@@ -11,7 +11,7 @@ import json
 import logging
 
 from pipeline.console import echo
-from pipeline.data.normalization import preprocessing_digest, with_preprocessing
+from pipeline.data.normalization import with_preprocessing
 from pipeline.data.splits import Examples, training_examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import CacheFeaturesParams
@@ -49,11 +49,7 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     assert base is not None, "only a dry run has no base"
     depth = int(params.depth)
     check_size(base.network, depth, examples)
-    preprocessing = preprocessing_digest(base.network.architecture.preprocessing)
-    inputs = {"data": examples.digest, "base": base.digest, "preprocessing": preprocessing}
-    if base.source is not None:
-        inputs["source"] = base.source.source_digest
-    key = cache_key(params, inputs, runtime.description)
+    key = cache_key(params, {"data": examples.digest, **base.key_inputs}, runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached
     tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
@@ -76,7 +72,7 @@ def cache_cuts(params: CacheFeaturesParams, plan_context: PlanContext | None) ->
         echo(f"dry run: would compute pooled features of {images.images if images else 'the target'} images")
         return StageResult("", "", {})
     base = images.base
-    inputs = {"data": " ".join(part.digest for part in images.parts), "base": base.digest}
+    inputs = {"data": " ".join(part.digest for part in images.parts), **base.key_inputs}
     key = cache_key(params, inputs, images.runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached

@@ -49,7 +49,8 @@ def probe(params: ProbeParams, *, plan_context: PlanContext | None = None) -> St
     folds = choose_folds(params, images.splits[0])
     params = params.model_copy(update={"folds": len(folds)})
     base = images.base
-    key = cache_key(params, {"data": images.splits[0].digest, "base": base.digest}, images.runtime.description)
+    inputs = {"data": images.splits[0].digest, **base.key_inputs}
+    key = cache_key(params, inputs, images.runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached
     tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}

@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.data.classes import select_classes
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import UserInputError
-from pipeline.networks.build import weights_digest
+from pipeline.networks.build import architecture_digest, weights_digest
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.origins.source import ModelSource
 from pipeline.params import Family, is_dataset
@@ -80,6 +80,11 @@ class Base:
     def is_imported(self) -> bool:
         """Whether it was trained elsewhere, so that nobody knows on which images."""
         return self.stage == "import_base"
+
+    @property
+    def key_inputs(self) -> dict[str, str]:
+        """What its outputs depend on, for cache keys: weights, and architecture with preprocessing and user code."""
+        return {"base": self.digest, "base_architecture": architecture_digest(self.network.architecture)}
 
     @property
     def ancestry(self) -> str:

@@ -6,17 +6,15 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.tracking import names
-from tests.conftest import clean_environment, copy_store
-from tests.faults.killing import runs_of, store_of, wait_until
+from tests.conftest import copy_store
+from tests.faults.killing import runs_of, stage, store_of, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -48,19 +46,10 @@ def new_folder(parent: Path, empty_store: Path, epochs: int = 20) -> Path:
     return folder
 
 
-@contextmanager
-def plan_in(folder: Path, workers: int, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def plan_in(folder: Path, workers: int, **environment: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """A running plan, killed with all its processes on exit."""
-    command = [sys.executable, "-m", "pipeline", "main", "--plan", "plan.yaml", "--dataset", "digits"]
-    with subprocess.Popen(
-        [*command, "--workers", str(workers)], cwd=folder, env=clean_environment(**environment), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    words = ("main", "--plan", "plan.yaml", "--dataset", "digits", "--workers", str(workers))
+    return stage(folder, *words, **environment)
 
 
 def finish(folder: Path, workers: int, **environment: str) -> str:
