@@ -36,6 +36,13 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> LinedMapping:
     return mapping
 
 
+def without_lines(value: Any) -> Any:
+    """Return a value read from YAML with plain dicts in place of its mappings, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_lines(item) for key, item in value.items()}
+    return [without_lines(item) for item in value] if isinstance(value, list) else value
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 

@@ -20,6 +20,7 @@ from pipeline.execution.local import make_executor
 from pipeline.execution.records import Event, Output, Report, Status, Task
 from pipeline.execution.runner import Execution, run_plan
 from pipeline.execution.status import StatusFile, print_status
+from pipeline.execution.supervisor import Supervisor
 from pipeline.execution.worker import cores_needed
 from pipeline.params import CacheFeaturesParams, StageParams, TrainBaseParams, TransferParams, TuneParams
 from pipeline.plan.outcome import Outcome
@@ -225,6 +226,16 @@ def test_closing_the_budget_ends_waiting() -> None:
 def test_step_needs_as_many_cores_as_threads() -> None:
     assert cores_needed(TransferParams(base="models:/m-" + 32 * "0", threads=3)) == 3
     assert cores_needed(TuneParams(threads=1)) is None  # its own workers use all
+
+
+def test_error_of_a_supervising_thread_ends_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Supervisor, task: Task, show: Callable[[Output], None]) -> Report:
+        raise TypeError("cannot be sent")
+
+    monkeypatch.setattr(Supervisor, "run", fail)
+    execution = Execution(lambda: "plan run", lambda display: make_executor(2, display), rerun=True)
+    with pytest.raises(TypeError, match="cannot be sent"):
+        run_plan(BASE_AND_TWO, execution, {})
 
 
 def test_one_worker_runs_steps_in_process() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from pipeline.errors import PlanIncompleteError, UserInputError
+from pipeline.execution.records import Task
 from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_params
 from pipeline.params.grid import canonical_grid, grid_settings
 from pipeline.plan.arms import PlanOverrides
@@ -102,6 +105,16 @@ def test_bundled_plans_are_valid() -> None:
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
     assert checked == 23
+
+
+def test_settings_of_bundled_plans_reach_worker_processes() -> None:
+    grids = 0
+    for path in PLANS.glob("*.yaml"):
+        for arm in load_plan(path.stem, plan_overrides(profile="full")).arms.values():
+            task = Task(0, arm.kind.entry_point, dict(arm.setting))
+            assert json.loads(json.dumps(asdict(task)))["raw_params"] == arm.setting
+            grids += isinstance(arm.setting.get("tune_on_validation"), dict)
+    assert grids > 10
 
 
 def test_claims_that_ship_are_confirmatory() -> None:

@@ -39,7 +39,7 @@ class LocalExecutor:
         self.capacity = workers
         self._budget = CoreBudget(available_cores())
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self._folder = state_folder() / "workers" / str(os.getpid())
         environment = worker_environment()
         self._supervisors = [Supervisor(self._budget, environment, self._folder / f"{n}.log") for n in range(workers)]
@@ -55,9 +55,12 @@ class LocalExecutor:
     def next_event(self) -> Event | None:
         """Wait for output or the report of any step; None after a while without any."""
         try:
-            return self._events.get(timeout=POLL_SECONDS)
+            event = self._events.get(timeout=POLL_SECONDS)
         except queue.Empty:
             return None
+        if isinstance(event, Exception):
+            raise event
+        return event
 
     def cancel(self) -> None:
         """Interrupt all steps and wait until their processes have exited, for a few seconds."""
@@ -87,7 +90,10 @@ class LocalExecutor:
 
     def _supervise(self, supervisor: Supervisor) -> None:
         while (task := self._tasks.get()) is not None:
-            self._events.put(supervisor.run(task, self._events.put))
+            try:
+                self._events.put(supervisor.run(task, self._events.put))
+            except Exception as error:  # a defect; without it, the plan would wait for this step forever
+                self._events.put(error)
 
 
 def worker_environment() -> Mapping[str, str]:

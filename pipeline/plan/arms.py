@@ -14,7 +14,7 @@ from pipeline.params import ENTRY_POINTS, StageParams, TargetParams, parse_param
 from pipeline.params.family import OWN_PREFIX
 from pipeline.plan.records import PlannedArm, Setting
 from pipeline.plan.validation import PlanErrors
-from pipeline.yaml_lines import LinedMapping
+from pipeline.yaml_lines import LinedMapping, without_lines
 
 MAX_ARMS = 1000
 STEP_ENTRY_POINTS = ("train_base", "tune", "cache_features", "probe", "transfer", "finetune_cnn", "scratch_cnn")
@@ -107,13 +107,14 @@ class ArmReader:
         common = self.errors.mapping(self.root, "common")
         by_profile = self.errors.mapping(self.errors.mapping(self.profile, "params"), kind.entry_point)
         classes = overrides.target_classes if issubclass(kind, TargetParams) else overrides.base_classes
-        return {
+        setting = {
             **{name: value for name, value in common.items() if name in kind.model_fields},
             **by_profile,
             **params,
             **{name: value for name, value in overrides.overrides.items() if name in kind.model_fields},
             **({"classes": classes} if classes else {}),
         }
+        return {name: without_lines(value) for name, value in setting.items()}
 
     def _exclusive(self, entry: LinedMapping) -> bool | None:
         """Return whether an arm's steps run alone; None if it does not say."""
