@@ -18,7 +18,7 @@ from pipeline.networks.layered import LayeredNetwork
 from pipeline.params import StageParams, TargetParams
 from pipeline.params.entry_points import FitParams
 from pipeline.report import run_plots
-from pipeline.stages.class_table import recall_metrics, shortened, write_class_table
+from pipeline.stages.class_table import log_class_tables, recall_metrics, shortened
 from pipeline.stages.fit_summary import CONVERGED, FitSummary
 from pipeline.stages.model_card import model_card
 from pipeline.stages.next_command import after_training
@@ -69,7 +69,7 @@ def finish(
     if run.run_history:
         seconds[names.LOST_SECONDS] = run.lost_seconds
     recalls = recall_metrics(split, trained.test.confusion_KK)
-    run.log_file(write_class_table(run.folder / names.CLASS_TABLE, split, trained.test.confusion_KK))
+    log_class_tables(run, split, trained.test)
     run.log_final({**fit_metrics(trained), **recalls, **seconds, **(extra_metrics or {})})
     run.set_tags({names.CONVERGED: trained.summary.converged})
     if trained.checkpoints is not None:
