@@ -61,7 +61,7 @@ def main(params: MainParams) -> StageResult:
     """
     began = time.perf_counter()
     plan = load_plan(params.plan, plan_overrides(params))
-    plan = fit_plan(plan, shipped=is_shipped(params.plan))
+    plan = fit_plan(plan, shipped=is_shipped(params.plan), class_split=params.class_split)
     client = open_store()
     if params.dry_run:
         print_costs(client, plan, params)
