@@ -15,6 +15,7 @@ from pipeline.tracking.plan_context import NotCachedError, PlanContext
 from pipeline.tracking.stage_run import StageResult
 
 Stage = Callable[..., StageResult]
+HostFacts = Callable[[list[dict[str, str]]], dict[str, str]]
 
 
 def load_stage(kind: type[StageParams]) -> Stage:
@@ -22,6 +23,13 @@ def load_stage(kind: type[StageParams]) -> Stage:
     module: Any = importlib.import_module(f"pipeline.stages.{kind.entry_point}")
     stage: Stage = getattr(module, kind.entry_point)
     return stage
+
+
+def load_host_facts() -> HostFacts:
+    """Return the function that describes this host; see `stages.host_facts`."""
+    module: Any = importlib.import_module("pipeline.stages.host_facts")
+    host_facts: HostFacts = module.host_facts
+    return host_facts
 
 
 def attempt(task: Task, plan_context: PlanContext) -> Report:

@@ -56,6 +56,12 @@ class MainParams(MachineParams, DataParams):
         unit="steps",
         changes_result=False,
     )
+    cluster: str = setting(
+        "",
+        "A Dask cluster that runs the steps instead of this machine (docs/scaling.md).",
+        allowed="tcp://127.0.0.1:PORT, tls://HOST:PORT, or a scheduler file; empty for this machine",
+        changes_result=False,
+    )
     rerun: bool = setting(False, "Ignore cached results and run every step.", changes_result=False)
     explain: bool = setting(False, "Show for each step why it was or was not cached.", changes_result=False)
     folder: Text = setting("reports", "Output folder of the report.", allowed="a folder", changes_result=False)
@@ -65,6 +71,13 @@ class MainParams(MachineParams, DataParams):
     def _only_sequential(cls, value: float | str, info: ValidationInfo) -> float | str:
         if value != "auto" and info.data.get("seeds") != "sequential":
             raise ValueError("needs seeds=sequential")
+        return value
+
+    @field_validator("cluster")
+    @classmethod
+    def _instead_of_workers(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("workers", "auto") != "auto":
+            raise ValueError("does not go with workers: the cluster's workers say how many steps they run at a time")
         return value
 
     @field_validator("base_classes", "target_classes")

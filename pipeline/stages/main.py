@@ -20,7 +20,6 @@ from pathlib import Path
 
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
-from pipeline.execution.local import make_executor
 from pipeline.execution.runner import Execution, print_plan
 from pipeline.launching import command_to_run
 from pipeline.params import MainParams
@@ -32,6 +31,7 @@ from pipeline.plan.records import Plan
 from pipeline.report.loader import load_plan_run, print_recommendation, write_plan_report
 from pipeline.report.records import PlanRunFacts
 from pipeline.stages.plan_data import fit_plan
+from pipeline.stages.plan_executor import executor_factory
 from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
 from pipeline.tracking import names
 from pipeline.tracking.claims import claims_url, open_claims
@@ -57,6 +57,7 @@ def main(params: MainParams) -> StageResult:
     Raises:
         UserInputError: The plan is invalid; nothing was run.
         PlanIncompleteError: Some steps failed; the report lists them.
+        ClusterLostError: The scheduler of the cluster is gone; completed steps stay cached.
         Interrupted: Ctrl-C or SIGTERM; completed steps stay cached.
     """
     began = time.perf_counter()
@@ -66,6 +67,7 @@ def main(params: MainParams) -> StageResult:
     if params.dry_run:
         print_costs(client, plan, params)
         return print_plan(plan)
+    make_executor = executor_factory(params, plan)
     close_orphaned_runs(client)
     open_claims()
     warn_unshared_claims(client)
@@ -76,7 +78,7 @@ def main(params: MainParams) -> StageResult:
             open_run()  # `mlflow run` created this run for the plan, not for its first step
         execution = Execution(
             lambda: open_run().run_id,
-            functools.partial(make_executor, params.workers),
+            make_executor,
             rerun=params.rerun,
             explain=params.explain,
         )
