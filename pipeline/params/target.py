@@ -81,7 +81,9 @@ class TargetBudgetParams(StageParams):
     patience: Count | Auto = setting(
         "auto", "Early-stopping patience (default: 100 for few labels, 6 for all).", unit="epochs"
     )
-    batch_size: Count | Auto = setting("auto", "Batch size (default: 20 for few labels, 128 for all).", unit="examples")
+    batch_size: Count | Auto = setting(
+        "auto", "Batch size (default: 20 for few labels; else 128, lower for few images).", unit="examples"
+    )
     learning_rate: Rate | Auto = setting("auto", "Learning rate (default: 0.001 for few labels, 0.002 for all).")
     weight_decay: Decay | Auto = setting(
         "auto", "Weight decay: an L2 penalty, decoupled for adamw (default: 0.005 for few labels, 0.0001 for all)."

@@ -28,6 +28,7 @@ from pipeline.stages.strategy import check_strategy
 from pipeline.tracking.base_model import Base
 from pipeline.tracking.feature_artifacts import check_features_exist
 from pipeline.tracking.store import Client
+from pipeline.training.batch_size import default_batch_size, log_default_batch_size
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,13 @@ class TargetSetup:
         return self.base.source if self.base is not None else None
 
     def budget(self) -> dict[str, Any]:
-        """Return the default budget for the number of labels, its batch no larger than the data."""
-        budget = TARGET_BUDGETS["all" if self.data.per_class == "all" else "few"]
-        return {**budget, "batch_size": min(budget["batch_size"], len(self.data.split.train))}
+        """Return the default budget for the number of labels, with a batch that fits the data."""
+        images = len(self.data.split.train)
+        if self.data.per_class != "all":
+            few = TARGET_BUDGETS["few"]
+            return {**few, "batch_size": min(few["batch_size"], images)}
+        budget = TARGET_BUDGETS["all"]
+        return {**budget, "batch_size": default_batch_size(budget["batch_size"], images)}
 
 
 def prepare_target(params: TargetStageParams, client: Client, rule: ReuseRule) -> TargetSetup:
@@ -159,6 +164,8 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
 def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -> None:
     """Raise UserInputError for an invalid batch size, overlapping classes of a CNN, or unusable solver or features."""
     batch_size = setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size
+    if params.batch_size == "auto" and setup.data.per_class == "all":
+        log_default_batch_size(TARGET_BUDGETS["all"]["batch_size"], len(setup.data.split.train))
     check_batch_size(setup.data.split, batch_size)
     epochs = setup.budget()["epochs"] if params.epochs == "auto" else params.epochs
     if params.warmup_epochs >= epochs:
