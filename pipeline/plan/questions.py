@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import suggest
-from pipeline.plan.margins import RATIO_KINDS
-from pipeline.plan.records import EXPECTATIONS, KINDS, Claim, PlannedArm, Question
+from pipeline.plan.records import EXPECTATIONS, KINDS, RATIO_KINDS, Claim, PlannedArm, Question
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping
 

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.plan.margins import RATIO_KINDS, default_margin
-from pipeline.plan.records import Question
+from pipeline.plan.records import RATIO_KINDS, Question, default_margin
 from pipeline.report.elements import NO_VALUE, capitalized
 from pipeline.report.number_text import interval_text, p_text, ratio_text
 from pipeline.report.questions.arm_differences import incomparable_times
