@@ -118,7 +118,7 @@ def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
 @click.option("--output", type=click.Path(path_type=Path), default="predictions.csv", show_default=True)
 @click.option("--request", type=click.Path(path_type=Path), help="Also write a request for the served model.")
 def predict_command(
-    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None
+    model: str, first: tuple[Path, ...], more: tuple[Path, ...], *, output: Path, request: Path | None
 ) -> None:
     """Classify image files with a trained model: a table, and a CSV file with all probabilities."""
     from pipeline.prediction import predict
