@@ -260,20 +260,40 @@ def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
             sys.exit(EXIT_FAILED)
 
 
+MODEL_OPTION = click.option(
+    "--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id."
+)
+CODE_OPTION = click.option(
+    "--code", default="", metavar="own:PATH.py:FUNCTION", help="Your own code that the network is made of; it runs."
+)
+
+
 @cli.command("predict")
-@click.option("--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id.")
+@MODEL_OPTION
 @click.option("--images", "first", multiple=True, type=click.Path(path_type=Path), help="Files or folders.")
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @click.option("--output", type=click.Path(path_type=Path), default="predictions.csv", show_default=True)
 @click.option("--request", type=click.Path(path_type=Path), help="Also write a request for the served model.")
+@CODE_OPTION
 def predict_command(
-    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None
+    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None, code: str
 ) -> None:
     """Classify image files with a trained model: a table, and a CSV file with all probabilities."""
     from pipeline.prediction import predict
 
     with exit_codes():
-        predict(model, (*first, *more), output=output, request=request)
+        predict(model, (*first, *more), output=output, request=request, code=code)
+
+
+@cli.command("export")
+@MODEL_OPTION
+@CODE_OPTION
+def export_command(model: str, code: str) -> None:
+    """Add the servable graph to a model that has none, such as that of a plan step; the URI stays the same."""
+    from pipeline.trained_model import export
+
+    with exit_codes():
+        export(model, code)
 
 
 @cli.command("sample_photos")

@@ -18,13 +18,14 @@ from pipeline.data.splits import LabelSample, Split, check_batch_size, restore_s
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import AnyArchitecture
 from pipeline.networks.layered import CNNArchitecture
+from pipeline.networks.origins.load import named_code
 from pipeline.networks.origins.source import ModelSource
 from pipeline.networks.reuse import Reuse, target_architecture
 from pipeline.params import Family, TrainBaseParams
 from pipeline.params.data import NO_DATASET, PREPROCESSING_FIELDS, format_class_names
 from pipeline.params.stages import AnyTargetParams, TargetStageParams
 from pipeline.params.target import DEFAULT_PER_CLASS, TARGET_BUDGETS, ReuseParams
-from pipeline.stages.base_network import has_batch_norm, named_code
+from pipeline.stages.base_network import has_batch_norm
 from pipeline.stages.data_loading import describe_data, load_data
 from pipeline.stages.strategy import check_strategy
 from pipeline.stages.train_base import train_base
