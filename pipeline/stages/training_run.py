@@ -31,7 +31,7 @@ from pipeline.params.stages import FitParams
 from pipeline.params.target import ReuseParams
 from pipeline.report import run_plots
 from pipeline.runtime import Runtime, resolve_runtime
-from pipeline.stages.class_table import recall_metrics, shortened, write_class_table
+from pipeline.stages.class_table import log_class_tables, recall_metrics, shortened
 from pipeline.stages.fit_summary import CONVERGED, FitSummary, summary_of_fit, summary_of_head
 from pipeline.stages.fitting import FitInputs, fit_network
 from pipeline.stages.model_card import model_card
@@ -220,7 +220,7 @@ def finish(
     if run.run_history:
         seconds[names.LOST_SECONDS] = run.lost_seconds
     recalls = recall_metrics(split, trained.test.confusion_KK)
-    run.log_file(write_class_table(run.folder / names.CLASS_TABLE, split, trained.test.confusion_KK))
+    log_class_tables(run, split, trained.test)
     run.log_final({**fit_metrics(trained), **recalls, **seconds, **(extra_metrics or {})})
     run.set_tags({names.CONVERGED: trained.summary.converged})
     if trained.checkpoints is not None:
