@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.redaction import first_line
 from pipeline.tracking import names
-from pipeline.tracking.base_model import has_model_files, load_base
+from pipeline.tracking.base_model import load_base
+from pipeline.tracking.base_search import has_model_files
 from pipeline.tracking.cache_key import CacheKey
 from pipeline.tracking.claims import open_claims
 from pipeline.tracking.graph_export import add_graph
