@@ -120,7 +120,7 @@ def _fault(key: StoreKey, *, verify: bool) -> str:
     rows = np.flatnonzero(records["done"] == 1)
     if size > MEMORY_BYTES and not verify:
         rows = rows[np.unique([secrets.randbelow(len(rows)) for _ in range(SAMPLED_ROWS)] + [0, len(rows) - 1])]
-    damaged = int(damaged_rows(key.folder / PIXELS, records, key.row_bytes, rows).sum())
+    damaged = int(damaged_rows(key.folder / PIXELS, records, key.row_bytes, rows=rows).sum())
     return f"{damaged} of {len(rows)} checked images have a wrong checksum" if damaged else ""
 
 

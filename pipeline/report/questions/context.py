@@ -86,7 +86,7 @@ class QuestionContext:
 
     def comparison(self, quantity: Quantity, title: str) -> str:
         """Return exploratory verdicts on another quantity as a sentence; empty without shared seeds."""
-        planned = [plan_comparison(self.question, arm, self.reference_arm, quantity) for arm in self.others]
+        planned = [plan_comparison(self.question, arm, self.reference_arm, quantity=quantity) for arm in self.others]
         compared = judge_family([one for one in planned if self.pair(one.arm, quantity).seeds], primary=False)
         self.secondary.extend(compared)
         return _sentence(compared, title)
@@ -101,7 +101,7 @@ class QuestionContext:
         """Return a table with one row per arm: label, seeds, then linked numbers."""
         rows = []
         for arm in self.arms:
-            label = Cell((Link(arm.marked_label),), self.styles[arm.name].color)
+            label = Cell((Link(arm.marked_label, self.links.runs(arm)),), self.styles[arm.name].color)
             numbers = (self.number(arm, text(arm)) for _, text in columns)
             rows.append((label, seed_cell(arm.members, self.links), *numbers))
         return Table(("arm", "seeds", *(heading for heading, _ in columns)), tuple(rows))
