@@ -69,7 +69,7 @@ def code_parts(stage: str) -> dict[str, str]:
     """
     files = [path for package in PACKAGES_IN_KEY for path in sorted((PACKAGE / package).rglob("*.py"))]
     if stage == "tune":
-        modules = ("objective", "search_space", "shared_examples", "study", "workers")
+        modules = ("job", "objective", "sampling", "schedule", "search_space", "shared_examples", "tasks")
         files += [PACKAGE / "tuning" / f"{name}.py" for name in modules]
     shared: tuple[str, ...] = ("training_run", "fitting", "fit_summary", "data_loading", "augment", "base_network")
     if stage in TARGET_STAGES:

@@ -87,8 +87,8 @@ def _generation_tasks(members: Trials, folds: int, survivors: Survivors) -> list
     racing = list(members)
     for fold in range(1, folds + 1):
         going = [trial for trial in racing if not has_ended_early(trial)]
-        unscored = [trial for trial in going if fold not in fold_metrics(trial)]
-        to_run += [(trial, fold) for trial in unscored]
+        unscored = [trial for trial in going if len(fold_metrics(trial)) < fold]
+        to_run += [(trial, fold) for trial in unscored if len(fold_metrics(trial)) == fold - 1]
         count = survivors(len(racing))
         if count == len(racing):
             continue  # nothing is pruned after this fold: no need to wait for it

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 import optuna
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import invalid
@@ -118,6 +119,11 @@ def save_study_note(study: optuna.Study, spec: StudySpec) -> None:
 def finished_count(study: optuna.Study) -> int:
     """Return the number of complete or pruned trials."""
     return len(study.get_trials(deepcopy=False, states=FINISHED))
+
+
+def has_complete_trial(study: optuna.Study) -> bool:
+    """Return whether any trial has run all folds."""
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
 def scored_folds(study: optuna.Study) -> int:

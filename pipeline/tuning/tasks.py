@@ -15,8 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pipeline.errors import NonFiniteLossError
 from pipeline.tracking.claims import Claim, ClaimedElsewhereError, ClaimLostError, Claims
 from pipeline.tracking.recovery.orphans import close_run_of_dead_process
-from pipeline.tuning import job as jobs
-from pipeline.tuning.job import Job
+from pipeline.tuning.job import Job, score_trial
 from pipeline.tuning.sampling import sample_generation
 from pipeline.tuning.schedule import (
     DIVERGED,
@@ -45,6 +44,13 @@ GIVE_UP_MESSAGE = (
 DEAD_COMMAND = "Its process is gone; closed by another process."
 
 
+def open_tasks_of(study: optuna.Study, job: Job) -> list[Task]:
+    """Return what may be done now in a study; nothing if it is complete."""
+    return open_tasks(
+        study.get_trials(deepcopy=False), job.params.trials, len(job.folds), pruner=job.params.pruner
+    )
+
+
 @dataclass(frozen=True)
 class Tasks:
     """The tasks of a study, as one worker takes them."""
@@ -55,14 +61,14 @@ class Tasks:
 
     def run_next(self) -> bool:
         """Run a task that no other worker runs, or wait a moment; return False if the study is complete."""
-        tasks = self._open()
+        tasks = open_tasks_of(self.study, self.job)
         for task in tasks:
             try:
                 claim = self.claims.acquire(self._key(task))
             except ClaimedElsewhereError:
                 continue
             try:
-                if task in self._open():  # another worker may have finished it before it was claimed
+                if task in open_tasks_of(self.study, self.job):  # another worker may have finished it before it was claimed
                     self._run(task, claim)
             except ClaimLostError:
                 logger.warning(f"{task}: its lease passed, and another worker runs it")
@@ -72,11 +78,6 @@ class Tasks:
         if tasks:
             time.sleep(POLL_SECONDS)
         return bool(tasks)
-
-    def _open(self) -> list[Task]:
-        params = self.job.params
-        trials = self.study.get_trials(deepcopy=False)
-        return open_tasks(trials, params.trials, len(self.job.folds), pruner=params.pruner)
 
     def _key(self, task: Task) -> str:
         return hashlib.sha256(f"{self.study.study_name} {task}".encode()).hexdigest()
@@ -113,7 +114,7 @@ class Tasks:
             self._note(trial, GAVE_UP, GIVE_UP_MESSAGE)
             return
         try:
-            metrics = jobs.score_trial(self.job, self.job.trial_params(trial), fold)
+            metrics = score_trial(self.job, self.job.trial_params(trial), fold)
         except NonFiniteLossError as error:
             claim.check()
             self._note(trial, DIVERGED, str(error))
@@ -128,7 +129,6 @@ class Tasks:
     def _retries_are_used_up(self, trial: FrozenTrial) -> bool:
         retries = int(trial.user_attrs.get(RETRIES, 0)) + 1
         self._note(trial, RETRIES, retries)
-        logger.info(f"trial {trial.number}: its worker process died")
         return retries > MAX_RETRIES
 
     def _report_means(self, number: int) -> None:

@@ -9,8 +9,8 @@ import multiprocessing.connection
 import multiprocessing.context
 import multiprocessing.forkserver
 import os
-import signal
 
+from pipeline.interruption import interruptible
 from pipeline.runtime import process_lives, resolve_runtime
 from pipeline.tuning.job import Job
 from pipeline.tuning.study import open_storage, open_study, open_study_claims
@@ -45,14 +45,6 @@ class Workers:
             self.processes.append(process)
         return exit_codes
 
-    def any_alive(self) -> bool:
-        """Whether any worker is running."""
-        return any(process.is_alive() for process in self.processes)
-
-    def any_died(self) -> bool:
-        """Whether any worker exited with an error."""
-        return any(not process.is_alive() and process.exitcode != 0 for process in self.processes)
-
     def wait(self, limit_seconds: float) -> None:
         """Wait until a worker exits, or for `limit_seconds`."""
         multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=limit_seconds)
@@ -71,13 +63,13 @@ class Workers:
 
 def work(job: Job) -> None:
     """Run tasks until the study is complete; the target of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the owner sends SIGTERM
-    os.chdir(job.folder)
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_"))]:
-        del os.environ[name]
-    os.environ.update(job.environment)
-    tasks = Tasks(open_study(open_storage(), job.spec), job, open_study_claims())
-    runtime = resolve_runtime(job.params.device, "float32", 1, operations=0)  # a trial's dtype is in its settings
-    with runtime.in_effect(), contextlib.suppress(KeyboardInterrupt):
-        while process_lives(job.owner) and tasks.run_next():
-            pass
+    with contextlib.suppress(KeyboardInterrupt), interruptible(until_exit=True):
+        os.chdir(job.folder)
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PIPELINE_"))]:
+            del os.environ[name]
+        os.environ.update(job.environment)
+        tasks = Tasks(open_study(open_storage(), job.spec), job, open_study_claims())
+        runtime = resolve_runtime(job.params.device, "float32", 1, operations=0)  # a trial's dtype is in its settings
+        with runtime.in_effect():
+            while process_lives(job.owner) and tasks.run_next():
+                pass
