@@ -21,7 +21,7 @@ from pipeline.networks.build import architecture_from_json, build_network, weigh
 from pipeline.networks.layered import Classifier
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.stages import fitting, training_run
+from pipeline.stages import fitting, training_result
 from pipeline.stages.train_base import train_base
 from pipeline.statistics.sources import precision_scores
 from pipeline.tracking import names
@@ -120,7 +120,7 @@ def test_artifact_names_are_fixed(trained: tuple[StageResult, Run], store: Mlflo
 
 
 def test_many_classes_are_in_a_table_only(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "MAX_CLASSES_DRAWN", 4)
+    monkeypatch.setattr(training_result, "MAX_CLASSES_DRAWN", 4)
     monkeypatch.setattr(names, "MAX_RECALL_METRICS", 4)
     result = train_base(TrainBaseParams(**QUICK))
     assert files_of(store, result.run_id, "figures") == {"figures/learning_curves.png", "figures/mistakes.png"}

@@ -46,6 +46,10 @@ class MainParams(MachineParams, DataParams):
         "Classes of every target (default: set by the plan).",
         allowed="auto, or classes such as 5-9 or ants,bees",
     )
+    class_split: Literal["fixed", "random"] = setting(
+        "fixed",
+        "fixed: every seed has the same base and target classes; random: each seed draws as many from all classes.",
+    )
     workers: Annotated[int, Field(ge=1, le=256)] | Auto = setting(
         "auto",
         "Number of steps that run in parallel, each in a worker process. auto: one per core; 1: in this process.",

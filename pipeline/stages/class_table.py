@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.data.splits import Examples, Split
+from pipeline.data.examples import Examples
+from pipeline.data.splits import Split
 from pipeline.tracking import names
 from pipeline.tracking.stage_run import StageRun
 from pipeline.training.evaluate import Evaluation

@@ -29,7 +29,7 @@ from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import is_shipped, load_plan
 from pipeline.plan.outcome import Outcome, PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan
-from pipeline.report.loader import load_plan_run, write_plan_report
+from pipeline.report.loader import load_plan_run, print_recommendation, write_plan_report
 from pipeline.report.records import PlanRunFacts
 from pipeline.stages.plan_data import fit_plan
 from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
@@ -61,7 +61,7 @@ def main(params: MainParams) -> StageResult:
     """
     began = time.perf_counter()
     plan = load_plan(params.plan, plan_overrides(params))
-    plan = fit_plan(plan, shipped=is_shipped(params.plan))
+    plan = fit_plan(plan, shipped=is_shipped(params.plan), class_split=params.class_split)
     client = open_store()
     if params.dry_run:
         print_costs(client, plan, params)
@@ -170,9 +170,10 @@ def reuse_plan_run(client: Client, run_id: str, record: PlanRecord, *, folder: P
     echo(f"nothing to do: all {len(record.outcomes)} steps are cached (plan run {run_id})")
     path = folder / names.PLAN_RECORD
     is_current = path.is_file() and path.read_text("utf-8") == record.to_json()
-    if not is_current or not (folder / "study.html").is_file():
+    if not is_current or not all((folder / name).is_file() for name in ("study.html", names.RECOMMENDATION)):
         write_plan_report(Store(client, active_experiment_id()), record, run_id=run_id, folder=folder)
     echo(f"report: {folder / 'study.html'} (also an artifact of the plan run)")
+    print_recommendation(folder)
     return StageResult(run_id, "", {}, reused=True)
 
 
@@ -191,6 +192,7 @@ def finish_plan(run: StageRun, record: PlanRecord, folder: Path) -> StageResult:
     completed = len(record.outcomes) - len(reused) - len(failed)
     run.log_final({"study/run": completed, "study/reused": len(reused), "study/failed": len(failed)})
     echo(f"report: {folder / 'study.html'} (and .md, .csv), run {run.run_id}")
+    print_recommendation(folder)
     if failed:
         raise PlanIncompleteError(
             f"{len(failed)} of {len(record.outcomes)} steps are missing: {describe_failures(failed)}"

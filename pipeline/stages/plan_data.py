@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from pipeline.console import echo
 from pipeline.data.classes import (
     Classes,
     default_base_classes,
     default_target_classes,
+    draw_classes,
     halve_classes,
     is_digits,
     select_classes,
@@ -32,14 +34,21 @@ Arms = Mapping[str, PlannedArm]
 Limits = dict[str, int]  # largest values that the data allow, by parameter
 
 
-def fit_plan(plan: Plan, *, shipped: bool) -> Plan:
+def fit_plan(plan: Plan, *, shipped: bool, class_split: Literal["fixed", "random"] = "fixed") -> Plan:
     """Return a plan whose arms name their classes, and whose numbers of labels, folds and batch sizes fit the data.
+
+    Args:
+        plan: As read from its file.
+        shipped: Whether its numbers are defaults, which are lowered to fit.
+        class_split: Whether every seed has the same classes, or draws as many.
 
     Raises:
         UserInputError: The data set is missing, lacks a class, or has fewer images than an arm needs; each fault once.
     """
     summaries = describe_arms(plan.arms)
     plan = replace(plan, arms=with_classes(plan.arms, summaries))
+    if class_split == "random":
+        plan = replace(plan, arms=with_drawn_classes(plan.arms, summaries))
     faults: dict[str, Fault] = {}
     fitted: dict[str, PlannedArm] = {}
     for arm in plan.arms.values():
@@ -94,6 +103,22 @@ def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[st
     texts = {name: class_text(numbers, summaries[name]) for name, numbers in chosen.items()}
     print_classes(arms, summaries, {name: text for name, text in texts.items() if name not in given_classes})
     return {arm.name: replace(arm, setting={**arm.setting, "classes": texts[arm.name]}) for arm in arms.values()}
+
+
+def with_drawn_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
+    """Return the arms with as many classes as they have, drawn for each seed from all classes of their data set."""
+
+    def drawn(arm: PlannedArm) -> PlannedArm:
+        summary = summaries[arm.name]
+        chosen, count = chosen_classes(arm, summary), len(summary.class_names)
+        return replace(arm, classes_of_seed=lambda seed: class_text(draw_classes(chosen, count, seed), summary))
+
+    return {name: drawn(arm) for name, arm in arms.items()}
+
+
+def chosen_classes(arm: PlannedArm, summary: DatasetSummary) -> Classes:
+    """Return the classes that an arm names."""
+    return select_classes(str(arm.setting["classes"]), summary.class_names, summary.name)
 
 
 def class_text(classes: Classes, summary: DatasetSummary) -> str:
@@ -172,7 +197,10 @@ def given(arm: PlannedArm, name: str) -> int:
 def data_limits(arm: PlannedArm, summary: DatasetSummary) -> Limits:
     """Return the largest per_class, val_per_class, folds and batch_size that the classes of an arm allow."""
     params = arm_params(arm)
-    classes = select_classes(str(arm.setting["classes"]), summary.class_names, summary.name)
+    classes = chosen_classes(arm, summary)
+    if arm.classes_of_seed is not None:  # the smallest classes, since any may be drawn
+        smallest = sorted(range(len(summary.class_names)), key=summary.train_counts.__getitem__)
+        classes = tuple(smallest[: len(classes)])
     images = [summary.train_counts[number] for number in classes]
     official = [summary.validation_counts[number] for number in classes] if summary.validation_counts else []
     if isinstance(params, LabelParams):

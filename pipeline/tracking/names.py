@@ -94,6 +94,8 @@ CONVERGED = "converged"  # "yes" if early stopping or the solver's tolerance end
 NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # on a plan run: digest over its steps
 PARENT_RUN_ID = "mlflow.parentRunId"
+GIT_COMMIT = "mlflow.source.git.commit"
+DATA_CONTEXT = "mlflow.data.context"  # of a logged data set: training, validation or testing
 
 # artifacts
 CHECKPOINTS = "checkpoints"
@@ -112,6 +114,7 @@ FEATURES_FILE = "features.safetensors"
 CUT_FEATURES_FILE = "cuts.safetensors"  # pooled features at several cuts
 REPORT = "report"
 PLAN_RECORD = "study.json"
+RECOMMENDATION = "recommended.txt"  # the arm to use, as the command prints it
 LOAD_REPORT = "load_report.json"
 PROVENANCE = "provenance.json"  # of an imported network: library or code, weights file, digests, license
 OWN_SOURCE = "own_network.py"  # the user's code that a network is made of, for reading; never run
