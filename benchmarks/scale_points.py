@@ -151,7 +151,7 @@ def study_of(trials: int) -> Measurements:
         [
             optuna.trial.create_trial(
                 params={"learning_rate": 3e-4 + 4e-3 * a, "width": 50 * (1 + int(3.99 * b))},
-                distributions=space,
+                distributions={**space},
                 value=a * b,
                 user_attrs={GENERATION: 0, SIZE: trials},
             )

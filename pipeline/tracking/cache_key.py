@@ -79,6 +79,8 @@ def code_parts(stage: str) -> dict[str, str]:
         shared += ("base_selection", "target_setup", "feature_source", "strategy", "target_training")
     if stage == "import_base":
         shared += ("imported_network",)
+    if stage == "tune":
+        shared += ("tune_search", "tune_setup")
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]
     return {str(path.relative_to(PACKAGE)): _file_digest(path)[:12] for path in (PACKAGE / "runtime.py", *files)}
 

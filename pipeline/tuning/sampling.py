@@ -36,4 +36,4 @@ def sample_generation(
     # a study in memory, in which nothing happens between two suggestions
     study = optuna.create_study(direction="maximize", sampler=chosen)
     study.add_trials([trial for trial in earlier if trial.state in FINISHED])
-    return [study.ask(space).params for _ in range(size)]
+    return [study.ask({**space}).params for _ in range(size)]

@@ -46,9 +46,7 @@ DEAD_COMMAND = "Its process is gone; closed by another process."
 
 def open_tasks_of(study: optuna.Study, job: Job) -> list[Task]:
     """Return what may be done now in a study; nothing if it is complete."""
-    return open_tasks(
-        study.get_trials(deepcopy=False), job.params.trials, len(job.folds), pruner=job.params.pruner
-    )
+    return open_tasks(study.get_trials(deepcopy=False), job.params.trials, len(job.folds), pruner=job.params.pruner)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,9 @@ class Tasks:
             except ClaimedElsewhereError:
                 continue
             try:
-                if task in open_tasks_of(self.study, self.job):  # another worker may have finished it before it was claimed
+                if task in open_tasks_of(
+                    self.study, self.job
+                ):  # another worker may have finished it before it was claimed
                     self._run(task, claim)
             except ClaimLostError:
                 logger.warning(f"{task}: its lease passed, and another worker runs it")
@@ -104,9 +104,7 @@ class Tasks:
         for setting in settings[len(trials) - len(earlier) :]:
             attributes = {GENERATION: task.generation, SIZE: task.size}
             state = TrialState.RUNNING
-            self.study.add_trial(
-                create_trial(state=state, params=setting, distributions=space, user_attrs=attributes)
-            )
+            self.study.add_trial(create_trial(state=state, params=setting, distributions={**space}, user_attrs=attributes))
 
     def _score(self, trial: FrozenTrial, fold: int, claim: Claim) -> None:
         """Train and score a fold, or record why the trial ends early."""
