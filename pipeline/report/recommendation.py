@@ -21,7 +21,7 @@ from pipeline.report.questions.quantities import TEST_ACCURACY, TEST_PRECISION, 
 from pipeline.report.questions.surface import choose, confirm
 from pipeline.report.records import Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
-from pipeline.tracking.base_model import BASE_STAGES
+from pipeline.tracking.base_search import BASE_STAGES
 
 RULE = (
     "Rule: the question that compares the most arms decides, at its largest number of labels. Of the arms with the "
