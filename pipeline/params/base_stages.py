@@ -108,7 +108,7 @@ class TuneParams(TrainBaseParams):
     @classmethod
     def _replaced_median(cls, value: object) -> object:
         if value == "median":
-            raise ValueError("the median pruner was replaced: use race, which is the default, or none")
+            raise ValueError("the median pruner was replaced by race")
         return value
 
     @field_validator("fold_epochs")

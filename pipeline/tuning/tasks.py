@@ -8,6 +8,7 @@ import logging
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -101,10 +102,10 @@ class Tasks:
         earlier = [trial for trial in trials if trial.user_attrs[GENERATION] < task.generation]
         params, space = self.job.params, self.job.space
         settings = sample_generation(params.sampler, space, seed=params.seed, earlier=earlier, size=task.size)
+        attributes = {GENERATION: task.generation, SIZE: task.size}
+        new = partial(create_trial, state=TrialState.RUNNING, distributions={**space}, user_attrs=attributes)
         for setting in settings[len(trials) - len(earlier) :]:
-            attributes = {GENERATION: task.generation, SIZE: task.size}
-            state = TrialState.RUNNING
-            self.study.add_trial(create_trial(state=state, params=setting, distributions={**space}, user_attrs=attributes))
+            self.study.add_trial(new(params=setting))
 
     def _score(self, trial: FrozenTrial, fold: int, claim: Claim) -> None:
         """Train and score a fold, or record why the trial ends early."""
