@@ -132,7 +132,7 @@ def split_for_target(
     if seen is not None:
         candidates = candidates.without(seen)
     counts = map(min, wanted, candidates.counts(len(classes)))
-    ranked = dict(ranked_rows(candidates.labels, candidates.ids, sample.seed, "validation"))
+    ranked = dict(ranked_rows(candidates.labels, candidates.ids, sample.seed, purpose="validation"))
     empty = torch.zeros(0, dtype=torch.int64)
     chosen = [ranked.get(label, empty)[:count] for label, count in enumerate(counts)]
     validation = candidates.take(torch.cat(chosen).sort().values)
@@ -172,7 +172,7 @@ def _sample_training(
             raise UserInputError(Fault("per_class", per_class, what, "Choose a smaller per_class or val_per_class."))
     if per_class == "all":
         return pool
-    chosen = [rows[:per_class] for _, rows in ranked_rows(pool.labels, pool.ids, sample.seed, "labels")]
+    chosen = [rows[:per_class] for _, rows in ranked_rows(pool.labels, pool.ids, sample.seed, purpose="labels")]
     return pool.take(torch.cat(chosen).sort().values)
 
 

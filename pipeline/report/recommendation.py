@@ -51,6 +51,7 @@ class Recommendation:
             return [repeat]
         return [
             ("classify images", f"python -m pipeline predict --model {uri} --images PATH"),
+            ("export its graph for a server", f"python -m pipeline export --model {uri}"),
             ("serve it", f"mlflow models serve -m {uri} --env-manager local --port 5001"),
             repeat,
         ]

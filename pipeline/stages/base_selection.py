@@ -13,10 +13,10 @@ from pipeline.data.classes import Classes, default_target_classes, halve_classes
 from pipeline.data.normalization import conflicts
 from pipeline.data.records import Dataset, DatasetSummary
 from pipeline.errors import Fault, UserInputError
+from pipeline.networks.origins.load import named_code
 from pipeline.params import Family, TrainBaseParams
 from pipeline.params.data import NO_DATASET, PREPROCESSING_FIELDS, format_class_names
 from pipeline.params.target_stages import AnyTargetParams
-from pipeline.stages.base_network import named_code
 from pipeline.stages.data_loading import describe_data, load_data
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
@@ -66,10 +66,10 @@ def choose_target(params: AnyTargetParams, client: Client, *, depth: int, needs_
         check_base(params, named)
         name = named.dataset if params.dataset == "auto" else params.dataset
         dataset = load_data(params, dataset=name, geometry=named.network.architecture.preprocessing.geometry)
-        return Target(dataset, target_classes(params, dataset.class_names, dataset.name, named), named)
+        return Target(dataset, target_classes(params, dataset.class_names, dataset.name, base=named), named)
     summary = describe_data(params)
     base = newest_base(params, client, summary, depth=depth)
-    classes = target_classes(params, summary.class_names, summary.name, base)
+    classes = target_classes(params, summary.class_names, summary.name, base=base)
     if base is None and needs_base and params.classes == "auto" and len(classes) == len(summary.class_names):
         classes = halve_classes(summary.class_names, summary.name)[1]
     geometry = base.network.architecture.preprocessing.geometry if base else None
@@ -92,7 +92,9 @@ def check_base(params: AnyTargetParams, base: Base) -> None:
         raise UserInputError(*faults)
 
 
-def target_classes(params: AnyTargetParams, class_names: tuple[str, ...], dataset: str, base: Base | None) -> Classes:
+def target_classes(
+    params: AnyTargetParams, class_names: tuple[str, ...], dataset: str, *, base: Base | None
+) -> Classes:
     """Return the numbers of the target classes: the parameter's, else the default for the base."""
     if params.classes != "auto":
         return select_classes(params.classes, class_names, dataset)
@@ -123,7 +125,7 @@ def newest_base(params: AnyTargetParams, client: Client, dataset: DatasetSummary
     """
     class_names = dataset.class_names
     fixed = params.classes != "auto" or is_digits(class_names)
-    wanted = {class_names[number] for number in target_classes(params, class_names, dataset.name, None)}
+    wanted = {class_names[number] for number in target_classes(params, class_names, dataset.name, base=None)}
 
     def accepts_classes(classes: tuple[str, ...]) -> bool:
         return not wanted & set(classes) if fixed else len(wanted - set(classes)) >= 2

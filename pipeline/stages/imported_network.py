@@ -70,7 +70,7 @@ def load_imported(params: ImportBaseParams) -> ImportedNetwork:
         model=params.model,
         weights=params.weights,
         classes=output_names(params, source, dataset),
-        preprocessing=imported_preprocessing(params, source.preprocessing, geometry, dataset),
+        preprocessing=imported_preprocessing(params, source.preprocessing, geometry, dataset=dataset),
         blocks=() if params.blocks == "auto" else tuple(params.blocks.split(",")),
     )
     loaded = load_model(request, generator(params.seed, "weights"), source=source)
@@ -114,7 +114,7 @@ def requested_geometry(params: ImportBaseParams, published: Preprocessing | None
 
 
 def imported_preprocessing(
-    params: ImportBaseParams, published: Preprocessing | None, geometry: Geometry | None, dataset: Dataset | None
+    params: ImportBaseParams, published: Preprocessing | None, geometry: Geometry | None, *, dataset: Dataset | None
 ) -> Preprocessing:
     """Return the preprocessing: `mean` and `std` as given, else as published, else measured on the data set.
 

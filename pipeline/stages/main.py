@@ -129,7 +129,7 @@ def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
 
 def plan_overrides(params: MainParams) -> PlanOverrides:
     """Collect the command-line overrides that apply to every arm."""
-    names = ("dataset", "device", "threads", *PREPROCESSING_FIELDS)
+    names = ("dataset", "device", "threads", "export", *PREPROCESSING_FIELDS)
     overrides: dict[str, object] = {name: getattr(params, name) for name in names if getattr(params, name) != "auto"}
     overrides |= {name: True for name in ("skip_unreadable", "verify") if getattr(params, name)}
     return PlanOverrides(

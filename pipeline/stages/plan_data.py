@@ -96,10 +96,10 @@ def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[st
     given_classes = dict(chosen)
     for arm in arms.values():  # a base comes before its targets
         if arm.name not in chosen and not issubclass(arm.kind, TargetParams):
-            chosen[arm.name] = base_classes(arm, arms, summaries, given_classes)
+            chosen[arm.name] = base_classes(arm, arms, summaries, given_classes=given_classes)
     for arm in arms.values():
         if arm.name not in chosen:
-            chosen[arm.name] = target_classes(arm, arms, summaries, chosen)
+            chosen[arm.name] = target_classes(arm, arms, summaries, chosen=chosen)
     texts = {name: class_text(numbers, summaries[name]) for name, numbers in chosen.items()}
     print_classes(arms, summaries, {name: text for name, text in texts.items() if name not in given_classes})
     return {arm.name: replace(arm, setting={**arm.setting, "classes": texts[arm.name]}) for arm in arms.values()}
@@ -127,7 +127,7 @@ def class_text(classes: Classes, summary: DatasetSummary) -> str:
 
 
 def base_classes(
-    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], given_classes: Mapping[str, Classes]
+    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], *, given_classes: Mapping[str, Classes]
 ) -> Classes:
     """Return the default classes of a base: those that are left for it by the targets that build on it."""
     summary, params = summaries[arm.name], arm_params(arm)
@@ -143,7 +143,7 @@ def base_classes(
 
 
 def target_classes(
-    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], chosen: Mapping[str, Classes]
+    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], *, chosen: Mapping[str, Classes]
 ) -> Classes:
     """Return the default classes of a target: those that its base has not seen, on the same data."""
     summary, root = summaries[arm.name], root_of(arm, arms)
@@ -205,7 +205,7 @@ def data_limits(arm: PlannedArm, summary: DatasetSummary) -> Limits:
     official = [summary.validation_counts[number] for number in classes] if summary.validation_counts else []
     if isinstance(params, LabelParams):
         assert isinstance(params, TargetParams)
-        return _label_limits(arm, params, images, official)
+        return _label_limits(arm, params, images, official=official)
     if not isinstance(params, TrainBaseParams):
         return {}
     left = images if official else [count - max(1, round(params.val_fraction * count)) for count in images]
@@ -213,7 +213,7 @@ def data_limits(arm: PlannedArm, summary: DatasetSummary) -> Limits:
     return {**limits, "folds": min(images)} if isinstance(params, TuneParams) else limits
 
 
-def _label_limits(arm: PlannedArm, params: LabelParams, images: list[int], official: list[int]) -> Limits:
+def _label_limits(arm: PlannedArm, params: LabelParams, images: list[int], *, official: list[int]) -> Limits:
     """Return the limits of a target stage."""
     assert isinstance(params, TargetParams)
     per_class = params.per_class if params.per_class != "auto" else DEFAULT_PER_CLASS[params.family]

@@ -80,6 +80,7 @@ CODE_DIGEST = "code_digest"
 WEIGHTS_DIGEST = "weights_digest"
 MODEL_DIGEST = "handover_digest"  # of a logged model: weights, architecture and image identities
 MODEL_URI = "model_uri"
+SERVABLE = "servable"  # of a logged model: whether it has the graph that `mlflow models serve` needs
 PARAMETERS = "resolved_parameters"  # JSON: resolved parameters (`mlflow run` logs them unresolved)
 INHERITED_LABELS = "inherited_draw"  # trained on the label sample of its base
 SUPERSEDED_BY = "superseded_by"  # the run of a step that another process took over: run id of the new one

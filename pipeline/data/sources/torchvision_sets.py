@@ -138,8 +138,8 @@ def _open(request: SourceRequest) -> FileSource | Dataset:
     first = next(iter(splits.values()))
     class_names = spec.class_names or tuple(name if isinstance(name, str) else name[0] for name in first.classes)
     if isinstance(getattr(first, spec.images), (np.ndarray, torch.Tensor)):
-        return _from_arrays(request, spec, splits, class_names)
-    return _from_files(request, spec, splits, class_names)
+        return _from_arrays(request, spec, splits, class_names=class_names)
+    return _from_files(request, spec, splits, class_names=class_names)
 
 
 def _read(request: SourceRequest, spec: TorchvisionSet) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _construct(request: SourceRequest, spec: TorchvisionSet, *, download: bool) 
 
 
 def _from_arrays(
-    request: SourceRequest, spec: TorchvisionSet, splits: dict[str, Any], class_names: tuple[str, ...]
+    request: SourceRequest, spec: TorchvisionSet, splits: dict[str, Any], *, class_names: tuple[str, ...]
 ) -> Dataset:
     shift = class_names.count(NO_CLASS)
     images = {}
@@ -212,7 +212,7 @@ def _drop_ids(images: Images, ids: torch.Tensor) -> tuple[Images, int]:
 
 
 def _from_files(
-    request: SourceRequest, spec: TorchvisionSet, splits: dict[str, Any], class_names: tuple[str, ...]
+    request: SourceRequest, spec: TorchvisionSet, splits: dict[str, Any], *, class_names: tuple[str, ...]
 ) -> FileSource:
     root = Path(request.data_dir).resolve()
     tables = {}
@@ -220,7 +220,7 @@ def _from_files(
         entries: Sequence[Any] = getattr(dataset, spec.images)
         pairs = zip(entries, getattr(dataset, spec.labels), strict=True) if spec.labels else entries
         tables[split] = _file_table(request, root, [(os.path.realpath(path), int(label)) for path, label in pairs])
-    labelled = concatenate_tables(f"{request.name} in {root}", root, tables, class_names)
+    labelled = concatenate_tables(f"{request.name} in {root}", root, tables, class_names=class_names)
     note = "official splits" if labelled.official else "the test split is sampled"
     return FileSource(labelled, str(root), f"{request.name}, {note}")
 

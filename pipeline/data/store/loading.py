@@ -112,10 +112,10 @@ def _from_store(files: ImageFiles, request: LoadRequest, arrange: Arrange) -> St
     if manifest is None:
         return None
     _check_unreadable(files, manifest.unreadable, request)
-    return _open(files, manifest, request, arrange)
+    return _open(files, manifest, request, arrange=arrange)
 
 
-def _open(files: ImageFiles, manifest: Manifest, request: LoadRequest, arrange: Arrange) -> StoredImages | None:
+def _open(files: ImageFiles, manifest: Manifest, request: LoadRequest, *, arrange: Arrange) -> StoredImages | None:
     geometry = resolved_geometry(request.geometry, manifest.records)
     order = arrange(manifest.records)
     pixels = open_store(StoreKey(manifest.records[order.rows], geometry), verify=request.verify)
@@ -132,7 +132,7 @@ def _decode(files: ImageFiles, request: LoadRequest, arrange: Arrange) -> Stored
     finish_store(decoded.folder, StoreKey(decoded.records[order.rows], geometry), order.rows)
     manifest = Manifest(decoded.records, decoded.unreadable)
     write_manifest(images_folder(), files, manifest)
-    opened = _open(files, manifest, request, arrange)
+    opened = _open(files, manifest, request, arrange=arrange)
     assert opened is not None, "a store that was just written can be opened"
     return opened
 
@@ -144,7 +144,7 @@ def _decode_in_geometry(files: ImageFiles, request: Geometry | GeometryRequest) 
         geometry = _resolved(request, common)
         folder = images_folder() / f"{PARTIAL}{files.source_key}-{geometry.digest[:8]}"
         try:
-            decoded = decode_files(files, geometry, folder, _relevant(common, request))
+            decoded = decode_files(files, geometry, folder, assumption=_relevant(common, request))
         except NativeGeometryError as error:
             observed = _common_traits(error.records)
             size = common.native_size if common.native_size == observed.native_size else None
