@@ -205,7 +205,7 @@ def test_early_stopping_never_sees_the_held_out_fold(digits, monkeypatch: pytest
     class Spy(objective.Fit):
         def __init__(self, network, train, validation, settings):  # type: ignore[no-untyped-def]
             seen.append(tuple({int(v) for v in part.values.flatten()} for part in (train, validation)))  # type: ignore[arg-type]
-            super().__init__(network, train, validation, settings)
+            super().__init__(network, train, validation, settings=settings)
 
     monkeypatch.setattr(objective, "Fit", Spy)
     architecture = MLPArchitecture(
