@@ -45,7 +45,7 @@ QUICK = {"dataset": "digits", "epochs": 3, "per_class": 20, "val_per_class": 10,
 DRAWN = {"dataset": "digits", "per_class": 20, "val_per_class": 10}
 
 
-class GreyResNet(nn.Module):
+class GrayResNet(nn.Module):
     """A small ResNet for images of one channel."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class GreyResNet(nn.Module):
 
 def resnet() -> LayeredNetwork:
     torch.manual_seed(0)
-    module = GreyResNet().train()
+    module = GrayResNet().train()
     for _ in range(3):  # batch-norm statistics as after some training
         module(torch.rand(16, 1, 6, 6))
     origin = Origin("own", "nets.py:f", "", "0" * 64, preprocessing(1, 6, 6))

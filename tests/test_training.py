@@ -44,8 +44,8 @@ def examples(count: int = 120, seed: int = 0) -> Labelled:
     """Points around three class centers."""
     draw = generator(seed, "points")
     labels = torch.arange(count) % CLASSES
-    centres = 2 * torch.randn(CLASSES, 12, generator=generator(0, "centres"))
-    return Labelled(centres[labels] + torch.randn(count, 12, generator=draw), labels)
+    centers = 2 * torch.randn(CLASSES, 12, generator=generator(0, "centers"))
+    return Labelled(centers[labels] + torch.randn(count, 12, generator=draw), labels)
 
 
 def network(**changes: object) -> LayeredNetwork:

@@ -43,7 +43,7 @@ def fit_plan(plan: Plan, *, shipped: bool, class_split: Literal["fixed", "random
         class_split: Whether every seed has the same classes, or draws as many.
 
     Raises:
-        UserInputError: The data set is missing, lacks a class, or has fewer images than an arm needs; each fault once.
+        UserInputError: The dataset is missing, lacks a class, or has fewer images than an arm needs; each fault once.
     """
     summaries = describe_arms(plan.arms)
     plan = replace(plan, arms=with_classes(plan.arms, summaries))
@@ -63,7 +63,7 @@ def fit_plan(plan: Plan, *, shipped: bool, class_split: Literal["fixed", "random
 
 
 def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
-    """Return the data set of each arm, by name of the arm; each data set is described once."""
+    """Return the dataset of each arm, by name of the arm; each dataset is described once."""
     found: dict[tuple[object, ...], DatasetSummary] = {}
     summaries = {}
     for arm in arms.values():
@@ -83,10 +83,10 @@ def arm_params(arm: PlannedArm) -> StageParams:
 
 
 def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
-    """Return the arms with classes in their settings, and print those that the data set has decided.
+    """Return the arms with classes in their settings, and print those that the dataset has decided.
 
     Raises:
-        UserInputError: A data set lacks a class, or has too few classes for a base and a target.
+        UserInputError: A dataset lacks a class, or has too few classes for a base and a target.
     """
     chosen = {
         arm.name: select_classes(str(arm.setting["classes"]), summary.class_names, summary.name)
@@ -106,7 +106,7 @@ def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[st
 
 
 def with_drawn_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
-    """Return the arms with as many classes as they have, drawn for each seed from all classes of their data set."""
+    """Return the arms with as many classes as they have, drawn for each seed from all classes of their dataset."""
 
     def drawn(arm: PlannedArm) -> PlannedArm:
         summary = summaries[arm.name]
@@ -178,7 +178,7 @@ def root_of(arm: PlannedArm, arms: Arms) -> PlannedArm | None:
 
 
 def print_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], texts: Mapping[str, str]) -> None:
-    """Print classes that were not given, once per data set and role, unless they are digits."""
+    """Print classes that were not given, once per dataset and role, unless they are digits."""
     lines = dict.fromkeys(
         f"{'target' if issubclass(arms[name].kind, TargetParams) else 'base'} classes of {summaries[name].name}: {text}"
         for name, text in texts.items()

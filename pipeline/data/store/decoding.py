@@ -48,19 +48,19 @@ class Assumption:
 
     Attributes:
         native_size: (H, W) of every image; None assumes nothing.
-        grey: Whether every image is grey; None assumes nothing.
+        gray: Whether every image is gray; None assumes nothing.
     """
 
     native_size: tuple[int, int] | None = None
-    grey: bool | None = None
+    gray: bool | None = None
 
     def check(self, records: Records) -> None:
         """Raise `NativeGeometryError` if an image differs."""
         differs = np.zeros(len(records), bool)
         if self.native_size is not None:
             differs |= (records["height"] != self.native_size[0]) | (records["width"] != self.native_size[1])
-        if self.grey:
-            differs |= records["grey"] == 0
+        if self.gray:
+            differs |= records["gray"] == 0
         if differs.any():
             raise NativeGeometryError(records)
 
