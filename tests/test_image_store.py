@@ -250,9 +250,9 @@ def test_file_that_changes_while_decoding_is_rejected_by_name(
 ) -> None:
     changing, tasks = folder / "dogs" / "00004.png", decoding._make_tasks
 
-    def change_first(*arguments: object) -> object:
+    def change_first(*arguments: object, **options: object) -> object:
         os.utime(changing, ns=(1, 1))
-        return tasks(*arguments)  # type: ignore[arg-type]
+        return tasks(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(decoding, "_make_tasks", change_first)
     with pytest.raises(DataFileError, match=r"changed while they were read: .*dogs/00004\.png"):
@@ -302,8 +302,8 @@ def decoded_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     tasks = decoding._make_tasks
 
-    def counted(*arguments: object) -> Iterator[decoding.Task]:
-        for task in tasks(*arguments):  # type: ignore[arg-type]
+    def counted(*arguments: object, **options: object) -> Iterator[decoding.Task]:
+        for task in tasks(*arguments, **options):  # type: ignore[arg-type]
             rows.extend(task.rows)
             yield task
 
