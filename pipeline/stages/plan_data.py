@@ -6,7 +6,7 @@ plans are rejected if the data do not have them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.console import echo
@@ -27,19 +27,28 @@ from pipeline.params.target import DEFAULT_PER_CLASS, LabelParams
 from pipeline.plan.arms import PLACEHOLDER_MODEL
 from pipeline.plan.records import Plan, PlannedArm
 from pipeline.stages.data_loading import describe_data
+from pipeline.tracking.base_model import Base
 
 Arms = Mapping[str, PlannedArm]
 Limits = dict[str, int]  # largest values that the data allow, by parameter
 
 
-def fit_plan(plan: Plan, *, shipped: bool) -> Plan:
+LOWERED = ("per_class", "val_per_class", "folds", "batch_size")
+
+
+def fit_plan(plan: Plan, *, shipped: bool, base: Base | None = None) -> Plan:
     """Return a plan whose arms name their classes, and whose numbers of labels, folds and batch sizes fit the data.
+
+    Args:
+        plan: The plan.
+        shipped: Whether the plan ships.
+        base: An existing base that all targets build on: they take the classes that it was not trained on.
 
     Raises:
         UserInputError: The data set is missing, lacks a class, or has fewer images than an arm needs; each fault once.
     """
     summaries = describe_arms(plan.arms)
-    plan = replace(plan, arms=with_classes(plan.arms, summaries))
+    plan = replace(plan, arms=with_classes(plan.arms, summaries, base))
     faults: dict[str, Fault] = {}
     fitted: dict[str, PlannedArm] = {}
     for arm in plan.arms.values():
@@ -47,10 +56,10 @@ def fit_plan(plan: Plan, *, shipped: bool) -> Plan:
         exceeded = {name: limit for name, limit in limits.items() if given(arm, name) > limit}
         if exceeded and (not shipped or min(exceeded.values()) < 1):
             faults |= {str(fault): fault for fault in faults_of(arm, exceeded, summaries[arm.name])}
-        fitted[arm.name] = lowered(arm, exceeded)
+        fitted[arm.name] = with_values(arm, exceeded)
     if faults:
         raise UserInputError(*faults.values())
-    return rename_arms(plan, fitted)
+    return rename_arms(plan, fitted, "Lowered to fit the data", LOWERED)
 
 
 def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
@@ -73,7 +82,7 @@ def arm_params(arm: PlannedArm) -> StageParams:
     return parse_params(arm.kind, {**arm.setting, **base})
 
 
-def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
+def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], base: Base | None) -> dict[str, PlannedArm]:
     """Return the arms with classes in their settings, and print those that the data set has decided.
 
     Raises:
@@ -90,7 +99,8 @@ def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[st
             chosen[arm.name] = base_classes(arm, arms, summaries, given_classes)
     for arm in arms.values():
         if arm.name not in chosen:
-            chosen[arm.name] = target_classes(arm, arms, summaries, chosen)
+            summary = summaries[arm.name]
+            chosen[arm.name] = unseen_classes(base, summary) if base else target_classes(arm, arms, summaries, chosen)
     texts = {name: class_text(numbers, summaries[name]) for name, numbers in chosen.items()}
     print_classes(arms, summaries, {name: text for name, text in texts.items() if name not in given_classes})
     return {arm.name: replace(arm, setting={**arm.setting, "classes": texts[arm.name]}) for arm in arms.values()}
@@ -131,6 +141,21 @@ def target_classes(
     assert issubclass(arm.kind, TargetParams)
     seen_names = [summary.class_names[number] for number in seen]
     return default_target_classes(arm.kind.family, summary.class_names, seen_names)
+
+
+def unseen_classes(base: Base, summary: DatasetSummary) -> Classes:
+    """Return the classes of a data set that an existing base was not trained on: all of them for other data.
+
+    Raises:
+        UserInputError: There are fewer than two.
+    """
+    seen = base.classes if base.dataset == summary.name else ()
+    unseen = tuple(number for number, name in enumerate(summary.class_names) if name not in seen)
+    if len(unseen) < 2:
+        of = f"the {len(summary.class_names)} classes of {summary.name}"
+        what = f"the base was trained on all but {len(unseen)} of {of}."
+        raise UserInputError(Fault("target_classes", "auto", what, "Name at least two, or choose other images."))
+    return unseen
 
 
 def rest_of(taken: set[int], summary: DatasetSummary, *, name: str) -> Classes:
@@ -207,32 +232,40 @@ def faults_of(arm: PlannedArm, exceeded: Limits, summary: DatasetSummary) -> lis
     ]
 
 
-def lowered(arm: PlannedArm, exceeded: Limits) -> PlannedArm:
-    """Return an arm with values that the data allow, in its name and label too."""
-    if not exceeded:
-        return arm
-    name, label = arm.name, arm.label
-    for parameter, limit in exceeded.items():
-        old, new = f"{parameter}={given(arm, parameter)}", f"{parameter}={limit}"
+def with_values(arm: PlannedArm, values: Limits) -> PlannedArm:
+    """Return an arm with other values of parameters, in its name and label too."""
+    changed = {name: value for name, value in values.items() if given(arm, name) != value}
+    name, label, added = arm.name, arm.label, []
+    for parameter, value in changed.items():
+        old, new = f"{parameter}={given(arm, parameter)}", f"{parameter}={value}"
         name = name.replace(old, new)
-        label = label.replace(old, new) if old in label else f"{label} ({new})"
-    return replace(arm, name=name, label=label, setting={**arm.setting, **exceeded})
+        added += [] if old in label else [new]
+        label = label.replace(old, new)
+    label += f" ({', '.join(added)})" if added else ""
+    return replace(arm, name=name, label=label, setting={**arm.setting, **changed})
 
 
-def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm]) -> Plan:
-    """Return the plan with fitted arms, by their old names; arms of a grid that have become equal are merged."""
+def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm], action: str, parameters: Sequence[str]) -> Plan:
+    """Return the plan with fitted arms, by their old names; arms of a grid that have become equal are merged.
+
+    Args:
+        plan: The plan.
+        fitted: Its arms with new names and values.
+        action: What was done, for the note that is printed and added to the description.
+        parameters: Those that may have changed.
+    """
     names = {old: arm.name for old, arm in fitted.items()}
     changes = sorted(
         {
             f"{parameter} {given(plan.arms[old], parameter)} -> {arm.setting[parameter]}"
             for old, arm in fitted.items()
-            for parameter in ("per_class", "val_per_class", "folds", "batch_size")
+            for parameter in parameters
             if arm.setting.get(parameter) != plan.arms[old].setting.get(parameter)
         }
     )
     if not changes:
         return plan
-    note = f"Lowered to fit the data: {', '.join(changes)}."
+    note = f"{action}: {', '.join(changes)}."
     echo(note)
     arms = {arm.name: replace(arm, base=names.get(arm.base, "")) for arm in fitted.values()}
     questions = tuple(
