@@ -30,10 +30,10 @@ from torch.nn.functional import cross_entropy
 from benchmarks.alone import run_alone
 from benchmarks.harness import alternate, project_arm
 from benchmarks.rows import Options, Row
+from pipeline.data.examples import Examples
 from pipeline.data.identity import content_ids
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.records import Images
-from pipeline.data.splits import Examples
 from pipeline.networks.convolutions import bfloat16_is_faster
 from pipeline.networks.graph.network import GraphNetwork
 from pipeline.networks.origins.load import ModelRequest, load_model

@@ -22,7 +22,7 @@ from benchmarks.rows import Options, Row
 from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.stages.training_run import fit_settings, requested_architecture, resolve_training_runtime
+from pipeline.stages.fit_settings import fit_settings, requested_architecture, resolve_training_runtime
 
 CLASSIC: dict[str, Any] = {
     "conv_channels": "32,32",

@@ -19,14 +19,15 @@ from benchmarks.alone import run_alone
 from benchmarks.floors import bytes_floor, products_floor
 from benchmarks.harness import Arm, alternate, endless, project_arm
 from benchmarks.rows import Options, Row
+from pipeline.data.examples import select_examples
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import LabelSample, select_examples, split_for_target
+from pipeline.data.splits import LabelSample, split_for_target
 from pipeline.networks.build import build_network
 from pipeline.networks.macs import training_macs
 from pipeline.networks.reuse import Reuse, reuse_network
 from pipeline.params import TrainBaseParams, TransferParams, parse_classes
 from pipeline.runtime import generator
-from pipeline.stages.training_run import requested_architecture
+from pipeline.stages.fit_settings import requested_architecture
 from pipeline.training.features import compute_features
 from pipeline.training.records import Labelled
 

@@ -23,15 +23,15 @@ from benchmarks.commands import Workplace, workplace
 from benchmarks.floors import bytes_floor, products_floor
 from benchmarks.rows import Options, Row
 from pipeline.data.classes import DIGITS
+from pipeline.data.examples import select_examples
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import select_examples
 from pipeline.data.stratified import stratified_folds
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture
 from pipeline.params import TrainBaseParams, TuneParams
 from pipeline.runtime import Runtime, generator
-from pipeline.stages.training_run import fit_settings
+from pipeline.stages.fit_settings import fit_settings
 from pipeline.stages.tune import tune
 from pipeline.training.records import Labelled
 from pipeline.tuning.objective import score_folds

@@ -21,7 +21,7 @@ from pipeline.networks.layered import LayeredNetwork
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 from pipeline.stages.data_loading import base_classes
-from pipeline.stages.training_run import requested_architecture
+from pipeline.stages.fit_settings import requested_architecture
 from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
 

@@ -20,9 +20,9 @@ from sklearn.model_selection import PredefinedSplit, cross_val_score
 from skorch import NeuralNetClassifier
 
 from pipeline.data.classes import DIGITS
+from pipeline.data.examples import select_examples
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import select_examples
 from pipeline.data.stratified import stratified_folds
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import MLPArchitecture

@@ -1,8 +1,8 @@
 """Reproducible transfer-learning experiments, tracked with MLflow.
 
-Read `cli` (one command per entry point), then `stages` (one function per entry point), then the packages that stages
-import: `plan`, `report`, `tuning`, `tracking`, `training`, `networks`, `data`, `params`. Imports go one way, from `cli`
-down to `errors`.
+Read `cli` (one command per entry point; `commands` has the others), then `stages` (one function per entry point), then
+the packages that stages import: `plan`, `report`, `tuning`, `tracking`, `training`, `networks`, `data`, `params`.
+Imports go one way, from `cli` down to `errors`.
 """
 
 import ctypes

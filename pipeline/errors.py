@@ -1,7 +1,7 @@
 """Errors whose messages are written for users.
 
 A `UserInputError` reports all faults of an input at once. Each states the name and value received, what is allowed, and
-what to do next. `cli.py` alone turns it into exit code 2.
+what to do next. The command line alone turns it into exit code 2.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip a stage's figures if they are not under test: they take half of a small stage's time."""
-    monkeypatch.setattr("pipeline.stages.training_run.log_figures", lambda *_: None)
+    monkeypatch.setattr("pipeline.stages.training_result.log_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from pipeline.networks.build import build_network
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
 from pipeline.stages.data_loading import load_split
-from pipeline.stages.training_run import fit_settings, requested_architecture, resolve_training_runtime
+from pipeline.stages.fit_settings import fit_settings, requested_architecture, resolve_training_runtime
 from pipeline.training.loop import Fit
 from pipeline.training.records import Labelled
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.data.examples import Examples
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Images
-from pipeline.data.splits import Examples, Split
+from pipeline.data.splits import Split
 from pipeline.params import TrainBaseParams
 from pipeline.stages.augment import resolve_augment
 

@@ -16,8 +16,8 @@ import torch
 from mlflow import MlflowClient
 from torch import Tensor, nn
 
+from pipeline.data.examples import Examples, select_examples
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import Examples, select_examples
 from pipeline.networks.layered import LayeredNetwork, normalization
 from pipeline.networks.origins.load import model_source
 from pipeline.networks.reuse import Reuse, reuse_network, target_architecture

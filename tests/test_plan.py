@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
+from pipeline.data.classes import DIGITS, select_classes
 from pipeline.errors import PlanIncompleteError, UserInputError
 from pipeline.execution.records import Task
 from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_params
@@ -104,7 +106,7 @@ def test_bundled_plans_are_valid() -> None:
             found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
-    assert checked == 23
+    assert checked == 25
 
 
 def test_settings_of_bundled_plans_reach_worker_processes() -> None:
@@ -309,6 +311,26 @@ def test_cached_plan_run_writes_missing_report(store: MlflowClient, plan: str, n
     shutil.rmtree(str(store.get_run(first.run_id).info.artifact_uri).removeprefix("file://"))
     assert main(small(plan, seeds=1, folder="third")).run_id != first.run_id
     assert (Path("third") / "small" / "study.html").is_file()
+
+
+def test_random_class_split_differs_by_seed_and_keeps_base_and_target_apart(
+    store: MlflowClient, plan: str, no_figures: None
+) -> None:
+    found = main(small(plan, seeds=3, class_split="random"))
+    runs = [store.get_run(run_id) for run_id in children(store, found.run_id)]
+    classes = defaultdict(lambda: defaultdict(set))
+    for run in runs:
+        classes[run.data.params["seed"]][run.data.tags[names.STAGE]].add(run.data.tags[names.CLASSES])
+    assert all(len(by_stage["transfer"]) == 1 for by_stage in classes.values()), "arms of a seed share their classes"
+    pairs = {
+        tuple(select_classes(*by_stage[stage], DIGITS, "digits") for stage in ("train_base", "transfer"))
+        for by_stage in classes.values()
+    }
+    assert len(pairs) == 3
+    assert all(len(base) == len(target) == 3 and not set(base) & set(target) for base, target in pairs)
+    report = Path("reports/small/study.md").read_text()
+    assert "The interval covers variation of labels, initialization, order of batches, base, class split" in report
+    assert main(small(plan, seeds=3, class_split="random")).run_id == found.run_id
 
 
 def _digest_with_changed_loop(good):  # type: ignore[no-untyped-def]

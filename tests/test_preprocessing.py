@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.data.examples import Examples
 from pipeline.data.identity import content_ids
 from pipeline.data.normalization import conflicts, measure, resolve_preprocessing, with_preprocessing
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Images
-from pipeline.data.splits import Examples
 from pipeline.errors import UserInputError
 from pipeline.networks.build import architecture_from_json, build_network
 from pipeline.networks.from_params import CONVOLUTION_FIELDS, architecture_from_params, with_convolutions

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.examples import Examples
 from pipeline.data.identity import content_ids
 from pipeline.data.records import Images
-from pipeline.data.splits import Examples
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network, weights_digest
 from pipeline.networks.layered import CNNArchitecture, ConvolutionLayer, LayeredNetwork, MLPArchitecture, block_numbers

@@ -11,15 +11,15 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from pipeline.data.examples import select_examples
 from pipeline.data.records import Dataset
-from pipeline.data.splits import select_examples
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import Runtime, generator, resolve_runtime
+from pipeline.stages.fit_settings import resolve_training_runtime
 from pipeline.stages.train_base import train_base
-from pipeline.stages.training_run import resolve_training_runtime
 from pipeline.training.features import prefix_seconds
 from pipeline.training.inputs import model_inputs
 from tests.conftest import ROOT, clean_environment, preprocessing

@@ -10,17 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipeline.data.examples import select_examples
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.records import Dataset, Images
-from pipeline.data.splits import (
-    LabelSample,
-    Split,
-    fold_examples,
-    restore_split,
-    select_examples,
-    split_for_base,
-    split_for_target,
-)
+from pipeline.data.splits import LabelSample, Split, fold_examples, restore_split, split_for_base, split_for_target
 from pipeline.data.stratified import max_folds, stratified_folds, stratified_split
 from pipeline.data.stratified import test_rows as rows_of_test
 from pipeline.errors import UserInputError

@@ -21,8 +21,9 @@ from pipeline.networks.build import architecture_from_json, build_network, weigh
 from pipeline.networks.layered import Classifier
 from pipeline.params import TrainBaseParams
 from pipeline.runtime import generator
-from pipeline.stages import fitting, training_run
+from pipeline.stages import fitting, training_result
 from pipeline.stages.train_base import train_base
+from pipeline.statistics.sources import precision_scores
 from pipeline.tracking import names
 from pipeline.tracking.outbox.journal import (
     JOURNAL,
@@ -36,6 +37,7 @@ from pipeline.tracking.outbox.journal import (
 from pipeline.tracking.outbox.model_upload import register_model
 from pipeline.tracking.outbox.uploader import Uploader
 from pipeline.tracking.plan_context import PlanContext
+from pipeline.tracking.queries import read_test_predictions
 from pipeline.tracking.stage_run import StageResult
 
 QUICK = {"dataset": "digits", "epochs": 4, "hidden_layers": 2, "width": 16, "batch_size": 32, "checkpoint_every": 2}
@@ -88,9 +90,27 @@ def test_datasets_are_logged_with_digests(trained: tuple[StageResult, Run]) -> N
     assert json.loads(contexts["training"].profile)["num_examples"] > 500
 
 
+def test_predictions_give_the_accuracy_and_the_confusion(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
+    predictions = read_test_predictions(store, trained[0].run_id)
+    assert predictions is not None
+    metrics = trained[1].data.metrics
+    assert len(set(predictions.identities)) == metrics[names.TEST_IMAGES]
+    assert (predictions.classes == predictions.predicted).mean() == pytest.approx(metrics[names.TEST_ACCURACY])
+    recall = (predictions.predicted[predictions.classes == 0] == 0).mean()
+    assert recall == pytest.approx(metrics[names.CLASS_RECALL + "0"])
+    scores = precision_scores(predictions.classes, predictions.predicted)
+    assert scores.mean() == pytest.approx(metrics["test/precision"])
+
+
 def test_artifact_names_are_fixed(trained: tuple[StageResult, Run], store: MlflowClient) -> None:
     run_id = trained[0].run_id
-    assert files_of(store, run_id) == {"checkpoints", "figures", "history.csv", "classes.csv"}
+    assert files_of(store, run_id) == {
+        "checkpoints",
+        "figures",
+        "history.csv",
+        "classes.csv",
+        "test_predictions.csv",
+    }
     assert files_of(store, run_id, "checkpoints") == {
         f"checkpoints/{name}.safetensors" for name in ("last", "previous", "best")
     }
@@ -100,7 +120,7 @@ def test_artifact_names_are_fixed(trained: tuple[StageResult, Run], store: Mlflo
 
 
 def test_many_classes_are_in_a_table_only(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "MAX_CLASSES_DRAWN", 4)
+    monkeypatch.setattr(training_result, "MAX_CLASSES_DRAWN", 4)
     monkeypatch.setattr(names, "MAX_RECALL_METRICS", 4)
     result = train_base(TrainBaseParams(**QUICK))
     assert files_of(store, result.run_id, "figures") == {"figures/learning_curves.png", "figures/mistakes.png"}

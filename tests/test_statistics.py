@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,13 @@ from pipeline.statistics.planning import (
     seeds_to_settle,
     sign_power,
 )
-from pipeline.statistics.sources import binomial_error, difference_error_bound, image_error, sources_text
+from pipeline.statistics.sources import (
+    binomial_error,
+    difference_error_bound,
+    image_error,
+    precision_scores,
+    sources_text,
+)
 from pipeline.statistics.stopping import ArmsOfQuestion, needs_seeds, next_seed_counts, round_seconds
 from pipeline.statistics.surfaces import choose_cell, fresh
 from pipeline.statistics.verdict import Comparison, Verdict, convergence_flag, judge
@@ -394,6 +401,26 @@ def test_paired_images_have_a_smaller_error_than_the_bound():
     arm, reference = (~(hard & (generator.random((2, 2_000)) < 0.8))).astype(float)
     bound = difference_error_bound(100 * arm.mean(), 100 * reference.mean(), 2_000)
     assert 0 < image_error((arm - reference)[None]) < bound
+
+
+def test_precision_scores_agree_with_a_bootstrap_over_images():
+    generator = np.random.default_rng(0)
+    classes = generator.integers(0, 4, 600)
+    predicted = np.where(generator.random(600) < 0.8, classes, generator.integers(0, 4, 600))
+
+    def precision(rows: npt.NDArray[np.int64]) -> float:
+        true, guess = classes[rows], predicted[rows]
+        return float(np.mean([(true[guess == k] == k).mean() for k in range(4)]))
+
+    scores = precision_scores(classes, predicted)
+    assert scores.mean() == pytest.approx(precision(np.arange(600)))
+    resampled = [precision(generator.integers(0, 600, 600)) for _ in range(2_000)]
+    assert image_error(scores[None]) == pytest.approx(100 * np.std(resampled), rel=0.08)
+
+
+def test_class_that_is_never_predicted_has_precision_0():
+    scores = precision_scores(np.array([0, 0, 1]), np.array([0, 0, 0]))
+    assert scores.mean() == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_sources_name_what_the_interval_does_not_cover():

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
+from pipeline.data.examples import Examples
 from pipeline.data.identity import content_ids
 from pipeline.data.records import Images
-from pipeline.data.splits import Examples
 from pipeline.data.stratified import stratified_folds
 from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network, weights_digest
@@ -302,7 +302,7 @@ def test_folds_of_stored_images_score_like_folds_in_memory(examples: Examples, m
 
 @pytest.mark.usefixtures("no_figures")
 def test_trials_and_refit_are_augmented(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    monkeypatch.setattr("pipeline.stages.tune_search.Workers", InProcess)
     used: list[str] = []
     plain = Fit._preparation
 

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from pipeline.plan.records import KINDS, Question
 from pipeline.report.chosen_settings import chosen_settings
 from pipeline.report.elements import Answer, Table
 from pipeline.report.loader import write_report
+from pipeline.report.questions.comparisons import judge_question
 from pipeline.report.questions.context import context_of
 from pipeline.report.questions.dispatch import answer
 from pipeline.report.questions.surface import arms_to_confirm, pareto_front
@@ -28,7 +30,7 @@ from pipeline.stages.transfer import transfer
 from pipeline.statistics.estimates import pair
 from pipeline.statistics.verdict import Comparison, Verdict, judge
 from pipeline.tracking import names
-from pipeline.tracking.queries import read_trained_run
+from pipeline.tracking.queries import ImagePredictions, read_trained_run
 from tests.synthetic_plan_run import (
     arm_of,
     member,
@@ -121,7 +123,7 @@ def test_verdict_table_has_descriptive_numbers() -> None:
     (row,) = texts(answered(question("compare", "a", reference="b"), *arms).verdicts)
     assert row == [
         "test accuracy: a vs. b", "3", "+2.00 pp (95 % CI +2.00 to +2.00)", "preliminary: open",
-        "preliminary: open (0.1 pp)", "0.250 / 1.000", "-", "0.250", "3 of 3", "+2.00 pp (seed 0)", "0.38 pp",
+        "preliminary: open (0.1 pp)", "0.250 / 1.000", "-", "0.250", "3 of 3", "+2.00 pp (seed 0)", "at most 0.38 pp",
     ]  # fmt: skip
 
 
@@ -533,6 +535,30 @@ def test_markdown_contains_the_same_answers() -> None:
     text = render("study.md", facts, answers, date="today")
     assert "**Test accuracy: a 93.00 %, b 91.00 %: +2.00 pp (95 % CI +2.00 to +2.00): preliminary (n = 3):" in text
     assert "| b | 0 1 2 | 91.00 +- 2.48 | 91.00 +- 2.48 | 2.00 +- 0.00 |" in text
+
+
+def with_predictions(member: Member, wrong: set[int]) -> Member:
+    """A run that predicts class 1 for 100 images, all of class 1, except for some, for which it predicts 0."""
+    predicted = np.array([0 if image in wrong else 1 for image in range(100)])
+    identities = np.array([f"{image:016x}" for image in range(100)])
+    return replace(member, read_predictions=lambda: ImagePredictions(identities, np.ones(100, np.int64), predicted))
+
+
+def test_image_sampling_error_is_paired_by_image() -> None:
+    wrong = {"a": [{1, 2}, {1, 3}, {1, 4}], "b": [{1, 2, 7}, {1, 3, 8}, {1, 4, 9}]}
+    arms = [scored("a", AHEAD), scored("b", SCRATCH)]
+    arms = [replace(arm, members=tuple(map(with_predictions, arm.members, wrong[arm.name]))) for arm in arms]
+    facts = plan_run(arms, question("compare", "a", reference="b"))
+    expected = 100 * np.std([1 / 3] * 3 + [0] * 97, ddof=1) / 10  # images 7, 8, 9 differ in one of three seeds each
+    assert judge_question(facts, facts.questions[0])[0].row()[-1] == f"{expected:.2f} pp"
+
+
+def test_image_sampling_error_without_predictions_is_a_bound() -> None:
+    arms = [
+        scored(name, values, metrics={names.TEST_IMAGES: 2500.0}) for name, values in (("a", AHEAD), ("b", SCRATCH))
+    ]
+    facts = plan_run(arms, question("compare", "a", reference="b"))  # 93 and 91 %
+    assert judge_question(facts, facts.questions[0])[0].row()[-1] == "at most 0.77 pp"
 
 
 @pytest.mark.slow

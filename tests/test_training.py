@@ -316,7 +316,7 @@ def test_metrics_match_scikit_learn(pairs: list[tuple[int, int]], seed: int) -> 
 
 def test_metrics_match_hand_computation() -> None:
     """Two classes: 3 of 4 and 1 of 2 correct."""
-    found = Evaluation(0.0, torch.empty(0), torch.tensor([[3, 1], [1, 1]]))
+    found = Evaluation(0.0, torch.empty(0), torch.tensor([[3, 1], [1, 1]]), torch.tensor([0, 0, 0, 1, 0, 1]))
     assert (found.accuracy, found.precision, found.recall) == pytest.approx((4 / 6, (3 / 4 + 1 / 2) / 2, 0.625))
 
 

@@ -18,7 +18,7 @@ import torch
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from pipeline.data.splits import select_examples
+from pipeline.data.examples import select_examples
 from pipeline.data.stratified import stratified_folds
 from pipeline.errors import NonFiniteLossError, UserInputError
 from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
@@ -316,7 +316,7 @@ class InProcess:
 def test_diverging_trial_is_pruned_and_study_continues(
     store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    monkeypatch.setattr("pipeline.stages.tune_search.Workers", InProcess)
     good = workers.fold_scores
     calls = iter(range(100))
     monkeypatch.setattr(
@@ -331,7 +331,7 @@ def test_diverging_trial_is_pruned_and_study_continues(
 
 
 def test_study_without_converged_trials_raises(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    monkeypatch.setattr("pipeline.stages.tune_search.Workers", InProcess)
     monkeypatch.setattr(workers, "fold_scores", diverge)
     with pytest.raises(RuntimeError, match="none of the 2 trials"):
         tune(TuneParams(**QUICK, trials=2, study="wild"))
@@ -344,7 +344,7 @@ def test_trials_and_refit_use_the_resolved_device(store: MlflowClient, monkeypat
     """Needs no GPU: moves to the device are recorded instead of executed."""
     placed: list[str] = []
     monkeypatch.setattr("pipeline.runtime.missing_device", lambda name: "")
-    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    monkeypatch.setattr("pipeline.stages.tune_search.Workers", InProcess)
     monkeypatch.setattr(LayeredNetwork, "to", lambda network, device: placed.append(str(device)) or network)
     monkeypatch.setattr(Labelled, "take", lambda data, places, device: take(data, places, placed.append(str(device))))
     result = tune(TuneParams(**QUICK, trials=2, device="cuda:1", study="s"))
@@ -365,11 +365,11 @@ def test_at_most_four_workers_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_study_of_another_optuna_version_is_rejected(store: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.stages.tune.Workers", InProcess)
+    monkeypatch.setattr("pipeline.stages.tune_search.Workers", InProcess)
     result = tune(TuneParams(**QUICK, trials=1, study="s", refit=False))
     key = store.get_run(result.run_id).data.tags
     assert json.loads(key[names.KEY_PARTS])["machine"]["optuna"] == optuna.__version__
-    monkeypatch.setattr("pipeline.stages.tune.SEARCHER", {"optuna": "4.0.0"})
+    monkeypatch.setattr("pipeline.stages.tune_setup.SEARCHER", {"optuna": "4.0.0"})
     with pytest.raises(UserInputError, match=f"optuna is {optuna.__version__}, not 4.0.0"):
         tune(TuneParams(**QUICK, trials=1, study="s", refit=False))
 
@@ -413,7 +413,7 @@ def test_study_fails_if_every_worker_dies(
     store: MlflowClient, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "work", work_until_killed)
-    monkeypatch.setattr("pipeline.stages.tune.MAX_FAILURES", 1)
+    monkeypatch.setattr("pipeline.stages.tune_search.MAX_FAILURES", 1)
     with pytest.raises(RuntimeError, match="3 worker processes died .* exit code -9"):
         tune(TuneParams(**{**QUICK, "workers": 1}, trials=3, study="s", space=space))
     assert [len(chain) for chain in attempts(study_of(tmp_path, "s"))] == [3]
@@ -546,7 +546,7 @@ def test_contradictory_search_space_is_rejected(store: MlflowClient, tmp_path: P
 @pytest.mark.slow
 def test_study_stops_if_every_trial_raises(store: MlflowClient, space: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    from pipeline.stages import tune as stage
+    from pipeline.stages import tune_search as stage
 
     monkeypatch.setattr(stage, "fit_settings", lambda *_: _Broken())
     with pytest.raises(RuntimeError, match="5 trials failed, the last with TypeError"):

@@ -31,7 +31,7 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import UserInputError
-from pipeline.stages import tune as stage
+from pipeline.stages import tune_search as stage
 from pipeline.tracking import names
 from pipeline.tracking.store import open_store
 from pipeline.tuning.study import (

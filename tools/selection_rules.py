@@ -18,16 +18,17 @@ import numpy as np
 import torch
 from scipy import stats
 
+from pipeline.data.examples import Examples, training_examples
 from pipeline.data.records import Dataset
 from pipeline.data.sources.registry import load_dataset
-from pipeline.data.splits import Examples, LabelSample, Split, split_for_base, split_for_target, training_examples
+from pipeline.data.splits import LabelSample, Split, split_for_base, split_for_target
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.reuse import Reuse, reuse_network, target_architecture
 from pipeline.params import TrainBaseParams
 from pipeline.params.target import TARGET_BUDGETS
 from pipeline.runtime import generator
-from pipeline.stages.training_run import requested_architecture
+from pipeline.stages.fit_settings import requested_architecture
 from pipeline.statistics.estimates import estimate, sign_flip_p
 from pipeline.statistics.family import adjust_family
 from pipeline.training.evaluate import evaluate

@@ -1,5 +1,5 @@
 """Load data sets, decode images, and split them.
 
 Read `records` and `preprocessing`, then `sources.registry`, `decode`, `folder_listing` and `store`, then `stratified`,
-`file_splits` and `splits`.
+`file_splits`, `examples` and `splits`.
 """

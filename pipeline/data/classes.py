@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from pipeline.errors import Fault, UserInputError, abbreviate, suggest
 from pipeline.params.data import parse_class_list
 from pipeline.params.family import Family
@@ -10,6 +12,7 @@ from pipeline.params.family import Family
 DIGITS = tuple(map(str, range(10)))
 BASE_DIGITS: dict[Family, tuple[str, ...]] = {"mlp": DIGITS[:5], "cnn": DIGITS[:7]}
 TARGET_DIGITS: dict[Family, tuple[str, ...]] = {"mlp": DIGITS[5:], "cnn": DIGITS[7:]}
+CLASS_SPLIT_STREAM = 0x5EED  # separates these draws from others with the same seed
 MAX_LISTED = 20  # class names in an error message
 
 Classes = tuple[int, ...]  # class indices in a data set, ascending
@@ -98,6 +101,15 @@ def halve_classes(class_names: Sequence[str], dataset: str) -> tuple[Classes, Cl
         remedy = "Name a base that was trained on other data (base=models:/...), or train one first."
         raise UserInputError(Fault("dataset", dataset, what, remedy))
     return tuple(range(count // 2)), tuple(range(count // 2, count))
+
+
+def draw_classes(chosen: Classes, count: int, seed: int) -> Classes:
+    """Return the classes that take the place of some chosen ones when the class split is drawn by seed.
+
+    One random permutation of all `count` classes per seed: disjoint choices stay disjoint, nested ones nested.
+    """
+    order = np.random.default_rng((seed, CLASS_SPLIT_STREAM)).permutation(count)
+    return tuple(sorted(int(order[number]) for number in chosen))
 
 
 def _indices(chosen: Sequence[str], class_names: Sequence[str]) -> Classes:

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import torch
 
+from pipeline.data.examples import Examples
 from pipeline.data.preprocessing import Geometry, Preprocessing
-from pipeline.data.splits import Examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.params.data import PREPROCESSING_FIELDS, DataParams, parse_statistic
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pipeline.data.examples import Examples, select_examples, training_examples, validation_candidates
 from pipeline.data.preprocessing import Geometry
-from pipeline.data.records import Dataset, Images
+from pipeline.data.records import Dataset
 from pipeline.data.stratified import ranked_rows, stratified_split
 from pipeline.errors import Fault, UserInputError
 from pipeline.params.data import format_class_names
@@ -25,66 +25,6 @@ from pipeline.runtime import tensor_bytes
 logger = logging.getLogger(__name__)
 
 VAL_PER_CLASS = 30  # validation images per class with few labels; at most a quarter of the images
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images of the selected classes: rows of an official split, which may be memory-mapped.
-
-    Attributes:
-        images: All images of the official split.
-        rows: int64 (N,), ascending rows of `images`.
-        labels: int64 (N,), 0 to K-1: index of the class among the selected ones.
-    """
-
-    images: Images
-    rows: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
-
-    def take(self, positions: Tensor) -> Examples:
-        """Return the examples at the given positions (M,)."""
-        return Examples(self.images, self.rows[positions], self.labels[positions])
-
-    def without(self, ids: Tensor) -> Examples:
-        """Return the examples without those with the given identities (M,)."""
-        kept = ~torch.isin(self.ids, ids)
-        return self if bool(kept.all()) else self.take(kept.nonzero().flatten())
-
-    def gather(self, positions: Tensor) -> Tensor:
-        """Return the pixels uint8 (M, C, H, W) at the given positions (M,)."""
-        return self.images.pixels[self.rows[positions]]
-
-    @cached_property
-    def pixels(self) -> Tensor:
-        """All pixels uint8 (N, C, H, W) as a copy in memory; use `gather` for data that may exceed memory."""
-        return self.images.pixels[self.rows]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        channels, height, width = self.images.pixels.shape[1:]
-        return channels, height, width
-
-    @cached_property
-    def ids(self) -> Tensor:
-        """Identities int64 (N,) of the images."""
-        return self.images.ids[self.rows]
-
-    @cached_property
-    def digest(self) -> str:
-        """32 hexadecimal digits over shape, identities and labels."""
-        digest = hashlib.sha256(str((self.image_shape, len(self))).encode())
-        digest.update(tensor_bytes(self.ids))
-        digest.update(tensor_bytes(self.labels))
-        return digest.hexdigest()[:32]
-
-    def counts(self, classes: int) -> list[int]:
-        """Return the number of images of each of `classes` classes."""
-        return [int(count) for count in torch.bincount(self.labels, minlength=classes)]
 
 
 @dataclass(frozen=True)
@@ -162,7 +102,7 @@ def split_for_base(dataset: Dataset, classes: tuple[int, ...], *, val_fraction: 
     """
     train = training_examples(dataset, classes)
     if dataset.validation is not None:
-        validation = _validation_candidates(dataset, classes, train)
+        validation = validation_candidates(dataset, classes, train)
         return _split(dataset, classes, train=train.without(validation.ids), validation=validation)
     rows = stratified_split(train.labels, train.ids, val_fraction, seed=seed)
     return _split(dataset, classes, train=train.take(rows[0]), validation=train.take(rows[1]))
@@ -187,7 +127,7 @@ def split_for_target(
     """
     pool = training_examples(dataset, classes)
     official = dataset.validation is not None
-    candidates = _validation_candidates(dataset, classes, pool)
+    candidates = validation_candidates(dataset, classes, pool)
     wanted = validation_counts(candidates.counts(len(classes)), sample, official=official)
     if seen is not None:
         candidates = candidates.without(seen)
@@ -245,7 +185,7 @@ def restore_split(
         UserInputError: The data set no longer has all of these images.
     """
     pool = training_examples(dataset, classes)
-    candidates = _validation_candidates(dataset, classes, pool)
+    candidates = validation_candidates(dataset, classes, pool)
     parts = [_select_by_id(dataset, examples, ids) for examples, ids in ((pool, train), (candidates, validation))]
     return _split(dataset, classes, train=parts[0], validation=parts[1], seen=seen)
 
@@ -262,18 +202,6 @@ def _select_by_id(dataset: Dataset, examples: Examples, ids: Tensor) -> Examples
         what = f"its label sample does not match {dataset.name}: {missing} of {len(wanted)} images are missing."
         raise UserInputError(Fault("base", None, what, "Give per_class to sample new labels."))
     return examples.take(order[positions].sort().values)
-
-
-def training_examples(dataset: Dataset, classes: tuple[int, ...]) -> Examples:
-    """Return the training images of some classes, without those that are also in the test split."""
-    return select_examples(dataset.train, classes, dataset).without(dataset.test.ids)
-
-
-def _validation_candidates(dataset: Dataset, classes: tuple[int, ...], pool: Examples) -> Examples:
-    """Return the official validation images of some classes, or `pool` if there are none."""
-    if dataset.validation is None:
-        return pool
-    return select_examples(dataset.validation, classes, dataset).without(dataset.test.ids)
 
 
 def _split(
@@ -311,15 +239,6 @@ def _check_test(everything: Examples, test: Examples, class_names: tuple[str, ..
         if count and not left:
             what = f"it was trained on all {count} test images of class {class_name}."
             raise UserInputError(Fault("base", None, what, "Choose another base, or other classes."))
-
-
-def select_examples(images: Images, classes: tuple[int, ...], dataset: Dataset) -> Examples:
-    """Return the images of some classes, relabelled 0 to K-1 in the order of `classes`."""
-    new_label = torch.full((len(dataset.class_names),), -1)
-    new_label[list(classes)] = torch.arange(len(classes))
-    labels = new_label[images.labels]
-    rows = (labels >= 0).nonzero().flatten()
-    return Examples(images, rows, labels[rows])
 
 
 def fold_examples(split: Split) -> Examples:

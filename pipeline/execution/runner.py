@@ -193,6 +193,6 @@ def print_plan(plan: Plan) -> StageResult:
     echo(f"dry run of {plan.name}, profile {plan.profile}: {len(steps)} steps, {len(plan.arms)} arms")
     for step in steps:
         base = f" on {step.base[0]} seed {step.base[1]}" if step.base else ""
-        params = " ".join(f"{name}={value}" for name, value in step.arm.setting.items() if name != "data_dir")
+        params = " ".join(f"{name}={value}" for name, value in step.setting.items() if name != "data_dir")
         echo(f"{step.arm.name} seed {step.seed}: {step.arm.kind.entry_point}{base} {params}")
     return StageResult("", "", {})

@@ -1,11 +1,13 @@
 """Parameters of every entry point: one frozen, validated record each. Nothing here reads data or starts a run.
 
-Read `base` (how a parameter is declared), then the groups: `data`, `training` (machine, budget, logging), `family`
-(the network), `target` (base, labels, reuse). `stages` and `plans` compose the groups into one record per entry
-point; `parse` builds a record from raw text. The command line, `MLproject` and `docs/parameters.md` follow them.
+Read `base` (how a parameter is declared), then the groups: `data`, `training` (machine, budget, logging), `family` (the
+network), `target` (base, labels, reuse). `base_stages`, `target_stages` and `plans` compose the groups into one record
+per entry point; `parse` builds a record from raw text. The command line, `MLproject` and `docs/parameters.md` follow
+them.
 """
 
 from pipeline.params.base import StageParams, spell
+from pipeline.params.base_stages import TrainBaseParams, TuneParams
 from pipeline.params.data import (
     FOLDER_PREFIX,
     TORCHVISION_DATASETS,
@@ -15,21 +17,19 @@ from pipeline.params.data import (
     is_dataset,
     parse_classes,
 )
+from pipeline.params.entry_points import ENTRY_POINTS
 from pipeline.params.family import Family, FamilyParams
 from pipeline.params.imports import ImportBaseParams
 from pipeline.params.parse import parse_params
 from pipeline.params.plans import MainParams, ReportParams, ResumeParams
-from pipeline.params.stages import (
-    ENTRY_POINTS,
+from pipeline.params.target import TargetParams
+from pipeline.params.target_stages import (
     CacheFeaturesParams,
     FinetuneCnnParams,
     ProbeParams,
     ScratchCnnParams,
-    TrainBaseParams,
     TransferParams,
-    TuneParams,
 )
-from pipeline.params.target import TargetParams
 
 __all__ = [
     "ENTRY_POINTS",

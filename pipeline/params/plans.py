@@ -59,6 +59,10 @@ class MainParams(MachineParams, DataParams):
         "Classes of every target (default: set by the plan).",
         allowed="auto, or classes such as 5-9 or ants,bees",
     )
+    class_split: Literal["fixed", "random"] = setting(
+        "fixed",
+        "fixed: every seed has the same base and target classes; random: each seed draws as many from all classes.",
+    )
     workers: Annotated[int, Field(ge=1, le=256)] | Auto = setting(
         "auto",
         "Number of steps that run in parallel, each in a worker process. auto: one per core; 1: in this process.",
@@ -83,10 +87,10 @@ class MainParams(MachineParams, DataParams):
             raise ValueError("needs base: the base that was made of this code")
         return value
 
-    @field_validator("base_classes")
+    @field_validator("base_classes", "class_split")
     @classmethod
     def _of_a_trained_base(cls, value: str, info: ValidationInfo) -> str:
-        if value != "auto" and info.data.get("base", "auto") != "auto":
+        if value not in ("auto", "fixed") and info.data.get("base", "auto") != "auto":
             raise ValueError("an existing base has its own classes; remove it")
         return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ class PlannedArm:
     seeds: int  # number of seeds; it runs with seeds 0 to seeds - 1
     grid: str  # name of the arm in the file that it was expanded from
     exclusive: bool | None = None  # whether nothing runs beside its steps; None until its questions are known
+    classes_of_seed: Callable[[int], str] | None = None  # returns a seed's class list; None: that of `setting` for all
 
 
 TIME_QUESTIONS = ("caching", "time")  # kinds whose arms run alone by default
@@ -109,9 +110,15 @@ class Step:
         """(arm, seed), by which other steps refer to this one."""
         return self.arm.name, self.seed
 
+    @property
+    def setting(self) -> Setting:
+        """The arm's parameters, with the classes of this seed."""
+        draw = self.arm.classes_of_seed
+        return self.arm.setting if draw is None else {**self.arm.setting, "classes": draw(self.seed)}
+
     def raw_params(self, base_uri: str) -> Setting:
         """Return the run's raw parameters, with the URI of its base model filled in."""
-        params: Setting = {**self.arm.setting, "seed": self.seed}
+        params: Setting = {**self.setting, "seed": self.seed}
         return {**params, "base": base_uri} if self.base else params
 
 

@@ -2,6 +2,7 @@
 
 Read in this order: `records` (what a report is made from), `loader` (reads it from the tracking store and writes the
 files), `questions/` (computes the answers), `methods` (how the numbers were obtained), `claims` (cards of published
-claims), `renderer` (HTML and Markdown). Answers are built from `elements`, `charts`, `label_chart` and `number_text`.
+claims), `renderer` (HTML and Markdown). Answers are built from `elements`, `number_text`, and the charts:
+`chart_frame`, `line_chart`, `row_charts`, `label_chart`, `surface_charts`.
 `ad_hoc_plan` makes a plan run record of runs that no plan has made. `run_plots` draws the figures of one run.
 """

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from pipeline.report.charts import BOTTOM, SMALL, TOP, ChartText, Row, label_log_ticks, new_chart, rendered
+from pipeline.report.chart_frame import BOTTOM, SMALL, TOP, ChartText, label_log_ticks, new_chart, rendered
 from pipeline.report.elements import Chart
+from pipeline.report.row_charts import Row
 
 BODY = 2.3  # inches
 WIDTH = 4.6

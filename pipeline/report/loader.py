@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pipeline.plan.outcome import Outcome, PlanRecord
@@ -17,7 +18,7 @@ from pipeline.report.questions.dispatch import answer
 from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.report.renderer import render, render_claim
 from pipeline.tracking import names
-from pipeline.tracking.queries import Store, read_step
+from pipeline.tracking.queries import Store, read_step, read_test_predictions
 
 
 def write_plan_report(store: Store, record: PlanRecord, *, run_id: str, folder: Path) -> list[Path]:
@@ -38,17 +39,19 @@ def load_plan_run(store: Store, record: PlanRecord, run_id: str) -> PlanRunFacts
             name=arm.name,
             label=arm.label,
             entry_point=arm.entry_point,
-            members=tuple(
-                Member(outcome.seed, read_step(store.client, outcome.run_id), outcome.reused)
-                for outcome in outcomes[arm.name]
-                if outcome.run_id
-            ),
+            members=tuple(load_member(store, outcome) for outcome in outcomes[arm.name] if outcome.run_id),
             failures=tuple((outcome.seed, outcome.failure) for outcome in outcomes[arm.name] if outcome.failure),
             seconds=sum(outcome.seconds for outcome in outcomes[arm.name]),
         )
         for arm in record.arms
     }
     return PlanRunFacts(record, arms, Links(store.server, store.experiment_id), run_id)
+
+
+def load_member(store: Store, outcome: Outcome) -> Member:
+    """Return the run of a step; its predictions are read when a comparison needs them."""
+    run = read_step(store.client, outcome.run_id)
+    return Member(outcome.seed, run, outcome.reused, partial(read_test_predictions, store.client, run.run_id))
 
 
 def write_report(facts: PlanRunFacts, folder: Path) -> list[Path]:

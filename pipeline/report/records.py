@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import quote
 
 from pipeline.plan.outcome import PlanRecord
 from pipeline.plan.records import Question
 from pipeline.tracking import names
-from pipeline.tracking.queries import FinishedRun
+from pipeline.tracking.queries import FinishedRun, ImagePredictions
 
 UNCONVERGED_MARK = "\u2021"  # double dagger
+
+
+def no_predictions() -> None:
+    """Stand for the predictions of a run that is not in a store."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,12 @@ class Member:
     seed: int  # pairs it with the runs of other arms
     run: FinishedRun  # as read from the tracking store
     reused: bool  # whether it was a cache hit
+    read_predictions: Callable[[], ImagePredictions | None] = field(default=no_predictions, compare=False)
+
+    @cached_property
+    def predictions(self) -> ImagePredictions | None:
+        """What it predicted for its test images, read once; None if that was not logged."""
+        return self.read_predictions()
 
     @property
     def host(self) -> str:

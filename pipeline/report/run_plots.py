@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.data.splits import Examples
+from pipeline.data.examples import Examples
 from pipeline.training.convex_head import GridPoint
 from pipeline.training.evaluate import Evaluation
 from pipeline.training.records import EpochRecord

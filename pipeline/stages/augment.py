@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.data.splits import Split
-from pipeline.params.stages import FitParams
+from pipeline.params.entry_points import FitParams
 
 SMALL_GREY = 40  # pixels; smaller grey images are digits and letters, of which a mirror image is no example
 # Colour images whose class changes when they are mirrored: house numbers, traffic signs, rendered text.

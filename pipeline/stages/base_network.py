@@ -14,7 +14,7 @@ from pipeline.networks.origins.source import ModelSource
 from pipeline.params import TrainBaseParams
 from pipeline.params.family import OWN_PREFIX
 from pipeline.runtime import generator
-from pipeline.stages.training_run import requested_architecture
+from pipeline.stages.fit_settings import requested_architecture
 from pipeline.tracking import names
 from pipeline.tracking.stage_run import StageRun
 

@@ -11,8 +11,8 @@ import json
 import logging
 
 from pipeline.console import echo
+from pipeline.data.examples import Examples, training_examples
 from pipeline.data.normalization import with_preprocessing
-from pipeline.data.splits import Examples, training_examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.params import CacheFeaturesParams
 from pipeline.params.data import format_class_names

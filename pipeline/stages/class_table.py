@@ -1,4 +1,4 @@
-"""The classes of a run: their images per split in the log, and with their recall as an artifact."""
+"""Tables of a run's classes and predictions: images per split in the log; recall and predictions as artifacts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pipeline.data.examples import Examples
 from pipeline.data.splits import Split
 from pipeline.tracking import names
 from pipeline.tracking.stage_run import StageRun
+from pipeline.training.evaluate import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,12 @@ def class_rows(split: Split) -> list[tuple[int, str, int, int, int]]:
     return [(k, name, *images) for k, (name, images) in enumerate(zip(split.class_names, counts, strict=True))]
 
 
+def log_class_tables(run: StageRun, split: Split, test: Evaluation) -> None:
+    """Log the recall of each class, and the prediction for each test image."""
+    run.log_file(write_class_table(run.folder / names.CLASS_TABLE, split, test.confusion_KK))
+    run.log_file(write_test_predictions(run.folder / names.TEST_PREDICTIONS, split.test, test.predicted_N))
+
+
 def write_class_table(path: Path, split: Split, confusion_KK: Tensor) -> Path:
     """Write one CSV row per class; the recall of a class without test images is empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -56,6 +64,17 @@ def write_class_table(path: Path, split: Split, confusion_KK: Tensor) -> Path:
         writer.writerow(("output", "class", "train", "validation", "test", "recall"))
         for row, recall in zip(class_rows(split), recalls(confusion_KK), strict=True):
             writer.writerow((*row, "" if recall is None else recall))
+    return path
+
+
+def write_test_predictions(path: Path, test: Examples, predicted_N: Tensor) -> Path:
+    """Write one CSV row per test image: its identity in hexadecimal, its class and the predicted one as outputs."""
+    identities = [f"{identity & (1 << 64) - 1:016x}" for identity in test.ids.tolist()]
+    rows = zip(identities, test.labels.tolist(), predicted_N.tolist(), strict=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image", "class", "predicted"))
+        writer.writerows(rows)
     return path
 
 

@@ -9,13 +9,14 @@ import logging
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from pipeline.data.examples import Examples
 from pipeline.data.normalization import with_preprocessing
-from pipeline.data.splits import Examples, LabelSample, Split, split_for_target
+from pipeline.data.splits import LabelSample, Split, split_for_target
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.graph.naming import resolve_blocks
 from pipeline.params import ProbeParams
 from pipeline.params.data import format_class_names
-from pipeline.params.stages import CutParams
+from pipeline.params.target_stages import CutParams
 from pipeline.runtime import Runtime, resolve_runtime
 from pipeline.stages.base_selection import Target, choose_target, train_first
 from pipeline.stages.data_loading import load_data

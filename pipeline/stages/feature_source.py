@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.data.splits import training_examples
+from pipeline.data.examples import training_examples
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.graph.record import GraphArchitecture
 from pipeline.networks.layered import LayeredNetwork
-from pipeline.params.stages import TargetStageParams
 from pipeline.params.target import ReuseParams
-from pipeline.stages.base_selection import TargetSetup
+from pipeline.params.target_stages import TargetStageParams
+from pipeline.stages.target_setup import TargetSetup
 from pipeline.tracking import names
 from pipeline.tracking.cut_artifacts import ARTIFACT, find_cut_features, log_cut_features
 from pipeline.tracking.feature_artifacts import check_size, find_features, load_features, log_features

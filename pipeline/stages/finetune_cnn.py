@@ -10,7 +10,7 @@ from __future__ import annotations
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.reuse import Reuse
 from pipeline.params import FinetuneCnnParams
-from pipeline.stages.base_selection import ReuseRule
+from pipeline.stages.target_setup import ReuseRule
 from pipeline.stages.target_training import train_on_target
 from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.stage_run import StageResult

@@ -22,7 +22,7 @@ from pipeline.networks.graph.network import GraphNetwork
 from pipeline.params import ImportBaseParams
 from pipeline.runtime import Runtime, resolve_runtime
 from pipeline.stages.base_network import log_own_code
-from pipeline.stages.class_table import recall_metrics, write_class_table
+from pipeline.stages.class_table import log_class_tables, recall_metrics
 from pipeline.stages.imported_network import ImportedNetwork, load_imported
 from pipeline.stages.next_command import after_import
 from pipeline.tracking import names
@@ -124,7 +124,7 @@ def log_accuracy(run: StageRun, network: GraphNetwork, split: Split) -> None:
     """Evaluate the network on labelled images, and log and print its accuracy."""
     run.log_split(split)
     evaluation = evaluate(network, model_inputs(network, split.test), probabilities=False)
-    run.log_file(write_class_table(run.folder / names.CLASS_TABLE, split, evaluation.confusion_KK))
+    log_class_tables(run, split, evaluation)
     metrics = evaluation.metrics("test")
     if not all(split.test.counts(len(split.classes))):  # precision and the like are means over all classes
         metrics = {name: metrics[name] for name in ("test/loss", names.TEST_ACCURACY)}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from pipeline.data.examples import Examples, select_examples
 from pipeline.data.normalization import parse_channel_values, resolve_preprocessing, with_preprocessing
 from pipeline.data.preprocessing import Geometry, Preprocessing, parse_image_size
 from pipeline.data.records import Dataset
-from pipeline.data.splits import Examples, Split, select_examples
+from pipeline.data.splits import Split
 from pipeline.errors import invalid, suggest
 from pipeline.networks.graph.network import GraphNetwork
 from pipeline.networks.origins.load import LoadedModel, ModelRequest, load_model, model_source

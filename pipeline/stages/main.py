@@ -104,7 +104,7 @@ def prepare_plan(params: MainParams, client: Client) -> tuple[Plan, Base | None]
     plan, shipped = load_plan(params.plan, plan_overrides(params)), is_shipped(params.plan)
     if params.base == "auto":
         require_base(plan)
-        return fit_plan(plan, shipped=shipped), None
+        return fit_plan(plan, shipped=shipped, class_split=params.class_split), None
     base = load_base(client, params.base, named_code(params.model))
     plan = use_base(plan, base, model=params.model, shipped=shipped)
     plan = fit_plan(plan, shipped=shipped, base=base)

@@ -9,8 +9,9 @@ from pipeline.data.splits import Split
 from pipeline.networks.build import AnyArchitecture
 from pipeline.params import ImportBaseParams
 from pipeline.params.data import NO_DATASET, format_class_names
+from pipeline.params.entry_points import FitParams
 from pipeline.params.family import OWN_PREFIX
-from pipeline.params.stages import CacheFeaturesParams, FitParams, ProbeParams, TransferParams
+from pipeline.params.target_stages import CacheFeaturesParams, ProbeParams, TransferParams
 from pipeline.stages.data_loading import data_options
 from pipeline.tracking.base_model import Base
 

@@ -16,10 +16,11 @@ from pipeline.params.data import NO_DATASET
 from pipeline.params.stages import AnyTargetParams, CacheFeaturesParams, CutParams
 from pipeline.plan.arms import EXISTING_BASE
 from pipeline.plan.records import Plan, PlannedArm, Question, Setting
-from pipeline.stages.base_selection import check_base, check_depth
+from pipeline.stages.base_selection import check_base
 from pipeline.stages.cut_pass import requested_cuts
 from pipeline.stages.finetune_cnn import three_parts
-from pipeline.stages.plan_data import Arms, arm_params, given, rename_arms, root_of, with_values
+from pipeline.stages.plan_arms import Arms, arm_params, given, rename_arms, root_of, with_values
+from pipeline.stages.target_setup import check_depth
 from pipeline.stages.transfer import layers_to_reuse
 from pipeline.tracking.base_model import Base
 

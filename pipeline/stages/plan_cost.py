@@ -24,7 +24,8 @@ from pipeline.params.target import TARGET_BUDGETS, LabelParams
 from pipeline.plan.records import Plan, PlannedArm
 from pipeline.runtime import resolve_runtime
 from pipeline.stages.cut_pass import VAL_FRACTION
-from pipeline.stages.plan_data import arm_params, describe_arms
+from pipeline.stages.plan_arms import arm_params
+from pipeline.stages.plan_data import describe_arms
 from pipeline.stages.transfer import layers_to_reuse
 from pipeline.tracking.base_model import Base
 from pipeline.training.chunks import chunk_size

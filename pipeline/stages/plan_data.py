@@ -6,14 +6,16 @@ plans are rejected if the data do not have them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from pipeline.console import echo
 from pipeline.data.classes import (
     Classes,
     default_base_classes,
     default_target_classes,
+    draw_classes,
     halve_classes,
     is_digits,
     select_classes,
@@ -21,27 +23,29 @@ from pipeline.data.classes import (
 from pipeline.data.records import DatasetSummary
 from pipeline.data.splits import LabelSample, validation_counts
 from pipeline.errors import Fault, UserInputError
-from pipeline.params import DataParams, StageParams, TargetParams, TrainBaseParams, TuneParams, parse_params
+from pipeline.params import DataParams, TargetParams, TrainBaseParams, TuneParams
 from pipeline.params.data import format_class_names
 from pipeline.params.target import DEFAULT_PER_CLASS, LabelParams
-from pipeline.plan.arms import PLACEHOLDER_MODEL
 from pipeline.plan.records import Plan, PlannedArm
 from pipeline.stages.data_loading import describe_data
+from pipeline.stages.plan_arms import Arms, arm_params, given, rename_arms, root_of, with_values
 from pipeline.tracking.base_model import Base
 
-Arms = Mapping[str, PlannedArm]
 Limits = dict[str, int]  # largest values that the data allow, by parameter
 
 
 LOWERED = ("per_class", "val_per_class", "folds", "batch_size")
 
 
-def fit_plan(plan: Plan, *, shipped: bool, base: Base | None = None) -> Plan:
+def fit_plan(
+    plan: Plan, *, shipped: bool, class_split: Literal["fixed", "random"] = "fixed", base: Base | None = None
+) -> Plan:
     """Return a plan whose arms name their classes, and whose numbers of labels, folds and batch sizes fit the data.
 
     Args:
-        plan: The plan.
-        shipped: Whether the plan ships.
+        plan: As read from its file.
+        shipped: Whether its numbers are defaults, which are lowered to fit.
+        class_split: Whether every seed has the same classes, or draws as many.
         base: An existing base that all targets build on: they take the classes that it was not trained on.
 
     Raises:
@@ -49,6 +53,8 @@ def fit_plan(plan: Plan, *, shipped: bool, base: Base | None = None) -> Plan:
     """
     summaries = describe_arms(plan.arms)
     plan = replace(plan, arms=with_classes(plan.arms, summaries, base))
+    if class_split == "random":
+        plan = replace(plan, arms=with_drawn_classes(plan.arms, summaries))
     faults: dict[str, Fault] = {}
     fitted: dict[str, PlannedArm] = {}
     for arm in plan.arms.values():
@@ -76,12 +82,6 @@ def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
     return summaries
 
 
-def arm_params(arm: PlannedArm) -> StageParams:
-    """Return the parameters of an arm, with a placeholder for its base."""
-    base = {"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {}
-    return parse_params(arm.kind, {**arm.setting, **base})
-
-
 def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], base: Base | None) -> dict[str, PlannedArm]:
     """Return the arms with classes in their settings, and print those that the data set has decided.
 
@@ -104,6 +104,22 @@ def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], base: Base
     texts = {name: class_text(numbers, summaries[name]) for name, numbers in chosen.items()}
     print_classes(arms, summaries, {name: text for name, text in texts.items() if name not in given_classes})
     return {arm.name: replace(arm, setting={**arm.setting, "classes": texts[arm.name]}) for arm in arms.values()}
+
+
+def with_drawn_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
+    """Return the arms with as many classes as they have, drawn for each seed from all classes of their data set."""
+
+    def drawn(arm: PlannedArm) -> PlannedArm:
+        summary = summaries[arm.name]
+        chosen, count = chosen_classes(arm, summary), len(summary.class_names)
+        return replace(arm, classes_of_seed=lambda seed: class_text(draw_classes(chosen, count, seed), summary))
+
+    return {name: drawn(arm) for name, arm in arms.items()}
+
+
+def chosen_classes(arm: PlannedArm, summary: DatasetSummary) -> Classes:
+    """Return the classes that an arm names."""
+    return select_classes(str(arm.setting["classes"]), summary.class_names, summary.name)
 
 
 def class_text(classes: Classes, summary: DatasetSummary) -> str:
@@ -170,13 +186,6 @@ def rest_of(taken: set[int], summary: DatasetSummary, *, name: str) -> Classes:
     return rest
 
 
-def root_of(arm: PlannedArm, arms: Arms) -> PlannedArm | None:
-    """Return the trained base at the end of an arm's chain of bases (or the arm itself); None for a target without."""
-    while arm.base:
-        arm = arms[arm.base]
-    return None if issubclass(arm.kind, TargetParams) else arm
-
-
 def print_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], texts: Mapping[str, str]) -> None:
     """Print classes that were not given, once per data set and role, unless they are digits."""
     lines = dict.fromkeys(
@@ -188,16 +197,13 @@ def print_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], texts: Ma
         echo(line)
 
 
-def given(arm: PlannedArm, name: str) -> int:
-    """Return the number that a setting gives for a parameter; 0 if it gives none."""
-    value = str(arm.setting.get(name, ""))
-    return int(value) if value.isdecimal() else 0
-
-
 def data_limits(arm: PlannedArm, summary: DatasetSummary) -> Limits:
     """Return the largest per_class, val_per_class, folds and batch_size that the classes of an arm allow."""
     params = arm_params(arm)
-    classes = select_classes(str(arm.setting["classes"]), summary.class_names, summary.name)
+    classes = chosen_classes(arm, summary)
+    if arm.classes_of_seed is not None:  # the smallest classes, since any may be drawn
+        smallest = sorted(range(len(summary.class_names)), key=summary.train_counts.__getitem__)
+        classes = tuple(smallest[: len(classes)])
     images = [summary.train_counts[number] for number in classes]
     official = [summary.validation_counts[number] for number in classes] if summary.validation_counts else []
     if isinstance(params, LabelParams):
@@ -230,51 +236,3 @@ def faults_of(arm: PlannedArm, exceeded: Limits, summary: DatasetSummary) -> lis
         Fault(name, given(arm, name), f"classes {classes} of {summary.name} allow at most {limit}.", "Lower it.")
         for name, limit in exceeded.items()
     ]
-
-
-def with_values(arm: PlannedArm, values: Limits) -> PlannedArm:
-    """Return an arm with other values of parameters, in its name and label too."""
-    changed = {name: value for name, value in values.items() if given(arm, name) != value}
-    name, label, added = arm.name, arm.label, []
-    for parameter, value in changed.items():
-        old, new = f"{parameter}={given(arm, parameter)}", f"{parameter}={value}"
-        name = name.replace(old, new)
-        added += [] if old in label else [new]
-        label = label.replace(old, new)
-    label += f" ({', '.join(added)})" if added else ""
-    return replace(arm, name=name, label=label, setting={**arm.setting, **changed})
-
-
-def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm], action: str, parameters: Sequence[str]) -> Plan:
-    """Return the plan with fitted arms, by their old names; arms of a grid that have become equal are merged.
-
-    Args:
-        plan: The plan.
-        fitted: Its arms with new names and values.
-        action: What was done, for the note that is printed and added to the description.
-        parameters: Those that may have changed.
-    """
-    names = {old: arm.name for old, arm in fitted.items()}
-    changes = sorted(
-        {
-            f"{parameter} {given(plan.arms[old], parameter)} -> {arm.setting[parameter]}"
-            for old, arm in fitted.items()
-            for parameter in parameters
-            if arm.setting.get(parameter) != plan.arms[old].setting.get(parameter)
-        }
-    )
-    if not changes:
-        return plan
-    note = f"{action}: {', '.join(changes)}."
-    echo(note)
-    arms = {arm.name: replace(arm, base=names.get(arm.base, "")) for arm in fitted.values()}
-    questions = tuple(
-        replace(
-            question,
-            arms=tuple(dict.fromkeys(names[arm] for arm in question.arms)),
-            reference=names.get(question.reference, ""),
-            labelled=tuple(dict.fromkeys((names[one], names[two]) for one, two in question.labelled)),
-        )
-        for question in plan.questions
-    )
-    return replace(plan, description=f"{plan.description} {note}".strip(), arms=arms, questions=questions)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pipeline.networks.graph.record import GraphArchitecture
 from pipeline.params import CacheFeaturesParams, TransferParams
 from pipeline.plan.records import Plan, PlannedArm
-from pipeline.stages.plan_data import arm_params
+from pipeline.stages.plan_arms import arm_params
 from pipeline.stages.transfer import layers_to_reuse
 from pipeline.statistics.surfaces import FRESH_SEEDS
 from pipeline.tracking.base_model import Base

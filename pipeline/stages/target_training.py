@@ -13,24 +13,18 @@ from pipeline.data.normalization import with_preprocessing
 from pipeline.networks.build import architecture_digest, build_network
 from pipeline.networks.reuse import LoadReport, reuse_network
 from pipeline.params.grid import grid_values
-from pipeline.params.stages import TargetStageParams, TransferParams
 from pipeline.params.target import NOT_FOR_SOLVED_HEADS, ReuseParams
+from pipeline.params.target_stages import TargetStageParams, TransferParams
 from pipeline.runtime import Runtime, generator, resolve_runtime
 from pipeline.stages.augment import resolve_augment
-from pipeline.stages.base_selection import ReuseRule, TargetSetup, base_tags, prepare_target, solves_head
+from pipeline.stages.base_selection import base_tags
 from pipeline.stages.class_table import log_data, shortened
 from pipeline.stages.feature_source import feature_costs, resolve_features
+from pipeline.stages.fit_settings import resolve_machine, resolve_training_runtime, settings_to_try
 from pipeline.stages.strategy import solve_head_first
-from pipeline.stages.training_run import (
-    describe_split,
-    finish,
-    fit_and_evaluate,
-    print_dry_run,
-    resolve_machine,
-    resolve_training_runtime,
-    settings_to_try,
-    solve_and_evaluate,
-)
+from pipeline.stages.target_setup import ReuseRule, TargetSetup, prepare_target, solves_head
+from pipeline.stages.training_result import describe_split, finish, print_dry_run
+from pipeline.stages.training_run import fit_and_evaluate, solve_and_evaluate
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import CacheKey, cache_key
 from pipeline.tracking.lifecycle import stage_run
@@ -38,9 +32,7 @@ from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.tracking.store import Client, open_store
-from pipeline.training.features import (
-    feature_operations,
-)
+from pipeline.training.features import feature_operations
 from pipeline.training.head_fit import HeadFit
 
 logger = logging.getLogger(__name__)

@@ -20,13 +20,9 @@ from pipeline.stages.augment import resolve_augment
 from pipeline.stages.base_network import base_network, log_own_code
 from pipeline.stages.class_table import log_data, shortened
 from pipeline.stages.data_loading import load_split, resolve_base
-from pipeline.stages.training_run import (
-    describe_split,
-    fit_base,
-    print_dry_run,
-    resolve_machine,
-    resolve_training_runtime,
-)
+from pipeline.stages.fit_settings import resolve_machine, resolve_training_runtime
+from pipeline.stages.training_result import describe_split, print_dry_run
+from pipeline.stages.training_run import fit_base
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.plan_context import PlanContext

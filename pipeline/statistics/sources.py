@@ -36,6 +36,27 @@ def image_error(scores: NDArray[np.float64]) -> float:
     return 100 * float(scores.mean(axis=0).std(ddof=1)) / math.sqrt(scores.shape[1])
 
 
+def accuracy_scores(classes: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each image's contribution to the accuracy, shape (images,); their mean is the accuracy, in [0, 1]."""
+    correct: NDArray[np.float64] = (classes == predicted).astype(np.float64)
+    return correct
+
+
+def precision_scores(classes: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each image's influence on the macro precision, shape (images,); their mean is the precision, in [0, 1].
+
+    Linear approximation (infinitesimal jackknife). A class of the test images that is never predicted has precision 0.
+    """
+    known, counts = np.unique(predicted, return_counts=True)
+    correct = accuracy_scores(classes, predicted)
+    position = np.searchsorted(known, predicted)
+    precision = np.bincount(position, weights=correct, minlength=len(known)) / counts
+    outputs = len(np.union1d(classes, known))
+    weight = len(classes) / (outputs * counts[position])
+    scores: NDArray[np.float64] = weight * (correct - precision[position]) + precision.sum() / outputs
+    return scores
+
+
 def difference_error_bound(accuracy: float, reference: float, images: int) -> float:
     """Return the image-sampling error of a difference when only the accuracies (percent) are known.
 

@@ -1,7 +1,7 @@
 """Everything that is stored in MLflow; no other package imports it.
 
-Read in this order: `names` (metrics, tags, artifacts), `store` with `database` and `schema` (connecting), `stage_run`
-and `lifecycle` (logging a run), `outbox` (uploading logged data), `recovery` (interrupted runs), `cache_key` and
-`result_cache` (cached steps), `model_export`, `model_import` and `base_model` (models), `feature_artifacts`, `queries`
-(reading runs back), `store_checks` (for `doctor`).
+Read in this order: `names` (metrics, tags, artifacts), `store` with `database` and `schema` (connecting), `stage_run`,
+`run_creation` and `lifecycle` (logging a run), `outbox` (uploading logged data), `recovery` (interrupted runs),
+`cache_key` and `result_cache` (cached steps), `model_export`, `model_import`, `base_model` and `base_search` (models),
+`feature_artifacts`, `queries` (reading runs back), `store_checks` (for `doctor`).
 """

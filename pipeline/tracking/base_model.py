@@ -1,4 +1,4 @@
-"""Base models: find one, check it, and rebuild its network without unpickling.
+"""Base models: load one, check it, and rebuild its network without unpickling.
 
 Models and their tags are untrusted input: `model_import` validates the files, and together they must have the digest
 stored in the tracking store. A base that is not uploaded yet is loaded from the local state of its run.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,24 +20,17 @@ from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from pipeline.data.classes import select_classes
-from pipeline.data.preprocessing import Preprocessing
-from pipeline.errors import UserInputError
 from pipeline.networks.build import architecture_digest, weights_digest
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.origins.source import ModelSource
-from pipeline.params import Family, is_dataset
+from pipeline.params import is_dataset
 from pipeline.params.data import NO_DATASET, format_class_names
 from pipeline.redaction import first_line
 from pipeline.tracking import names
 from pipeline.tracking.model_import import MAX_BYTES, download_files, invalid_base, read_identities, rebuild
 from pipeline.tracking.outbox.journal import logged_entries
 from pipeline.tracking.outbox.local_state import resolve_run_id, run_folder, run_id_of
-from pipeline.tracking.store import search_newest_runs
 
-logger = logging.getLogger(__name__)
-
-BASE_STAGES = ("train_base", "tune")
 MAX_CLASSES_SHOWN = 200  # characters
 
 
@@ -160,82 +152,7 @@ def load_base(client: MlflowClient, reference: str, source: ModelSource | None =
         model = client.get_logged_model(_model_id(client, reference))
     except MlflowException as error:
         raise invalid_base(reference, f"not found: {first_line(error)}.") from None
-    return _load_logged(client, model, reference, why="as requested", source=source)
-
-
-@dataclass(frozen=True)
-class BaseQuery:
-    """Requirements for a base.
-
-    Attributes:
-        dataset: Name of its data set.
-        class_names: All classes of that data set.
-        depth: Minimum number of blocks.
-        accepts_classes: Returns whether class names are acceptable.
-        accepts_preprocessing: Returns whether preprocessing is acceptable.
-    """
-
-    family: Family
-    dataset: str
-    class_names: tuple[str, ...]
-    depth: int
-    accepts_classes: Callable[[tuple[str, ...]], bool]
-    accepts_preprocessing: Callable[[Preprocessing], bool]
-
-    def accepts(self, base: Base) -> bool:
-        """Return whether a loaded base is acceptable."""
-        return self.accepts_classes(base.classes) and self.accepts_preprocessing(
-            base.network.architecture.preprocessing
-        )
-
-
-def find_base(client: MlflowClient, query: BaseQuery) -> Base | None:
-    """Return the newest finished base of the active experiment that meets the requirements, or None.
-
-    Damaged bases are skipped with a log line.
-    """
-    runs = [
-        run
-        for stage in BASE_STAGES
-        for run in search_newest_runs(client, f"attributes.status = 'FINISHED' and tags.{names.STAGE} = '{stage}'")
-    ]
-    required = {"family": query.family, names.DATASET: query.dataset, names.FORMAT: names.FORMAT_VERSION}
-    why = f"the newest finished {query.family} base on {query.dataset} with other classes"
-    for run in sorted(runs, key=lambda run: -(run.info.end_time or 0)):
-        model = ready_model(client, run.data.tags.get(names.MODEL_URI, ""))
-        if model is None or any(model.tags.get(name) != value for name, value in required.items()):
-            continue
-        reference = f"models:/{model.model_id}"
-        try:
-            base_classes, depth = _tagged_classes_and_depth(model, reference, query.class_names)
-            if depth >= query.depth and query.accepts_classes(base_classes):
-                base = _load_logged(client, model, reference, why=why)
-                if query.accepts(base):
-                    return base
-        except UserInputError as error:
-            logger.info(f"skipped: {error}")
-    return None
-
-
-def ready_model(client: MlflowClient, uri: str) -> LoggedModel | None:
-    """Return the logged model `models:/m-...` if it exists and is READY."""
-    try:
-        model = client.get_logged_model(uri.removeprefix("models:/")) if uri else None
-    except MlflowException:
-        return None
-    return model if model is not None and str(model.status) == "READY" else None
-
-
-def has_model_files(client: MlflowClient, uri: str) -> bool:
-    """Return whether a logged model is READY and has the files that later stages read."""
-    model = ready_model(client, uri)
-    if model is None:
-        return False
-    try:
-        items = client.list_logged_model_artifacts(model.model_id, names.EXTRA_FILES)
-    except (MlflowException, OSError):
-        return False
-    return set(MAX_BYTES) <= {item.path.rsplit("/", 1)[-1] for item in items}
+    return load_logged(client, model, reference, why="as requested", source=source)
 
 
 def model_digest(network: LayeredNetwork, identities: Mapping[str, Tensor]) -> str:
@@ -265,18 +182,7 @@ def _model_id(client: MlflowClient, reference: str) -> str:
     return str(uri).removeprefix("models:/")
 
 
-def _tagged_classes_and_depth(
-    model: LoggedModel, reference: str, class_names: tuple[str, ...]
-) -> tuple[tuple[str, ...], int]:
-    """Return the names of a model's classes and its depth, without downloading it."""
-    try:
-        indices = select_classes(model.tags[names.CLASSES], class_names, model.tags[names.DATASET])
-        return tuple(class_names[index] for index in indices), int(model.tags["depth"])
-    except (KeyError, ValueError):
-        raise invalid_base(reference, "not a model of this project: no valid classes and depth tags.") from None
-
-
-def _load_logged(
+def load_logged(
     client: MlflowClient, model: LoggedModel, reference: str, *, why: str, source: ModelSource | None = None
 ) -> Base:
     """Download and load a logged model."""

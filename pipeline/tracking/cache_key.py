@@ -71,10 +71,12 @@ def code_parts(stage: str) -> dict[str, str]:
     if stage == "tune":
         modules = ("objective", "search_space", "shared_examples", "study", "workers")
         files += [PACKAGE / "tuning" / f"{name}.py" for name in modules]
-    shared: tuple[str, ...] = ("training_run", "fitting", "fit_summary", "data_loading", "augment", "base_network")
+        files += [PACKAGE / "stages" / f"{name}.py" for name in ("tune_setup", "tune_search")]
+    shared: tuple[str, ...] = ("fit_settings", "training_run", "training_result", "fitting", "fit_summary")
+    shared += ("data_loading", "augment", "base_network")
     if stage in TARGET_STAGES:
         shared += ("cut_pass",) if stage in ("cache_features", "probe") else ()
-        shared += ("base_selection", "feature_source", "strategy", "target_training")
+        shared += ("base_selection", "target_setup", "feature_source", "strategy", "target_training")
     if stage == "import_base":
         shared += ("imported_network",)
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]

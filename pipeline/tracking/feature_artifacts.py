@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from torch import Tensor
 
-from pipeline.data.splits import Examples
+from pipeline.data.examples import Examples
 from pipeline.errors import UserInputError, invalid
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork

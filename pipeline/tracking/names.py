@@ -104,6 +104,7 @@ PROFILE = "profile.csv"  # of a probe: scores by cut
 TRIES_TABLE = "tries.csv"  # settings tried on validation images, and their results
 L2_PATH = "l2_path.csv"  # of a solved head: validation loss and accuracy for each L2 penalty
 CLASS_TABLE = "classes.csv"  # per class: logit, name, images per split and recall
+TEST_PREDICTIONS = "test_predictions.csv"  # identity, class and predicted class of each test image
 BEST_SETTING = "best_setting.json"
 MODEL = "model"
 FEATURES = "features"

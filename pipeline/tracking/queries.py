@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
 import mlflow
+import numpy as np
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from numpy.typing import NDArray
 
 from pipeline.errors import invalid
 from pipeline.redaction import first_line
@@ -23,8 +28,11 @@ from pipeline.tracking.outbox.local_state import resolve_run_id
 from pipeline.tracking.stage_run import StageRun
 from pipeline.tracking.store import search_newest_runs
 
+logger = logging.getLogger(__name__)
+
 MAX_SETTING_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
+MAX_PREDICTIONS_BYTES = 64 << 20
 MAX_COMPARED_RUNS = 6
 COMPARE_LIMIT = 200  # runs searched for siblings
 MEASURED_LIMIT = 1000  # transfer runs shown beside a probe
@@ -44,6 +52,21 @@ class FinishedRun:
     params: dict[str, str]
     metrics: dict[str, float]  # final values
     curves: dict[str, list[float]]  # values per epoch of each metric in `CURVES`
+
+
+@dataclass(frozen=True)
+class ImagePredictions:
+    """What a run predicted for its test images, ordered by identity.
+
+    Attributes:
+        identities: Hexadecimal, shape (images,); equal images have equal identities.
+        classes: int64, as outputs of the network, shape (images,).
+        predicted: int64, shape (images,).
+    """
+
+    identities: NDArray[np.str_]
+    classes: NDArray[np.int64]
+    predicted: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -151,6 +174,18 @@ def read_plan_record(client: MlflowClient, run_id: str) -> str | None:
         return _read_artifact(client, run_id, f"{names.REPORT}/{names.PLAN_RECORD}", max_bytes=MAX_RECORD_BYTES)
     except (MlflowException, OSError, ValueError) as error:
         raise _invalid_runs(run_id, f"the record of this plan run is unreadable: {first_line(error)}.") from None
+
+
+def read_test_predictions(client: MlflowClient, run_id: str) -> ImagePredictions | None:
+    """Return the predictions of a run; None if it has none, as runs of earlier releases, or if they are unreadable."""
+    try:
+        text = _read_artifact(client, run_id, names.TEST_PREDICTIONS, max_bytes=MAX_PREDICTIONS_BYTES)
+        table = pd.read_csv(StringIO(text), dtype={"image": str, "class": np.int64, "predicted": np.int64})
+        table = table.sort_values(["image", "class"])
+    except (MlflowException, OSError, ValueError, KeyError) as error:
+        logger.debug(f"run {run_id} has no predictions: {first_line(error)}")
+        return None
+    return ImagePredictions(*(table[name].to_numpy() for name in ("image", "class", "predicted")))
 
 
 def read_best_setting(client: MlflowClient, run_id: str) -> dict[str, Any]:

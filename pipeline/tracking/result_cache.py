@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.redaction import first_line
 from pipeline.tracking import names
-from pipeline.tracking.base_model import has_model_files
+from pipeline.tracking.base_search import has_model_files
 from pipeline.tracking.cache_key import CacheKey
 from pipeline.tracking.claims import open_claims
 from pipeline.tracking.outbox.model_upload import register_model

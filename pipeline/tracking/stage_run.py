@@ -12,7 +12,8 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from pipeline.console import echo
-from pipeline.data.splits import Examples, Split
+from pipeline.data.examples import Examples
+from pipeline.data.splits import Split
 from pipeline.tracking import names
 from pipeline.tracking.claims import Claim, ClaimLostError
 from pipeline.tracking.outbox.sender import Sender

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.data.splits import Examples
+from pipeline.data.examples import Examples
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.tensor_file import allocate_tensor_file

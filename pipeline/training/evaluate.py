@@ -24,11 +24,13 @@ class Evaluation:
         loss: Mean cross-entropy in nats.
         probabilities_NK: Softmax of the logits, float32, on the CPU; empty unless requested.
         confusion_KK: int64; row = true class, column = predicted class.
+        predicted_N: Predicted classes, int64, on the CPU.
     """
 
     loss: float
     probabilities_NK: Tensor
     confusion_KK: Tensor
+    predicted_N: Tensor
 
     @property
     def accuracy(self) -> float:
@@ -87,4 +89,4 @@ def evaluate(network: LayeredNetwork, data: Labelled, *, start: int = 0, probabi
         done += len(labels)
     network.train(was_training)
     pairs = torch.bincount(data.labels.cpu() * classes + predicted, minlength=classes * classes)
-    return Evaluation(loss_sum / len(data), softmax_NK, pairs.reshape(classes, classes))
+    return Evaluation(loss_sum / len(data), softmax_NK, pairs.reshape(classes, classes), predicted)

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.data.splits import Examples
+from pipeline.data.examples import Examples
 from pipeline.disk_space import disk_full_errors
 from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork

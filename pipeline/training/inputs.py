@@ -9,7 +9,7 @@ import math
 
 from torch import Tensor
 
-from pipeline.data.splits import Examples
+from pipeline.data.examples import Examples
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.training.features import Features, compute_features
 from pipeline.training.records import IN_MEMORY_BYTES, Augment, Labelled

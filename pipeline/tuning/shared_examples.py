@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.data.splits import Examples
+from pipeline.data.examples import Examples
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.training.inputs import fits_memory
 from pipeline.training.records import Augment, Labelled

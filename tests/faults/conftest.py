@@ -67,7 +67,7 @@ def bases(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "PIPELINE_DATA_DIR"):
             patch.delenv(name, raising=False)
         patch.setenv("MLFLOW_TRACKING_URI", uri)
-        patch.setattr("pipeline.stages.training_run.log_figures", lambda *_: None)
+        patch.setattr("pipeline.stages.training_result.log_figures", lambda *_: None)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         older = train_base(TrainBaseParams(**SMALL, seed=1))

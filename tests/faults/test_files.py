@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import CheckpointError, DataFileError, UserInputError
 from pipeline.tracking import names
-from pipeline.tracking.base_model import BaseQuery, find_base, load_base
+from pipeline.tracking.base_model import load_base
+from pipeline.tracking.base_search import BaseQuery, find_base
 from pipeline.tracking.feature_artifacts import find_features, load_features, read_features
 from pipeline.tracking.outbox.journal import Journal, read_part
 from pipeline.tracking.store import open_store

@@ -52,6 +52,7 @@ def assert_nothing_is_lost(client: MlflowClient, folder: Path, output: str) -> N
             "classes.csv",
             "figures",
             "history.csv",
+            "test_predictions.csv",
         }
         assert_one_ready_model(client, run.info.run_id)
     versions = client.search_model_versions("name = 'shared'")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.report.charts import line_chart
 from pipeline.report.elements import Answer, Chart, capitalized
+from pipeline.report.line_chart import line_chart
 from pipeline.report.number_text import seeds_text
 from pipeline.report.questions.comparisons import asks_for_precision, asks_only_for_precision
 from pipeline.report.questions.context import QuestionContext

@@ -6,17 +6,16 @@ those of a study's confirmatory questions form one together. `judge_family` give
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 
 from pipeline.plan.margins import RATIO_KINDS, default_margin
 from pipeline.plan.records import Question
 from pipeline.report.elements import NO_VALUE, capitalized
 from pipeline.report.number_text import interval_text, p_text, ratio_text
 from pipeline.report.questions.arm_differences import incomparable_times
+from pipeline.report.questions.image_sampling import image_sampling
 from pipeline.report.questions.quantities import (
     GAP,
     TEST_ACCURACY,
@@ -29,7 +28,6 @@ from pipeline.report.questions.quantities import (
 from pipeline.report.records import PlanRunFacts, ReportedArm
 from pipeline.statistics.estimates import Pairs
 from pipeline.statistics.planning import plan_seeds
-from pipeline.statistics.sources import difference_error_bound
 from pipeline.statistics.verdict import Comparison, Verdict, convergence_flag, judge
 from pipeline.tracking import names
 
@@ -150,14 +148,10 @@ class Compared:
             return ""
         return plan_seeds(verdict.estimate.deviation, verdict.count, margin, questions=self.family).text()
 
-    @property
-    def image_error(self) -> float:
-        """Standard error from sampling the test images, at most, in points; NaN if unknown or not an accuracy."""
-        counts = {member.run.metrics.get(names.TEST_IMAGES) for member in self.arm.members}
-        pairs, images = self.planned.pairs, counts.pop() if len(counts) == 1 else None
-        if images is None or self.planned.quantity not in (TEST_ACCURACY, TEST_PRECISION) or not pairs.seeds:
-            return math.nan
-        return difference_error_bound(fmean(pairs.values), fmean(pairs.reference), int(images))
+    @cached_property
+    def image_sampling(self) -> str:
+        """The standard error from sampling the test images, such as `0.21 pp`."""
+        return image_sampling(self.planned.quantity, self.arm, self.planned.reference, self.planned.pairs)
 
     def row(self) -> tuple[str, ...]:
         """Return a row of the table of verdicts, see `COLUMNS`."""
@@ -179,13 +173,13 @@ class Compared:
             p_text(verdict.sign_flip_p) if verdict.count > 1 else NO_VALUE,
             f"{verdict.wins} of {verdict.count}",
             worst,
-            NO_VALUE if math.isnan(self.image_error) else f"{self.image_error:.2f} pp",
+            self.image_sampling,
         )
 
 
 COLUMNS = (
     "comparison", "n", "effect (95 % CI)", "sign", "size (margin)", "adjusted p: sign / size", "seeds to settle",
-    "sign-flip p", "wins", "worst seed", "image sampling (s.e. at most)",
+    "sign-flip p", "wins", "worst seed", "image sampling (s.e.)",
 )  # fmt: skip
 
 

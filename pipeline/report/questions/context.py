@@ -12,12 +12,14 @@ from statistics import fmean
 import numpy as np
 
 from pipeline.plan.records import Question
-from pipeline.report.charts import ChartText, Row, Series, SeriesStyle, bar_chart, point_chart, rows_text, style_of
+from pipeline.report.chart_frame import ChartText, SeriesStyle, style_of
 from pipeline.report.elements import Cell, Chart, Link, Table, joined, seed_cell, text_cell, text_table
+from pipeline.report.line_chart import Series
 from pipeline.report.questions.arm_differences import incomparable_times
 from pipeline.report.questions.comparisons import COLUMNS, Compared, judge_family, judge_question, plan_comparison
 from pipeline.report.questions.quantities import Quantity
 from pipeline.report.records import Links, PlanRunFacts, ReportedArm
+from pipeline.report.row_charts import Row, bar_chart, point_chart, rows_text
 from pipeline.statistics.estimates import Pairs
 from pipeline.tracking import names
 

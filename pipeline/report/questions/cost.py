@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.report.charts import Series, line_chart
 from pipeline.report.elements import NO_VALUE, Answer, Chart, capitalized
+from pipeline.report.line_chart import Series, line_chart
 from pipeline.report.number_text import ratio_text
 from pipeline.report.questions.accuracy import loss_chart
 from pipeline.report.questions.context import QuestionContext

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.report.charts import Row, SeriesStyle, point_chart, rows_text, style_of
+from pipeline.report.chart_frame import SeriesStyle, style_of
 from pipeline.report.elements import NO_VALUE, Answer, Cell, Chart, Link, Table, seed_cell, text_cell
 from pipeline.report.label_chart import Worth, label_chart
 from pipeline.report.questions.comparisons import Compared
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.quantities import TEST_ACCURACY, TRAINING_TIME
 from pipeline.report.records import ReportedArm
+from pipeline.report.row_charts import Row, point_chart, rows_text
 from pipeline.statistics.estimates import estimate_pairs
 from pipeline.statistics.worth import LabelCount, LabelCurves, crossover, crossover_text, curves, worth_in_labels
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.report.charts import line_chart
 from pipeline.report.elements import Answer, Chart
+from pipeline.report.line_chart import line_chart
 from pipeline.report.questions.accuracy import loss_chart
 from pipeline.report.questions.comparisons import common_threshold
 from pipeline.report.questions.context import Column, QuestionContext

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.plan.records import Question
-from pipeline.report.charts import Point, front_chart, heat_map, style_of
+from pipeline.report.chart_frame import style_of
 from pipeline.report.elements import Answer, Chart, Table, joined, seed_cell, text_cell, text_table
 from pipeline.report.questions.comparisons import COLUMNS, Compared, Planned, judge_family
 from pipeline.report.questions.context import QuestionContext
 from pipeline.report.questions.label_curves import ALL, label_count, labels_text
 from pipeline.report.questions.quantities import TEST_ACCURACY, TRAINING_TIME, VAL_ACCURACY, Quantity
 from pipeline.report.records import PlanRunFacts, ReportedArm
+from pipeline.report.surface_charts import Point, front_chart, heat_map
 from pipeline.statistics.estimates import estimate_pairs, pair
 from pipeline.statistics.surfaces import CHOICE_SEEDS, FRESH_SEEDS, choose_cell, fresh
 
