@@ -13,7 +13,7 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.networks.from_params import with_convolutions
 from pipeline.params import FinetuneCnnParams, TargetParams, TrainBaseParams, TransferParams
 from pipeline.params.data import NO_DATASET
-from pipeline.params.stages import AnyTargetParams, CacheFeaturesParams, CutParams
+from pipeline.params.target_stages import AnyTargetParams, CacheFeaturesParams, CutParams
 from pipeline.plan.arms import EXISTING_BASE
 from pipeline.plan.records import Plan, PlannedArm, Question, Setting
 from pipeline.stages.base_selection import check_base

@@ -19,8 +19,8 @@ from pipeline.data.splits import LabelSample, validation_counts
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.networks.macs import forward_macs, training_macs
 from pipeline.params import CacheFeaturesParams, TransferParams
-from pipeline.params.stages import AnyTargetParams, CutParams
 from pipeline.params.target import TARGET_BUDGETS, LabelParams
+from pipeline.params.target_stages import AnyTargetParams, CutParams
 from pipeline.plan.records import Plan, PlannedArm
 from pipeline.runtime import resolve_runtime
 from pipeline.stages.cut_pass import VAL_FRACTION
