@@ -10,6 +10,13 @@ import click
 
 from pipeline.exit_codes import EXIT_FAILED, exit_codes
 
+MODEL_OPTION = click.option(
+    "--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id."
+)
+CODE_OPTION = click.option(
+    "--code", default="", metavar="own:PATH.py:FUNCTION", help="Your own code that the network is made of; it runs."
+)
+
 
 @click.command()
 def setup() -> None:
@@ -112,19 +119,31 @@ def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
 
 
 @click.command("predict")
-@click.option("--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id.")
+@MODEL_OPTION
 @click.option("--images", "first", multiple=True, type=click.Path(path_type=Path), help="Files or folders.")
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @click.option("--output", type=click.Path(path_type=Path), default="predictions.csv", show_default=True)
 @click.option("--request", type=click.Path(path_type=Path), help="Also write a request for the served model.")
+@CODE_OPTION
 def predict_command(
-    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None
+    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None, code: str
 ) -> None:
     """Classify image files with a trained model: a table, and a CSV file with all probabilities."""
     from pipeline.prediction import predict
 
     with exit_codes():
-        predict(model, (*first, *more), output=output, request=request)
+        predict(model, (*first, *more), output=output, request=request, code=code)
+
+
+@click.command("export")
+@MODEL_OPTION
+@CODE_OPTION
+def export_command(model: str, code: str) -> None:
+    """Add the servable graph to a model that has none, such as that of a plan step; the URI stays the same."""
+    from pipeline.trained_model import export
+
+    with exit_codes():
+        export(model, code)
 
 
 @click.command("sample_photos")
@@ -158,6 +177,7 @@ COMMANDS = (
     blocks,
     compare_command,
     predict_command,
+    export_command,
     sample_photos_command,
     doctor,
 )

@@ -10,7 +10,7 @@ from pipeline.plan.outcome import PlanRecord
 from pipeline.plan.records import Question
 from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.tracking import names
-from pipeline.tracking.queries import FinishedRun
+from pipeline.tracking.queries import FinishedRun, LoggedData
 
 HOST = "bench"
 
@@ -63,12 +63,14 @@ def member(
         names.VAL_ACCURACY: list(accuracies),
         names.EPOCH_SECONDS: [seconds / epochs] * epochs,
     }
-    about = {names.DATASET: "mnist", names.CLASSES: "5-9", names.CODE_DIGEST: "c0de" * 8, "host": host, **(tags or {})}
+    about = {names.DATASET: "mnist", names.CLASSES: "5-9", names.CODE_DIGEST: "c0de" * 8, "host": host}
+    about |= {names.GIT_COMMIT: "c0ffee", names.MODEL_URI: f"models:/m-{run_id_of(arm, seed)}", **(tags or {})}
     budget = {"epochs": "400", "patience": "100", "batch_size": "20", "learning_rate": "0.001", "weight_decay": "0.005"}
     machine = {"device": "cpu", "dtype": "float32", "threads": "2", "seed": str(seed)}
     run = FinishedRun(
-        run_id_of(arm, seed), f"{arm} seed {seed}", stage, about, {**budget, **machine, **(params or {})}, final, curves
-    )
+        run_id_of(arm, seed), f"{arm} seed {seed}", stage, about, {**budget, **machine, **(params or {})}, final, curves,
+        (LoggedData("mnist 5-9", "training", "d1ge57"),),
+    )  # fmt: skip
     return Member(seed, run, reused)
 
 

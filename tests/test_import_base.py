@@ -8,9 +8,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import UserInputError
@@ -30,6 +33,7 @@ from pipeline.params import (
     TuneParams,
     parse_params,
 )
+from pipeline.prediction import predict
 from pipeline.stages.cache_features import cache_features
 from pipeline.stages.finetune_cnn import finetune_cnn
 from pipeline.stages.import_base import import_base
@@ -43,6 +47,7 @@ from pipeline.tracking import names
 from pipeline.tracking.base_model import Base, load_base
 from pipeline.tracking.recovery.resume import InterruptedRun
 from pipeline.tracking.stage_run import StageResult
+from pipeline.trained_model import export
 from tests.networks import SmallResNet, randomize
 from tests.photos import write_photos
 
@@ -151,12 +156,34 @@ def expected_accuracy(network: LayeredNetwork, name: str) -> float:
     return sum(word == label for word, label in zip(words, labels, strict=True)) / len(labels)
 
 
+def test_own_network_is_exported_and_used_with_its_code(
+    store: MlflowClient, code: str, weights: str, tmp_path: Path
+) -> None:
+    params = ImportBaseParams(model=code, weights=weights, image_size="16", std="0.25", export=False)
+    uri = import_base(params).model_uri
+    (tmp_path / "nets.ran").unlink()
+    with pytest.raises(UserInputError, match=r"is user code.*predict and export: --code"):
+        export(uri)
+    assert not (tmp_path / "nets.ran").exists()
+    export(uri, code)
+    image = tmp_path / "grey.png"
+    Image.new("RGB", (20, 20), (90, 90, 90)).save(image)
+    (one,) = predict(uri, [image], output=tmp_path / "out.csv", code=code)
+    served = mlflow.pyfunc.load_model(uri).predict(np.full((1, 3, 16, 16), 90, np.float32))
+    assert np.allclose(one.probabilities, served[0], atol=1e-5)
+
+
+def test_code_must_be_own_code(store: MlflowClient, own_base: StageResult) -> None:
+    with pytest.raises(UserInputError, match=r"code=nets.py:small: must be own:PATH.py:FUNCTION"):
+        export(own_base.model_uri, "nets.py:small")
+
+
 def test_own_code_runs_only_if_named_again(
     store: MlflowClient, own_base: StageResult, code: str, photos: MakeFolder, tmp_path: Path
 ) -> None:
     (tmp_path / "nets.ran").unlink()
     params = {"base": own_base.model_uri, "dataset": photos("new", ("x", "y")), **QUICK}
-    with pytest.raises(UserInputError, match="is user code.*Pass model=own:PATH.py:small"):
+    with pytest.raises(UserInputError, match="is user code.*model=own:PATH.py:small"):
         transfer(TransferParams(**params))
     assert not (tmp_path / "nets.ran").exists()
     with pytest.raises(UserInputError, match="is not the function that defined the base"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from pipeline.params import TrainBaseParams, TransferParams
-from pipeline.plan.records import KINDS, Question
+from pipeline.plan.records import KINDS, Claim, Question
 from pipeline.report.chosen_settings import chosen_settings
 from pipeline.report.elements import Answer, Table
 from pipeline.report.loader import write_report
@@ -31,6 +31,7 @@ from pipeline.statistics.estimates import pair
 from pipeline.statistics.verdict import Comparison, Verdict, judge
 from pipeline.tracking import names
 from pipeline.tracking.queries import ImagePredictions, read_trained_run
+from tests.page_checks import chromium, page_problems
 from tests.synthetic_plan_run import (
     arm_of,
     member,
@@ -161,11 +162,11 @@ def test_precision_is_reported_if_the_question_mentions_it() -> None:
 
 def test_tuned_arm_reports_cross_validation_results() -> None:
     more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
-    tags = {names.WINNING_SETTING: "dropout=0.1, width=200"}
+    tags = {names.WINNING_SETTING: "dropout=0.30000000000000004, learning_rate=1.0901639e-05, width=200"}
     result = answered(question("score", "net"), scored("net", [0.95], metrics=more, tags=tags))
     assert result.sentences[0] == (
         "Net: the best of 17 complete trials reached 99.41 % (1 seed) accuracy and 99.30 % (1 seed) macro precision in "
-        "cross-validation; the search took 212 s (1 seed). Winning settings: seed 0: dropout=0.1, width=200."
+        "cross-validation; the search took 212 s (1 seed). Winning settings: seed 0: dropout=0.3, learning_rate=1.09e-05, width=200."
     )
 
 
@@ -508,7 +509,9 @@ def test_methods_list_budgets_differences_versions_and_times(tmp_path: Path) -> 
         "| b | 3 | 0.0 | 40.5 |",
         "| startup and loading the plan | 0 | 1.5 | 0.0 |",
         "| sum | 6 | 61.5 | 40.5 |",
-        "| a | 93.00 +- 2.48 | 0: 92.00 1: 94.00 2: 93.00 |",
+        "| a | 1 | 94.00 | a-1 |",
+        "| mnist 5-9 | training | all | d1ge57 (0, 1, 2) |",
+        "git commits (runs): c0ffee (6).",
         "Runs by host: bench (6).",
     ):
         assert line in text, line
@@ -601,12 +604,9 @@ HIDE_ALL_BUT = """number => {
 @pytest.mark.slow
 @pytest.mark.parametrize("facts", [reference_plan_run(), surface_plan_run()], ids=["assignments", "surface"])
 def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
     write_files(facts, tmp_path)
     studies = len({query.study for query in facts.questions})
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 375, "height": 740})
         messages: list[str] = []
         page.on("console", lambda message: messages.append(message.text))
@@ -627,7 +627,43 @@ def test_page_opens_from_disk_fits_phones_and_prints(facts: PlanRunFacts, tmp_pa
             page.reload()
             page.evaluate(HIDE_ALL_BUT, number)
             assert 1 <= pages_of(page.pdf(format="A4", prefer_css_page_size=True)) <= 3
-        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_readable_on_phone_and_desktop(scheme: Literal["light", "dark"], width: int, tmp_path: Path) -> None:
+    facts = reference_plan_run()
+    claim = Claim("Fine-tuning beats training from scratch.", "better", "A book")
+    (asked, *_) = (query for query in facts.questions if query.comparisons == 1)
+    record = replace(facts.record, questions=(*facts.questions, replace(asked, key="9", claim=claim)))
+    write_files(replace(facts, record=record), tmp_path)
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
+        for name in ("study.html", "study-short.html", "claim-1.html"):
+            page.goto((tmp_path / name).as_uri())
+            assert page_problems(page) == [], name
+        assert all(url.startswith(("file:", "data:")) for url in urls)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("<h1>x</h1><p style='color: #888'>pale", "contrast 3.54: pale"),
+        ("<h1>x</h1><div style='width: 2000px'>wide", "2008 pixels wide in a window of 390"),
+        ("<h1>x</h1><img src='data:,'>", "1 images without a text alternative"),
+        ("<h1>x</h1><h3>y</h3>", "h1 is followed by h3"),
+    ],
+)
+def test_page_checks_notice_each_problem(body: str, problem: str) -> None:
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 900})
+        page.set_content(f"<!doctype html><html lang=en><body style='background: #fff; margin: 8px'>{body}")
+        assert page_problems(page) == [problem]
 
 
 def pages_of(pdf: bytes) -> int:

@@ -69,6 +69,11 @@ class MainParams(MachineParams, DataParams):
         unit="steps",
         changes_result=False,
     )
+    export: bool | Auto = setting(
+        "auto",
+        "Log the graph that a server needs with every model. auto: no; python -m pipeline export adds it.",
+        changes_result=False,
+    )
     rerun: bool = setting(False, "Ignore cached results and run every step.", changes_result=False)
     explain: bool = setting(False, "Show for each step why it was or was not cached.", changes_result=False)
     folder: Text = setting("reports", "Output folder of the report.", allowed="a folder", changes_result=False)

@@ -49,8 +49,13 @@ class SeedParams(StageParams):
 
 
 class RegistrationParams(StageParams):
-    """Under which name the model is registered."""
+    """Whether the model can be served, and under which name it is registered."""
 
+    export: bool | Auto = setting(
+        "auto",
+        "Log the graph that a server needs. auto: not for steps of a plan; python -m pipeline export adds it.",
+        changes_result=False,
+    )
     register_as: Annotated[str, Field(pattern=r"^([^/:\s]([^/:]*[^/:\s])?)?$")] = setting(
         "",
         "Register the model under this name; alias best moves to it if validation accuracy improved.",

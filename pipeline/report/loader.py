@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from pipeline.console import echo
 from pipeline.plan.outcome import Outcome, PlanRecord
 from pipeline.report.claims import claim_cards
 from pipeline.report.questions.dispatch import answer
+from pipeline.report.recommendation import NO_RECOMMENDATION, recommend
 from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
 from pipeline.report.renderer import render, render_claim
 from pipeline.tracking import names
@@ -65,6 +67,8 @@ def write_report(facts: PlanRunFacts, folder: Path) -> list[Path]:
     figures = folder / names.FIGURES
     figures.mkdir(parents=True, exist_ok=True)
     texts = {name: render(name, facts, answers, date=date) for name in ("study.html", "study.md", "study-short.html")}
+    lines = [line for one in recommend(facts) for line in one.lines]
+    texts[names.RECOMMENDATION] = "\n".join(lines or [NO_RECOMMENDATION]) + "\n"
     for card in claim_cards(facts, answers):
         texts[f"claim-{card.number}.html"] = render_claim(card, facts, date=date)
     pages = [folder / name for name in texts]
@@ -75,6 +79,12 @@ def write_report(facts: PlanRunFacts, folder: Path) -> list[Path]:
     for path, png in charts.items():
         path.write_bytes(png)
     return [*pages, folder / "study.csv", *charts]
+
+
+def print_recommendation(folder: Path) -> None:
+    """Print which arm of a written report to use, and how."""
+    for line in (folder / names.RECOMMENDATION).read_text("utf-8").splitlines():
+        echo(line)
 
 
 def _write_runs(facts: PlanRunFacts, path: Path) -> None:

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import psutil
 
+from pipeline import __version__
 from pipeline.plan.records import Question
 from pipeline.report.chosen_settings import chosen_settings
-from pipeline.report.elements import CACHED_MARK, NO_VALUE, Cell, Link, Table, text_cell, text_table
+from pipeline.report.elements import CACHED_MARK, NO_VALUE, Table, text_cell, text_table
 from pipeline.report.networks_table import COLUMNS as NETWORK_COLUMNS
 from pipeline.report.networks_table import network_row
 from pipeline.report.questions.arm_differences import differing_params, extra_params
 from pipeline.report.questions.context import arm_names
 from pipeline.report.questions.quantities import TEST_ACCURACY
-from pipeline.report.records import Links, Member, PlanRunFacts, ReportedArm
+from pipeline.report.records import PlanRunFacts, ReportedArm
 from pipeline.statistics.looks import LOOKS
 from pipeline.statistics.sources import sources_text
 from pipeline.tracking import names
@@ -65,6 +66,7 @@ def methods_sections(facts: PlanRunFacts) -> list[Section]:
         Section("Wall-clock time", _time_lines(facts), _time_table(facts)),
         Section("Differences between compared arms", table=_differences_table(facts)),
         Section("Data", list(filter(None, notes)), _data_table(facts)),
+        Section("Digests of the data", table=_digests_table(facts)),
         Section("Networks and training", table=networks_table(facts)),
         Section("Training budget", table=_budget_table(facts)),
         Section("Settings chosen on validation", table=chosen_settings(facts)),
@@ -96,12 +98,15 @@ def _environment_lines(facts: PlanRunFacts) -> list[str]:
     if not facts.runs:
         return lines
     digests: dict[str, Counter[str]] = defaultdict(Counter)
+    commits: Counter[str] = Counter()
     for arm, member in facts.runs:
         digests[arm.entry_point][member.run.tags.get(names.CODE_DIGEST, "")[:12] or "unknown"] += 1
+        commits[member.run.tags.get(names.GIT_COMMIT, "")[:12] or "none: not run in a clone"] += 1
     mixed = [stage for stage, counts in digests.items() if len(counts) > 1]
     return [
         *lines,
         f"Runs by host: {_counts(Counter(member.host or 'unknown host' for _, member in facts.runs))}.",
+        f"Code: pipeline {__version__}; git commits (runs): {_counts(commits)}.",
         f"Code digests (runs): {'; '.join(f'{stage} {_counts(counts)}' for stage, counts in digests.items())}.",
         *(f"Runs of {stage} come from different versions of its code." for stage in mixed),
     ]
@@ -189,6 +194,20 @@ def _data_table(facts: PlanRunFacts) -> Table:
     return _grouped(columns, settings)
 
 
+def _digests_table(facts: PlanRunFacts) -> Table:
+    """Return the digests of all splits by data and number of labels, each with the seeds that have it."""
+    seeds: dict[tuple[str, str, str], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for _, member in facts.runs:
+        for one in member.run.data:
+            key = (one.name, one.split, member.run.params.get("per_class", "all"))
+            seeds[key][one.digest].add(member.seed)
+    rows = []
+    for key, by_digest in seeds.items():
+        texts = (f"{digest} ({', '.join(map(str, sorted(numbers)))})" for digest, numbers in by_digest.items())
+        rows.append((*key, "; ".join(texts)))
+    return text_table(("data", "split", "labels per class", "digest (seeds)"), rows)
+
+
 def _budget_table(facts: PlanRunFacts) -> Table:
     """Return the resolved training budget; arms with equal settings share a row."""
     settings = {arm.label: _params(arm, BUDGET) for arm in facts.finished_arms}
@@ -218,14 +237,12 @@ def _tag(arm: ReportedArm, name: str) -> str:
 
 
 def _runs_table(facts: PlanRunFacts) -> Table:
+    """Return one row per run: arm, seed, test accuracy and run id, linked where a server is known."""
     rows = []
-    for arm in facts.finished_arms:
-        runs = Cell(tuple(_run_link(member, facts.links) for member in arm.members))
-        rows.append((text_cell(arm.marked_label), text_cell(TEST_ACCURACY.text(arm)), runs))
-    return Table(("arm", TEST_ACCURACY.heading, f"seed: {TEST_ACCURACY.heading}"), tuple(rows))
-
-
-def _run_link(member: Member, links: Links) -> Link:
-    accuracy = member.run.metrics.get(names.TEST_ACCURACY)
-    shown = f"{100 * accuracy:.2f}" if accuracy is not None else "finished"
-    return Link(f"{member.seed}: {shown}{CACHED_MARK if member.reused else ''}", links.run(member.run.run_id))
+    for arm, member in facts.runs:
+        accuracy, run_id = member.run.metrics.get(names.TEST_ACCURACY), member.run.run_id
+        arm_cell = text_cell(arm.marked_label, facts.links.runs(arm))
+        score = text_cell(NO_VALUE if accuracy is None else f"{100 * accuracy:.2f}")
+        seed = text_cell(f"{member.seed}{CACHED_MARK if member.reused else ''}")
+        rows.append((arm_cell, seed, score, text_cell(run_id, facts.links.run(run_id))))
+    return Table(("arm", "seed", TEST_ACCURACY.heading, "run"), tuple(rows))

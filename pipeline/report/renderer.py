@@ -13,6 +13,7 @@ from pipeline.report.claims import ClaimCard
 from pipeline.report.elements import Answer, Chart
 from pipeline.report.methods import methods_sections, networks_table
 from pipeline.report.questions.context import arm_names, missing_runs
+from pipeline.report.recommendation import RULE, recommend
 from pipeline.report.records import PlanRunFacts
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -35,6 +36,8 @@ def render(page: str, facts: PlanRunFacts, answers: Sequence[Answer], *, date: s
             sections=methods_sections(facts),
             networks=networks_table(facts),
             missing=missing_runs(facts, arms),
+            recommended=recommend(facts),
+            rule=RULE,
             run_link=facts.links.run(facts.run_id),
             date=date,
         )

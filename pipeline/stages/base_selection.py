@@ -13,10 +13,10 @@ from pipeline.data.classes import Classes, default_target_classes, halve_classes
 from pipeline.data.normalization import conflicts
 from pipeline.data.records import Dataset, DatasetSummary
 from pipeline.errors import Fault, UserInputError
+from pipeline.networks.origins.load import named_code
 from pipeline.params import Family, TrainBaseParams
 from pipeline.params.data import NO_DATASET, PREPROCESSING_FIELDS, format_class_names
 from pipeline.params.target_stages import AnyTargetParams
-from pipeline.stages.base_network import named_code
 from pipeline.stages.data_loading import describe_data, load_data
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names

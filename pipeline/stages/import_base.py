@@ -27,8 +27,9 @@ from pipeline.stages.imported_network import ImportedNetwork, load_imported
 from pipeline.stages.next_command import after_import
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import CacheKey, cache_key
+from pipeline.tracking.graph_export import ModelFacts
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.model_export import ModelFacts, images_of_imported, log_model
+from pipeline.tracking.model_export import images_of_imported, log_model
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.evaluate import evaluate
 from pipeline.training.features import feature_operations

@@ -23,15 +23,15 @@ from pipeline.errors import PlanIncompleteError
 from pipeline.execution.local import make_executor, worker_count
 from pipeline.execution.runner import Execution, print_plan
 from pipeline.launching import command_to_run
+from pipeline.networks.origins.load import named_code
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import is_shipped, load_plan
 from pipeline.plan.outcome import Outcome, PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan
-from pipeline.report.loader import load_plan_run, write_plan_report
+from pipeline.report.loader import load_plan_run, print_recommendation, write_plan_report
 from pipeline.report.records import PlanRunFacts
-from pipeline.stages.base_network import named_code
 from pipeline.stages.plan_base import check_cuts, require_base, use_base
 from pipeline.stages.plan_cost import plan_cost
 from pipeline.stages.plan_data import fit_plan
@@ -152,7 +152,7 @@ def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
 
 def plan_overrides(params: MainParams) -> PlanOverrides:
     """Collect the command-line overrides that apply to every arm."""
-    names = ("dataset", "device", "threads", *PREPROCESSING_FIELDS)
+    names = ("dataset", "device", "threads", "export", *PREPROCESSING_FIELDS)
     overrides: dict[str, object] = {name: getattr(params, name) for name in names if getattr(params, name) != "auto"}
     overrides |= {name: True for name in ("skip_unreadable", "verify") if getattr(params, name)}
     return PlanOverrides(
@@ -193,9 +193,10 @@ def reuse_plan_run(client: Client, run_id: str, record: PlanRecord, *, folder: P
     echo(f"nothing to do: all {len(record.outcomes)} steps are cached (plan run {run_id})")
     path = folder / names.PLAN_RECORD
     is_current = path.is_file() and path.read_text("utf-8") == record.to_json()
-    if not is_current or not (folder / "study.html").is_file():
+    if not is_current or not all((folder / name).is_file() for name in ("study.html", names.RECOMMENDATION)):
         write_plan_report(Store(client, active_experiment_id()), record, run_id=run_id, folder=folder)
     echo(f"report: {folder / 'study.html'} (also an artifact of the plan run)")
+    print_recommendation(folder)
     return StageResult(run_id, "", {}, reused=True)
 
 
@@ -214,6 +215,7 @@ def finish_plan(run: StageRun, record: PlanRecord, folder: Path) -> StageResult:
     completed = len(record.outcomes) - len(reused) - len(failed)
     run.log_final({"study/run": completed, "study/reused": len(reused), "study/failed": len(failed)})
     echo(f"report: {folder / 'study.html'} (and .md, .csv), run {run.run_id}")
+    print_recommendation(folder)
     if failed:
         raise PlanIncompleteError(
             f"{len(failed)} of {len(record.outcomes)} steps are missing: {describe_failures(failed)}"

@@ -46,6 +46,9 @@ def model_card(
             "",
             describe_input(architecture.preprocessing),
             "",
+            "A step of a plan logs its model without the graph that a server needs; "
+            f"`python -m pipeline export --model {lineage['run']}` adds it.",
+            "",
             "## Output",
             "",
             "Softmax probabilities in the order of the table. They are not calibrated.",

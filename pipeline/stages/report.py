@@ -16,7 +16,7 @@ from pipeline.errors import Fault, UserInputError
 from pipeline.params import ReportParams
 from pipeline.plan.outcome import PlanRecord, record_from_json
 from pipeline.report.ad_hoc_plan import ad_hoc_record
-from pipeline.report.loader import write_plan_report
+from pipeline.report.loader import print_recommendation, write_plan_report
 from pipeline.tracking import names
 from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.queries import (
@@ -50,6 +50,7 @@ def report(params: ReportParams) -> StageResult:
         for file in write_plan_report(Store(client, run.experiment_id), record, run_id=run_id, folder=folder):
             run.log_file(file, names.REPORT)
         echo(f"report: {folder / 'study.html'} (and .md, .csv), logged to run {run.run_id}")
+        print_recommendation(folder)
         return StageResult(run.run_id, "", {})
 
 

@@ -71,6 +71,8 @@ def stage_run(
         else:
             run, logged_params = create_run(name, tags)
         run.nested = parent_run_id is not None
+        export = getattr(params, "export", "auto")
+        run.exports_graph = not run.nested if export == "auto" else bool(export)
         run.save_log = plan_context.save_log if plan_context is not None else None
         try:
             raise_if_interrupted()

@@ -17,7 +17,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
@@ -42,6 +42,15 @@ _invalid_runs = partial(invalid, "runs", remedy="Pass finished runs, separated b
 
 
 @dataclass(frozen=True)
+class LoggedData:
+    """Images that a run has used."""
+
+    name: str  # data set and classes
+    split: str  # training, validation or testing
+    digest: str
+
+
+@dataclass(frozen=True)
 class FinishedRun:
     """A finished run, as read by reports."""
 
@@ -52,6 +61,7 @@ class FinishedRun:
     params: dict[str, str]
     metrics: dict[str, float]  # final values
     curves: dict[str, list[float]]  # values per epoch of each metric in `CURVES`
+    data: tuple[LoggedData, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,13 @@ def _read_run(client: MlflowClient, run: Run) -> FinishedRun:
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
         curves=curves,
+        data=tuple(_logged_data(item) for item in (run.inputs.dataset_inputs if run.inputs else ())),
     )
+
+
+def _logged_data(item: DatasetInput) -> LoggedData:
+    tags = {tag.key: tag.value for tag in item.tags}
+    return LoggedData(item.dataset.name, tags.get(names.DATA_CONTEXT, ""), item.dataset.digest)
 
 
 def newest_plan_run(client: MlflowClient) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +15,10 @@ import optuna
 import psutil
 import pytest
 from mlflow import MlflowClient
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from tests.conftest import clean_environment
+from tests.page_checks import chromium
 from tests.ports import free_port, until_it_answers
 from tests.postgres import PASSWORD
 
@@ -31,24 +31,13 @@ WORDS = (
 PATIENCE_MS = 90_000  # the first page load of either fetches megabytes of scripts
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The path of Debian's Chromium."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    return path
-
-
 @pytest.fixture
-def page(chromium: str) -> Iterator[Page]:
+def page() -> Iterator[Page]:
     """A page in a headless browser at desktop size."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1600, "height": 1800})
         page.set_default_timeout(PATIENCE_MS)
         yield page
-        browser.close()
 
 
 @contextmanager

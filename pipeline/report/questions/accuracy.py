@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pipeline.report.elements import Answer, Chart, capitalized
 from pipeline.report.line_chart import line_chart
 from pipeline.report.number_text import seeds_text
@@ -82,12 +84,17 @@ def _search(arm: ReportedArm) -> str:
     trials = metric(arm, "study/complete").values()
     counted = f" of {sum(trials) / len(trials):.0f} complete trials" if trials else ""
     winners = {member.seed: member.run.tags.get(names.WINNING_SETTING, "") for member in arm.members}
-    listed = "; ".join(f"seed {seed}: {setting}" for seed, setting in winners.items() if setting)
+    listed = "; ".join(f"seed {seed}: {_rounded(setting)}" for seed, setting in winners.items() if setting)
     return (
         f"{arm.label}: the best{counted} reached {CV_ACCURACY.text(arm, unit=True)} accuracy and "
         f"{CV_PRECISION.text(arm, unit=True)} macro precision in cross-validation; the search took "
         f"{SEARCH_TIME.text(arm, unit=True)}." + (f" Winning settings: {listed}." if listed else "")
     )
+
+
+def _rounded(setting: str) -> str:
+    """Return a text with its decimal numbers rounded to three significant digits."""
+    return re.sub(r"\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.3g}", setting)
 
 
 def _training(arm: ReportedArm) -> str:

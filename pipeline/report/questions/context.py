@@ -101,7 +101,7 @@ class QuestionContext:
         """Return a table with one row per arm: label, seeds, then linked numbers."""
         rows = []
         for arm in self.arms:
-            label = Cell((Link(arm.marked_label),), self.styles[arm.name].color)
+            label = Cell((Link(arm.marked_label, self.links.runs(arm)),), self.styles[arm.name].color)
             numbers = (self.number(arm, text(arm)) for _, text in columns)
             rows.append((label, seed_cell(arm.members, self.links), *numbers))
         return Table(("arm", "seeds", *(heading for heading, _ in columns)), tuple(rows))
