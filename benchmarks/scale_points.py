@@ -25,7 +25,7 @@ import torch
 from mlflow.entities import Metric, RunTag
 
 from benchmarks.harness import endless
-from benchmarks.stored_images import colour_cnn, random_labels, write_images
+from benchmarks.stored_images import color_cnn, random_labels, write_images
 from pipeline.data.classes import DIGITS
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.networks.build import build_network
@@ -58,7 +58,7 @@ def train_epoch(images: int, width: int) -> Measurements:
     )
     network = build_network(architecture, generator(0, "weights"))
     data = Labelled(network.scale(pixels), labels)
-    fit = Fit(network, data, Labelled(data.values[:1000], labels[:1000]), endless(128))
+    fit = Fit(network, data, Labelled(data.values[:1000], labels[:1000]), settings=endless(128))
     seconds = []
     for epoch in range(1, 4 if images <= 100_000 else 2):
         began = time.perf_counter()
@@ -75,8 +75,8 @@ def train_stored(images: int) -> Measurements:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         data = Labelled(write_images(Path(folder) / "images", images), random_labels(images), torch.arange(images))
-        network = colour_cnn()
-        fit = Fit(network, data, data.take(torch.arange(1000), torch.device("cpu")), stored_settings())
+        network = color_cnn()
+        fit = Fit(network, data, data.take(torch.arange(1000), torch.device("cpu")), settings=stored_settings())
         with AnonymousMemory() as memory:
             began, cpu_began = time.perf_counter(), time.process_time()
             fit.train_epoch(1)

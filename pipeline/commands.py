@@ -126,7 +126,7 @@ def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
 @click.option("--request", type=click.Path(path_type=Path), help="Also write a request for the served model.")
 @CODE_OPTION
 def predict_command(
-    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None, code: str
+    model: str, first: tuple[Path, ...], more: tuple[Path, ...], *, output: Path, request: Path | None, code: str
 ) -> None:
     """Classify image files with a trained model: a table, and a CSV file with all probabilities."""
     from pipeline.prediction import predict

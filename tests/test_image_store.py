@@ -120,7 +120,7 @@ def test_each_geometry_has_its_own_store(folder: Path, state: Path) -> None:
 
 
 def test_auto_geometry_is_that_of_all_images(tmp_path: Path, state: Path) -> None:
-    folder = write_images(tmp_path / "grey", 5, mode="L")
+    folder = write_images(tmp_path / "gray", 5, mode="L")
     assert load(folder, GeometryRequest()).geometry == Geometry(size=(18, 24), channels=1)
 
 
@@ -136,7 +136,7 @@ def test_auto_geometry_is_that_of_all_images(tmp_path: Path, state: Path) -> Non
 def test_one_odd_image_outside_the_sample_decides_the_geometry(
     tmp_path: Path, state: Path, odd: Image.Image, expected: Geometry
 ) -> None:
-    folder = write_images(tmp_path / "grey", 60, mode="L")
+    folder = write_images(tmp_path / "gray", 60, mode="L")
     odd.save(folder / "dogs" / "00000x.png")  # a sample of 32 of 121 files, spread evenly, has not the 62nd
     assert load(folder, GeometryRequest()).geometry == expected
     assert not list(state.glob("images/partial-*"))

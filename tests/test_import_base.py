@@ -78,7 +78,7 @@ MakeFolder = Callable[[str, tuple[str, ...]], str]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> MakeFolder:
-    """Writes 24 noisy photos per class and returns the folder as a data set."""
+    """Writes 24 noisy photos per class and returns the folder as a dataset."""
     return lambda name, classes: write_photos(tmp_path / name, classes)
 
 
@@ -101,7 +101,7 @@ def weights(tmp_path: Path) -> str:
 
 @pytest.fixture
 def own_base(store: MlflowClient, code: str, weights: str) -> StageResult:
-    """The user's network, imported without a data set."""
+    """The user's network, imported without a dataset."""
     return import_base(ImportBaseParams(model=code, weights=weights, image_size="16", std="0.25"))
 
 
@@ -147,7 +147,7 @@ def test_import_logs_weights_provenance_and_accuracy(
 
 
 def expected_accuracy(network: LayeredNetwork, name: str) -> float:
-    """Return the accuracy on a data set's test split, by class names."""
+    """Return the accuracy on a dataset's test split, by class names."""
     dataset = load_dataset(name, "data", geometry=network.architecture.preprocessing.geometry)
     with torch.no_grad():
         predicted = network(dataset.test.pixels).argmax(1)
@@ -166,7 +166,7 @@ def test_own_network_is_exported_and_used_with_its_code(
         export(uri)
     assert not (tmp_path / "nets.ran").exists()
     export(uri, code)
-    image = tmp_path / "grey.png"
+    image = tmp_path / "gray.png"
     Image.new("RGB", (20, 20), (90, 90, 90)).save(image)
     (one,) = predict(uri, [image], output=tmp_path / "out.csv", code=code)
     served = mlflow.pyfunc.load_model(uri).predict(np.full((1, 3, 16, 16), 90, np.float32))
@@ -297,7 +297,7 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
     base = load_base(store, result.model_uri)
     assert len(base.classes) == 1000 and base.dataset == "none"
     assert base.network.architecture.preprocessing.mean == (0.485, 0.456, 0.406)
-    with pytest.raises(UserInputError, match="dataset=auto: the base was imported without a data set"):
+    with pytest.raises(UserInputError, match="dataset=auto: the base was imported without a dataset"):
         transfer(TransferParams(base=result.model_uri))
 
 
@@ -314,7 +314,7 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
         ({"weights": "default"}, "has no published weights"),
         ({"classes": "0-6"}, "the network has 3 outputs, but 7 classes are given"),
         ({"image_size": "auto"}, "image_size: .* has no published preprocessing"),
-        ({"std": "measured"}, "std=measured: there is no data set to measure it on"),
+        ({"std": "measured"}, "std=measured: there is no dataset to measure it on"),
         ({"license": "{folder}/none"}, "license=.*cannot be read"),
         ({"model": "{folder}/nets.py:two_inputs", "weights": "none"}, "forward .*two|inputs"),
         ({"blocks": "layer9"}, "layer9"),

@@ -77,7 +77,7 @@ def plain_losses(settings: FitSettings) -> list[float]:
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_fit_matches_plain_pytorch_loop(changes: dict[str, object], gradients: str) -> None:
     settings = FitSettings(**{**PLAIN, **changes, "gradients": gradients})
-    fit = Fit(network(), examples(), examples(60, 1), settings)
+    fit = Fit(network(), examples(), examples(60, 1), settings=settings)
     losses = [record.train_loss for record in fit]
     assert fit.manual_backward == (gradients == "auto")
     assert losses == pytest.approx(plain_losses(settings), rel=1e-4) and len(losses) == 6
@@ -95,15 +95,15 @@ def test_resume_with_schedule_is_bit_identical(changes: dict[str, object], build
     shape = build().architecture.image_shape
     labels = torch.arange(48) % 3
     data = Labelled(torch.randn(48, *shape, generator=generator(0, "images")), labels)
-    whole = Fit(build(), data, data, settings)
+    whole = Fit(build(), data, data, settings=settings)
     list(whole)
     folder = CheckpointFolder(tmp_path)
-    interrupted = Fit(build(), data, data, settings, checkpoints=folder)
+    interrupted = Fit(build(), data, data, settings=settings, checkpoints=folder)
     for record in interrupted:
         if record.epoch == 2:
             break
     interrupted.save_last()
-    resumed = Fit(build(), data, data, settings, checkpoints=folder)
+    resumed = Fit(build(), data, data, settings=settings, checkpoints=folder)
     newest = folder.newest()
     assert newest is not None
     resumed.restore(newest)

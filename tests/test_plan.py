@@ -21,9 +21,8 @@ from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_par
 from pipeline.params.grid import canonical_grid, grid_settings
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import PLANS, load_plan
-from pipeline.plan.margins import default_margin
 from pipeline.plan.outcome import record_from_json
-from pipeline.plan.records import walk
+from pipeline.plan.records import default_margin, walk
 from pipeline.stages.main import main
 from pipeline.stages.report import report
 from pipeline.tracking import cache_key as key_module

@@ -60,7 +60,7 @@ MakeFolder = Callable[[str, tuple[str, ...]], str]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> MakeFolder:
-    """Writes 24 noisy photos per class and returns the folder as a data set."""
+    """Writes 24 noisy photos per class and returns the folder as a dataset."""
     return lambda name, classes: write_photos(tmp_path / name, classes)
 
 
@@ -78,7 +78,7 @@ def code(tmp_path: Path) -> str:
 
 @pytest.fixture
 def own_base(store: MlflowClient, code: str) -> StageResult:
-    """The user's network of seven blocks, imported without a data set."""
+    """The user's network of seven blocks, imported without a dataset."""
     return import_base(ImportBaseParams(model=code, weights="none", image_size="16"))
 
 
@@ -151,7 +151,7 @@ def test_estimated_cost_counts_steps_and_grows_with_epochs(
         ({"base": "own", "plan": "assignments"}, "builds on 2 bases"),
         ({"base": "own", "plan": "batch_norm"}, "has no arm that builds on a base"),
         ({"base": "own", "model": ""}, "loading a model never runs"),
-        ({"base": "own", "dataset": "auto"}, "imported without a data set"),
+        ({"base": "own", "dataset": "auto"}, "imported without a dataset"),
         ({"base": "own", "image_size": "20"}, "the base has image_size=16"),
         ({"base": "own", "cut": "9"}, "must be between 0 and 7"),
         ({"base": "own", "cut": "layer9"}, "layer9"),

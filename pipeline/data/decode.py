@@ -1,7 +1,7 @@
 """Decode one untrusted image file, and resize images to a geometry.
 
 Format and number of pixels are checked before a file is decoded. The decoded image is *canonical*: upright (EXIF
-orientation applied), 8 bits, grey (H, W, 1) or RGB (H, W, 3). Imports no torch, so that worker processes start quickly.
+orientation applied), 8 bits, gray (H, W, 1) or RGB (H, W, 3). Imports no torch, so that worker processes start quickly.
 """
 
 import io
@@ -129,10 +129,10 @@ def decode(content: bytes) -> Pixels:
 
 
 def canonical(image: Image.Image) -> Pixels:
-    """Return a decoded image as 8-bit grey (H, W, 1) or RGB (H, W, 3).
+    """Return a decoded image as 8-bit gray (H, W, 1) or RGB (H, W, 3).
 
-    Transparent pixels are composited on white. 16-bit grey is divided by 257, so that 65,535 becomes 255; 32-bit and
-    floating-point grey is min-max scaled to [0, 255] per image.
+    Transparent pixels are composited on white. 16-bit gray is divided by 257, so that 65,535 becomes 255; 32-bit and
+    floating-point gray is min-max scaled to [0, 255] per image.
 
     Raises:
         UnreadableImageError: A floating-point pixel is not finite.
@@ -151,9 +151,9 @@ def canonical(image: Image.Image) -> Pixels:
 
 
 def _composite_on_white(image: Image.Image) -> Pixels:
-    grey = image.mode in ("1", "L", "LA", "La")
-    opaque = image.convert("LA" if grey else "RGBA")
-    mode = "L" if grey else "RGB"
+    gray = image.mode in ("1", "L", "LA", "La")
+    opaque = image.convert("LA" if gray else "RGBA")
+    mode = "L" if gray else "RGB"
     white = Image.new(mode, image.size, "white")
     return _channels_last(np.asarray(Image.composite(opaque.convert(mode), white, opaque.getchannel("A"))))
 

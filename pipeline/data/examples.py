@@ -1,4 +1,4 @@
-"""Labelled images of the selected classes, as rows of an official split of a data set.
+"""Labelled images of the selected classes, as rows of an official split of a dataset.
 
 `splits` divides them into training, validation and test images.
 """

@@ -1,4 +1,4 @@
-"""A data set: decoded images in memory or in a memory-mapped file, with labels and identities."""
+"""A dataset: decoded images in memory or in a memory-mapped file, with labels and identities."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ class Images:
 
     Attributes:
         pixels: uint8 (N, C, H, W), 0-255; in memory, or memory-mapped: index it, never copy it whole.
-        labels: int64 (N,), class indices in the data set.
+        labels: int64 (N,), class indices in the dataset.
         ids: int64 (N,), identities of the images; see `identity`. Equal images have equal identities.
     """
 
@@ -35,7 +35,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set with its test split.
+    """A dataset with its test split.
 
     Attributes:
         name: `mnist`, `digits`, `torchvision:CIFAR10`, `folder:PATH`, ...
@@ -43,7 +43,7 @@ class Dataset:
         test: Images for the final evaluation only.
         class_names: Name of class k at index k.
         source: Path of its files, or name of the package that bundles it.
-        note: How the data set was chosen and where it was read from.
+        note: How the dataset was chosen and where it was read from.
         geometry: Size, channels and resizing of `pixels`.
         validation: The official validation split, if there is one.
     """
@@ -60,7 +60,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Classes, counts and geometry of a data set, obtained without decoding its images.
+    """Classes, counts and geometry of a dataset, obtained without decoding its images.
 
     Attributes:
         name: As in `Dataset`.

@@ -36,7 +36,7 @@ class TrainBaseParams(TrainingParams, BaseBudgetParams, FamilyParams, SeedParams
     classes: str = setting(
         "auto",
         "Classes to train on (default: digits 0-4 for an MLP, 0-6 for a CNN; all classes of other data).",
-        allowed="at least two classes of the data set, by name or number, such as 0-4 or ants,bees",
+        allowed="at least two classes of the dataset, by name or number, such as 0-4 or ants,bees",
     )
     params_from: Annotated[str, Field(pattern=rf"^({RUN_ID})?$")] = setting(
         "",

@@ -50,7 +50,7 @@ class TargetParams(StageParams):
     classes: str = setting(
         "auto",
         "Target classes (default: digits 5-9 for an MLP, 7-9 for a CNN; else those that the base has not seen).",
-        allowed="at least two classes of the data set, by name or number, such as 5-9 or ants,bees",
+        allowed="at least two classes of the dataset, by name or number, such as 5-9 or ants,bees",
     )
 
     @field_validator("classes")

@@ -71,7 +71,9 @@ class ArmReader:
         if entry_point not in (*STEP_ENTRY_POINTS, EXISTING_BASE):
             remedy = suggest(entry_point, STEP_ENTRY_POINTS) or f"Choose one of {', '.join(STEP_ENTRY_POINTS)}."
             place = (entry, "run") if "run" in entry else (self.entries, name)
-            self.errors.add(*place, f"run={entry_point or '(nothing)'} is not an entry point of a plan step.", remedy)
+            self.errors.add(
+                *place, f"run={entry_point or '(nothing)'} is not an entry point of a plan step.", remedy=remedy
+            )
             return
         kind = ENTRY_POINTS[entry_point]
         arm_profile = self._arm_profile(entry)
@@ -146,12 +148,13 @@ class ArmReader:
         return combinations
 
     def _check_params(self, entry: LinedMapping, arm: PlannedArm) -> None:
-        def add(name: str, *texts: str) -> None:
+        def add(name: str, allowed: str, remedy: str) -> None:
             params = self.errors.mapping(entry, "params")
-            self.errors.add(*((params, name) if name in params else (self.entries, arm.grid)), *texts)
+            place = (params, name) if name in params else (self.entries, arm.grid)
+            self.errors.add(*place, allowed, remedy=remedy)
 
         if reserved := next((name for name in RESERVED if name in arm.setting), None):
-            add(reserved, f"{reserved} is not a parameter of an arm; see seeds and base in docs/plans.md.")
+            add(reserved, f"{reserved} is not a parameter of an arm.", "See seeds and base in docs/plans.md.")
             return
         if str(arm.setting.get("model", "")).startswith(OWN_PREFIX):
             add("model", "a plan never runs your own code.", "Import the network with import_base.")
@@ -181,7 +184,7 @@ class ArmReader:
         if base is None:
             is_grid = arm.base in {other.grid for other in arms.values()}
             why = "is a grid of arms: name one of them." if is_grid else "is not an arm of this plan."
-            self.errors.add(entry, "base", f"{arm.base} {why}", suggest(arm.base, tuple(arms)))
+            self.errors.add(entry, "base", f"{arm.base} {why}", remedy=suggest(arm.base, tuple(arms)))
             return
         if base.kind.entry_point in ("cache_features", "probe") or base.setting.get("refit") in (False, "false"):
             self.errors.add(entry, "base", f"{arm.base} logs no model.")

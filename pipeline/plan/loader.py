@@ -84,7 +84,7 @@ def select_profile(root: LinedMapping, errors: PlanErrors, name: str) -> LinedMa
     params = errors.mapping(profile, "params")
     for entry_point in params:
         if entry_point not in STEP_ENTRY_POINTS:
-            errors.add(params, entry_point, "is not an entry point.", suggest(entry_point, STEP_ENTRY_POINTS))
+            errors.add(params, entry_point, "is not an entry point.", remedy=suggest(entry_point, STEP_ENTRY_POINTS))
     return profile
 
 
@@ -92,7 +92,7 @@ def extended(profile: LinedMapping, profiles: LinedMapping, errors: PlanErrors) 
     """Return a profile with what it does not give itself from the profile that it extends."""
     name = str(profile["extends"])
     if name not in profiles or "extends" in errors.mapping(profiles, name):
-        errors.add(profile, "extends", f"{name} is not a profile that can be extended.", suggest(name, profiles))
+        errors.add(profile, "extends", f"{name} is not a profile that can be extended.", remedy=suggest(name, profiles))
         return profile
     other, merged = errors.mapping(profiles, name), LinedMapping()
     merged.update({**other, **profile})

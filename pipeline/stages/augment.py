@@ -5,8 +5,8 @@ from __future__ import annotations
 from pipeline.data.splits import Split
 from pipeline.params.entry_points import FitParams
 
-SMALL_GREY = 40  # pixels; smaller grey images are digits and letters, of which a mirror image is no example
-# Colour images whose class changes when they are mirrored: house numbers, traffic signs, rendered text.
+SMALL_GRAY = 40  # pixels; smaller gray images are digits and letters, of which a mirror image is no example
+# Color images whose class changes when they are mirrored: house numbers, traffic signs, rendered text.
 DIRECTED = ("torchvision:SVHN", "torchvision:GTSRB", "torchvision:RenderedSST2")
 
 
@@ -26,6 +26,6 @@ def resolve_augment(params: FitParams, split: Split, *, frozen: int = 0) -> str:
 
 
 def are_photos(split: Split) -> bool:
-    """Return whether a mirror image is another example of its class, judged by data set, channels and size."""
+    """Return whether a mirror image is another example of its class, judged by dataset, channels and size."""
     channels, height, width = split.image_shape
-    return split.dataset not in DIRECTED and (channels > 1 or min(height, width) >= SMALL_GREY)
+    return split.dataset not in DIRECTED and (channels > 1 or min(height, width) >= SMALL_GRAY)

@@ -76,10 +76,10 @@ def describe_accuracy(test: Evaluation) -> str:
 def describe_input(preprocessing: Preprocessing) -> str:
     """Return what to send to the served model."""
     channels, height, width = preprocessing.image_shape
-    colour = "grey" if channels == 1 else "RGB"
+    color = "gray" if channels == 1 else "RGB"
     how = f"`resize={preprocessing.resize}`, crop ratio {preprocessing.crop_ratio:g}, {preprocessing.interpolation}"
     return (
-        f"float32 (N, {channels}, {height}, {width}): {colour} pixels in [0, 255], not normalized: the "
+        f"float32 (N, {channels}, {height}, {width}): {color} pixels in [0, 255], not normalized: the "
         f"graph normalizes. Images of other sizes are resized first ({how}); `python -m pipeline predict` does so."
     )
 

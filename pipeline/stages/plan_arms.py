@@ -45,7 +45,7 @@ def with_values(arm: PlannedArm, values: Mapping[str, int]) -> PlannedArm:
     return replace(arm, name=name, label=label, setting={**arm.setting, **changed})
 
 
-def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm], action: str, parameters: Sequence[str]) -> Plan:
+def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm], *, action: str, parameters: Sequence[str]) -> Plan:
     """Return the plan with fitted arms, by their old names; arms of a grid that have become equal are merged.
 
     Args:

@@ -58,7 +58,7 @@ def use_base(plan: Plan, base: Base, *, model: str, shipped: bool) -> Plan:
     arms = {name: on_base(arm, base, model, own=own.name) for name, arm in plan.arms.items() if arm is not own}
     fitted = {name: with_values(arm, scaled_cuts(arm, *scaling)) for name, arm in arms.items()}
     plan = replace(plan, arms=arms, questions=without_arm(plan.questions, own.name))
-    return rename_arms(plan, fitted, f"Fitted to the {depth} blocks of the base", CUTS)
+    return rename_arms(plan, fitted, action=f"Fitted to the {depth} blocks of the base", parameters=CUTS)
 
 
 def own_base(plan: Plan) -> PlannedArm:

@@ -71,7 +71,7 @@ def plan_cost(plan: Plan, base: Base) -> PlanCost:
     network = copy.deepcopy(base.network)
     speed = measure_speed(network)
     summaries = describe_arms(plan.arms)
-    by_arm = {name: step_seconds(arm, network, summaries[name], speed) for name, arm in plan.arms.items()}
+    by_arm = {name: step_seconds(arm, network, summaries[name], speed=speed) for name, arm in plan.arms.items()}
     seconds = sum(by_arm[name] * arm.seeds for name, arm in plan.arms.items())
     return PlanCost(sum(arm.seeds for arm in plan.arms.values()), seconds, max((by_arm[n], n) for n in by_arm))
 
@@ -100,7 +100,7 @@ def seconds_per_call(call: Callable[[], object]) -> float:
     return (time.thread_time() - cpu) / calls
 
 
-def step_seconds(arm: PlannedArm, network: LayeredNetwork, summary: DatasetSummary, speed: Speed) -> float:
+def step_seconds(arm: PlannedArm, network: LayeredNetwork, summary: DatasetSummary, *, speed: Speed) -> float:
     """Return the estimated processor time of one step of an arm, in s."""
     params = arm_params(arm)
     if not isinstance(params, AnyTargetParams):

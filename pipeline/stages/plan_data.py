@@ -49,7 +49,7 @@ def fit_plan(
         base: An existing base that all targets build on: they take the classes that it was not trained on.
 
     Raises:
-        UserInputError: The data set is missing, lacks a class, or has fewer images than an arm needs; each fault once.
+        UserInputError: The dataset is missing, lacks a class, or has fewer images than an arm needs; each fault once.
     """
     summaries = describe_arms(plan.arms)
     plan = replace(plan, arms=with_classes(plan.arms, summaries, base))
@@ -65,11 +65,11 @@ def fit_plan(
         fitted[arm.name] = with_values(arm, exceeded)
     if faults:
         raise UserInputError(*faults.values())
-    return rename_arms(plan, fitted, "Lowered to fit the data", LOWERED)
+    return rename_arms(plan, fitted, action="Lowered to fit the data", parameters=LOWERED)
 
 
 def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
-    """Return the data set of each arm, by name of the arm; each data set is described once."""
+    """Return the dataset of each arm, by name of the arm; each dataset is described once."""
     found: dict[tuple[object, ...], DatasetSummary] = {}
     summaries = {}
     for arm in arms.values():
@@ -83,10 +83,10 @@ def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
 
 
 def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], base: Base | None) -> dict[str, PlannedArm]:
-    """Return the arms with classes in their settings, and print those that the data set has decided.
+    """Return the arms with classes in their settings, and print those that the dataset has decided.
 
     Raises:
-        UserInputError: A data set lacks a class, or has too few classes for a base and a target.
+        UserInputError: A dataset lacks a class, or has too few classes for a base and a target.
     """
     chosen = {
         arm.name: select_classes(str(arm.setting["classes"]), summary.class_names, summary.name)
@@ -96,18 +96,20 @@ def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], base: Base
     given_classes = dict(chosen)
     for arm in arms.values():  # a base comes before its targets
         if arm.name not in chosen and not issubclass(arm.kind, TargetParams):
-            chosen[arm.name] = base_classes(arm, arms, summaries, given_classes)
+            chosen[arm.name] = base_classes(arm, arms, summaries, given_classes=given_classes)
     for arm in arms.values():
         if arm.name not in chosen:
             summary = summaries[arm.name]
-            chosen[arm.name] = unseen_classes(base, summary) if base else target_classes(arm, arms, summaries, chosen)
+            chosen[arm.name] = (
+                unseen_classes(base, summary) if base else target_classes(arm, arms, summaries, chosen=chosen)
+            )
     texts = {name: class_text(numbers, summaries[name]) for name, numbers in chosen.items()}
     print_classes(arms, summaries, {name: text for name, text in texts.items() if name not in given_classes})
     return {arm.name: replace(arm, setting={**arm.setting, "classes": texts[arm.name]}) for arm in arms.values()}
 
 
 def with_drawn_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
-    """Return the arms with as many classes as they have, drawn for each seed from all classes of their data set."""
+    """Return the arms with as many classes as they have, drawn for each seed from all classes of their dataset."""
 
     def drawn(arm: PlannedArm) -> PlannedArm:
         summary = summaries[arm.name]
@@ -128,7 +130,7 @@ def class_text(classes: Classes, summary: DatasetSummary) -> str:
 
 
 def base_classes(
-    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], given_classes: Mapping[str, Classes]
+    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], *, given_classes: Mapping[str, Classes]
 ) -> Classes:
     """Return the default classes of a base: those that are left for it by the targets that build on it."""
     summary, params = summaries[arm.name], arm_params(arm)
@@ -144,7 +146,7 @@ def base_classes(
 
 
 def target_classes(
-    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], chosen: Mapping[str, Classes]
+    arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], *, chosen: Mapping[str, Classes]
 ) -> Classes:
     """Return the default classes of a target: those that its base has not seen, on the same data."""
     summary, root = summaries[arm.name], root_of(arm, arms)
@@ -160,7 +162,7 @@ def target_classes(
 
 
 def unseen_classes(base: Base, summary: DatasetSummary) -> Classes:
-    """Return the classes of a data set that an existing base was not trained on: all of them for other data.
+    """Return the classes of a dataset that an existing base was not trained on: all of them for other data.
 
     Raises:
         UserInputError: There are fewer than two.
@@ -187,7 +189,7 @@ def rest_of(taken: set[int], summary: DatasetSummary, *, name: str) -> Classes:
 
 
 def print_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], texts: Mapping[str, str]) -> None:
-    """Print classes that were not given, once per data set and role, unless they are digits."""
+    """Print classes that were not given, once per dataset and role, unless they are digits."""
     lines = dict.fromkeys(
         f"{'target' if issubclass(arms[name].kind, TargetParams) else 'base'} classes of {summaries[name].name}: {text}"
         for name, text in texts.items()
@@ -208,7 +210,7 @@ def data_limits(arm: PlannedArm, summary: DatasetSummary) -> Limits:
     official = [summary.validation_counts[number] for number in classes] if summary.validation_counts else []
     if isinstance(params, LabelParams):
         assert isinstance(params, TargetParams)
-        return _label_limits(arm, params, images, official)
+        return _label_limits(arm, params, images, official=official)
     if not isinstance(params, TrainBaseParams):
         return {}
     left = images if official else [count - max(1, round(params.val_fraction * count)) for count in images]
@@ -216,7 +218,7 @@ def data_limits(arm: PlannedArm, summary: DatasetSummary) -> Limits:
     return {**limits, "folds": min(images)} if isinstance(params, TuneParams) else limits
 
 
-def _label_limits(arm: PlannedArm, params: LabelParams, images: list[int], official: list[int]) -> Limits:
+def _label_limits(arm: PlannedArm, params: LabelParams, images: list[int], *, official: list[int]) -> Limits:
     """Return the limits of a target stage."""
     assert isinstance(params, TargetParams)
     per_class = params.per_class if params.per_class != "auto" else DEFAULT_PER_CLASS[params.family]

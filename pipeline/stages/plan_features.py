@@ -23,7 +23,7 @@ NOT_SHARED = ("per_class", "cuts", "depth", "draws", "seed")  # the pass covers 
 
 
 def with_feature_pass(plan: Plan, base: Base) -> Plan:
-    """Return a plan with one feature pass per data set and kind of sample, and arms that take their features from it.
+    """Return a plan with one feature pass per dataset and kind of sample, and arms that take their features from it.
 
     The built-in networks are cheap: their arms are left as they are, and so are arms that say where their features are.
     """
@@ -36,7 +36,7 @@ def with_feature_pass(plan: Plan, base: Base) -> Plan:
         key = tuple(sorted((name, str(value)) for name, value in shared.items() if name not in NOT_SHARED))
         groups[key].append(arm)
     free = (name for number in itertools.count(1) if (name := f"features {number}") not in plan.arms)
-    passes = [feature_pass(next(free), arms, plan, base) for arms in groups.values()]
+    passes = [feature_pass(next(free), arms, plan, base=base) for arms in groups.values()]
     users = {arm.name: replace(arm, setting={**arm.setting, "features": "auto"}) for arm in frozen}
     return replace(plan, arms={**{one.name: one for one in passes}, **plan.arms, **users})
 
@@ -49,7 +49,7 @@ def is_frozen(arm: PlannedArm, base: Base) -> bool:
     return params.head_solver == "convex" and "features" not in arm.setting
 
 
-def feature_pass(name: str, arms: Sequence[PlannedArm], plan: Plan, base: Base) -> PlannedArm:
+def feature_pass(name: str, arms: Sequence[PlannedArm], plan: Plan, *, base: Base) -> PlannedArm:
     """Return the arm that computes the features of arms with the same images but for seed and number of labels."""
     blocks = base.network.architecture.block_names
     cuts, counts = set(), []

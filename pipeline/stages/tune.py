@@ -73,4 +73,4 @@ def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> Stag
         logger.info("training with the best parameters on train_base's split")
         best = with_convolutions(params.with_trial(study.best_trial.params), split.image_shape)
         network, _ = base_network(best, split)
-        return fit_base(run, network, split, best)
+        return fit_base(run, network, split, params=best)

@@ -80,7 +80,7 @@ class Base:
 
     @property
     def ancestry(self) -> str:
-        """One line: model, run, stage, data set and classes."""
+        """One line: model, run, stage, dataset and classes."""
         classes = shorten(format_class_names(self.classes), MAX_CLASSES_SHOWN, placeholder=" ...")
         return f"base {self.model_uri} of run {self.run_id} ({self.stage}, {self.dataset} {classes})"
 

@@ -29,8 +29,8 @@ class BaseQuery:
     """Requirements for a base.
 
     Attributes:
-        dataset: Name of its data set.
-        class_names: All classes of that data set.
+        dataset: Name of its dataset.
+        class_names: All classes of that dataset.
         depth: Minimum number of blocks.
         accepts_classes: Returns whether class names are acceptable.
         accepts_preprocessing: Returns whether preprocessing is acceptable.

@@ -48,7 +48,7 @@ def check_cut_size(network: LayeredNetwork, cuts: tuple[int, ...], images: int) 
         raise invalid("cuts", f"{size / 2**30:.1f} GiB", problem, remedy="Choose fewer cuts, or fewer labels.")
 
 
-def find_cut_features(client: MlflowClient, network: LayeredNetwork, depth: int, ids: Tensor) -> Features | None:
+def find_cut_features(client: MlflowClient, network: LayeredNetwork, depth: int, *, ids: Tensor) -> Features | None:
     """Return the newest features of a base at a cut that cover all images with these identities, or None."""
     condition = f"attributes.status = 'FINISHED' and tags.{names.CUT_FINGERPRINT} = '{cut_fingerprint(network)}'"
     for run in search_newest_runs(client, condition, limit=MAX_CANDIDATES):

@@ -96,7 +96,7 @@ NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # on a plan run: digest over its steps
 PARENT_RUN_ID = "mlflow.parentRunId"
 GIT_COMMIT = "mlflow.source.git.commit"
-DATA_CONTEXT = "mlflow.data.context"  # of a logged data set: training, validation or testing
+DATA_CONTEXT = "mlflow.data.context"  # of a logged dataset: training, validation or testing
 
 # artifacts
 CHECKPOINTS = "checkpoints"

@@ -1,4 +1,4 @@
-"""The MLflow run of a stage: logs tags, metrics, data sets, models and files through the journal."""
+"""The MLflow run of a stage: logs tags, metrics, datasets, models and files through the journal."""
 
 from __future__ import annotations
 

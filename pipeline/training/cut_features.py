@@ -69,7 +69,7 @@ def unique_images(parts: Sequence[Examples]) -> list[Examples]:
 
 @torch.no_grad()
 def compute_cut_features(
-    network: LayeredNetwork, cuts: Sequence[int], parts: Sequence[Examples], path: Path
+    network: LayeredNetwork, cuts: Sequence[int], parts: Sequence[Examples], *, path: Path
 ) -> CutFeatures:
     """Run images through a network once, and write the pooled activations of all cuts to a memory-mapped file.
 

@@ -171,7 +171,7 @@ def check_sample(features: Features, network: LayeredNetwork, examples: Examples
 
 
 @torch.no_grad()
-def prefix_seconds(network: LayeredNetwork, depth: int, parts: list[Labelled], batch_size: int) -> float:
+def prefix_seconds(network: LayeredNetwork, depth: int, parts: list[Labelled], *, batch_size: int) -> float:
     """Return the seconds of one pass of all pixels through the first blocks, in training batches."""
     was_training = network.training
     network.eval()

@@ -54,8 +54,8 @@ class Fit:
         network: LayeredNetwork,
         train: Labelled,
         validation: Labelled,
-        settings: FitSettings,
         *,
+        settings: FitSettings,
         start: int = 0,
         copied: int = 0,
         checkpoints: CheckpointFolder | None = None,
@@ -100,7 +100,9 @@ class Fit:
         update: Update = FusedUpdate(optimizer) if isinstance(optimizer, torch.optim.Adam) else optimizer.step
         if settings.schedule == "constant" and not settings.warmup_epochs and not settings.clip_grad_norm:
             return update
-        self.schedule = ScheduledUpdate(optimizer, update, settings, batch_count(len(self.train), settings.batch_size))
+        self.schedule = ScheduledUpdate(
+            optimizer, update, settings, steps_per_epoch=batch_count(len(self.train), settings.batch_size)
+        )
         return self.schedule
 
     def _build_step(self, groups: list[ParameterGroup]) -> Step:

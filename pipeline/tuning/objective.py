@@ -68,7 +68,7 @@ def score_folds(
         rows = stratified_split(data.labels[indices], ids[indices], val_fraction, seed=seed)
         network = build_network(architecture, generator(seed, "weights")).to(device)
         train, validation, test = (data.take(part, device) for part in (indices[rows[0]], indices[rows[1]], held_out))
-        fit = Fit(network, train, validation, replace(settings, seed=seed))
+        fit = Fit(network, train, validation, settings=replace(settings, seed=seed))
         for _ in fit:
             on_epoch()
         result = evaluate(network, test, probabilities=False)

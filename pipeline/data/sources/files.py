@@ -1,4 +1,4 @@
-"""Data sets whose images are files: load them, or describe them without decoding."""
+"""Datasets whose images are files: load them, or describe them without decoding."""
 
 import logging
 from dataclasses import dataclass
@@ -110,4 +110,4 @@ class FileSource:
 
 def geometry_text(geometry: Geometry) -> str:
     """Format a geometry, such as `64x64 RGB`."""
-    return f"{geometry.size[0]}x{geometry.size[1]} {'grey' if geometry.channels == 1 else 'RGB'}"
+    return f"{geometry.size[0]}x{geometry.size[1]} {'gray' if geometry.channels == 1 else 'RGB'}"

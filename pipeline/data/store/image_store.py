@@ -116,7 +116,7 @@ def _fault(key: StoreKey, *, verify: bool) -> str:
     rows = np.arange(count)
     if size > MEMORY_BYTES and not verify:
         rows = np.unique([secrets.randbelow(count) for _ in range(SAMPLED_ROWS)] + [0, count - 1])
-    damaged = int(damaged_rows(key.folder / PIXELS, records, key.row_bytes, rows).sum())
+    damaged = int(damaged_rows(key.folder / PIXELS, records, key.row_bytes, rows=rows).sum())
     return f"{damaged} of {len(rows)} checked images have a wrong checksum" if damaged else ""
 
 

@@ -27,7 +27,7 @@ FAULTS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Order:
-    """The files of a data set, ordered by split.
+    """The files of a dataset, ordered by split.
 
     Attributes:
         rows: int64 (M,), indices of the files; some may be left out.
@@ -112,10 +112,10 @@ def _from_store(files: ImageFiles, request: LoadRequest, arrange: Arrange) -> St
     if manifest is None:
         return None
     _check_unreadable(files, manifest.unreadable, request)
-    return _open(files, manifest, request, arrange)
+    return _open(files, manifest, request, arrange=arrange)
 
 
-def _open(files: ImageFiles, manifest: Manifest, request: LoadRequest, arrange: Arrange) -> StoredImages | None:
+def _open(files: ImageFiles, manifest: Manifest, request: LoadRequest, *, arrange: Arrange) -> StoredImages | None:
     geometry = resolved_geometry(request.geometry, manifest.records)
     order = arrange(manifest.records)
     pixels = open_store(StoreKey(manifest.records[order.rows], geometry), verify=request.verify)
@@ -132,7 +132,7 @@ def _decode(files: ImageFiles, request: LoadRequest, arrange: Arrange) -> Stored
     finish_store(decoded.folder, StoreKey(decoded.records[order.rows], geometry), order.rows)
     manifest = Manifest(decoded.records, decoded.unreadable)
     write_manifest(images_folder(), files, manifest)
-    opened = _open(files, manifest, request, arrange)
+    opened = _open(files, manifest, request, arrange=arrange)
     assert opened is not None, "a store that was just written can be opened"
     return opened
 
@@ -144,11 +144,11 @@ def _decode_in_geometry(files: ImageFiles, request: Geometry | GeometryRequest) 
         geometry = _resolved(request, common)
         folder = images_folder() / f"{PARTIAL}{files.source_key}-{geometry.digest[:8]}"
         try:
-            decoded = decode_files(files, geometry, folder, _relevant(common, request))
+            decoded = decode_files(files, geometry, folder, assumption=_relevant(common, request))
         except NativeGeometryError as error:
             observed = _common_traits(error.records)
             size = common.native_size if common.native_size == observed.native_size else None
-            common = Assumption(size, bool(common.grey and observed.grey))
+            common = Assumption(size, bool(common.gray and observed.gray))
         else:
             if resolved_geometry(request, decoded.records) == geometry:
                 return decoded, geometry
@@ -170,7 +170,7 @@ def resolved_geometry(request: Geometry | GeometryRequest, records: Records) -> 
 
 
 def _resolved(request: Geometry | GeometryRequest, common: Assumption) -> Geometry:
-    return request.resolve(common.native_size, grey=bool(common.grey))
+    return request.resolve(common.native_size, gray=bool(common.gray))
 
 
 def _relevant(common: Assumption, request: Geometry | GeometryRequest) -> Assumption:
@@ -179,14 +179,14 @@ def _relevant(common: Assumption, request: Geometry | GeometryRequest) -> Assump
         return Assumption()
     return Assumption(
         common.native_size if request.image_size == "auto" else None,
-        common.grey if request.channels == "auto" else None,
+        common.gray if request.channels == "auto" else None,
     )
 
 
 def _common_traits(records: Records) -> Assumption:
-    """Return the common size of all images (None if they differ), and whether all are grey."""
+    """Return the common size of all images (None if they differ), and whether all are gray."""
     sizes = np.unique(np.stack((records["height"], records["width"]), axis=1), axis=0).tolist()
-    return Assumption((sizes[0][0], sizes[0][1]) if len(sizes) == 1 else None, bool((records["grey"] == 1).all()))
+    return Assumption((sizes[0][0], sizes[0][1]) if len(sizes) == 1 else None, bool((records["gray"] == 1).all()))
 
 
 def _guess(files: ImageFiles) -> Assumption:

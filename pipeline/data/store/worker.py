@@ -97,7 +97,7 @@ def decode_rows(task: Task) -> TaskResult:
     for row, name, *state in zip(task.rows, task.names, task.sizes, task.mtimes, strict=True):
         try:
             path = os.path.join(task.root, name)
-            records[len(rows)] = _decode_file(path, FileState(*state), task.geometry, pixels[len(rows)])
+            records[len(rows)] = _decode_file(path, FileState(*state), task.geometry, target=pixels[len(rows)])
         except FileChangedError:
             changed.append(name)
         except UnreadableImageError as error:
@@ -111,7 +111,7 @@ def decode_rows(task: Task) -> TaskResult:
     return TaskResult(records[: len(rows)], unreadable, changed)
 
 
-def _decode_file(path: str, state: FileState, geometry: Geometry, target: Pixels) -> tuple[object, ...]:
+def _decode_file(path: str, state: FileState, geometry: Geometry, *, target: Pixels) -> tuple[object, ...]:
     """Write the image to `target` uint8 (C, H, W), and return its record."""
     content = read_bytes(path, state)
     image = decode(content)

@@ -168,7 +168,7 @@ def _worth_chart(context: QuestionContext, points: list[LabelPoint], worth: Labe
     text = context.chart_text(
         "worth", "What reuse is worth in labels", alt, xlabel="labels per class", ylabel="test accuracy (%)"
     )
-    return [label_chart(text, worth.curves.labels.tolist(), rows, arrow)]
+    return [label_chart(text, worth.curves.labels.tolist(), rows, arrow=arrow)]
 
 
 def _charts(context: QuestionContext, points: list[LabelPoint], titles: list[str]) -> tuple[Chart, ...]:
