@@ -90,7 +90,8 @@ def test_existing_base_serves_all_arms_of_a_plan(
     compute = cut_features.compute_cut_features
     for module in ("cut_pass", "feature_source"):
         monkeypatch.setattr(
-            f"pipeline.stages.{module}.compute_cut_features", lambda *given: passes.append(1) or compute(*given)
+            f"pipeline.stages.{module}.compute_cut_features",
+            lambda *given, path: passes.append(1) or compute(*given, path=path),
         )
     dataset = photos("pets", ("cat", "dog"))
     result = main(MainParams(plan=plan, base=own_base.run_id, model=code, dataset=dataset, workers=1))

@@ -161,7 +161,7 @@ class ArmReader:
             return
         if arm.kind.entry_point == EXISTING_BASE:
             if entry.keys() & {"params", "grid"}:
-                add(arm.grid, "an existing base takes no params: it is given with -P base=URI.")
+                add(arm.grid, "an existing base takes no params.", "It is given with -P base=URI.")
             return
         raw = {**arm.setting, **({"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {})}
         try:
