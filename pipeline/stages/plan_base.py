@@ -1,6 +1,6 @@
 """Puts an existing base in place of the base that a plan trains (`main -P base=URI`), and fits the plan's cuts to it.
 
-Read `use_base`. Cuts of a plan that ships are scaled from the blocks of its own base to those of the existing one; a
+Read `use_base`. Cuts of a built-in plan are scaled from the blocks of its own base to those of the existing one; a
 cut of another plan is rejected if the base has fewer blocks.
 """
 
@@ -37,14 +37,14 @@ def require_base(plan: Plan) -> None:
         raise UserInputError(Fault("base", "auto", what, remedy))
 
 
-def use_base(plan: Plan, base: Base, *, model: str, shipped: bool) -> Plan:
+def use_base(plan: Plan, base: Base, *, model: str, built_in: bool) -> Plan:
     """Return a plan whose targets build on an existing base, instead of one that it trains.
 
     Args:
         plan: The plan.
         base: The existing base.
         model: The user's own code that the base is made of, as named in the command; empty for other bases.
-        shipped: Whether the plan ships: then its cuts are scaled to the blocks of the base.
+        built_in: Whether the plan is built in: then its cuts are scaled to the blocks of the base.
 
     Raises:
         UserInputError: The plan trains several bases or none, or its arms cannot use this one.
@@ -54,7 +54,7 @@ def use_base(plan: Plan, base: Base, *, model: str, shipped: bool) -> Plan:
     check_targets(targets, base, model)
     depth = base.network.architecture.depth
     shape = base.network.architecture.image_shape
-    scaling = (planned_depth(own, targets, shape), depth) if shipped else (depth, depth)
+    scaling = (planned_depth(own, targets, shape), depth) if built_in else (depth, depth)
     arms = {name: on_base(arm, base, model, own=own.name) for name, arm in plan.arms.items() if arm is not own}
     fitted = {name: with_values(arm, scaled_cuts(arm, *scaling)) for name, arm in arms.items()}
     plan = replace(plan, arms=arms, questions=without_arm(plan.questions, own.name))

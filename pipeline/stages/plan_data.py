@@ -1,7 +1,7 @@
 """Fits a plan to its data before anything runs: classes of every arm, numbers of labels, folds and batch sizes.
 
-Read `fit_plan`. The values of a plan that ships are defaults: they are lowered to what the data have. Those of other
-plans are rejected if the data do not have them.
+Read `fit_plan`. The values of a built-in plan are defaults: they are lowered to fit the data. Those of other plans
+are rejected if the data are too small.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ LOWERED = ("per_class", "val_per_class", "folds", "batch_size")
 
 
 def fit_plan(
-    plan: Plan, *, shipped: bool, class_split: Literal["fixed", "random"] = "fixed", base: Base | None = None
+    plan: Plan, *, built_in: bool, class_split: Literal["fixed", "random"] = "fixed", base: Base | None = None
 ) -> Plan:
     """Return a plan whose arms name their classes, and whose numbers of labels, folds and batch sizes fit the data.
 
     Args:
         plan: As read from its file.
-        shipped: Whether its numbers are defaults, which are lowered to fit.
-        class_split: Whether every seed has the same classes, or draws as many.
+        built_in: Whether its numbers are defaults, which are lowered to fit.
+        class_split: Whether all seeds have the same classes, or each draws as many at random.
         base: An existing base that all targets build on: they take the classes that it was not trained on.
 
     Raises:
@@ -60,7 +60,7 @@ def fit_plan(
     for arm in plan.arms.values():
         limits = data_limits(arm, summaries[arm.name])
         exceeded = {name: limit for name, limit in limits.items() if given(arm, name) > limit}
-        if exceeded and (not shipped or min(exceeded.values()) < 1):
+        if exceeded and (not built_in or min(exceeded.values()) < 1):
             faults |= {str(fault): fault for fault in faults_of(arm, exceeded, summaries[arm.name])}
         fitted[arm.name] = with_values(arm, exceeded)
     if faults:
@@ -83,7 +83,7 @@ def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
 
 
 def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], base: Base | None) -> dict[str, PlannedArm]:
-    """Return the arms with classes in their settings, and print those that the dataset has decided.
+    """Return the arms with classes in their settings, and print those that depend on the dataset.
 
     Raises:
         UserInputError: A dataset lacks a class, or has too few classes for a base and a target.
@@ -132,7 +132,7 @@ def class_text(classes: Classes, summary: DatasetSummary) -> str:
 def base_classes(
     arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], *, given_classes: Mapping[str, Classes]
 ) -> Classes:
-    """Return the default classes of a base: those that are left for it by the targets that build on it."""
+    """Return the default classes of a base: those that its targets do not use."""
     summary, params = summaries[arm.name], arm_params(arm)
     assert isinstance(params, TrainBaseParams)
     targets = [other for other in arms.values() if root_of(other, arms) is arm and summaries[other.name] is summary]
