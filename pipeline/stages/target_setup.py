@@ -149,9 +149,7 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
     else:
         base_architecture = requested_architecture(TrainBaseParams(model=params.family, **given_data(params)), split)
     reuse = rule.for_blocks(base_architecture.block_names)
-    if isinstance(base_architecture, CNNArchitecture) and reuse.depth < base_architecture.depth:
-        what = f"a CNN that was built here keeps its {base_architecture.depth} blocks."
-        raise UserInputError(Fault("upper", "drop", what, "Use upper=fresh, or reuse_layers=all."))
+    check_depth(reuse, base_architecture)
     continues = data.known_base is not None and reuse.copied == base_architecture.depth
     overlap: set[str] = set()
     if base is not None and reuse.copied and not continues and base.dataset == data.dataset.name:
@@ -159,6 +157,13 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
     architecture = target_architecture(base_architecture, split.class_names, reuse.depth)
     in_order = tuple(class_name for class_name in split.class_names if class_name in overlap)
     return TargetSetup(data, base, replace(reuse, keeps_head=continues), architecture, in_order)
+
+
+def check_depth(reuse: Reuse, base: AnyArchitecture) -> None:
+    """Raise UserInputError if blocks of a CNN that was built here are dropped."""
+    if isinstance(base, CNNArchitecture) and reuse.depth < base.depth:
+        what = f"a CNN that was built here keeps its {base.depth} blocks."
+        raise UserInputError(Fault("upper", "drop", what, "Use upper=fresh, or reuse_layers=all."))
 
 
 def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -> None:
