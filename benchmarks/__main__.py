@@ -82,7 +82,7 @@ def check(names: tuple[str, ...], options: Options, folder: Path) -> None:
 @click.option("--dataset", default=Options.dataset, show_default=True, help="digits is small: for a quick try.")
 @click.option("--results", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "results.json")
 @click.option("--here", is_flag=True, hidden=True, help="Run in this process.")
-def main(short: bool, only: tuple[str, ...], rounds: int, dataset: str, results: Path, here: bool) -> None:
+def main(short: bool, only: tuple[str, ...], rounds: int, *, dataset: str, results: Path, here: bool) -> None:
     """Run benchmarks, and write RESULTS.md, results.json and results.png."""
     options = Options(rounds, short, dataset)
     if here:

@@ -81,9 +81,9 @@ def head_on_features(base: GraphNetwork, examples: Examples, folder: Path) -> No
     reuse = Reuse(cut, cut, cut)
     architecture = target_architecture(base.architecture, tuple("abcd"), cut)
     network, _ = reuse_network(architecture, base, reuse, generator=generator(0, "head"))
-    features = compute_cut_features(base, [cut], [examples], folder / "cuts.safetensors").at(cut)
+    features = compute_cut_features(base, [cut], [examples], path=folder / "cuts.safetensors").at(cut)
     inputs = model_inputs(network, examples, features)
-    list(Fit(network, inputs, inputs, settings(EPOCHS), start=cut))
+    list(Fit(network, inputs, inputs, settings=settings(EPOCHS), start=cut))
 
 
 def tutorial_loop(base: GraphNetwork, data: Labelled) -> float:
@@ -106,7 +106,7 @@ def plain_layers(base: GraphNetwork, memory_format: torch.memory_format) -> nn.S
 
 
 def train_plainly(
-    layers: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled, dtype: torch.dtype = torch.float32
+    layers: nn.Module, optimizer: torch.optim.Optimizer, data: Labelled, *, dtype: torch.dtype = torch.float32
 ) -> None:
     """Train for one epoch."""
     layers.train()
@@ -142,7 +142,7 @@ def measure_fine_tuning(options: Options) -> Row:
     optimizer = torch.optim.Adam(layers.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     arms: dict[str, Callable[[], object]] = {
         "project": project_arm(base, settings(10**6, dtype), train=data, test=data).epoch,
-        "plain": lambda: train_plainly(layers, optimizer, channels_last, dtype),
+        "plain": lambda: train_plainly(layers, optimizer, channels_last, dtype=dtype),
     }
     timings = alternate(arms, options.rounds)
     what = f"ResNet-18 fine-tuned, {len(data.labels)} images of 64 pixels, batch {BATCH}, {str(dtype)[6:]}, one epoch"
@@ -158,7 +158,7 @@ def measure_study(options: Options, folder: Path) -> Row:
     pool = photos(1_000 if not options.short else 100, 32)
     test = photos(1_000 if not options.short else 100, 32, seed=1)
     cuts = range(2, len(base.blocks) + 1)  # nine
-    features = compute_cut_features(base, cuts, [pool, test], folder / "study.safetensors")
+    features = compute_cut_features(base, cuts, [pool, test], path=folder / "study.safetensors")
     chosen = list(product(cuts, LABELS, range(SEEDS)))
     heads = {cut: _head(base, cut) for cut in cuts}
 

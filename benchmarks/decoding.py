@@ -105,7 +105,7 @@ def empty_state() -> Iterator[None]:
                 os.environ["PIPELINE_STATE_DIR"] = before
 
 
-def decoding_row(what: str, folder: Path, geometry: Geometry, rounds: int) -> Row:
+def decoding_row(what: str, folder: Path, geometry: Geometry, *, rounds: int) -> Row:
     """Time both sides in alternating rounds."""
     ours, theirs = [], []
     for _ in range(rounds):
@@ -132,13 +132,13 @@ def measure(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         photos = write_jpegs(root / "photos", 1_000 // scale, (500, 375))
-        rows.append(decoding_row(f"{1_000 // scale} photos of 500x375 to 224x224", photos, PHOTO, options.few))
+        rows.append(decoding_row(f"{1_000 // scale} photos of 500x375 to 224x224", photos, PHOTO, rounds=options.few))
         icons = write_jpegs(root / "small", 20_000 // scale, (32, 32))
-        rows.append(decoding_row(f"{20_000 // scale} images of 32x32", icons, SMALL, options.few))
+        rows.append(decoding_row(f"{20_000 // scale} images of 32x32", icons, SMALL, rounds=options.few))
         many = write_jpegs(root / "many", 60_000 // scale, (32, 32))
         rows.append(second_start_row(many, options.rounds))
     if own := os.environ.get("BENCH_IMAGES"):
-        rows.append(decoding_row(own, Path(own), SMALL, 1))
+        rows.append(decoding_row(own, Path(own), SMALL, rounds=1))
         rows.append(second_start_row(Path(own), options.rounds))
     return rows
 

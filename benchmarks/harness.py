@@ -151,7 +151,7 @@ def project_arm(
 
     The network is copied, not modified.
     """
-    fit = Fit(copy.deepcopy(network), train, train, settings, start=start)
+    fit = Fit(copy.deepcopy(network), train, train, settings=settings, start=start)
     done = 0
 
     def epoch() -> None:

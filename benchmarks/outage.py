@@ -48,7 +48,7 @@ def redirected(run: StageRun, backlog: int | None) -> Iterator[None]:
 
 def epochs(task: Task, run: StageRun) -> Callable[[], None]:
     """Return a function that trains and logs the next epochs, as a stage does."""
-    records = iter(Fit(copy.deepcopy(task.network), task.train, task.test, endless(BATCH_SIZE, 0.998, "auto")))
+    records = iter(Fit(copy.deepcopy(task.network), task.train, task.test, settings=endless(BATCH_SIZE, 0.998, "auto")))
 
     def next_epochs() -> None:
         for _ in range(EPOCHS):

@@ -25,7 +25,7 @@ import torch
 from mlflow.entities import Metric, RunTag
 
 from benchmarks.harness import endless
-from benchmarks.stored_images import colour_cnn, random_labels, write_images
+from benchmarks.stored_images import color_cnn, random_labels, write_images
 from pipeline.data.classes import DIGITS
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.networks.build import build_network
@@ -36,7 +36,10 @@ from pipeline.tracking.lifecycle import stage_run
 from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import Fit
 from pipeline.training.records import EpochRecord, FitSettings, Labelled
-from pipeline.tuning.study import StudySpec, open_storage, open_study, started_count, trial_sampler
+from pipeline.tuning.sampling import sample_generation
+from pipeline.tuning.schedule import GENERATION, GENERATION_SIZE, SIZE, open_tasks
+from pipeline.tuning.search_space import Space
+from pipeline.tuning.study import StudySpec, open_storage, open_study
 
 Measurements = dict[str, float]
 WIDTH_IMAGES = 5_000
@@ -58,7 +61,7 @@ def train_epoch(images: int, width: int) -> Measurements:
     )
     network = build_network(architecture, generator(0, "weights"))
     data = Labelled(network.scale(pixels), labels)
-    fit = Fit(network, data, Labelled(data.values[:1000], labels[:1000]), endless(128))
+    fit = Fit(network, data, Labelled(data.values[:1000], labels[:1000]), settings=endless(128))
     seconds = []
     for epoch in range(1, 4 if images <= 100_000 else 2):
         began = time.perf_counter()
@@ -75,8 +78,8 @@ def train_stored(images: int) -> Measurements:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         data = Labelled(write_images(Path(folder) / "images", images), random_labels(images), torch.arange(images))
-        network = colour_cnn()
-        fit = Fit(network, data, data.take(torch.arange(1000), torch.device("cpu")), stored_settings())
+        network = color_cnn()
+        fit = Fit(network, data, data.take(torch.arange(1000), torch.device("cpu")), settings=stored_settings())
         with AnonymousMemory() as memory:
             began, cpu_began = time.perf_counter(), time.process_time()
             fit.train_epoch(1)
@@ -136,10 +139,10 @@ def log_epochs(count: int) -> Measurements:
 
 
 def study_of(trials: int) -> Measurements:
-    """Fill a study, then time opening it and one trial as in a worker."""
-    spec = StudySpec(f"scale {trials}", "tpe", "none", {"folds": "5"})
+    """Fill a study, then time opening it, and sampling a generation and looking for tasks as a worker does."""
+    spec = StudySpec(f"scale {trials}", {"folds": "5"})
     study = open_study(open_storage(), spec)
-    space: dict[str, optuna.distributions.BaseDistribution] = {
+    space: Space = {
         "learning_rate": optuna.distributions.FloatDistribution(3e-4, 5e-3, log=True),
         "width": optuna.distributions.IntDistribution(50, 200, step=50),
     }
@@ -148,8 +151,9 @@ def study_of(trials: int) -> Measurements:
         [
             optuna.trial.create_trial(
                 params={"learning_rate": 3e-4 + 4e-3 * a, "width": 50 * (1 + int(3.99 * b))},
-                distributions=space,
+                distributions={**space},
                 value=a * b,
+                user_attrs={GENERATION: 0, SIZE: trials},
             )
             for a, b in samples
         ]
@@ -158,15 +162,13 @@ def study_of(trials: int) -> Measurements:
     study = open_study(open_storage(), spec)
     opened = time.perf_counter() - began
 
-    def one_trial() -> None:
-        started_count(study)
-        study.sampler = trial_sampler("tpe", 0, trials)
-        trial = study.ask()
-        trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True)
-        trial.suggest_int("width", 50, 200, step=50)
-        study.tell(trial, 0.5)
+    def one_generation() -> None:
+        earlier = study.get_trials(deepcopy=False)
+        assert open_tasks(earlier, trials + GENERATION_SIZE, 5, pruner="race")
+        sample_generation("tpe", space, seed=0, earlier=earlier, size=GENERATION_SIZE)
 
-    return {"open_seconds": opened, "trial_seconds": median_seconds(one_trial, 3), "peak_mb": peak_mb()}
+    seconds = median_seconds(one_generation, 3)
+    return {"open_seconds": opened, "generation_seconds": seconds, "peak_mb": peak_mb()}
 
 
 def store_of(runs: int) -> Measurements:

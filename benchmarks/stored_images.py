@@ -32,7 +32,7 @@ IN_MEMORY, STORED = "scaled tensors in memory", "stored"
 TARGETS = {STORED: 1.05, "stored, crop_flip": None, "stored, trivial": None}
 
 
-def colour_cnn() -> LayeredNetwork:
+def color_cnn() -> LayeredNetwork:
     """Return the default CNN for 32x32 RGB images."""
     params = TrainBaseParams(model="cnn", augment="none")
     preprocessing = Preprocessing(size=SHAPE[1:], channels=3)
@@ -57,7 +57,7 @@ def random_labels(count: int) -> Tensor:
 def measure(options: Options) -> list[Row]:
     """Return the rows of this part."""
     torch.set_num_threads(1)
-    network, settings = colour_cnn(), endless(BATCH)
+    network, settings = color_cnn(), endless(BATCH)
     with tempfile.TemporaryDirectory() as folder:
         pixels, labels = write_images(Path(folder) / "images", IMAGES), random_labels(IMAGES)
         scaled, stored = Labelled(network.scale(pixels), labels), Labelled(pixels, labels, torch.arange(IMAGES))

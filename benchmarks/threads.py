@@ -34,7 +34,7 @@ def thread_counts() -> list[int]:
     return sorted({*(2**power for power in range(cores.bit_length()) if 2**power <= cores), cores})
 
 
-def row(model: str, images: int, batch_size: int, rounds: int, dataset: str) -> str:
+def row(model: str, images: int, batch_size: int, *, rounds: int, dataset: str) -> str:
     """Return one table row: million MACs per step, threads with auto, seconds for each thread count."""
     task = few_images(load_task(Options(dataset=dataset), model=model), images)
     settings = replace(endless(batch_size), learning_rate=task.params.learning_rate)
@@ -64,7 +64,7 @@ def main(rounds: int, dataset: str, busy: bool) -> None:
     print("|---" * (5 + len(heads)) + "|")
     with busy_cores() if busy else nullcontext():
         for case in CASES:
-            print(row(*case, rounds, dataset), flush=True)
+            print(row(*case, rounds=rounds, dataset=dataset), flush=True)
 
 
 if __name__ == "__main__":

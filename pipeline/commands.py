@@ -10,10 +10,17 @@ import click
 
 from pipeline.exit_codes import EXIT_FAILED, exit_codes
 
+MODEL_OPTION = click.option(
+    "--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id."
+)
+CODE_OPTION = click.option(
+    "--code", default="", metavar="own:PATH.py:FUNCTION", help="Your own code that builds the network; it is executed."
+)
+
 
 @click.command()
 def setup() -> None:
-    """Create the tracking store (schema; write-ahead logging for sqlite); say how to run stages on this machine."""
+    """Create the tracking store (schema; write-ahead logging for sqlite); print how to run stages on this machine."""
     from pipeline.launching import ways_to_run
     from pipeline.tracking.store import open_store
 
@@ -26,7 +33,7 @@ def setup() -> None:
 
 @click.command()
 def status() -> None:
-    """Show the progress of the plans that are running with this state folder."""
+    """Show the progress of running plans, as far as they share this state folder."""
     from pipeline.execution.status import print_status
 
     with exit_codes():
@@ -99,7 +106,7 @@ def blocks(model: str, image_size: int | None, modules: str) -> None:
 @click.command("compare")
 @click.argument("a")
 @click.argument("b")
-@click.option("--fail_on_regression", "--fail-on-regression", is_flag=True, help="Exit 1 if a verdict says worse.")
+@click.option("--fail_on_regression", "--fail-on-regression", is_flag=True, help="Exit 1 if B is worse by any verdict.")
 def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
     """Compare two runs or two plan runs (ids): settings, data, code, results, and a verdict per arm."""
     from pipeline.comparison import compare, regressions
@@ -112,19 +119,31 @@ def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
 
 
 @click.command("predict")
-@click.option("--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id.")
+@MODEL_OPTION
 @click.option("--images", "first", multiple=True, type=click.Path(path_type=Path), help="Files or folders.")
 @click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @click.option("--output", type=click.Path(path_type=Path), default="predictions.csv", show_default=True)
 @click.option("--request", type=click.Path(path_type=Path), help="Also write a request for the served model.")
+@CODE_OPTION
 def predict_command(
-    model: str, first: tuple[Path, ...], more: tuple[Path, ...], output: Path, request: Path | None
+    model: str, first: tuple[Path, ...], more: tuple[Path, ...], *, output: Path, request: Path | None, code: str
 ) -> None:
     """Classify image files with a trained model: a table, and a CSV file with all probabilities."""
     from pipeline.prediction import predict
 
     with exit_codes():
-        predict(model, (*first, *more), output=output, request=request)
+        predict(model, (*first, *more), output=output, request=request, code=code)
+
+
+@click.command("export")
+@MODEL_OPTION
+@CODE_OPTION
+def export_command(model: str, code: str) -> None:
+    """Add the servable graph to a model that has none, such as that of a plan step; the URI stays the same."""
+    from pipeline.trained_model import export
+
+    with exit_codes():
+        export(model, code)
 
 
 @click.command("sample_photos")
@@ -158,6 +177,7 @@ COMMANDS = (
     blocks,
     compare_command,
     predict_command,
+    export_command,
     sample_photos_command,
     doctor,
 )

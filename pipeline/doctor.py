@@ -28,7 +28,7 @@ from pipeline.tracking.store_checks import examine_server_clock, examine_store, 
 from pipeline.tuning.storage_checks import examine_storage
 
 MIN_PYTHON = (3, 11)
-MIN_TIME = 1_704_067_200  # 2024-01-01 in seconds since the epoch; an earlier clock was never set
+MIN_TIME = 1_704_067_200  # 2024-01-01 in seconds since the epoch; a clock before that was never set
 LOW_DISK_BYTES, FULL_DISK_BYTES = 1 << 30, 100 << 20
 VARIABLES = (
     "MLFLOW_", "PIPELINE_", "PG", "OMP_", "MKL_", "KMP_", "CUDA_", "CUBLAS_", "TORCH_", "PYTORCH_", "OPTUNA_",
@@ -40,7 +40,7 @@ MEANINGS = {
     "MLFLOW_EXPERIMENT_NAME": "experiment that runs are logged to and base=auto searches",
     "MLFLOW_EXPERIMENT_ID": "experiment that runs are logged to and base=auto searches",
     "PIPELINE_STORAGE": "Optuna storage",
-    "PIPELINE_DATA_DIR": "folder of the data sets",
+    "PIPELINE_DATA_DIR": "folder of the datasets",
     "PIPELINE_STATE_DIR": "local state: journals and checkpoints until they are uploaded",
     "OMP_WAIT_POLICY": "how idle threads wait; ACTIVE is many times slower on a busy machine",
     "CUDA_VISIBLE_DEVICES": "visible GPUs",
@@ -88,7 +88,7 @@ def examine_python() -> Iterator[CheckResult]:
 
 
 def examine_torch() -> Iterator[CheckResult]:
-    """Check that torch and torchvision match and that torchvision's data sets can be imported."""
+    """Check that torch and torchvision match and that torchvision's datasets can be imported."""
     torch_version, torchvision_version = torch.__version__.split("+")[0], version("torchvision")
     build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU"
     yield CheckResult("ok", "torch", f"{torch.__version__}, built {build}")
@@ -102,7 +102,7 @@ def examine_torch() -> Iterator[CheckResult]:
     if matching:
         yield CheckResult("ok", "torchvision", f"{torchvision_version}, built for this torch")
     else:
-        text = f"{torchvision_version}, compiled for another build of torch {torch_version}; its data sets work"
+        text = f"{torchvision_version}, compiled for another build of torch {torch_version}; its datasets work"
         yield CheckResult("note", "torchvision", text)
 
 
@@ -121,7 +121,7 @@ def examine_device() -> Iterator[CheckResult]:
 
 
 def examine_data(data_dir: Path) -> Iterator[CheckResult]:
-    """Validate every data set of the MNIST family on disk."""
+    """Validate every dataset of the MNIST family on disk."""
     count = 0
     for name, member in FAMILY.items():
         folder, missing = member.raw_folder(str(data_dir)), member.missing(str(data_dir))

@@ -22,8 +22,7 @@ from pipeline.data.decode import IMAGE_SUFFIXES, read_image, resize
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import Fault, UserInputError, invalid
 from pipeline.networks.layered import Classifier, LayeredNetwork
-from pipeline.tracking.base_model import Base, load_base
-from pipeline.tracking.store import open_store
+from pipeline.trained_model import load_model_to_use
 from pipeline.training.chunks import chunk_size
 
 MAX_ROWS = 30  # of the printed table; the CSV file has all
@@ -43,7 +42,9 @@ class Prediction:
         return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
 
 
-def predict(model: str, images: Sequence[Path], *, output: Path, request: Path | None = None) -> list[Prediction]:
+def predict(
+    model: str, images: Sequence[Path], *, output: Path, request: Path | None = None, code: str = ""
+) -> list[Prediction]:
     """Classify images, print a table, and write a CSV file with the probability of every class.
 
     Args:
@@ -51,12 +52,13 @@ def predict(model: str, images: Sequence[Path], *, output: Path, request: Path |
         images: Files and folders; of a folder, all image files in it and below.
         output: The CSV file.
         request: Write a request for the served model with these images to this file as well.
+        code: The user's own code that builds the network, `own:PATH.py:FUNCTION`.
 
     Raises:
         UserInputError: The model cannot be loaded, or a path is not an image (all of them are reported).
     """
     paths = image_files(images)
-    base = load_model_to_use(model)
+    base = load_model_to_use(model, code)
     preprocessing = base.network.architecture.preprocessing
     if request is not None:
         write_request(request, paths, preprocessing)
@@ -70,16 +72,6 @@ def predict(model: str, images: Sequence[Path], *, output: Path, request: Path |
     print_predictions(predictions, base.classes)
     echo(f"probabilities of all {len(base.classes)} classes: {output}")
     return predictions
-
-
-def load_model_to_use(model: str) -> Base:
-    """Return a trained model; its faults name the parameter `model`."""
-    try:
-        return load_base(open_store(), model)
-    except UserInputError as error:
-        raise UserInputError(
-            *(replace(fault, name="model", remedy="Each stage prints its model URI.") for fault in error.faults)
-        ) from None
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
@@ -108,7 +100,7 @@ def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
     """Return images as pixels in [0, 255], float32 (N, C, H, W).
 
     Raises:
-        UserInputError: Files that are no readable images, all of them.
+        UserInputError: Some files are not readable images; all are listed.
     """
     images, faults = [], []
     for path in paths:

@@ -1,6 +1,6 @@
-"""`python -m pipeline sample_photos PATH`: draw a folder of small colour photos, to try the project without own data.
+"""`python -m pipeline sample_photos PATH`: draw a folder of small color photos to try the project with.
 
-Each image shows one shape, the class, of any colour, size, position and rotation on a shaded, noisy background; image
+Each image shows one shape, the class, of any color, size, position and rotation on a shaded, noisy background; image
 sizes vary as those of photos do. Images depend on the seed alone.
 """
 
@@ -17,7 +17,7 @@ from pipeline.console import echo
 from pipeline.errors import invalid
 
 SIDES = (64, 112)  # range of an image's width and of its height, in pixels
-NOISE = 14  # standard deviation, in grey levels
+NOISE = 14  # standard deviation, in gray levels
 
 Point = tuple[float, float]
 
@@ -69,7 +69,7 @@ def sample_photos(path: Path, *, per_class: int = 60, seed: int = 0) -> None:
 
 
 def draw(outline: list[Point], rng: np.random.Generator) -> Image.Image:
-    """Return an RGB image of the outline on a background whose colour runs from one corner to another."""
+    """Return an RGB image of the outline on a background whose color runs from one corner to another."""
     width, height = (int(side) for side in rng.integers(*SIDES, size=2))
     slope = rng.uniform(-1, 1, (2, 3))
     rows, columns = np.linspace(-1, 1, height)[:, None, None], np.linspace(-1, 1, width)[None, :, None]

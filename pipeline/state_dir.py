@@ -1,4 +1,7 @@
-"""Where the project keeps its local state: journals and checkpoints of runs, studies' locks, decoded images."""
+"""Where the project keeps its local state: journals and checkpoints of runs, studies' locks, decoded images.
+
+A module of its own, since every package stores something there and it imports none of them.
+"""
 
 from __future__ import annotations
 

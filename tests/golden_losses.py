@@ -31,7 +31,7 @@ def default_fit(path: Path) -> Fit:
         fit_settings(params, resolve_training_runtime(params, network, params.batch_size)), gradients=path
     )
     data = [Labelled(network.scale(part.pixels), part.labels) for part in (split.train, split.validation)]
-    return Fit(network, *data, settings)
+    return Fit(network, *data, settings=settings)
 
 
 def losses(fit: Fit) -> list[float]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def write_photos(folder: Path, classes: tuple[str, ...], count: int = 24) -> str:
-    """Write 16x16 photos, whose colour distinguishes the classes, and return the folder as a data set."""
+    """Write 16x16 photos, whose color distinguishes the classes, and return the folder as a dataset."""
     rng = np.random.default_rng(len(classes))
     for number, class_name in enumerate(classes):
         (folder / class_name).mkdir(parents=True)

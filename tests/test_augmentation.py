@@ -118,7 +118,7 @@ TORCHVISION: tuple[Callable[[Tensor, float, float], Tensor], ...] = (  # image, 
 @pytest.mark.parametrize("number", range(len(OPERATIONS)))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_trivial_operations_match_torchvision(number: int, channels: int) -> None:
-    """Up to two grey levels; at the borders between pixels, rounding chooses either one."""
+    """Up to two gray levels; at the borders between pixels, rounding chooses either one."""
     bins = torch.arange(BINS).repeat(2)
     strengths, signs = bins / (BINS - 1), torch.tensor([1.0, -1.0]).repeat_interleave(BINS)
     images = photos(len(bins), channels)

@@ -1,4 +1,4 @@
-"""Classes by name: class lists, their meaning in a data set, and defaults."""
+"""Classes by name: class lists, their meaning in a dataset, and defaults."""
 
 from __future__ import annotations
 

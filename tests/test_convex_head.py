@@ -41,7 +41,7 @@ def clusters(count: int, units: int, classes: int, *, seed: int = 0, distance: f
 
 def solved(distance: float = 1.0, l2_grid: tuple[float, ...] = L2_GRID) -> SolvedHead:
     train, validation = clusters(120, 12, 3, distance=distance), clusters(90, 12, 3, seed=1, distance=distance)
-    return solve_head(*train, *validation, l2_grid=l2_grid)
+    return solve_head(*train, validation[0], validation_labels=validation[1], l2_grid=l2_grid)
 
 
 def standardized(features: Tensor, reference: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def probabilities(head: SolvedHead, features: Tensor) -> np.ndarray:
 def test_probabilities_match_scikit_learn(classes: int, l2: float) -> None:
     features, labels = clusters(150, 12, classes, distance=0.5)
     others, other_labels = clusters(400, 12, classes, seed=1, distance=0.5)
-    head = solve_head(features, labels, others, other_labels, l2_grid=(l2,))
+    head = solve_head(features, labels, others, validation_labels=other_labels, l2_grid=(l2,))
     expected = sklearn_model(features, labels, l2).predict_proba(standardized(others, features).numpy())
     assert probabilities(head, others) == pytest.approx(expected, abs=1e-4)
     assert expected.max() - expected.min() > 0.3
@@ -92,7 +92,7 @@ def trained_network(split: Split, epochs: int) -> LayeredNetwork:
     )
     network = build_network(architecture, generator(0, "weights"))
     train, validation = (Labelled(network.scale(part.pixels), part.labels) for part in (split.train, split.validation))
-    fit = Fit(network, train, validation, FitSettings(epochs, epochs, 32, 1e-3, 1e-4, seed=0))
+    fit = Fit(network, train, validation, settings=FitSettings(epochs, epochs, 32, 1e-3, 1e-4, seed=0))
     assert list(fit)[-1].val_accuracy > 0.9
     return network
 
@@ -103,7 +103,7 @@ def check_parity_on_features(dataset: Dataset, base: LayeredNetwork, per_class: 
     parts = (split.train, split.validation, split.test)
     for depth in range(3):
         train, validation, test = (compute_features(base, depth, part).values.flatten(1) for part in parts)
-        head = solve_head(train, split.train.labels, validation, split.validation.labels)
+        head = solve_head(train, split.train.labels, validation, validation_labels=split.validation.labels)
         assert head.converged and not head.at_grid_edge
         model = sklearn_model(train, split.train.labels, head.chosen.l2)
         inputs = standardized(test, train).numpy()
@@ -139,7 +139,7 @@ def test_gradient_at_solution_is_below_tolerance(
 ) -> None:
     features, labels = clusters(count, units, classes, seed=seed)
     features = torch.cat([features, torch.full((count, constant), 3.0)], 1)
-    head = solve_head(features, labels, features, labels, l2_grid=(l2,))
+    head = solve_head(features, labels, features, validation_labels=labels, l2_grid=(l2,))
     assert head.converged and head.chosen.gradient_norm <= TOLERANCE
     assert gradient_norm(features, labels, head.weight, head.bias, l2) <= 1.01 * TOLERANCE
 
@@ -197,7 +197,7 @@ def test_choice_at_the_edge_of_the_grid_is_recorded() -> None:
 
 def test_warm_start_does_not_change_the_solution() -> None:
     features, labels = clusters(120, 12, 3)
-    path_end = solve_head(features, labels, features, labels, l2_grid=(1.0, 1e-2, 1e-4))
+    path_end = solve_head(features, labels, features, validation_labels=labels, l2_grid=(1.0, 1e-2, 1e-4))
     direct = solve_at(features, labels, l2=path_end.chosen.l2)
     assert path_end.chosen.l2 == 1e-4  # validated on the training images
     assert torch.allclose(path_end.weight, direct.weight, atol=1e-3 * float(direct.weight.abs().max()))
@@ -213,7 +213,7 @@ def test_solving_does_not_modify_its_arguments() -> None:
     features, labels = clusters(60, 8, 3)
     features = features.double()
     before = features.clone()
-    solve_head(features, labels, features, labels)
+    solve_head(features, labels, features, validation_labels=labels)
     assert torch.equal(features, before)
 
 
@@ -222,7 +222,7 @@ def test_constant_units_do_not_change_the_head() -> None:
     constant = torch.full((100, 1), 0.1)
     rounding = constant * (1 + 1e-7 * torch.randn(100, 1, generator=generator(0, "rounding")))
     more = torch.cat([torch.zeros(100, 1), features, constant, rounding], 1)
-    plain, head = (solve_head(part, labels, part, labels) for part in (features, more))
+    plain, head = (solve_head(part, labels, part, validation_labels=labels) for part in (features, more))
     assert head.dropped_units == 3 and plain.dropped_units == 0
     assert torch.allclose(head.weight[:, 1:7], plain.weight) and torch.allclose(head.bias, plain.bias)
     assert not head.weight[:, [0, 7, 8]].any()
@@ -230,7 +230,7 @@ def test_constant_units_do_not_change_the_head() -> None:
 
 def test_constant_features_predict_class_frequencies() -> None:
     labels = torch.tensor([0, 0, 0, 1])
-    head = solve_head(torch.ones(4, 5), labels, torch.ones(4, 5), labels)
+    head = solve_head(torch.ones(4, 5), labels, torch.ones(4, 5), validation_labels=labels)
     assert torch.softmax(head.bias, 0).tolist() == pytest.approx([0.75, 0.25], abs=1e-5)
     assert not head.weight.any() and head.dropped_units == 5
 
@@ -244,7 +244,7 @@ def test_separable_classes_converge_along_the_whole_grid() -> None:
 def test_collinear_units_share_the_weight() -> None:
     features, labels = clusters(100, 6, 3)
     doubled = torch.cat([features, 3 * features], 1)
-    head = solve_head(doubled, labels, doubled, labels, l2_grid=(1e-3,))
+    head = solve_head(doubled, labels, doubled, validation_labels=labels, l2_grid=(1e-3,))
     assert head.converged
     assert torch.allclose(head.weight[:, :6], 3 * head.weight[:, 6:], rtol=1e-4, atol=1e-6)
 
@@ -252,7 +252,7 @@ def test_collinear_units_share_the_weight() -> None:
 def test_one_image_per_class_is_enough() -> None:
     features, labels = clusters(3, 200, 3)
     others, other_labels = clusters(60, 200, 3, seed=1)
-    head = solve_head(features, labels, others, other_labels)
+    head = solve_head(features, labels, others, validation_labels=other_labels)
     assert head.converged and head.predict(features).tolist() == [0, 1, 2]
 
 

@@ -45,7 +45,7 @@ QUICK = {"dataset": "digits", "epochs": 3, "per_class": 20, "val_per_class": 10,
 DRAWN = {"dataset": "digits", "per_class": 20, "val_per_class": 10}
 
 
-class GreyResNet(nn.Module):
+class GrayResNet(nn.Module):
     """A small ResNet for images of one channel."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class GreyResNet(nn.Module):
 
 def resnet() -> LayeredNetwork:
     torch.manual_seed(0)
-    module = GreyResNet().train()
+    module = GrayResNet().train()
     for _ in range(3):  # batch-norm statistics as after some training
         module(torch.rand(16, 1, 6, 6))
     origin = Origin("own", "nets.py:f", "", "0" * 64, preprocessing(1, 6, 6))
@@ -72,7 +72,7 @@ def test_features_of_all_cuts_equal_those_of_each_head(tmp_path: Path) -> None:
     cuts = range(1, len(network.blocks) + 1)
     assert len(cuts) == 7
     train, test = images(), images(30, 1)
-    features = compute_cut_features(network, cuts, [train, test, train], tmp_path / "cuts.safetensors")
+    features = compute_cut_features(network, cuts, [train, test, train], path=tmp_path / "cuts.safetensors")
     assert features.cuts == tuple(cuts) and len(features.tensors["ids"]) == len(train.ids.unique()) + len(test)
     for cut in cuts:
         head_only = frozen_head(network, cut)
@@ -92,7 +92,7 @@ def frozen_head(network: LayeredNetwork, cut: int) -> LayeredNetwork:
 
 def test_evaluation_on_pooled_features_equals_that_on_pixels(tmp_path: Path) -> None:
     network, part = resnet(), images()
-    features = compute_cut_features(network, [3], [part], tmp_path / "cuts.safetensors").at(3)
+    features = compute_cut_features(network, [3], [part], path=tmp_path / "cuts.safetensors").at(3)
     head_only = frozen_head(network, 3)
     cached = evaluate(head_only, model_inputs(head_only, part, features), start=3)
     assert cached.loss == pytest.approx(evaluate(head_only, model_inputs(head_only, part)).loss, rel=1e-5)
@@ -100,7 +100,7 @@ def test_evaluation_on_pooled_features_equals_that_on_pixels(tmp_path: Path) -> 
 
 def test_features_are_written_to_a_tensor_file(tmp_path: Path) -> None:
     network, path = reused_mlp(), tmp_path / "folder" / "cuts.safetensors"
-    features = compute_cut_features(network, [1, 3], [images()], path)
+    features = compute_cut_features(network, [1, 3], [images()], path=path)
     stored, _ = read_tensor_file(path, 1 << 20)
     assert stored.keys() == {"ids", "cut_1", "cut_3"}
     assert all(torch.equal(stored[name], features.tensors[name]) for name in stored)
@@ -166,16 +166,16 @@ def test_features_of_other_images_or_weights_are_not_used(base: StageResult, sto
     cache_features(CacheFeaturesParams(**DRAWN, cuts="1,2"))
     network = load_base(store, base.run_id).network
     ids = load_base(store, base.run_id).train_ids
-    assert find_cut_features(store, network, 1, ids) is None  # images of the base
+    assert find_cut_features(store, network, 1, ids=ids) is None  # images of the base
     run = store.search_runs(["0"], "tags.stage = 'cache_features'")[0]
     path = store.download_artifacts(run.info.run_id, ARTIFACT)
     covered = read_tensor_file(Path(path), 1 << 24)[0]["ids"]
-    assert find_cut_features(store, network, 2, covered[:7]) is not None
-    assert find_cut_features(store, network, 3, covered[:7]) is None  # not among the cuts
+    assert find_cut_features(store, network, 2, ids=covered[:7]) is not None
+    assert find_cut_features(store, network, 3, ids=covered[:7]) is None  # not among the cuts
     before = cut_fingerprint(network)
     with torch.no_grad():
         network.blocks[0][1].weight[0, 0] += 1  # type: ignore[index]
-    assert cut_fingerprint(network) != before and find_cut_features(store, network, 2, covered[:7]) is None
+    assert cut_fingerprint(network) != before and find_cut_features(store, network, 2, ids=covered[:7]) is None
 
 
 def test_damaged_features_are_skipped(base: StageResult, store: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,7 +183,7 @@ def test_damaged_features_are_skipped(base: StageResult, store: MlflowClient, ca
     path = Path(store.get_run(result.run_id).info.artifact_uri.removeprefix("file://")) / ARTIFACT
     path.write_bytes(path.read_bytes()[:-4] + b"\1\2\3\4")
     network = load_base(store, base.run_id).network
-    assert find_cut_features(store, network, 1, torch.zeros(0, dtype=torch.int64)) is None
+    assert find_cut_features(store, network, 1, ids=torch.zeros(0, dtype=torch.int64)) is None
     assert "skipped features" in caplog.text and "altered content" in caplog.text
 
 

@@ -34,7 +34,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def fashion(tmp_path: Path) -> Path:
-    """A small data set in torchvision's Fashion-MNIST layout."""
+    """A small dataset in torchvision's Fashion-MNIST layout."""
     generator = np.random.default_rng(0)
     for part, count in (("train", 60), ("t10k", 30)):
         raw = tmp_path / "FashionMNIST" / "raw"

@@ -31,7 +31,7 @@ def listing(root: Path) -> FolderListing:
 
 def labelled(root: Path) -> LabelledFiles:
     found = listing(root)
-    return concatenate_tables("folder:x", found.root, found.splits, found.class_names)
+    return concatenate_tables("folder:x", found.root, found.splits, class_names=found.class_names)
 
 
 def classes_of(table: FileTable, found: FolderListing) -> dict[str, str]:
@@ -206,7 +206,7 @@ def files_with(ids: list[list[int]], names: tuple[str, ...] = ("a", "b")) -> tup
     table.sizes = table.mtimes = [0] * len(table.names)
     records = np.zeros(len(table.names), RECORD)
     records["done"], records["id"] = 1, [identity for members in ids for identity in members]
-    return concatenate_tables("folder:x", Path(), {"all": table}, names), records
+    return concatenate_tables("folder:x", Path(), {"all": table}, class_names=names), records
 
 
 def ids_in_test(found: LabelledFiles, records: np.ndarray) -> set[int]:
@@ -271,7 +271,7 @@ def official(train: list[int], validation: list[int], test: list[int]) -> tuple[
             tables[split].sizes = tables[split].mtimes = [0] * len(ids)
     records = np.zeros(len(train) + len(validation) + len(test), RECORD)
     records["done"], records["id"] = 1, train + validation + test
-    return concatenate_tables("folder:x", Path(), tables, ("a", "b")), records
+    return concatenate_tables("folder:x", Path(), tables, class_names=("a", "b")), records
 
 
 def test_held_out_images_are_dropped_from_official_training_split() -> None:

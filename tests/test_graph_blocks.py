@@ -638,7 +638,7 @@ def test_own_network_is_rebuilt_from_the_same_source_only(own_file: Path) -> Non
 def test_record_alone_never_imports_own_code(own_file: Path) -> None:
     record = load_model(own_request(own_file), generator(0, "w")).network.architecture
     sys.modules.pop("own_network_my_nets")
-    with pytest.raises(ValueError, match="Pass model=own"):
+    with pytest.raises(ValueError, match="model=own:PATH.py"):
         build_network(record, generator(1, "w"))
     assert "own_network_my_nets" not in sys.modules
 

@@ -8,9 +8,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from pipeline.data.sources.registry import load_dataset
 from pipeline.errors import UserInputError
@@ -30,6 +33,7 @@ from pipeline.params import (
     TuneParams,
     parse_params,
 )
+from pipeline.prediction import predict
 from pipeline.stages.cache_features import cache_features
 from pipeline.stages.finetune_cnn import finetune_cnn
 from pipeline.stages.import_base import import_base
@@ -43,6 +47,7 @@ from pipeline.tracking import names
 from pipeline.tracking.base_model import Base, load_base
 from pipeline.tracking.recovery.resume import InterruptedRun
 from pipeline.tracking.stage_run import StageResult
+from pipeline.trained_model import export
 from tests.networks import SmallResNet, randomize
 from tests.photos import write_photos
 
@@ -73,7 +78,7 @@ MakeFolder = Callable[[str, tuple[str, ...]], str]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> MakeFolder:
-    """Writes 24 noisy photos per class and returns the folder as a data set."""
+    """Writes 24 noisy photos per class and returns the folder as a dataset."""
     return lambda name, classes: write_photos(tmp_path / name, classes)
 
 
@@ -96,7 +101,7 @@ def weights(tmp_path: Path) -> str:
 
 @pytest.fixture
 def own_base(store: MlflowClient, code: str, weights: str) -> StageResult:
-    """The user's network, imported without a data set."""
+    """The user's network, imported without a dataset."""
     return import_base(ImportBaseParams(model=code, weights=weights, image_size="16", std="0.25"))
 
 
@@ -142,13 +147,35 @@ def test_import_logs_weights_provenance_and_accuracy(
 
 
 def expected_accuracy(network: LayeredNetwork, name: str) -> float:
-    """Return the accuracy on a data set's test split, by class names."""
+    """Return the accuracy on a dataset's test split, by class names."""
     dataset = load_dataset(name, "data", geometry=network.architecture.preprocessing.geometry)
     with torch.no_grad():
-        predicted = network(dataset.test.pixels).argmax(1)
+        predicted = network(dataset.test.pixels[dataset.test.pixel_rows]).argmax(1)
     words = [network.architecture.classes[output] for output in predicted.tolist()]
     labels = [dataset.class_names[label] for label in dataset.test.labels.tolist()]
     return sum(word == label for word, label in zip(words, labels, strict=True)) / len(labels)
+
+
+def test_own_network_is_exported_and_used_with_its_code(
+    store: MlflowClient, code: str, weights: str, tmp_path: Path
+) -> None:
+    params = ImportBaseParams(model=code, weights=weights, image_size="16", std="0.25", export=False)
+    uri = import_base(params).model_uri
+    (tmp_path / "nets.ran").unlink()
+    with pytest.raises(UserInputError, match=r"is user code.*predict and export: --code"):
+        export(uri)
+    assert not (tmp_path / "nets.ran").exists()
+    export(uri, code)
+    image = tmp_path / "gray.png"
+    Image.new("RGB", (20, 20), (90, 90, 90)).save(image)
+    (one,) = predict(uri, [image], output=tmp_path / "out.csv", code=code)
+    served = mlflow.pyfunc.load_model(uri).predict(np.full((1, 3, 16, 16), 90, np.float32))
+    assert np.allclose(one.probabilities, served[0], atol=1e-5)
+
+
+def test_code_must_be_own_code(store: MlflowClient, own_base: StageResult) -> None:
+    with pytest.raises(UserInputError, match=r"code=nets.py:small: must be own:PATH.py:FUNCTION"):
+        export(own_base.model_uri, "nets.py:small")
 
 
 def test_own_code_runs_only_if_named_again(
@@ -156,7 +183,7 @@ def test_own_code_runs_only_if_named_again(
 ) -> None:
     (tmp_path / "nets.ran").unlink()
     params = {"base": own_base.model_uri, "dataset": photos("new", ("x", "y")), **QUICK}
-    with pytest.raises(UserInputError, match="is user code.*Pass model=own:PATH.py:small"):
+    with pytest.raises(UserInputError, match="is user code.*model=own:PATH.py:small"):
         transfer(TransferParams(**params))
     assert not (tmp_path / "nets.ran").exists()
     with pytest.raises(UserInputError, match="is not the function that defined the base"):
@@ -270,7 +297,7 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
     base = load_base(store, result.model_uri)
     assert len(base.classes) == 1000 and base.dataset == "none"
     assert base.network.architecture.preprocessing.mean == (0.485, 0.456, 0.406)
-    with pytest.raises(UserInputError, match="dataset=auto: the base was imported without a data set"):
+    with pytest.raises(UserInputError, match="dataset=auto: the base was imported without a dataset"):
         transfer(TransferParams(base=result.model_uri))
 
 
@@ -287,7 +314,7 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
         ({"weights": "default"}, "has no published weights"),
         ({"classes": "0-6"}, "the network has 3 outputs, but 7 classes are given"),
         ({"image_size": "auto"}, "image_size: .* has no published preprocessing"),
-        ({"std": "measured"}, "std=measured: there is no data set to measure it on"),
+        ({"std": "measured"}, "std=measured: there is no dataset to measure it on"),
         ({"license": "{folder}/none"}, "license=.*cannot be read"),
         ({"model": "{folder}/nets.py:two_inputs", "weights": "none"}, "forward .*two|inputs"),
         ({"blocks": "layer9"}, "layer9"),
@@ -379,7 +406,7 @@ arms:
 
 def test_resume_runs_own_code_only_if_named_again() -> None:
     run = InterruptedRun("f" * 32, "train_base", {"model": "own:stored.py:f", "seed": "3"}, inherits_labels=False)
-    with pytest.raises(UserInputError, match="made of your own code, which only you can name. Add model=own:"):
+    with pytest.raises(UserInputError, match="built by your own code, which has to be named again. Add model=own:"):
         resumed_parameters(run, ResumeParams(run_id=run.run_id))
     named = resumed_parameters(run, ResumeParams(run_id=run.run_id, model="own:mine.py:f"))
     assert (named["model"], named["seed"]) == ("own:mine.py:f", "3")

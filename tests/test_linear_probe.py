@@ -49,9 +49,9 @@ def test_heads_never_see_the_fold_they_are_scored_on(monkeypatch: pytest.MonkeyP
     fitted: list[tuple[set[float], ...]] = []
     solve_head, solve_at = linear_probe.solve_head, linear_probe.solve_at
 
-    def watched_solve_head(train: Tensor, a: Tensor, validation: Tensor, b: Tensor, **options: object) -> object:
+    def watched_solve_head(train: Tensor, a: Tensor, validation: Tensor, **options: object) -> object:
         fitted.append((set(train[:, 0].tolist()), set(validation[:, 0].tolist())))
-        return solve_head(train, a, validation, b, **options)  # type: ignore[arg-type]
+        return solve_head(train, a, validation, **options)  # type: ignore[arg-type]
 
     def watched_solve_at(train: Tensor, a: Tensor, **options: object) -> object:
         fitted.append((set(train[:, 0].tolist()),))

@@ -21,9 +21,8 @@ from pipeline.params import MainParams, ReportParams, TrainBaseParams, parse_par
 from pipeline.params.grid import canonical_grid, grid_settings
 from pipeline.plan.arms import PlanOverrides
 from pipeline.plan.loader import PLANS, load_plan
-from pipeline.plan.margins import default_margin
 from pipeline.plan.outcome import record_from_json
-from pipeline.plan.records import walk
+from pipeline.plan.records import default_margin, walk
 from pipeline.stages.main import main
 from pipeline.stages.report import report
 from pipeline.tracking import cache_key as key_module
@@ -106,7 +105,7 @@ def test_bundled_plans_are_valid() -> None:
             found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
-    assert checked == 23
+    assert checked == 25
 
 
 def test_settings_of_bundled_plans_reach_worker_processes() -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 @pytest.fixture
 def model(store: MlflowClient) -> str:
-    """A model for grey digits of 28 x 28 pixels."""
+    """A model for gray digits of 28 x 28 pixels."""
     return train_base(TrainBaseParams(dataset="digits", epochs=2, width=16, hidden_layers=1)).model_uri
 
 
@@ -77,7 +77,7 @@ def test_unknown_model_is_rejected(store: MlflowClient, tmp_path: Path) -> None:
         predict("models:/m-" + 32 * "0", [image], output=tmp_path / "out.csv")
 
 
-def test_grey_images_without_channel_axis_give_the_expected_shape(model: str) -> None:
+def test_gray_images_without_channel_axis_give_the_expected_shape(model: str) -> None:
     with pytest.raises(MlflowException, match=r"\(2, 28, 28\) does not match expected shape \(-1, 1, 28, 28\)"):
         mlflow.pyfunc.load_model(model).predict(np.zeros((2, 28, 28), np.float32))
 
@@ -88,11 +88,11 @@ def test_model_card_states_data_accuracy_input_and_lineage(model: str, store: Ml
     logged = store.get_logged_model(model.removeprefix("models:/"))
     run = store.get_run(str(logged.source_run_id))
     assert f"Test accuracy {100 * run.data.metrics[names.TEST_ACCURACY]:.2f} % (95 % CI over" in card
-    assert "(N, 1, 28, 28): grey pixels in [0, 255]" in card and "did not converge" in card
+    assert "(N, 1, 28, 28): gray pixels in [0, 255]" in card and "did not converge" in card
     assert f"- run: {run.info.run_id}" in card and logged.tags[names.NOTE] == card
 
 
-def test_sample_photos_are_reproducible_colour_and_of_several_sizes(tmp_path: Path) -> None:
+def test_sample_photos_are_reproducible_color_and_of_several_sizes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         sample_photos(tmp_path / name, per_class=3)
     files = sorted((tmp_path / "one").rglob("*.jpg"))

@@ -40,7 +40,7 @@ def test_measured_statistics_are_those_of_the_training_images(monkeypatch: pytes
     assert std == pytest.approx(values.std((0, 2, 3), correction=0).tolist(), abs=1e-4)
 
 
-def test_small_grey_images_are_not_normalized_by_default() -> None:
+def test_small_gray_images_are_not_normalized_by_default() -> None:
     small, photo = Geometry(size=(28, 28), channels=1), Geometry(size=(32, 32), channels=3)
     assert (resolved(small).mean, resolved(small).std) == (None, None)
     assert len(resolved(photo).mean) == 3 and resolved(Geometry(size=(40, 40), channels=1)).std is not None

@@ -54,7 +54,7 @@ MakeFolder = Callable[..., str]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> MakeFolder:
-    """Writes a folder of noisy photos and returns it as a data set; `counts` has the images of each class."""
+    """Writes a folder of noisy photos and returns it as a dataset; `counts` has the images of each class."""
 
     def make(name: str, counts: dict[str, int], seed: int = 0) -> str:
         rng = np.random.default_rng(seed)
@@ -206,7 +206,7 @@ def test_seen_test_images_are_excluded_under_any_name(
 
 
 def swapped(dataset: Dataset) -> Dataset:
-    """A data set whose official test split holds the training images of a base."""
+    """A dataset whose official test split holds the training images of a base."""
     return replace(dataset, train=dataset.test, test=dataset.train)
 
 

@@ -82,7 +82,7 @@ def test_only_unfrozen_parameters_change(data: st.DataObject) -> None:
     for name, value in base.state_dict().items():
         if name.startswith(tuple(f"blocks.{k}." for k in range(copied))):
             assert torch.equal(before[name], value), name
-    list(Fit(network, labelled(network, images()), labelled(network, images(30, 1)), SETTINGS, copied=copied))
+    list(Fit(network, labelled(network, images()), labelled(network, images(30, 1)), settings=SETTINGS, copied=copied))
     for name, value in network.state_dict().items():
         frozen = name.startswith(tuple(f"blocks.{k}." for k in range(reuse.frozen)))
         trained = name in dict(network.named_parameters())
@@ -179,7 +179,7 @@ def fits(network_of, epochs: int, double: bool):  # type: ignore[no-untyped-def]
                     values = network.eval().run_blocks(values, 0, network.frozen)
             parts.append(Labelled(values, examples.labels))
         changed = FitSettings(**{**SETTINGS.__dict__, "epochs": epochs, "patience": epochs})
-        fit = Fit(network, *parts, changed, start=network.frozen if cached else 0)
+        fit = Fit(network, *parts, settings=changed, start=network.frozen if cached else 0)
         losses.append([record.val_loss for record in fit])
     return losses
 

@@ -112,7 +112,7 @@ def test_feature_timing_synchronizes_the_device(digits: Dataset, monkeypatch: py
     examples = select_examples(digits.train, (0, 1), digits)
     architecture = architecture_from_params(params, preprocessing(), ("0", "1"))
     network = build_network(architecture, generator(0, "weights")).to("meta")
-    prefix_seconds(network, 2, [model_inputs(network, examples)], 32)
+    prefix_seconds(network, 2, [model_inputs(network, examples)], batch_size=32)
     assert waited == ["meta", "meta"]  # before the first and before the second look at the clock
 
 

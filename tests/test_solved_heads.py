@@ -68,7 +68,7 @@ def test_exported_head_is_the_minimizer(base: StageResult, store: MlflowClient, 
     features, val_features = (
         head_inputs(source, model_inputs(source, part)) for part in (split.train, split.validation)
     )
-    expected = solve_head(features, split.train.labels, val_features, split.validation.labels)
+    expected = solve_head(features, split.train.labels, val_features, validation_labels=split.validation.labels)
     assert torch.equal(exported.head.weight, expected.weight.float())
     assert torch.equal(exported.head.bias, expected.bias.float())
     for name, value in source.blocks.state_dict().items():

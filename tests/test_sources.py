@@ -1,4 +1,4 @@
-"""Sources by name: folders, torchvision's data sets in its layout on disk, and arrays in another geometry."""
+"""Sources by name: folders, torchvision's datasets in its layout on disk, and arrays in another geometry."""
 
 from __future__ import annotations
 

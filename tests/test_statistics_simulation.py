@@ -61,7 +61,7 @@ def test_sign_and_size_together_err_in_at_most_five_percent(margin):
 
 
 def test_within_margin_is_rarely_wrong_at_the_margin():
-    rate = size_error(normal, np.random.default_rng(4), 4_000, 0.7)
+    rate = size_error(normal, np.random.default_rng(4), 4_000, margin=0.7)
     assert 0.01 < rate <= 0.05
 
 
@@ -75,7 +75,7 @@ def test_one_tost_has_its_nominal_level_at_the_margin():
 )
 def test_published_limits_hold_for_differences_that_are_not_normal(sampler, published):
     runs = 3_000
-    answers = family_answers(independent(sampler, np.random.default_rng(6), runs, 1), MARGIN)
+    answers = family_answers(independent(sampler, np.random.default_rng(6), runs, questions=1), MARGIN)
     assert wrong_families(answers, np.zeros(1), MARGIN) == pytest.approx(
         published, abs=tolerance(published, runs) + 0.002
     )

@@ -33,7 +33,7 @@ from pipeline.training.features import Features, compute_features
 from pipeline.training.inputs import model_inputs
 from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
-from pipeline.tuning.objective import score_folds
+from pipeline.tuning.objective import score_fold
 from pipeline.tuning.shared_examples import SharedExamples, share_examples
 from pipeline.tuning.workers import start_forkserver
 from tests.conftest import preprocessing
@@ -89,7 +89,7 @@ def test_stored_images_train_bit_identically_to_images_in_memory(
         network = network_of(architecture)
         data = model_inputs(network, examples) if in_memory else stored(examples)
         assert (data.rows is None) == in_memory
-        fits.append(Fit(network, data, data, SETTINGS))
+        fits.append(Fit(network, data, data, settings=SETTINGS))
         assert len(list(fits[-1])) == 4
     digests = {weights_digest(fit.network.state_dict()) for fit in fits}
     curves = [[(record.train_loss, record.val_loss) for record in fit.history] for fit in fits]
@@ -196,7 +196,7 @@ def test_large_features_train_like_features_in_memory(examples: Examples, monkey
         cached: Features = compute_features(network, 1, examples)
         data = model_inputs(network, examples, cached)
         assert (data.rows is None) == (limit > 1)
-        list(Fit(network, data, data, SETTINGS, start=1))
+        list(Fit(network, data, data, settings=SETTINGS, start=1))
         digests.append(weights_digest(network.state_dict()))
     assert digests[0] == digests[1]
 
@@ -204,7 +204,12 @@ def test_large_features_train_like_features_in_memory(examples: Examples, monkey
 def test_only_training_images_are_augmented(examples: Examples) -> None:
     curves = []
     for augment in ("none", "flip", "crop_flip", "trivial"):
-        fit = Fit(network_of(ARCHITECTURES[0]), stored(examples), stored(examples), replace(SETTINGS, augment=augment))
+        fit = Fit(
+            network_of(ARCHITECTURES[0]),
+            stored(examples),
+            stored(examples),
+            settings=replace(SETTINGS, augment=augment),
+        )
         before = fit.validate()
         assert before == fit.validate()
         curves.append((before, *(record.train_loss for record in fit)))
@@ -215,7 +220,7 @@ def test_images_in_memory_cannot_be_augmented(examples: Examples) -> None:
     network = network_of(ARCHITECTURES[0])
     data = model_inputs(network, examples)
     with pytest.raises(AssertionError, match="read per batch"):
-        Fit(network, data, data, replace(SETTINGS, augment="flip"))
+        Fit(network, data, data, settings=replace(SETTINGS, augment="flip"))
 
 
 @pytest.mark.parametrize("augment", ["crop_flip", "trivial"])
@@ -227,7 +232,7 @@ def test_resume_with_augmentation_is_bit_identical(
     folder = CheckpointFolder(tmp_path / "checkpoints")
 
     def new_fit() -> Fit:
-        return Fit(network_of(architecture), stored(examples), stored(examples), settings, checkpoints=folder)
+        return Fit(network_of(architecture), stored(examples), stored(examples), settings=settings, checkpoints=folder)
 
     interrupted = new_fit()
     for record in interrupted:
@@ -293,9 +298,11 @@ def test_folds_of_stored_images_score_like_folds_in_memory(examples: Examples, m
         with shared.tensors.file:
             data = shared.labelled()
             assert (data.rows is None) == (limit > 1)
-            metrics = score_folds(
-                network.architecture, SETTINGS, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU
-            )  # fmt: skip
+            metrics = [
+                score_fold(network.architecture, SETTINGS, data, ids=examples.ids, held_out=fold, number=number,
+                           val_fraction=0.2, device=CPU)
+                for number, fold in enumerate(folds, 1)
+            ]  # fmt: skip
             scores.append([(fold["fold/loss"], fold["fold/accuracy"]) for fold in metrics])
     assert len(scores[0]) == 3 and scores[0] == scores[1]
 

@@ -299,6 +299,18 @@ def test_auto_skips_bases_with_missing_files(
     assert [item.path for item in store.list_artifacts(again.run_id, "features")] == ["features/features.safetensors"]
 
 
+def test_auto_warns_of_a_base_far_below_the_best(
+    base: StageResult, store: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    transfer(TransferParams(**QUICK, dry_run=True))
+    accuracy = 100 * base.metrics[names.TEST_ACCURACY]
+    assert f"with other classes, test accuracy {accuracy:.2f} %" in caplog.text and "WARNING" not in caplog.text
+    worse = train_base(TrainBaseParams(**{**BASE, "epochs": 1, "learning_rate": 1e-6}))
+    transfer(TransferParams(**QUICK, dry_run=True))
+    (warning,) = [record.message for record in caplog.records if record.message.startswith("the newest base")]
+    assert worse.model_uri in warning and f"{base.model_uri} of run {base.run_id} has {accuracy:.2f} %" in warning
+
+
 def test_auto_picks_a_base_with_enough_layers(base: StageResult, store: MlflowClient) -> None:
     deep = train_base(TrainBaseParams(**{**BASE, "hidden_layers": 7}))
     train_base(TrainBaseParams(**{**BASE, "hidden_layers": 1}))

@@ -53,7 +53,7 @@ def test_exactly_the_chosen_blocks_of_a_random_network_move(kinds: list[str], da
     network.train_only(chosen)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     inputs = Labelled(torch.randn(30, 3, 2, 2), torch.arange(30) % 3)
-    fit = Fit(network, inputs, inputs, SETTINGS)
+    fit = Fit(network, inputs, inputs, settings=SETTINGS)
     list(fit)
     assume(fit.progress.best_epoch > 0)
     assert moved_parts(network, before) == {*(f"blocks.{index}" for index in chosen), "head"}
@@ -72,7 +72,7 @@ def test_exactly_the_chosen_blocks_of_an_mlp_move(data: st.DataObject, gradients
     network = reused(base_network(4, **extras), reuse)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     changed = FitSettings(**{**SETTINGS.__dict__, "gradients": gradients, "layer_decay": layer_decay})
-    list(Fit(network, labelled(network, images()), labelled(network, images(30, 1)), changed, copied=4))
+    list(Fit(network, labelled(network, images()), labelled(network, images(30, 1)), settings=changed, copied=4))
     assert moved_parts(network, before) == {*(f"blocks.{number - 1}" for number in chosen), "head"}
 
 

@@ -44,8 +44,8 @@ def examples(count: int = 120, seed: int = 0) -> Labelled:
     """Points around three class centers."""
     draw = generator(seed, "points")
     labels = torch.arange(count) % CLASSES
-    centres = 2 * torch.randn(CLASSES, 12, generator=generator(0, "centres"))
-    return Labelled(centres[labels] + torch.randn(count, 12, generator=draw), labels)
+    centers = 2 * torch.randn(CLASSES, 12, generator=generator(0, "centers"))
+    return Labelled(centers[labels] + torch.randn(count, 12, generator=draw), labels)
 
 
 def network(**changes: object) -> LayeredNetwork:
@@ -61,7 +61,7 @@ def network(**changes: object) -> LayeredNetwork:
 
 def fitted(changes: dict[str, object], checkpoints: CheckpointFolder | None = None, **settings: object) -> Fit:
     fit = Fit(
-        network(**changes), examples(), examples(60, 1), FitSettings(**{**SETTINGS.__dict__, **settings}),
+        network(**changes), examples(), examples(60, 1), settings=FitSettings(**{**SETTINGS.__dict__, **settings}),
         checkpoints=checkpoints,
     )  # fmt: skip
     assert [record.epoch for record in fit] == list(range(1, fit.progress.epoch + 1))
@@ -94,7 +94,7 @@ def test_resume_from_checkpoint_is_bit_identical(changes: dict[str, object], ave
     folder = CheckpointFolder(tmp_path)
     interrupted = Fit(
         network(**changes), examples(), examples(60, 1),
-        FitSettings(**{**SETTINGS.__dict__, "weight_averaging": averaging}), checkpoints=folder,
+        settings=FitSettings(**{**SETTINGS.__dict__, "weight_averaging": averaging}), checkpoints=folder,
     )  # fmt: skip
     for record in interrupted:
         if record.epoch == 3:
@@ -102,7 +102,7 @@ def test_resume_from_checkpoint_is_bit_identical(changes: dict[str, object], ave
     interrupted.save_last()
     resumed = Fit(
         network(**changes), examples(), examples(60, 1),
-        FitSettings(**{**SETTINGS.__dict__, "weight_averaging": averaging}), checkpoints=folder,
+        settings=FitSettings(**{**SETTINGS.__dict__, "weight_averaging": averaging}), checkpoints=folder,
     )  # fmt: skip
     newest = folder.newest()
     assert newest is not None
@@ -129,15 +129,15 @@ def test_cnn_resume_from_checkpoint_is_bit_identical(tmp_path: Path) -> None:
     """Their weights are channels-last in memory, which a checkpoint does not record."""
     images = torch.randn(48, 1, 6, 6, generator=generator(0, "images"))
     data = Labelled(images, torch.arange(48) % CLASSES)
-    whole = Fit(convolutional(), data, data, SETTINGS)
+    whole = Fit(convolutional(), data, data, settings=SETTINGS)
     list(whole)
     folder = CheckpointFolder(tmp_path)
-    interrupted = Fit(convolutional(), data, data, SETTINGS, checkpoints=folder)
+    interrupted = Fit(convolutional(), data, data, settings=SETTINGS, checkpoints=folder)
     for record in interrupted:
         if record.epoch == 3:
             break
     interrupted.save_last()
-    resumed = Fit(convolutional(), data, data, SETTINGS, checkpoints=folder)
+    resumed = Fit(convolutional(), data, data, settings=SETTINGS, checkpoints=folder)
     newest = folder.newest()
     assert newest is not None
     resumed.restore(newest)
@@ -172,7 +172,9 @@ def test_default_mlp_reproduces_golden_losses(path: golden_losses.Path) -> None:
 
 
 def test_non_finite_loss_stops_training() -> None:
-    fit = Fit(network(), examples(), examples(60, 1), FitSettings(**{**SETTINGS.__dict__, "learning_rate": 10}))
+    fit = Fit(
+        network(), examples(), examples(60, 1), settings=FitSettings(**{**SETTINGS.__dict__, "learning_rate": 10})
+    )
     fit.train.values[5, 3] = math.inf
     with pytest.raises(NonFiniteLossError, match=r"the loss became nan in epoch 1 .*learning_rate"):
         list(fit)
@@ -184,7 +186,7 @@ def test_frozen_blocks_stay_bit_identical(changes: dict[str, object], frozen: in
     net = network(**changes)
     net.freeze(frozen)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    list(Fit(net, examples(), examples(60, 1), SETTINGS))
+    list(Fit(net, examples(), examples(60, 1), settings=SETTINGS))
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     assert moved
     assert not any(name.startswith(tuple(f"blocks.{k}." for k in range(frozen))) for name in moved)
@@ -192,7 +194,7 @@ def test_frozen_blocks_stay_bit_identical(changes: dict[str, object], frozen: in
 
 def test_copied_blocks_have_their_own_learning_rate_and_decay() -> None:
     settings = FitSettings(**{**SETTINGS.__dict__, "copied_learning_rate_factor": 0.1, "copied_weight_decay": 0.5})
-    fit = Fit(network(), examples(), examples(60, 1), settings, copied=1)
+    fit = Fit(network(), examples(), examples(60, 1), settings=settings, copied=1)
     fresh, copied = fit.optimizer.param_groups
     assert (fresh["lr"], copied["lr"]) == (0.01, pytest.approx(0.001))
     assert (fresh["weight_decay"], copied["weight_decay"]) == (1e-4, 0.5)
@@ -232,7 +234,7 @@ def test_flat_parameters_train_like_separate_ones(
         net.freeze(frozen)
         monkeypatch.setattr(loop, "supports_flattening", lambda _, flat=flat: flat)
         settings = FitSettings(**{**SETTINGS.__dict__, "gradients": "autograd", "weight_averaging": 0.9, "epochs": 3})
-        fits.append(Fit(net, examples(), examples(60, 1), settings, copied=frozen))
+        fits.append(Fit(net, examples(), examples(60, 1), settings=settings, copied=frozen))
         list(fits[-1])
     curves = [[loss for r in fit.history for loss in (r.train_loss, r.val_loss)] for fit in fits]
     assert len(curves[0]) == 6 and curves[0] == pytest.approx(curves[1], rel=1e-3)  # ends of vectors round otherwise
@@ -264,7 +266,7 @@ def test_manual_and_autograd_training_agree(copied: int) -> None:
     fits = []
     for gradients in ("auto", "autograd"):
         settings = FitSettings(**{**SETTINGS.__dict__, **changed, "gradients": gradients})
-        fits.append(Fit(network(), examples(), examples(60, 1), settings, copied=copied))
+        fits.append(Fit(network(), examples(), examples(60, 1), settings=settings, copied=copied))
         list(fits[-1])
     assert fits[0].manual_backward and not fits[1].manual_backward
     for mine, theirs in zip(fits[0].history, fits[1].history, strict=True):
@@ -279,7 +281,9 @@ def test_manual_backward_supports_only_plain_blocks() -> None:
     above.freeze(2)
     assert manual_backward.supports(above)  # only the head is trained
     settings = FitSettings(**{**SETTINGS.__dict__, "train_dtype": torch.bfloat16})
-    assert not Fit(network(), examples(), examples(60, 1), settings).manual_backward  # bfloat16 is not dropped silently
+    assert not Fit(
+        network(), examples(), examples(60, 1), settings=settings
+    ).manual_backward  # bfloat16 is not dropped silently
 
 
 @given(count=st.integers(1, 70), batch_size=st.integers(1, 80))

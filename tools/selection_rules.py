@@ -109,7 +109,7 @@ def train_base(dataset: Dataset, seed: int) -> LayeredNetwork:
     split = split_for_base(dataset, BASE_CLASSES, val_fraction=0.1, seed=seed)
     network = build_network(requested_architecture(TrainBaseParams(), split), generator(seed, "weights"))
     train, validation = (model_inputs(network, part) for part in (split.train, split.validation))
-    for _ in Fit(network, train, validation, replace(BASE_BUDGET, seed=seed)):
+    for _ in Fit(network, train, validation, settings=replace(BASE_BUDGET, seed=seed)):
         pass
     return network
 
@@ -121,7 +121,7 @@ def compare_rules(base: LayeredNetwork, split: Split, judged: Examples, *, seed:
         architecture = target_architecture(base.architecture, split.class_names, 5)
         network, _ = reuse_network(architecture, base, Reuse(5, 0, 5), generator=generator(seed, "weights"))
         train, validation = (model_inputs(network, part) for part in (split.train, split.validation))
-        return Fit(network, train, validation, replace(BUDGET, seed=seed, **budget), copied=5)  # type: ignore[arg-type]
+        return Fit(network, train, validation, settings=replace(BUDGET, seed=seed, **budget), copied=5)  # type: ignore[arg-type]
 
     def accuracy(network: LayeredNetwork) -> float:
         return 100 * evaluate(network, model_inputs(network, judged), probabilities=False).accuracy

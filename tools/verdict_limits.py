@@ -53,12 +53,12 @@ def strongly_skewed(generator: np.random.Generator, shape: tuple[int, ...]) -> F
     return generator.lognormal(0.0, 1.0, shape) - math.exp(0.5)
 
 
-def independent(sampler: Sampler, generator: np.random.Generator, families: int, questions: int) -> Floats:
+def independent(sampler: Sampler, generator: np.random.Generator, families: int, *, questions: int) -> Floats:
     """Return differences of unrelated arms, shape (families, questions, 20)."""
     return sampler(generator, (families, questions, LOOKS[-1]))
 
 
-def shared_reference(sampler: Sampler, generator: np.random.Generator, families: int, questions: int) -> Floats:
+def shared_reference(sampler: Sampler, generator: np.random.Generator, families: int, *, questions: int) -> Floats:
     """Return differences of arms with one common reference (correlation 0.5), shape (families, questions, 20)."""
     return sampler(generator, (families, questions, LOOKS[-1])) - sampler(generator, (families, 1, LOOKS[-1]))
 
@@ -86,12 +86,12 @@ def wrong_families(answers: NDArray[np.bool_], means: Floats, margin: float) -> 
 def mixed_family(generator: np.random.Generator, families: int, margin: float) -> tuple[Floats, Floats]:
     """Return differences and true means of three questions: one without a difference, two exactly at the margin."""
     means = np.array([0.0, margin, margin])
-    return independent(normal, generator, families, 3) + means[:, None], means
+    return independent(normal, generator, families, questions=3) + means[:, None], means
 
 
-def size_error(sampler: Sampler, generator: np.random.Generator, runs: int, margin: float) -> float:
+def size_error(sampler: Sampler, generator: np.random.Generator, runs: int, *, margin: float) -> float:
     """Return how often one question is wrongly within the margin; the true mean is -margin."""
-    answers = family_answers(independent(sampler, generator, runs, 1) - margin, margin)
+    answers = family_answers(independent(sampler, generator, runs, questions=1) - margin, margin)
     return float(answers[..., 1].mean())
 
 
@@ -128,11 +128,11 @@ def main(families: int) -> None:
     generator = np.random.default_rng(2026)
     margin = 0.5
     for name, draw in (("independent", independent), ("shared reference", shared_reference)):
-        answers = family_answers(draw(normal, generator, families, 9), margin)
+        answers = family_answers(draw(normal, generator, families, questions=9), margin)
         print(f"nine questions, normal, {name}: {100 * wrong_families(answers, np.zeros(9), margin):.1f} %")
     for sampler in (normal, heavy_tailed, collapsing, collapsing_far, skewed, strongly_skewed):
         for questions in (1, 3):
-            answers = family_answers(independent(sampler, generator, families, questions), margin)
+            answers = family_answers(independent(sampler, generator, families, questions=questions), margin)
             rate = wrong_families(answers, np.zeros(questions), margin)
             print(f"{questions} question(s), {sampler.__name__}: {100 * rate:.1f} %")
     for true_margin in (0.7, 3.0):
@@ -142,7 +142,7 @@ def main(families: int) -> None:
         answers = separate_answers(sample, true_margin)
         print(f"  signs and sizes corrected apart: {100 * wrong_families(answers, means, true_margin):.1f} %")
     for sampler in (normal, heavy_tailed, collapsing, collapsing_far, skewed, strongly_skewed):
-        rate = size_error(sampler, generator, families, 0.7)
+        rate = size_error(sampler, generator, families, margin=0.7)
         print(f"size at -margin, margin 0.7, {sampler.__name__}: {100 * rate:.1f} %")
     for seeds in (5, 8):
         coverage = worth_coverage(generator, families // 20, seeds)

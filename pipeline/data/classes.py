@@ -1,4 +1,4 @@
-"""Resolve class lists to class indices, and choose default classes for a data set and a base."""
+"""Resolve class lists to class indices, and choose default classes for a dataset and a base."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ TARGET_DIGITS: dict[Family, tuple[str, ...]] = {"mlp": DIGITS[5:], "cnn": DIGITS
 CLASS_SPLIT_STREAM = 0x5EED  # separates these draws from others with the same seed
 MAX_LISTED = 20  # class names in an error message
 
-Classes = tuple[int, ...]  # class indices in a data set, ascending
+Classes = tuple[int, ...]  # class indices in a dataset, ascending
 
 
 def select_classes(text: str, class_names: Sequence[str], dataset: str, *, name: str = "classes") -> Classes:
@@ -26,8 +26,8 @@ def select_classes(text: str, class_names: Sequence[str], dataset: str, *, name:
 
     Args:
         text: A class list whose syntax `params` has checked.
-        class_names: All classes of the data set.
-        dataset: Name of the data set, for error messages.
+        class_names: All classes of the dataset.
+        dataset: Name of the dataset, for error messages.
         name: Name of the parameter, for error messages.
 
     Raises:
@@ -60,7 +60,7 @@ def _range(item: str, numbers: dict[str, int], *, by_name: bool) -> list[int]:
 
 
 def is_digits(class_names: Sequence[str]) -> bool:
-    """Whether the classes of a data set are the ten digits."""
+    """Whether the classes of a dataset are the ten digits."""
     return tuple(class_names) == DIGITS
 
 
@@ -74,8 +74,8 @@ def default_target_classes(family: Family, class_names: Sequence[str], seen: Col
 
     Args:
         family: Family of the base.
-        class_names: All classes of the data set.
-        seen: Classes of a base that was trained on the same data set.
+        class_names: All classes of the dataset.
+        seen: Classes of a base that was trained on the same dataset.
 
     Returns:
         Digits 5-9 (MLP) or 7-9 (CNN), else all classes. If the base has seen some of these, but not exactly these,
@@ -90,7 +90,7 @@ def default_target_classes(family: Family, class_names: Sequence[str], seen: Col
 
 
 def halve_classes(class_names: Sequence[str], dataset: str) -> tuple[Classes, Classes]:
-    """Return base and target classes of one data set: the first half, in name order, and the rest.
+    """Return base and target classes of one dataset: the first half, in name order, and the rest.
 
     Raises:
         UserInputError: There are fewer than four classes.
@@ -104,7 +104,7 @@ def halve_classes(class_names: Sequence[str], dataset: str) -> tuple[Classes, Cl
 
 
 def draw_classes(chosen: Classes, count: int, seed: int) -> Classes:
-    """Return the classes that take the place of some chosen ones when the class split is drawn by seed.
+    """Return the classes that replace the chosen ones if the class split is random.
 
     One random permutation of all `count` classes per seed: disjoint choices stay disjoint, nested ones nested.
     """

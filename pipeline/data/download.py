@@ -1,4 +1,4 @@
-"""Download a data set with torchvision: probe the servers first, lock against other processes, time out on stalls."""
+"""Download a dataset with torchvision: probe the servers first, lock against other processes, time out on stalls."""
 
 import logging
 import os
@@ -21,11 +21,11 @@ REMEDY = "Put the extracted files there, or set PIPELINE_DATA_DIR to their folde
 
 @dataclass(frozen=True)
 class Download:
-    """A data set to download.
+    """A dataset to download.
 
     Attributes:
-        name: Name of the data set.
-        data_dir: Folder of all data sets.
+        name: Name of the dataset.
+        data_dir: Folder of all datasets.
         folder: Destination of the files.
         missing: What is missing, such as `lacks train.bin`.
         urls: Addresses of the servers that are probed.

@@ -98,7 +98,7 @@ class LabelledFiles:
             notes.append(f"{in_test.sum()} validation images excluded: also in the test split")
         self._check_counts(train, 1 if len(validation) else 2, "in the training split")
         self._check_counts(test, 1, "in the test split")
-        return _order(train, validation if "validation" in self.lengths else None, test, notes)
+        return _order(train, validation if "validation" in self.lengths else None, test, notes=notes)
 
     def _arrange_by_content(self, records: Records) -> Order:
         """Split by image identity, so that an image stays in its split when others are added."""
@@ -119,7 +119,7 @@ class LabelledFiles:
         repeated = int(np.isin(rank[~is_test], rank[is_test]).sum())
         if repeated:
             notes.append(f"{repeated} training images are also in the test split under another class")
-        return _order(rows[~is_test], None, rows[is_test], notes)
+        return _order(rows[~is_test], None, rows[is_test], notes=notes)
 
 
 def _test_count(distinct: NDArray[np.int64]) -> int:
@@ -132,7 +132,7 @@ def _test_count(distinct: NDArray[np.int64]) -> int:
 
 
 def _order(
-    train: NDArray[np.int64], validation: NDArray[np.int64] | None, test: NDArray[np.int64], notes: list[str]
+    train: NDArray[np.int64], validation: NDArray[np.int64] | None, test: NDArray[np.int64], *, notes: list[str]
 ) -> Order:
     splits = {"train": train, "validation": validation, "test": test}
     chosen = {name: rows for name, rows in splits.items() if rows is not None}
@@ -142,7 +142,7 @@ def _order(
 
 
 def concatenate_tables(
-    source: str, root: Path, tables: dict[str, FileTable], class_names: tuple[str, ...]
+    source: str, root: Path, tables: dict[str, FileTable], *, class_names: tuple[str, ...]
 ) -> LabelledFiles:
     """Concatenate the files of all splits: training, validation, test."""
     present = {split: tables[split] for split in ("all", *SPLITS) if split in tables}

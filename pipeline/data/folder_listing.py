@@ -68,7 +68,7 @@ def list_folder(name: str, root: Path) -> FolderListing:
     """List the images of a folder without opening them.
 
     Args:
-        name: Name of the data set, for error messages.
+        name: Name of the dataset, for error messages.
         root: The folder.
 
     Raises:
@@ -93,7 +93,7 @@ class _Scan:
     """One scan of a folder.
 
     Args:
-        name: Name of the data set, for error messages.
+        name: Name of the dataset, for error messages.
         root: Folder, with symbolic links resolved.
     """
 

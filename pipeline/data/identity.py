@@ -1,7 +1,7 @@
-"""The identity of an image: a digest of its pixels, independent of its position in a data set.
+"""The identity of an image: a digest of its pixels, independent of its position in a dataset.
 
 The digest covers the upright image in 8 bits at its native size, so that editing an EXIF tag or reordering files
-changes nothing. An RGB image with three equal channels has the identity of the grey image.
+changes nothing. An RGB image with three equal channels has the identity of the gray image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def content_id(pixels: NDArray[np.uint8]) -> int:
     Args:
         pixels: uint8 (H, W) or (H, W, C), with 1 or 3 channels.
     """
-    if pixels.ndim == 3 and (pixels.shape[2] == 1 or _is_grey(pixels)):
+    if pixels.ndim == 3 and (pixels.shape[2] == 1 or _is_gray(pixels)):
         pixels = pixels[:, :, 0]
     digest = xxhash.xxh3_64(str(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
@@ -40,8 +40,8 @@ def content_ids(pixels: Tensor) -> Tensor:
     return torch.tensor([content_id(image) for image in images], dtype=torch.int64)
 
 
-def _is_grey(pixels: NDArray[np.uint8]) -> bool:
-    red, green, blue = pixels[0, 0].tolist()  # shortcut: settles most color images
+def _is_gray(pixels: NDArray[np.uint8]) -> bool:
+    red, green, blue = pixels[0, 0].tolist()  # shortcut for most color images
     return red == green == blue and bool((pixels[..., :1] == pixels[..., 1:]).all())
 
 

@@ -45,12 +45,12 @@ def layout_of(file: str) -> Layout:
 
 
 def read_idx_files(name: str, folder: Path, files: tuple[str, ...]) -> dict[str, Tensor]:
-    """Read and validate every file of a data set.
+    """Read and validate every file of a dataset.
 
     torchvision's reader is not used, because it prefers the contents of a folder `processed` over these files.
 
     Args:
-        name: Name of the data set.
+        name: Name of the dataset.
         folder: Folder of its files.
         files: Names of the files.
 

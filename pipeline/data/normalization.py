@@ -1,4 +1,4 @@
-"""Resolve the preprocessing of a base: geometry from its data set, mean and standard deviation from its parameters."""
+"""Resolve the preprocessing of a base: geometry from its dataset, mean and standard deviation from its parameters."""
 
 import hashlib
 from typing import TypeVar
@@ -10,7 +10,7 @@ from pipeline.data.preprocessing import Geometry, Preprocessing
 from pipeline.errors import Fault, UserInputError
 from pipeline.params.data import PREPROCESSING_FIELDS, DataParams, parse_statistic
 
-SMALL_SIDE = 40  # pixels; smaller grey images (digits and the like) train well without normalization
+SMALL_SIDE = 40  # pixels; smaller gray images (digits and the like) train well without normalization
 CHUNK_BYTES = 32 << 20  # pixels that are read at once
 DECIMALS = 4  # measured values are rounded, so that the logged parameters reproduce the network
 MIN_STD = 1 / 255  # lower bound, for constant images

@@ -24,7 +24,7 @@ class Geometry(BaseModel):
 
     Attributes:
         size: (H, W) of the network's input, in pixels.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (gray) or 3 (RGB).
         resize: `fit` resizes the short side to side / `crop_ratio` and center-crops; `stretch` ignores the aspect
             ratio; `pad` resizes the long side and pads with black.
         crop_ratio: Side of the center crop as a fraction of the resized short side; used by `fit` only.
@@ -52,7 +52,7 @@ class Geometry(BaseModel):
         """(C, H, W)."""
         return self.channels, *self.size
 
-    def resolve(self, native_size: tuple[int, int] | None, *, grey: bool) -> Self:
+    def resolve(self, native_size: tuple[int, int] | None, *, gray: bool) -> Self:
         """Return this geometry, whatever the images; see `GeometryRequest.resolve`."""
         return self
 
@@ -94,7 +94,7 @@ class GeometryRequest:
 
     Attributes:
         image_size: Side of square images, or `HxW`, in pixels.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (gray) or 3 (RGB).
         resize: How to resize images of another aspect ratio; see `Geometry`.
     """
 
@@ -102,19 +102,19 @@ class GeometryRequest:
     channels: Literal["auto", 1, 3] = "auto"
     resize: Literal["auto", "fit", "stretch", "pad"] = "auto"
 
-    def resolve(self, native_size: tuple[int, int] | None, *, grey: bool) -> Geometry:
+    def resolve(self, native_size: tuple[int, int] | None, *, gray: bool) -> Geometry:
         """Return the geometry for a source of images.
 
         Args:
             native_size: (H, W) of all its images in pixels; None if they differ.
-            grey: Whether all its images are grey.
+            gray: Whether all its images are gray.
         """
         sides = native_size or ()
         usable = bool(sides) and all(MIN_IMAGE_SIZE <= side <= MAX_IMAGE_SIZE for side in sides)
         size = parse_image_size(self.image_size) or (native_size if usable else None)
         return Geometry(
             size=size or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE),
-            channels=(1 if grey else 3) if self.channels == "auto" else self.channels,
+            channels=(1 if gray else 3) if self.channels == "auto" else self.channels,
             resize="fit" if self.resize == "auto" else self.resize,
         )
 

@@ -1,4 +1,4 @@
-"""A data set: decoded images in memory or in a memory-mapped file, with labels and identities."""
+"""A dataset: decoded images in memory or in a memory-mapped file, with labels and identities."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,16 @@ class Images:
     """Labelled images.
 
     Attributes:
-        pixels: uint8 (N, C, H, W), 0-255; in memory, or memory-mapped: index it, never copy it whole.
-        labels: int64 (N,), class indices in the data set.
+        pixels: uint8 (M, C, H, W), 0-255; in memory, or memory-mapped: index it, never copy it whole.
+        labels: int64 (N,), class indices in the dataset.
         ids: int64 (N,), identities of the images; see `identity`. Equal images have equal identities.
+        pixel_rows: int64 (N,), the row of `pixels` of each image; None if `pixels` has these images in this order.
     """
 
     pixels: Tensor
     labels: Tensor
     ids: Tensor
+    pixel_rows: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -35,7 +37,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set with its test split.
+    """A dataset with its test split.
 
     Attributes:
         name: `mnist`, `digits`, `torchvision:CIFAR10`, `folder:PATH`, ...
@@ -43,7 +45,7 @@ class Dataset:
         test: Images for the final evaluation only.
         class_names: Name of class k at index k.
         source: Path of its files, or name of the package that bundles it.
-        note: How the data set was chosen and where it was read from.
+        note: How the dataset was chosen and where it was read from.
         geometry: Size, channels and resizing of `pixels`.
         validation: The official validation split, if there is one.
     """
@@ -60,7 +62,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Classes, counts and geometry of a data set, obtained without decoding its images.
+    """Classes, counts and geometry of a dataset, obtained without decoding its images.
 
     Attributes:
         name: As in `Dataset`.

@@ -1,4 +1,4 @@
-"""Split a data set into training, validation and test images of the selected classes, stratified and seeded.
+"""Split a dataset into training, validation and test images of the selected classes, stratified and seeded.
 
 Images are sampled by identity: a sample does not depend on their order, and equal images never end up in two splits.
 Every split has a digest, which shows whether two runs used the same images.
@@ -32,12 +32,12 @@ class Split:
     """The images of one experiment.
 
     Attributes:
-        dataset: Name of the data set.
-        source: Path of the data set's files.
-        note: How the data set was chosen.
-        classes: Indices of the selected classes in the data set; logit k of a network is for `classes[k]`.
+        dataset: Name of the dataset.
+        source: Path of the dataset's files.
+        note: How the dataset was chosen.
+        classes: Indices of the selected classes in the dataset; logit k of a network is for `classes[k]`.
         class_names: Names of the selected classes.
-        all_class_names: Names of all classes of the data set.
+        all_class_names: Names of all classes of the dataset.
         geometry: Size, channels and resizing of the images.
         train: Training images.
         validation: Images that select the best epoch.
@@ -117,7 +117,7 @@ def split_for_target(
     nested: a larger training sample contains the smaller ones, and validation is the same.
 
     Args:
-        dataset: Data set to sample from.
+        dataset: Dataset to sample from.
         classes: Target classes.
         sample: Number of images per class, and the seed.
         seen: Identities int64 (M,) of images that the base was trained on; excluded from validation and test.
@@ -132,7 +132,7 @@ def split_for_target(
     if seen is not None:
         candidates = candidates.without(seen)
     counts = map(min, wanted, candidates.counts(len(classes)))
-    ranked = dict(ranked_rows(candidates.labels, candidates.ids, sample.seed, "validation"))
+    ranked = dict(ranked_rows(candidates.labels, candidates.ids, sample.seed, purpose="validation"))
     empty = torch.zeros(0, dtype=torch.int64)
     chosen = [ranked.get(label, empty)[:count] for label, count in enumerate(counts)]
     validation = candidates.take(torch.cat(chosen).sort().values)
@@ -172,7 +172,7 @@ def _sample_training(
             raise UserInputError(Fault("per_class", per_class, what, "Choose a smaller per_class or val_per_class."))
     if per_class == "all":
         return pool
-    chosen = [rows[:per_class] for _, rows in ranked_rows(pool.labels, pool.ids, sample.seed, "labels")]
+    chosen = [rows[:per_class] for _, rows in ranked_rows(pool.labels, pool.ids, sample.seed, purpose="labels")]
     return pool.take(torch.cat(chosen).sort().values)
 
 
@@ -182,7 +182,7 @@ def restore_split(
     """Restore the split of an earlier stage from the identities of its images; later additions are ignored.
 
     Raises:
-        UserInputError: The data set no longer has all of these images.
+        UserInputError: The dataset no longer has all of these images.
     """
     pool = training_examples(dataset, classes)
     candidates = validation_candidates(dataset, classes, pool)

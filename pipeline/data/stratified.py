@@ -13,7 +13,7 @@ MAX_RANK = 2**63
 MIN_TRAINING_IMAGES = 2  # per class: one each for training and validation
 
 
-def ranked_rows(labels: Tensor, ids: Tensor, seed: int, purpose: str) -> list[tuple[int, Tensor]]:
+def ranked_rows(labels: Tensor, ids: Tensor, seed: int, *, purpose: str) -> list[tuple[int, Tensor]]:
     """Return the rows of each label, sorted by the pseudo-random rank of their identities."""
     order = ranks(ids, seed, purpose)
     result = []
@@ -41,7 +41,9 @@ def stratified_split(
     Raises:
         UserInputError: A class is too small to be in both.
     """
-    chosen = [rows[: max(1, round(fraction * len(rows)))] for _, rows in ranked_rows(labels, ids, seed, purpose)]
+    chosen = [
+        rows[: max(1, round(fraction * len(rows)))] for _, rows in ranked_rows(labels, ids, seed, purpose=purpose)
+    ]
     in_second = torch.isin(ids, ids[torch.cat(chosen)])
     for label in torch.unique(labels).tolist():
         if bool(in_second[labels == label].all()):
@@ -92,7 +94,7 @@ def stratified_folds(labels: Tensor, ids: Tensor, *, folds: int, seed: int) -> l
     distinct, which = torch.unique(ids, return_inverse=True)
     fold_of = torch.full((len(distinct),), -1)
     offset = 0
-    for _, rows in ranked_rows(labels, ids, seed, "folds"):
+    for _, rows in ranked_rows(labels, ids, seed, purpose="folds"):
         new = torch.tensor(list(dict.fromkeys(which[rows].tolist())))  # in rank order
         new = new[fold_of[new] < 0]
         for number, piece in enumerate(new.tensor_split(folds)):

@@ -9,10 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.execution.records import Report, Status, Task
+from pipeline.networks.origins.load import named_code
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params
+from pipeline.tracking.base_model import load_base
 from pipeline.tracking.claims import ClaimedElsewhereError, ClaimLostError
+from pipeline.tracking.graph_export import add_graph
 from pipeline.tracking.plan_context import NotCachedError, PlanContext
 from pipeline.tracking.stage_run import StageResult
+from pipeline.tracking.store import open_store
 
 Stage = Callable[..., StageResult]
 HostFacts = Callable[[list[dict[str, str]]], dict[str, str]]
@@ -32,13 +36,25 @@ def load_host_facts() -> HostFacts:
     return host_facts
 
 
+def export_cached(result: StageResult, model: str) -> None:
+    """Add the servable graph to the model of a cached result, if it was logged without one.
+
+    `model` is the step's parameter, which may name the user's own code.
+    """
+    client = open_store()
+    add_graph(client, load_base(client, result.model_uri, named_code(model)))
+
+
 def attempt(task: Task, plan_context: PlanContext) -> Report:
     """Run a step, or find its cached result. Any error of its stage is reported; Ctrl-C is raised."""
     began = time.perf_counter()
     report = Report(task.number, Status.DONE)
     try:
         kind = ENTRY_POINTS[task.entry_point]
-        result = load_stage(kind)(parse_params(kind, task.raw_params), plan_context=plan_context)
+        params = parse_params(kind, task.raw_params)
+        result = load_stage(kind)(params, plan_context=plan_context)
+        if result.reused and getattr(params, "export", "auto") is True:
+            export_cached(result, getattr(params, "model", ""))
         report = replace(
             report, run_id=result.run_id, model_uri=result.model_uri, metrics=result.metrics, reused=result.reused
         )

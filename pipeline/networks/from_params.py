@@ -9,7 +9,7 @@ from pipeline.params import FamilyParams
 from pipeline.params.family import parse_sizes
 
 CONVOLUTION_FIELDS = ("conv_channels", "kernels", "strides", "padding", "pool")
-DIGIT_SIDES = range(20, 40)  # sides of grey images that get the network tuned on MNIST (docs/defaults.md)
+DIGIT_SIDES = range(20, 40)  # sides of gray images that get the network tuned on MNIST (docs/defaults.md)
 PHOTO_CHANNELS = (32, 64, 128, 128)
 PHOTO_SIDE = 32  # larger images are downsampled to about this size by strides
 
@@ -37,7 +37,7 @@ def architecture_from_params(
 def with_convolutions(params: F, image_shape: tuple[int, int, int]) -> F:
     """Resolve every `auto` of the convolutions for images of shape (C, H, W).
 
-    Grey images of 20 to 39 pixels: 16,32 channels, kernels 5,3, strides 2,1, no padding, one pooling layer. All others:
+    Gray images of 20 to 39 pixels: 16,32 channels, kernels 5,3, strides 2,1, no padding, one pooling layer. All others:
     up to four 3x3 convolutions with padding and pooling, and strides that downsample larger images.
     """
     if params.model != "cnn":

@@ -1,4 +1,4 @@
-"""Randomly initialized layers."""
+"""Randomly initialized layers, for the networks built here and for the new heads of imported ones."""
 
 import torch
 from torch import nn

@@ -189,7 +189,7 @@ def read_weights_file(
     content = _read(path, SIZE_FACTOR * size + EXTRA_BYTES)
     unwrapped: list[str] = []
     ignored: list[str] = []
-    tensors = _without_prefixes(_unwrap(path, content, unwrapped, ignored), expected, unwrapped)
+    tensors = _without_prefixes(_unwrap(path, content, unwrapped, ignored=ignored), expected, unwrapped)
     renamed = {name: new for name in tensors if (new := rename(name)) is not None}
     ignored += [name for name in tensors if name not in renamed]
     with path.open("rb") as stream:
@@ -246,7 +246,7 @@ def _unreadable(error: Exception) -> str:
     return f"truncated or not a PyTorch file ({type(error).__name__}: {first_line(error)}). Download it again."
 
 
-def _unwrap(path: Path, content: object, unwrapped: list[str], ignored: list[str]) -> dict[str, Tensor]:
+def _unwrap(path: Path, content: object, unwrapped: list[str], *, ignored: list[str]) -> dict[str, Tensor]:
     """Return the tensors inside nested containers; append the stripped and ignored keys to the lists."""
     while True:
         if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):

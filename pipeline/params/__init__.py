@@ -2,11 +2,11 @@
 
 Read `base` (how a parameter is declared), then the groups: `data`, `training` (machine, budget, logging), `family` (the
 network), `target` (base, labels, reuse). `base_stages`, `target_stages` and `plans` compose the groups into one record
-per entry point; `parse` builds a record from raw text. The command line, `MLproject` and `docs/parameters.md` follow
+per entry point. The command line, `MLproject` and `docs/parameters.md` follow
 them.
 """
 
-from pipeline.params.base import StageParams, spell
+from pipeline.params.base import StageParams, parse_params, spell
 from pipeline.params.base_stages import TrainBaseParams, TuneParams
 from pipeline.params.data import (
     FOLDER_PREFIX,
@@ -20,7 +20,6 @@ from pipeline.params.data import (
 from pipeline.params.entry_points import ENTRY_POINTS
 from pipeline.params.family import Family, FamilyParams
 from pipeline.params.imports import ImportBaseParams
-from pipeline.params.parse import parse_params
 from pipeline.params.plans import MainParams, ReportParams, ResumeParams
 from pipeline.params.target import TargetParams
 from pipeline.params.target_stages import (

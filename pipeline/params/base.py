@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
@@ -168,3 +168,15 @@ def _fault(kind: type[StageParams], value: Any, item: ErrorDetails) -> Fault:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text[-1:] in "?." else ".") if text else ""
+
+
+P = TypeVar("P", bound=StageParams)
+
+
+def parse_params(kind: type[P], raw: dict[str, Any]) -> P:
+    """Return the record for raw values; names may be spelled with hyphens or underscores.
+
+    Raises:
+        UserInputError: With one fault for each unknown or invalid parameter.
+    """
+    return kind(**{name.replace("-", "_"): value for name, value in raw.items()})

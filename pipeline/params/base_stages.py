@@ -22,7 +22,7 @@ class BaseBudgetParams(StageParams):
     epochs: Count = setting("auto", "Max. epochs (default: 100 for an MLP, 30 for a CNN).", unit="epochs")
     patience: Count = setting("auto", "Early-stopping patience (default: 20 for an MLP, 6 for a CNN).", unit="epochs")
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = setting(
-        128, "Batch size; the default is lowered to the number of training images.", unit="examples"
+        128, "Batch size (default: 128, lower for fewer than 384 training images).", unit="examples"
     )
     learning_rate: Rate = setting("auto", "Learning rate (default: 0.001 for an MLP, 0.002 for a CNN).")
     weight_decay: Decay = setting(1e-4, "Weight decay: an L2 penalty; decoupled for adamw.")
@@ -36,7 +36,7 @@ class TrainBaseParams(TrainingParams, BaseBudgetParams, FamilyParams, SeedParams
     classes: str = setting(
         "auto",
         "Classes to train on (default: digits 0-4 for an MLP, 0-6 for a CNN; all classes of other data).",
-        allowed="at least two classes of the data set, by name or number, such as 0-4 or ants,bees",
+        allowed="at least two classes of the dataset, by name or number, such as 0-4 or ants,bees",
     )
     params_from: Annotated[str, Field(pattern=rf"^({RUN_ID})?$")] = setting(
         "",
@@ -76,7 +76,9 @@ class TuneParams(TrainBaseParams):
     fold_epochs: Count = setting(20, "Max. epochs per fold.", unit="epochs")
     fold_patience: Count = setting(5, "Early-stopping patience per fold.", unit="epochs")
     sampler: Literal["tpe", "random", "gp"] = setting("tpe", "Optuna sampler.")
-    pruner: Literal["median", "none"] = setting("median", "Pruner for unpromising trials.")
+    pruner: Literal["race", "none"] = setting(
+        "race", "Which trials run all folds. race: the better half of a generation after each fold; none: all."
+    )
     space: str = setting(
         "default", "Search space: the family's default, or a YAML file.", allowed="default or a file (docs/tuning.md)"
     )
@@ -100,6 +102,13 @@ class TuneParams(TrainBaseParams):
     def _searches_itself(cls, value: str) -> str:
         if value:
             raise ValueError("tune searches by cross-validation: see trials, folds and space")
+        return value
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _replaced_median(cls, value: object) -> object:
+        if value == "median":
+            raise ValueError("the median pruner was replaced by race")
         return value
 
     @field_validator("fold_epochs")

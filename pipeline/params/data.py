@@ -43,7 +43,7 @@ class DataParams(StageParams):
     )
     data_dir: str = setting(
         "",
-        "Where data sets are stored or downloaded to.",
+        "Where datasets are stored or downloaded to.",
         allowed="a folder",
         default_text="$PIPELINE_DATA_DIR if set, otherwise data",
         changes_result=False,
@@ -56,7 +56,7 @@ class DataParams(StageParams):
     )
     channels: Literal["auto", "1", "3"] = setting(
         "auto",
-        "Image channels: 1 (grey) or 3 (RGB). auto: the base's, else 1 if all images are grey, else 3.",
+        "Image channels: 1 (gray) or 3 (RGB). auto: the base's, else 1 if all images are gray, else 3.",
         allowed="auto, 1 or 3",
     )
     resize: Literal["auto", "fit", "stretch", "pad"] = setting(
@@ -64,7 +64,7 @@ class DataParams(StageParams):
     )
     mean: str = setting(
         "auto",
-        "Subtracted from pixels / 255. auto: none for grey images under 40 pixels, else measured on training images.",
+        "Subtracted from pixels / 255. auto: none for gray images under 40 pixels, else measured on training images.",
         allowed="none, measured, or one number in [0, 1] per channel, such as 0.49,0.48,0.45",
     )
     std: str = setting(
@@ -233,7 +233,7 @@ def format_class_names(class_names: tuple[str, ...], positions: tuple[int, ...] 
 
     Args:
         class_names: Of the selected classes.
-        positions: Their positions among all classes of the data set.
+        positions: Their positions among all classes of the dataset.
 
     >>> format_class_names(("5", "6", "7"), (5, 6, 7)), format_class_names(("ants", "big bees"), (0, 3))
     ('5-7', 'ants,big bees')
@@ -256,7 +256,7 @@ def _runs(numbers: tuple[int, ...]) -> list[list[int]]:
 
 
 def check_classes(text: str, info: ValidationInfo) -> str:
-    """Return a class list in canonical spelling; names are compared with the data set when it is loaded.
+    """Return a class list in canonical spelling; names are compared with the dataset when it is loaded.
 
     Raises:
         ValueError: The text is not a class list, or the dataset lacks one of the numbers.
@@ -268,5 +268,5 @@ def check_classes(text: str, info: ValidationInfo) -> str:
     dataset = str(info.data.get("dataset", "auto"))
     count = DATASET_CLASS_COUNTS.get(dataset, 10 if dataset == "auto" else None)
     if count is not None and classes[-1] >= count:
-        raise ValueError(f"the data set has classes 0-{count - 1}")
+        raise ValueError(f"the dataset has classes 0-{count - 1}")
     return format_classes(classes)

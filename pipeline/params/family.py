@@ -13,6 +13,7 @@ from pipeline.params.base import Probability, StageParams, setting
 Family = Literal["mlp", "cnn"]
 GRAPH = "graph"  # any network that was not built here; its blocks are found in its graph
 OWN_PREFIX = "own:"
+OWN_PATTERN = rf"^({OWN_PREFIX}.+:\w+)?$"  # empty, or the user's own code
 GRAPH_MODEL = re.compile(r"(torchvision|timm):[\w.\-]+|own:.+:\w+")
 GRAPH_FORMS = "torchvision:NAME, timm:NAME or own:PATH.py:FUNCTION"
 Width = Annotated[int, Field(ge=1, le=16_384)]
@@ -64,27 +65,27 @@ class FamilyParams(StageParams):
     )
     conv_channels: str | None = setting(
         "auto",
-        "Output channels of each convolution (CNN only; default: 16,32 for 28x28 grey; docs/defaults.md).",
+        "Output channels of each convolution (CNN only; default: 16,32 for 28x28 gray; docs/defaults.md).",
         allowed="integers in [1, 1024], such as 16,32",
     )
     kernels: str | None = setting(
         "auto",
-        "Kernel size of each convolution, or one size for all (CNN only; default: 5,3 for 28x28 grey, else 3).",
+        "Kernel size of each convolution, or one size for all (CNN only; default: 5,3 for 28x28 gray, else 3).",
         allowed="integers in [1, 15], one or as many as conv_channels has",
         unit="pixels",
     )
     strides: str | None = setting(
         "auto",
-        "Stride of each convolution, or one stride for all (CNN only; default: 2,1 for 28x28 grey).",
+        "Stride of each convolution, or one stride for all (CNN only; default: 2,1 for 28x28 gray).",
         allowed="integers in [1, 8], one or as many as conv_channels has",
         unit="pixels",
     )
     padding: Literal["auto", "valid", "same"] | None = setting(
         "auto",
-        "Zero padding: valid (none) or same (keeps the size) (CNN only; default: valid for 28x28 grey, else same).",
+        "Zero padding: valid (none) or same (keeps the size) (CNN only; default: valid for 28x28 gray, else same).",
     )
     pool: Literal["auto", "last", "each", "none"] | None = setting(
-        "auto", "Convolutions followed by 2x2 max pooling (CNN only; default: last for 28x28 grey, else each)."
+        "auto", "Convolutions followed by 2x2 max pooling (CNN only; default: last for 28x28 gray, else each)."
     )
     dense_width: Width | None = setting("auto", "Neurons of the dense block (CNN only; default: 128).", unit="neurons")
     dense_dropout: Probability | None = setting(

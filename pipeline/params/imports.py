@@ -13,7 +13,7 @@ from pipeline.params.training import MachineParams, RegistrationParams, SeedPara
 
 
 class ImportBaseParams(RegistrationParams, SeedParams, MachineParams, DataParams):
-    """Register a pretrained network from a library, or of your own code, as a base; nothing is trained."""
+    """Register a pretrained network of a library or of your own code as a base; nothing is trained."""
 
     entry_point: ClassVar[str] = "import_base"
 
@@ -34,7 +34,7 @@ class ImportBaseParams(RegistrationParams, SeedParams, MachineParams, DataParams
     )
     classes: str = setting(
         "auto",
-        "Names of the outputs, in order. auto: as published, else the data set's, else numbers.",
+        "Names of the outputs, in order. auto: as published, else the dataset's, else numbers.",
         allowed="auto, or one name per output, such as 0-9 or ants,bees",
     )
     license: str = setting(
@@ -46,7 +46,7 @@ class ImportBaseParams(RegistrationParams, SeedParams, MachineParams, DataParams
     dataset: str = setting(
         NO_DATASET,
         "Labelled images of the network's own classes: its accuracy on their test split is logged.",
-        allowed="none, or a data set as in train_base, such as folder:PATH",
+        allowed="none, or a dataset as in train_base, such as folder:PATH",
     )
 
     @field_validator("model")

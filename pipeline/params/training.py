@@ -14,7 +14,7 @@ from pipeline.params.optimizer import OptimizerParams
 
 
 class MachineParams(StageParams):
-    """Where to compute."""
+    """Device and threads."""
 
     device: str = setting(
         "auto",
@@ -49,8 +49,13 @@ class SeedParams(StageParams):
 
 
 class RegistrationParams(StageParams):
-    """Under which name the model is registered."""
+    """Whether the model can be served, and under which name it is registered."""
 
+    export: bool | Auto = setting(
+        "auto",
+        "Log a servable graph. auto: not for steps of a plan; python -m pipeline export adds it.",
+        changes_result=False,
+    )
     register_as: Annotated[str, Field(pattern=r"^([^/:\s]([^/:]*[^/:\s])?)?$")] = setting(
         "",
         "Register the model under this name; alias best moves to it if validation accuracy improved.",

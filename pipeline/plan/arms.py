@@ -19,6 +19,7 @@ from pipeline.yaml_lines import LinedMapping, without_lines
 MAX_ARMS = 1000
 STEP_ENTRY_POINTS = ("train_base", "tune", "cache_features", "probe", "transfer", "finetune_cnn", "scratch_cnn")
 PLACEHOLDER_MODEL = "models:/m-" + 32 * "0"  # for a base that does not exist yet while parameters are checked
+EXISTING_BASE = "import_base"  # as `run` of an arm: the base is given with -P base=URI; nothing is run
 RESERVED = ("seed", "base", "dry_run", "params_from")  # set by the plan itself, or not allowed in one
 ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles", "exclusive")
 
@@ -67,10 +68,12 @@ class ArmReader:
     def _expand(self, name: str, entry: LinedMapping) -> Iterator[PlannedArm]:
         """Yield one arm for each combination of its grid."""
         entry_point = str(entry.get("run", ""))
-        if entry_point not in STEP_ENTRY_POINTS:
+        if entry_point not in (*STEP_ENTRY_POINTS, EXISTING_BASE):
             remedy = suggest(entry_point, STEP_ENTRY_POINTS) or f"Choose one of {', '.join(STEP_ENTRY_POINTS)}."
             place = (entry, "run") if "run" in entry else (self.entries, name)
-            self.errors.add(*place, f"run={entry_point or '(nothing)'} is not an entry point of a plan step.", remedy)
+            self.errors.add(
+                *place, f"run={entry_point or '(nothing)'} is not an entry point of a plan step.", remedy=remedy
+            )
             return
         kind = ENTRY_POINTS[entry_point]
         arm_profile = self._arm_profile(entry)
@@ -145,15 +148,20 @@ class ArmReader:
         return combinations
 
     def _check_params(self, entry: LinedMapping, arm: PlannedArm) -> None:
-        def add(name: str, *texts: str) -> None:
+        def add(name: str, allowed: str, remedy: str) -> None:
             params = self.errors.mapping(entry, "params")
-            self.errors.add(*((params, name) if name in params else (self.entries, arm.grid)), *texts)
+            place = (params, name) if name in params else (self.entries, arm.grid)
+            self.errors.add(*place, allowed, remedy=remedy)
 
         if reserved := next((name for name in RESERVED if name in arm.setting), None):
-            add(reserved, f"{reserved} is not a parameter of an arm; see seeds and base in docs/plans.md.")
+            add(reserved, f"{reserved} is not a parameter of an arm.", "See seeds and base in docs/plans.md.")
             return
         if str(arm.setting.get("model", "")).startswith(OWN_PREFIX):
             add("model", "a plan never runs your own code.", "Import the network with import_base.")
+            return
+        if arm.kind.entry_point == EXISTING_BASE:
+            if entry.keys() & {"params", "grid"}:
+                add(arm.grid, "an existing base takes no params.", "It is given with -P base=URI.")
             return
         raw = {**arm.setting, **({"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {})}
         try:
@@ -176,7 +184,7 @@ class ArmReader:
         if base is None:
             is_grid = arm.base in {other.grid for other in arms.values()}
             why = "is a grid of arms: name one of them." if is_grid else "is not an arm of this plan."
-            self.errors.add(entry, "base", f"{arm.base} {why}", suggest(arm.base, tuple(arms)))
+            self.errors.add(entry, "base", f"{arm.base} {why}", remedy=suggest(arm.base, tuple(arms)))
             return
         if base.kind.entry_point in ("cache_features", "probe") or base.setting.get("refit") in (False, "false"):
             self.errors.add(entry, "base", f"{arm.base} logs no model.")

@@ -53,7 +53,7 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
 
 
 def with_exclusive(arms: Mapping[str, PlannedArm], questions: Sequence[Question]) -> dict[str, PlannedArm]:
-    """Return arms that say whether they run alone: by default, if a question asks for their time."""
+    """Return the arms with `exclusive` resolved: by default, those whose time a question asks for run alone."""
     timed = {
         name
         for question in questions
@@ -66,8 +66,8 @@ def with_exclusive(arms: Mapping[str, PlannedArm], questions: Sequence[Question]
     }
 
 
-def is_shipped(text: str) -> bool:
-    """Whether `text` names a plan that ships."""
+def is_built_in(text: str) -> bool:
+    """Whether `text` names a built-in plan."""
     return "/" not in text and (PLANS / f"{text}.yaml").is_file()
 
 
@@ -84,15 +84,15 @@ def select_profile(root: LinedMapping, errors: PlanErrors, name: str) -> LinedMa
     params = errors.mapping(profile, "params")
     for entry_point in params:
         if entry_point not in STEP_ENTRY_POINTS:
-            errors.add(params, entry_point, "is not an entry point.", suggest(entry_point, STEP_ENTRY_POINTS))
+            errors.add(params, entry_point, "is not an entry point.", remedy=suggest(entry_point, STEP_ENTRY_POINTS))
     return profile
 
 
 def extended(profile: LinedMapping, profiles: LinedMapping, errors: PlanErrors) -> LinedMapping:
-    """Return a profile with what it does not give itself from the profile that it extends."""
+    """Return a profile merged with the profile that it extends."""
     name = str(profile["extends"])
     if name not in profiles or "extends" in errors.mapping(profiles, name):
-        errors.add(profile, "extends", f"{name} is not a profile that can be extended.", suggest(name, profiles))
+        errors.add(profile, "extends", f"{name} is not a profile that can be extended.", remedy=suggest(name, profiles))
         return profile
     other, merged = errors.mapping(profiles, name), LinedMapping()
     merged.update({**other, **profile})

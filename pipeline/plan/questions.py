@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import suggest
-from pipeline.plan.margins import RATIO_KINDS
-from pipeline.plan.records import EXPECTATIONS, KINDS, Claim, PlannedArm, Question
+from pipeline.plan.records import EXPECTATIONS, KINDS, RATIO_KINDS, Claim, PlannedArm, Question
 from pipeline.plan.validation import PlanErrors
 from pipeline.yaml_lines import LinedMapping
 
@@ -59,14 +58,14 @@ class QuestionReader:
             self.errors.add(
                 item, "confirmatory",
                 f"the study would have {comparisons} confirmatory comparisons; at most {MAX_CONFIRMATORY} are allowed.",
-                "Mark the less important questions confirmatory: false.",
+                remedy="Mark the less important questions confirmatory: false.",
             )  # fmt: skip
 
     def _question(self, item: LinedMapping) -> Question:
         kind, reference = str(item.get("kind", "")), str(item.get("reference") or "")
         if kind not in KINDS:
             allowed = f"{kind} must be one of {', '.join(KINDS)}."
-            self.errors.add(item, "kind", allowed, suggest(kind, KINDS))
+            self.errors.add(item, "kind", allowed, remedy=suggest(kind, KINDS))
         arms, pairs = self._arms(item), self._pairs(item)
         if not item.get("arms") and not pairs:
             self.errors.add(item, "arms" if "arms" in item else "key", "names no arms.")
@@ -116,7 +115,7 @@ class QuestionReader:
             self.errors.add(item, "claim", f"lacks {', '.join(missing)}.")
         elif texts[1] not in EXPECTATIONS:
             allowed = f"must be one of {', '.join(EXPECTATIONS)}, got {texts[1]}."
-            self.errors.add(claim, "expects", allowed, suggest(texts[1], EXPECTATIONS))
+            self.errors.add(claim, "expects", allowed, remedy=suggest(texts[1], EXPECTATIONS))
         return Claim(*texts)
 
     def _arms(self, item: LinedMapping) -> tuple[str, ...]:
@@ -161,4 +160,4 @@ class QuestionReader:
     def _check_known(self, item: LinedMapping, key: str, name: str) -> None:
         if name not in self.arms:
             known = (*self.arms, *(arm.grid for arm in self.arms.values()))
-            self.errors.add(item, key, f"{name} is not an arm of this plan.", suggest(name, known))
+            self.errors.add(item, key, f"{name} is not an arm of this plan.", remedy=suggest(name, known))

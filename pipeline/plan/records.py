@@ -22,6 +22,11 @@ KINDS = (
     "labels",  # difference from the reference by number of labels
     "surface",  # accuracy and time over reuse_layers, unfreeze and per_class, and recommended settings
 )
+RATIO_KINDS = ("convergence", "caching", "time")  # compared as ratios
+
+RATIO_MARGIN = 10.0  # percent
+FEW_LABELS = 50  # per class, the largest number with the margin of few labels
+MARGIN_FEW, MARGIN_SOME, MARGIN_ALL = 1.0, 0.5, 0.1  # percentage points
 
 
 # what a claim may expect of an arm, compared with its reference
@@ -66,7 +71,7 @@ class Question:
     arms: tuple[str, ...]  # names of the arms that answer it
     reference: str = ""  # name of the arm they are compared with, or empty
     labelled: tuple[tuple[str, str], ...] = ()  # for kind `labels`: (arm, its reference) per number of labels
-    margin: float | None = None  # smallest difference that matters; None for the default (`plan/margins.py`)
+    margin: float | None = None  # smallest difference that matters; None for the default
     confirmatory: bool = False  # judged with the confirmatory questions of its study; else exploratory
     claim: Claim | None = None  # the published claim that it tests
 
@@ -148,3 +153,16 @@ def predecessors(steps: Sequence[Step]) -> dict[int, set[int]]:
         bases = {numbers[step.base]} if step.base in numbers else set()
         graph[number] = bases | (caches[step.base] if step.arm.setting.get("features") == "auto" else set())
     return graph
+
+
+def default_margin(kind: str, per_class: str) -> float:
+    """Return the smallest difference that matters in a kind of question; more labels per class resolve smaller ones.
+
+    It is in percentage points, or in percent for kinds that are compared as ratios. `per_class` that is not a number
+    means all labels.
+    """
+    if kind in RATIO_KINDS:
+        return RATIO_MARGIN
+    if not per_class.isdigit():
+        return MARGIN_ALL
+    return MARGIN_FEW if int(per_class) <= FEW_LABELS else MARGIN_SOME

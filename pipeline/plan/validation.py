@@ -20,7 +20,7 @@ class PlanErrors:
     path: Path  # of the file, for messages
     faults: list[Fault] = field(default_factory=list)  # collected so far
 
-    def add(self, mapping: Mapping[str, Any], key: str, allowed: str, remedy: str = "See docs/plans.md.") -> None:
+    def add(self, mapping: Mapping[str, Any], key: str, allowed: str, *, remedy: str = "See docs/plans.md.") -> None:
         """Record an error at a key of a mapping."""
         line = mapping.lines.get(key) if isinstance(mapping, LinedMapping) else None
         location = f"{self.path}, line {line}, {key}" if line else f"{self.path}, {key}"
@@ -30,7 +30,8 @@ class PlanErrors:
         """Record an error for each key of `mapping` that is not in `known`."""
         for key in mapping:
             if key not in known:
-                self.add(mapping, key, f"is not a key of a {what}; allowed: {', '.join(known)}.", suggest(key, known))
+                allowed = f"is not a key of a {what}; allowed: {', '.join(known)}."
+                self.add(mapping, key, allowed, remedy=suggest(key, known))
 
     def mapping(self, parent: Mapping[str, Any], key: str) -> LinedMapping:
         """Return the mapping at a key; empty if the key is missing or (an error) not a mapping."""

@@ -1,6 +1,6 @@
 """Which arm to use: one recommendation per study, and the commands that use and repeat its best model.
 
-Read `recommend`. `RULE` states how an arm is chosen; test accuracy decides nothing but the verdicts.
+Read `recommend`. `RULE` states how an arm is chosen; test accuracy enters through the verdicts only.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ class Recommendation:
 
     @property
     def commands(self) -> list[tuple[str, str]]:
-        """What to do with the model, as (purpose, command), each ready to copy."""
+        """Commands that use the model, as (purpose, command), each ready to copy."""
         uri = self.model.run.tags.get(names.MODEL_URI, "")
         repeat = ("train it again", repeat_command(self.model))
         if not uri:
             return [repeat]
         return [
             ("classify images", f"python -m pipeline predict --model {uri} --images PATH"),
+            ("export its graph for a server", f"python -m pipeline export --model {uri}"),
             ("serve it", f"mlflow models serve -m {uri} --env-manager local --port 5001"),
             repeat,
         ]

@@ -1,4 +1,4 @@
-"""One module per entry point: a function from a parameter record to a `StageResult`.
+"""One module per entry point, however short: a function from a parameter record to a `StageResult`.
 
 Read `train_base`, then `fit_settings`, `training_run` and `training_result`, which all training stages share;
 `base_selection`, `target_setup` and `target_training`, which `transfer`, `finetune_cnn` and `scratch_cnn` share;

@@ -9,10 +9,9 @@ from pipeline.data.splits import Split
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import LayeredNetwork
-from pipeline.networks.origins.load import ModelRequest, is_graph_model, load_model, model_source
+from pipeline.networks.origins.load import ModelRequest, is_graph_model, load_model
 from pipeline.networks.origins.source import ModelSource
 from pipeline.params import TrainBaseParams
-from pipeline.params.family import OWN_PREFIX
 from pipeline.runtime import generator
 from pipeline.stages.fit_settings import requested_architecture
 from pipeline.tracking import names
@@ -37,17 +36,12 @@ def base_network(params: TrainBaseParams, split: Split) -> tuple[LayeredNetwork,
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Return whether batch norm is anywhere in a module."""
+    """Return whether a module contains batch norm."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
 
-def named_code(model: str) -> ModelSource | None:
-    """Return the user's own code that `model` names; importing it runs it. None for anything else."""
-    return model_source(model) if model.startswith(OWN_PREFIX) else None
-
-
 def log_own_code(run: StageRun, source: ModelSource | None) -> None:
-    """Log the user's code that a network is made of, for reading."""
+    """Log the user's code that builds a network, for reading."""
     if source is not None and source.source_text:
         path = run.folder / names.OWN_SOURCE
         path.write_text(source.source_text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The base of a target stage, and the data set and classes that go with it.
+"""The base of a target stage, and the dataset and classes that go with it.
 
 Read `choose_target`; `train_first` trains a base if there is no compatible one.
 """
@@ -13,10 +13,10 @@ from pipeline.data.classes import Classes, default_target_classes, halve_classes
 from pipeline.data.normalization import conflicts
 from pipeline.data.records import Dataset, DatasetSummary
 from pipeline.errors import Fault, UserInputError
+from pipeline.networks.origins.load import named_code
 from pipeline.params import Family, TrainBaseParams
 from pipeline.params.data import NO_DATASET, PREPROCESSING_FIELDS, format_class_names
 from pipeline.params.target_stages import AnyTargetParams
-from pipeline.stages.base_network import named_code
 from pipeline.stages.data_loading import describe_data, load_data
 from pipeline.stages.train_base import train_base
 from pipeline.tracking import names
@@ -49,16 +49,16 @@ class Target:
 
 
 def choose_target(params: AnyTargetParams, client: Client, *, depth: int, needs_base: bool) -> Target:
-    """Resolve data set, classes and base; a base's preprocessing is applied to the data set.
+    """Resolve dataset, classes and base; a base's preprocessing is applied to the dataset.
 
     Args:
-        params: With dataset=auto, the data set is that of a base that is named.
+        params: With dataset=auto, a named base's dataset is used.
         client: Of the tracking store.
-        depth: Smallest number of blocks of a base that is not named.
+        depth: Minimum number of blocks of a base with base=auto.
         needs_base: Whether a base is trained if there is none.
 
     Raises:
-        UserInputError: The base belongs to the other family, parameters contradict its preprocessing, or the data set
+        UserInputError: The base belongs to another family, parameters contradict its preprocessing, or the dataset
             lacks a class.
     """
     if params.base != "auto":
@@ -66,10 +66,10 @@ def choose_target(params: AnyTargetParams, client: Client, *, depth: int, needs_
         check_base(params, named)
         name = named.dataset if params.dataset == "auto" else params.dataset
         dataset = load_data(params, dataset=name, geometry=named.network.architecture.preprocessing.geometry)
-        return Target(dataset, target_classes(params, dataset.class_names, dataset.name, named), named)
+        return Target(dataset, target_classes(params, dataset.class_names, dataset.name, base=named), named)
     summary = describe_data(params)
     base = newest_base(params, client, summary, depth=depth)
-    classes = target_classes(params, summary.class_names, summary.name, base)
+    classes = target_classes(params, summary.class_names, summary.name, base=base)
     if base is None and needs_base and params.classes == "auto" and len(classes) == len(summary.class_names):
         classes = halve_classes(summary.class_names, summary.name)[1]
     geometry = base.network.architecture.preprocessing.geometry if base else None
@@ -86,13 +86,15 @@ def check_base(params: AnyTargetParams, base: Base) -> None:
         problem = f"the base was not built by your own code (its family is {architecture.family})."
         raise UserInputError(Fault("model", params.model, problem, "Leave model out."))
     if params.dataset == "auto" and base.dataset == NO_DATASET:
-        problem = "the base was imported without a data set."
+        problem = "the base was imported without a dataset."
         raise UserInputError(Fault("dataset", "auto", problem, "Name the target's images, such as folder:PATH."))
     if faults := conflicts(params, architecture.preprocessing):
         raise UserInputError(*faults)
 
 
-def target_classes(params: AnyTargetParams, class_names: tuple[str, ...], dataset: str, base: Base | None) -> Classes:
+def target_classes(
+    params: AnyTargetParams, class_names: tuple[str, ...], dataset: str, *, base: Base | None
+) -> Classes:
     """Return the numbers of the target classes: the parameter's, else the default for the base."""
     if params.classes != "auto":
         return select_classes(params.classes, class_names, dataset)
@@ -119,11 +121,11 @@ def base_tags(base: Base) -> dict[str, object]:
 def newest_base(params: AnyTargetParams, client: Client, dataset: DatasetSummary, *, depth: int) -> Base | None:
     """Return the newest compatible base with at least `depth` blocks, or None.
 
-    It was trained on other classes of the data set than the target's; if these are not given, it leaves at least two.
+    It was trained on other classes of the dataset than the target's; if these are not given, it leaves at least two.
     """
     class_names = dataset.class_names
     fixed = params.classes != "auto" or is_digits(class_names)
-    wanted = {class_names[number] for number in target_classes(params, class_names, dataset.name, None)}
+    wanted = {class_names[number] for number in target_classes(params, class_names, dataset.name, base=None)}
 
     def accepts_classes(classes: tuple[str, ...]) -> bool:
         return not wanted & set(classes) if fixed else len(wanted - set(classes)) >= 2

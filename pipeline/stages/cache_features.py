@@ -83,7 +83,7 @@ def cache_cuts(params: CacheFeaturesParams, plan_context: PlanContext | None) ->
     with images.runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
         features = images.compute(run)
-        log_metrics(run, features.seconds, images.images, sum(t.nbytes for t in features.tensors.values()))
+        log_metrics(run, features.seconds, images.images, size=sum(t.nbytes for t in features.tensors.values()))
         command = after_features(base, params, "auto", depth=images.cuts[-1])
         echo(f"next: python -m pipeline {command}")
         return StageResult(run.run_id, "", dict(run.final_metrics))
@@ -129,10 +129,10 @@ def log_result(run: StageRun, features: Features) -> None:
     """Log the artifact, its fingerprint and the metrics."""
     log_features(run, features)
     run.set_tags({f"features_{part}": value for part, value in features.fingerprint.items()})
-    log_metrics(run, features.seconds, len(features.values), features.values.nbytes)
+    log_metrics(run, features.seconds, len(features.values), size=features.values.nbytes)
 
 
-def log_metrics(run: StageRun, seconds: float, images: int, size: int) -> None:
+def log_metrics(run: StageRun, seconds: float, images: int, *, size: int) -> None:
     """Log and print time, number of images and bytes, and print the run id."""
     run.log_final(
         {

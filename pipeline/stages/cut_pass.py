@@ -62,7 +62,7 @@ class CutPass:
     def compute(self, run: StageRun) -> CutFeatures:
         """Compute the features, and log them as an artifact of the run."""
         network = self.base.network.to(self.runtime.device)
-        features = compute_cut_features(network, self.cuts, self.parts, run.folder / ARTIFACT)
+        features = compute_cut_features(network, self.cuts, self.parts, path=run.folder / ARTIFACT)
         log_cut_features(run, features, network)
         logger.info(f"features: computed for {self.images} images at {len(self.cuts)} cuts in {features.seconds:.2f} s")
         return features
@@ -92,7 +92,7 @@ def prepare_pass(params: P, *, seeds: range, with_test: bool) -> tuple[P, CutPas
     logger.info(f"data: {target.dataset.note}")
     logger.info(f"{base.ancestry}, {base.why}")
     cuts = requested_cuts(params.cuts, base.network.architecture.block_names)
-    splits = tuple(sampled(params, target, base, seed) for seed in seeds)
+    splits = tuple(sampled(params, target, base, seed=seed) for seed in seeds)
     drawn: list[Examples] = []
     for split in splits:
         drawn += [split.train, split.validation, *([split.test] if with_test else [])]
@@ -130,8 +130,8 @@ def requested_labels(params: CutParams) -> int | Literal["all"]:
     return PROBE_PER_CLASS if isinstance(params, ProbeParams) else "all"
 
 
-def sampled(params: CutParams, target: Target, base: Base, seed: int) -> Split:
-    """Return the label sample of a seed, as a stage that trains on it draws it."""
+def sampled(params: CutParams, target: Target, base: Base, *, seed: int) -> Split:
+    """Return the label sample of a seed, the same as in a stage that trains on it."""
     sample = LabelSample(
         per_class=requested_labels(params),
         val_per_class=params.val_per_class,

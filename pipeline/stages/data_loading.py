@@ -1,4 +1,4 @@
-"""Loads the data set that parameters describe, and resolves what depends on it: classes, preprocessing, batch size."""
+"""Loads the dataset that parameters describe, and resolves what depends on it: classes, preprocessing, batch size."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.data.splits import Split, check_batch_size, split_for_base
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.from_params import with_convolutions
 from pipeline.params import DataParams, TrainBaseParams
+from pipeline.training.batch_size import default_batch_size, log_default_batch_size
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ B = TypeVar("B", bound=TrainBaseParams)
 
 
 def load_data(params: DataParams, *, dataset: str = "", geometry: Geometry | None = None) -> Dataset:
-    """Load a data set.
+    """Load a dataset.
 
     Args:
         params: What the user requested.
@@ -44,14 +45,14 @@ def load_data(params: DataParams, *, dataset: str = "", geometry: Geometry | Non
 
 
 def geometry_request(params: DataParams) -> GeometryRequest:
-    """Return the requested geometry; `auto` is left to the data set."""
+    """Return the requested geometry; `auto` is left to the dataset."""
     size = int(params.image_size) if params.image_size.isdecimal() else params.image_size
     channels = "auto" if params.channels == "auto" else int(params.channels)
     return GeometryRequest(image_size=size, channels=channels, resize=params.resize)  # type: ignore[arg-type]
 
 
 def describe_data(params: DataParams, *, exactly: bool = False) -> DatasetSummary:
-    """Return name, classes and counts of the data set; images are decoded only if counts have to be exact."""
+    """Return name, classes and counts of the dataset; images are decoded only if counts have to be exact."""
     describe = partial(
         describe_dataset,
         params.dataset,
@@ -70,7 +71,7 @@ def load_split(params: TrainBaseParams) -> Split:
     """Load the data of a base, and split the images of its classes.
 
     Raises:
-        UserInputError: The data set lacks a class, or a class has too few images.
+        UserInputError: The dataset lacks a class, or a class has too few images.
     """
     dataset = load_data(params)
     split = split_for_base(dataset, base_classes(params, dataset), val_fraction=params.val_fraction, seed=params.seed)
@@ -79,10 +80,10 @@ def load_split(params: TrainBaseParams) -> Split:
 
 
 def base_classes(params: TrainBaseParams, dataset: Dataset | DatasetSummary) -> Classes:
-    """Return the numbers of a base's classes in its data set.
+    """Return the numbers of a base's classes in its dataset.
 
     Raises:
-        UserInputError: The data set lacks one, or has fewer than two classes.
+        UserInputError: The dataset lacks one, or has fewer than two classes.
     """
     if params.classes != "auto":
         return select_classes(params.classes, dataset.class_names, dataset.name)
@@ -102,11 +103,9 @@ def resolve_base(params: B, split: Split) -> B:
     preprocessing = resolve_preprocessing(params, split.geometry, split.train)
     params = with_convolutions(with_preprocessing(params, preprocessing), split.image_shape)
     resolved: dict[str, object] = {"dataset": split.dataset, "classes": split.classes_text}
-    if "batch_size" not in params.model_fields_set and params.batch_size > len(split.train):
-        resolved["batch_size"] = len(split.train)
-        logger.info(
-            f"batch_size: lowered from {params.batch_size} to {len(split.train)}, the number of training images"
-        )
+    if "batch_size" not in params.model_fields_set:
+        resolved["batch_size"] = default_batch_size(params.batch_size, len(split.train))
+        log_default_batch_size(params.batch_size, len(split.train))
     params = params.model_copy(update=resolved)
     check_batch_size(split, params.batch_size)
     return params

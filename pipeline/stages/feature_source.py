@@ -83,7 +83,7 @@ def pooled_features(run: StageRun, setup: TargetSetup, network: LayeredNetwork) 
     assert setup.base is not None, "only a base has frozen blocks"
     base, split = setup.base.network.to(network.device), setup.data.split
     cuts = range(1, len(base.blocks) + 1)
-    features = compute_cut_features(base, cuts, [split.train, split.validation, split.test], run.folder / ARTIFACT)
+    features = compute_cut_features(base, cuts, [split.train, split.validation, split.test], path=run.folder / ARTIFACT)
     log_cut_features(run, features, base)
     logger.info(f"features: computed for {len(features.at(1).ids)} images at all cuts in {features.seconds:.2f} s")
     return features.at(setup.reuse.frozen)
@@ -97,7 +97,7 @@ def shared_features(setup: TargetSetup, network: LayeredNetwork, client: Client)
     assert setup.base is not None, "only a base has frozen blocks"
     split = setup.data.split
     ids = torch.cat([split.train.ids, split.validation.ids])
-    features = find_cut_features(client, setup.base.network, setup.reuse.frozen, ids)
+    features = find_cut_features(client, setup.base.network, setup.reuse.frozen, ids=ids)
     if features is None:
         return None
     try:
@@ -118,7 +118,7 @@ def feature_costs(
     if features.pooled:  # of several cuts, and shared by several runs
         return {names.FEATURES_SECONDS: features.seconds}
     parts = [model_inputs(network, part) for part in (setup.data.split.train, setup.data.split.validation)]
-    saved = prefix_seconds(network, features.depth, parts, batch_size)
+    saved = prefix_seconds(network, features.depth, parts, batch_size=batch_size)
     return {
         names.FEATURES_SECONDS: features.seconds,
         names.FEATURES_SAVED_SECONDS: saved,

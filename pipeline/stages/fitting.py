@@ -48,7 +48,7 @@ class FitInputs:
             network,
             self.train,
             self.validation,
-            settings,
+            settings=settings,
             start=self.start,
             copied=self.copied,
             checkpoints=checkpoints,
@@ -95,7 +95,7 @@ class FinishedFit:
 
 
 def fit_network(
-    run: StageRun, network: LayeredNetwork, inputs: FitInputs, settings: Sequence[FitSettings]
+    run: StageRun, network: LayeredNetwork, inputs: FitInputs, *, settings: Sequence[FitSettings]
 ) -> FinishedFit:
     """Fit a network with each of the settings, and return the fit with the lowest validation loss.
 
@@ -116,7 +116,7 @@ def fit_network(
     folders = [folder / f"try_{number}" for number in range(1, len(settings) + 1)]
     if run.run_history is not None:
         log_restored_tries(run, folders)
-    best, tries = fit_all(run, network, inputs, list(zip(settings, folders, strict=True)))
+    best, tries = fit_all(run, network, inputs, settings=list(zip(settings, folders, strict=True)))
     chosen = min(range(len(tries)), key=lambda index: tries[index].val_loss)
     for record in best.history:
         run.log_epoch(record)
@@ -125,9 +125,9 @@ def fit_network(
 
 
 def fit_all(
-    run: StageRun, network: LayeredNetwork, inputs: FitInputs, settings: Sequence[tuple[FitSettings, Path]]
+    run: StageRun, network: LayeredNetwork, inputs: FitInputs, *, settings: Sequence[tuple[FitSettings, Path]]
 ) -> tuple[Fit, list[Try]]:
-    """Fit a copy of the network with each of the settings; return the best fit, and what came of each."""
+    """Fit a copy of the network with each of the settings; return the best fit, and the result of each."""
     best: Fit | None = None
     failure: NonFiniteLossError | None = None
     tries: list[Try] = []
@@ -154,7 +154,7 @@ def fit_all(
 
 
 def describe_try(settings: FitSettings, fit: Fit, *, diverged: bool = False) -> Try:
-    """Return what came of one setting."""
+    """Return the result of one setting."""
     progress = fit.progress
     return Try(
         learning_rate=settings.learning_rate,
@@ -205,7 +205,7 @@ def restore_fit(run: StageRun, fit: Fit, checkpoints: CheckpointFolder) -> None:
 
 
 def log_restored_tries(run: StageRun, folders: Sequence[Path]) -> None:
-    """Log that a resumed run continues its tries, and how much of their work is kept."""
+    """Log that a resumed run continues its tries, and how much of their work is saved."""
     checkpoints = [newest_checkpoint(CheckpointFolder(folder)) for folder in folders]
     started = [checkpoint.facts["progress"] for checkpoint in checkpoints if checkpoint is not None]
     run.log_restored([], kept_seconds=sum(float(progress["fit_seconds"]) for progress in started))

@@ -27,8 +27,9 @@ from pipeline.stages.imported_network import ImportedNetwork, load_imported
 from pipeline.stages.next_command import after_import
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import CacheKey, cache_key
+from pipeline.tracking.graph_export import ModelFacts
 from pipeline.tracking.lifecycle import stage_run
-from pipeline.tracking.model_export import ModelFacts, images_of_imported, log_model
+from pipeline.tracking.model_export import images_of_imported, log_model
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.evaluate import evaluate
 from pipeline.training.features import feature_operations
@@ -76,7 +77,7 @@ def resolve_import(params: ImportBaseParams, imported: ImportedNetwork, runtime:
 
 
 def described(imported: ImportedNetwork) -> list[str]:
-    """Return what was loaded, and what nobody can check, as lines."""
+    """Return what was loaded, and what cannot be checked, as lines."""
     loaded = imported.loaded
     lines = ["weights: random" if loaded.report is None else f"weights: {loaded.report}"]
     lines += [f"blocks: {', '.join(loaded.network.architecture.block_names)}"]

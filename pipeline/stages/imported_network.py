@@ -36,7 +36,7 @@ class ImportedNetwork:
 
     Attributes:
         loaded: The network, with the report of its weights.
-        split: Labelled images of its classes, all of them for testing; None without a data set.
+        split: Labelled images of its classes, all of them for testing; None without a dataset.
         license: Text of the license of its weights; empty if unknown.
     """
 
@@ -70,7 +70,7 @@ def load_imported(params: ImportBaseParams) -> ImportedNetwork:
         model=params.model,
         weights=params.weights,
         classes=output_names(params, source, dataset),
-        preprocessing=imported_preprocessing(params, source.preprocessing, geometry, dataset),
+        preprocessing=imported_preprocessing(params, source.preprocessing, geometry, dataset=dataset),
         blocks=() if params.blocks == "auto" else tuple(params.blocks.split(",")),
     )
     loaded = load_model(request, generator(params.seed, "weights"), source=source)
@@ -82,7 +82,7 @@ def read_license(path: str) -> str:
     """Return the text of a license file; empty without a path.
 
     Raises:
-        UserInputError: It is missing, too large or no text.
+        UserInputError: It is missing, too large, or not text.
     """
     if not path:
         return ""
@@ -95,10 +95,10 @@ def read_license(path: str) -> str:
 
 
 def requested_geometry(params: ImportBaseParams, published: Preprocessing | None) -> Geometry | None:
-    """Return the geometry of the published preprocessing with what the user changes; None leaves it to the data set.
+    """Return the published geometry with the user's changes; None leaves it to the dataset.
 
     Raises:
-        UserInputError: There is no published preprocessing, no `image_size` and no data set.
+        UserInputError: There is no published preprocessing, no `image_size` and no dataset.
     """
     if published is None and params.image_size == "auto":
         if params.dataset == NO_DATASET:
@@ -114,12 +114,12 @@ def requested_geometry(params: ImportBaseParams, published: Preprocessing | None
 
 
 def imported_preprocessing(
-    params: ImportBaseParams, published: Preprocessing | None, geometry: Geometry | None, dataset: Dataset | None
+    params: ImportBaseParams, published: Preprocessing | None, geometry: Geometry | None, *, dataset: Dataset | None
 ) -> Preprocessing:
-    """Return the preprocessing: `mean` and `std` as given, else as published, else measured on the data set.
+    """Return the preprocessing: `mean` and `std` as given, else as published, else measured on the dataset.
 
     Raises:
-        UserInputError: They have a wrong number of values, or are to be measured without a data set.
+        UserInputError: They have a wrong number of values, or are to be measured without a dataset.
     """
     if published is not None:
         spelled = with_preprocessing(params, published)
@@ -132,12 +132,12 @@ def imported_preprocessing(
                 f"mean and std are measured on {dataset.name}; give those that {params.model} was trained with"
             )
         return resolve_preprocessing(params, dataset.geometry, all_images(dataset, test=False))
-    assert geometry is not None, "without a data set, the geometry is known"
+    assert geometry is not None, "without a dataset, the geometry is known"
     values: dict[str, object] = {}
     for name in ("mean", "std"):
         word = getattr(params, name)
         if word == "measured":
-            raise invalid(name, word, "there is no data set to measure it on.", remedy="Give dataset, or the values.")
+            raise invalid(name, word, "there is no dataset to measure it on.", remedy="Give dataset, or the values.")
         values[name] = None if word in ("auto", "none") else parse_channel_values(params, name, geometry)
     if "auto" in (params.mean, params.std):
         logger.warning(f"pixels are only divided by 255; give the mean and std that {params.model} was trained with")
@@ -145,7 +145,7 @@ def imported_preprocessing(
 
 
 def output_names(params: ImportBaseParams, source: ModelSource, dataset: Dataset | None) -> tuple[str, ...] | None:
-    """Return the names of the outputs: as given, as published, or those of the data set; None for numbers."""
+    """Return the names of the outputs: as given, as published, or those of the dataset; None for numbers."""
     if params.classes != "auto":
         items = parse_class_list(params.classes)
         return tuple(map(str, parse_classes(params.classes))) if is_numeric(items) else items
@@ -175,7 +175,7 @@ def labelled_images(dataset: Dataset, classes: tuple[str, ...]) -> Split:
     """Return the test images with the number of the output of their class as label; nothing is trained.
 
     Raises:
-        UserInputError: The data set has a class that the network does not have.
+        UserInputError: The dataset has a class that the network does not have.
     """
     outputs = {name: number for number, name in enumerate(classes)}
     unknown = [name for name in dataset.class_names if name not in outputs]

@@ -1,4 +1,4 @@
-"""The model card: what a trained model is, in Markdown, stored beside it."""
+"""The model card: a description of a trained model in Markdown, stored beside it."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def model_card(
             "",
             describe_input(architecture.preprocessing),
             "",
+            "A step of a plan logs its model without a servable graph; "
+            f"`python -m pipeline export --model {lineage['run']}` adds it.",
+            "",
             "## Output",
             "",
             "Softmax probabilities in the order of the table. They are not calibrated.",
@@ -73,10 +76,10 @@ def describe_accuracy(test: Evaluation) -> str:
 def describe_input(preprocessing: Preprocessing) -> str:
     """Return what to send to the served model."""
     channels, height, width = preprocessing.image_shape
-    colour = "grey" if channels == 1 else "RGB"
+    color = "gray" if channels == 1 else "RGB"
     how = f"`resize={preprocessing.resize}`, crop ratio {preprocessing.crop_ratio:g}, {preprocessing.interpolation}"
     return (
-        f"float32 (N, {channels}, {height}, {width}): {colour} pixels in [0, 255], not normalized: the "
+        f"float32 (N, {channels}, {height}, {width}): {color} pixels in [0, 255], not normalized: the "
         f"graph normalizes. Images of other sizes are resized first ({how}); `python -m pipeline predict` does so."
     )
 
@@ -84,7 +87,7 @@ def describe_input(preprocessing: Preprocessing) -> str:
 def limits(split: Split, converged: str) -> list[str]:
     """Return what a user of the model should know."""
     lines = [
-        f"It knows no other classes than these {len(split.classes)}: any other image gets one of them, often with "
+        f"It has no other classes than these {len(split.classes)}: any other image gets one of them, often with "
         "a high probability.",
         "Its accuracy holds for images like those of the test split only.",
     ]

@@ -60,7 +60,7 @@ def probe(params: ProbeParams, *, plan_context: PlanContext | None = None) -> St
     with images.runtime.in_effect(), opened as run:
         run.log_base(base.model_uri)
         features = images.compute(run)
-        scores = [score_cut(images, features, cut, folds) for cut in images.cuts]
+        scores = [score_cut(images, features, cut, folds=folds) for cut in images.cuts]
         scores = with_measured(run, params, scores)
         log_scores(run, features, scores)
         print_scores(params, images, scores)
@@ -89,7 +89,7 @@ def labelled(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([part.labels for part in parts]), torch.cat([part.ids for part in parts])
 
 
-def score_cut(images: CutPass, features: CutFeatures, cut: int, folds: list[torch.Tensor]) -> CutScore:
+def score_cut(images: CutPass, features: CutFeatures, cut: int, *, folds: list[torch.Tensor]) -> CutScore:
     """Solve and score the heads of one cut."""
     raise_if_interrupted()
     labels, ids = labelled(images.splits[0])

@@ -92,7 +92,7 @@ def _train(
         costs = {names.EXCLUDED_TEST_IMAGES: float(setup.data.split.excluded)}
         if solves_head(params):
             costs |= {names.FEATURES_SECONDS: features.seconds} if features else {}
-            trained = solve_and_evaluate(run, network, setup.data.split, features)
+            trained = solve_and_evaluate(run, network, setup.data.split, features=features)
         else:
             settings, copied = settings_to_try(params, runtime), setup.reuse.copied
             costs |= feature_costs(features, network, setup, batch_size=settings[0].batch_size)

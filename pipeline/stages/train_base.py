@@ -67,7 +67,7 @@ def train_base(
     ) as run:
         log_data(run, split)
         log_own_code(run, source)
-        return fit_base(run, network, split, params, data_seconds=data_seconds)
+        return fit_base(run, network, split, params=params, data_seconds=data_seconds)
 
 
 def run_name(params: TrainBaseParams) -> str:

@@ -24,7 +24,8 @@ from pipeline.stages.model_card import model_card
 from pipeline.stages.next_command import after_training
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import code_digest
-from pipeline.tracking.model_export import ModelFacts, images_of, log_model
+from pipeline.tracking.graph_export import ModelFacts
+from pipeline.tracking.model_export import images_of, log_model
 from pipeline.tracking.queries import compare_link
 from pipeline.tracking.stage_run import StageResult, StageRun
 from pipeline.training.evaluate import Evaluation

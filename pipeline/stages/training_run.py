@@ -1,6 +1,6 @@
 """The steps that all training stages share: fit or solve, then evaluate once on each part of the split.
 
-`training_result` logs and prints what comes out.
+`training_result` logs and prints the result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_base(
-    run: StageRun, network: LayeredNetwork, split: Split, params: TrainBaseParams, *, data_seconds: float = 0.0
+    run: StageRun, network: LayeredNetwork, split: Split, *, params: TrainBaseParams, data_seconds: float = 0.0
 ) -> StageResult:
     """Train a base network, and log the result."""
     runtime = resolve_training_runtime(params, network, params.batch_size)
@@ -64,7 +64,7 @@ def fit_and_evaluate(
     train = model_inputs(network, split.train, features, augment=settings[0].augment)
     validation = model_inputs(network, split.validation, features)
     operations = float(training_macs(network, start) * len(split.train))
-    finished = fit_network(run, network, FitInputs(train, validation, start, copied), settings)
+    finished = fit_network(run, network, FitInputs(train, validation, start, copied), settings=settings)
     parts, summary = (train, validation), summary_of_fit(finished)
     trained = evaluate_parts(finished.fit.network, split, summary, parts=parts, features=features)
     costs = {names.EPOCH_OPERATIONS: operations, **trained.costs}
@@ -72,7 +72,7 @@ def fit_and_evaluate(
 
 
 def solve_and_evaluate(
-    run: StageRun, network: LayeredNetwork, split: Split, features: Features | None = None
+    run: StageRun, network: LayeredNetwork, split: Split, *, features: Features | None = None
 ) -> TrainedNetwork:
     """Solve the head of a network whose blocks are all frozen, and evaluate it once; a resumed run solves it again.
 

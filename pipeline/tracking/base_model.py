@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,8 +50,8 @@ class Base:
         seen_ids: int64, identities of all images that it or any of its ancestors was trained on.
         params: Resolved parameters of its run.
         test_accuracy: As logged by its run.
-        why: Why it was selected.
-        source: The user's own code, if it was made of that.
+        why: Why it was selected, and its test accuracy.
+        source: The user's own code, if that built the network.
     """
 
     model_uri: str
@@ -70,7 +71,7 @@ class Base:
 
     @property
     def is_imported(self) -> bool:
-        """Whether it was trained elsewhere, so that nobody knows on which images."""
+        """Whether it was trained elsewhere, so that its training images are unknown."""
         return self.stage == "import_base"
 
     @property
@@ -80,7 +81,7 @@ class Base:
 
     @property
     def ancestry(self) -> str:
-        """One line: model, run, stage, data set and classes."""
+        """One line: model, run, stage, dataset and classes."""
         classes = shorten(format_class_names(self.classes), MAX_CLASSES_SHOWN, placeholder=" ...")
         return f"base {self.model_uri} of run {self.run_id} ({self.stage}, {self.dataset} {classes})"
 
@@ -105,6 +106,8 @@ class _ModelRecord:
         digest, logged = model_digest(network, identities), self.tags[names.MODEL_DIGEST]
         if digest != logged:
             raise invalid_base(self.reference, f"altered: its files have digest {digest}, but {logged} was logged.")
+        accuracy = self.run_metrics.get(names.TEST_ACCURACY, math.nan)
+        scored = "" if math.isnan(accuracy) else f", test accuracy {100 * accuracy:.2f} %"
         return Base(
             model_uri=self.uri,
             run_id=self.run_id,
@@ -117,8 +120,8 @@ class _ModelRecord:
             val_ids=identities["validation"],
             seen_ids=identities["seen"],
             params=self._params(),
-            test_accuracy=self.run_metrics.get(names.TEST_ACCURACY, float("nan")),
-            why=why,
+            test_accuracy=accuracy,
+            why=f"{why}{scored}",
             source=source if network.architecture.family == "own" else None,
         )
 

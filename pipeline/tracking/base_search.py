@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
+from mlflow.entities import LoggedModel, Run
 from mlflow.exceptions import MlflowException
 
 from pipeline.data.classes import select_classes
@@ -22,6 +22,7 @@ from pipeline.tracking.store import search_newest_runs
 logger = logging.getLogger(__name__)
 
 BASE_STAGES = ("train_base", "tune")
+FAR_BELOW = 0.02  # difference in test accuracy from the best base of the same kind that is warned about
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class BaseQuery:
     """Requirements for a base.
 
     Attributes:
-        dataset: Name of its data set.
-        class_names: All classes of that data set.
+        dataset: Name of its dataset.
+        class_names: All classes of that dataset.
         depth: Minimum number of blocks.
         accepts_classes: Returns whether class names are acceptable.
         accepts_preprocessing: Returns whether preprocessing is acceptable.
@@ -72,10 +73,28 @@ def find_base(client: MlflowClient, query: BaseQuery) -> Base | None:
             if depth >= query.depth and query.accepts_classes(base_classes):
                 base = load_logged(client, model, reference, why=why)
                 if query.accepts(base):
+                    warn_if_far_below(base, run, runs)
                     return base
         except UserInputError as error:
             logger.info(f"skipped: {error}")
     return None
+
+
+def warn_if_far_below(base: Base, own: Run, runs: Sequence[Run]) -> None:
+    """Log a warning if another base with the same kind of network, data and classes is much more accurate."""
+    rivals = [run for run in runs if _kind(run) == _kind(own) and names.MODEL_URI in run.data.tags]
+    best = max(rivals, key=lambda run: run.data.metrics.get(names.TEST_ACCURACY, 0.0))
+    accuracy = best.data.metrics.get(names.TEST_ACCURACY, 0.0)
+    if accuracy - base.test_accuracy > FAR_BELOW:
+        other = f"{best.data.tags[names.MODEL_URI]} of run {best.info.run_id}"
+        logger.warning(
+            f"the newest base, {base.model_uri}, has {100 * base.test_accuracy:.2f} % test accuracy, but {other} has "
+            f"{100 * accuracy:.2f} % on the same classes. To use that one, pass it as base"
+        )
+
+
+def _kind(run: Run) -> tuple[str | None, ...]:
+    return (run.data.params.get("model"), run.data.tags.get(names.DATASET), run.data.tags.get(names.CLASSES))
 
 
 def ready_model(client: MlflowClient, uri: str) -> LoggedModel | None:

@@ -62,7 +62,7 @@ def stage_run(
     if plan_context is not None:
         parent_run_id, tags = plan_context.parent_run_id, {**tags, **plan_context.tags}
         plan_context.reserve(params)
-    tags = _initial_tags(params, note, tags, parent_run_id)
+    tags = _initial_tags(params, note, tags, parent_run_id=parent_run_id)
     with interruptible():
         if resumed_run_id is not None:
             run, logged_params = resume_run(open_store(), resumed_run_id, tags)
@@ -71,6 +71,8 @@ def stage_run(
         else:
             run, logged_params = create_run(name, tags)
         run.nested = parent_run_id is not None
+        export = getattr(params, "export", "auto")
+        run.exports_graph = not run.nested if export == "auto" else bool(export)
         run.save_log = plan_context.save_log if plan_context is not None else None
         try:
             raise_if_interrupted()
@@ -93,7 +95,7 @@ def stage_run(
 
 
 def _initial_tags(
-    params: StageParams, note: str, tags: Mapping[str, object], parent_run_id: str | None
+    params: StageParams, note: str, tags: Mapping[str, object], *, parent_run_id: str | None
 ) -> dict[str, str]:
     """Return the tags set at creation, so that they exist even if the process is killed right after."""
     parent = {names.PARENT_RUN_ID: parent_run_id} if parent_run_id is not None else {}

@@ -80,6 +80,7 @@ CODE_DIGEST = "code_digest"
 WEIGHTS_DIGEST = "weights_digest"
 MODEL_DIGEST = "handover_digest"  # of a logged model: weights, architecture and image identities
 MODEL_URI = "model_uri"
+SERVABLE = "servable"  # of a logged model: whether it has the graph that `mlflow models serve` needs
 PARAMETERS = "resolved_parameters"  # JSON: resolved parameters (`mlflow run` logs them unresolved)
 INHERITED_LABELS = "inherited_draw"  # trained on the label sample of its base
 SUPERSEDED_BY = "superseded_by"  # the run of a step that another process took over: run id of the new one
@@ -95,7 +96,7 @@ NOTE = "mlflow.note.content"
 PLAN_DIGEST = "study_digest"  # on a plan run: digest over its steps
 PARENT_RUN_ID = "mlflow.parentRunId"
 GIT_COMMIT = "mlflow.source.git.commit"
-DATA_CONTEXT = "mlflow.data.context"  # of a logged data set: training, validation or testing
+DATA_CONTEXT = "mlflow.data.context"  # of a logged dataset: training, validation or testing
 
 # artifacts
 CHECKPOINTS = "checkpoints"
@@ -117,7 +118,7 @@ PLAN_RECORD = "study.json"
 RECOMMENDATION = "recommended.txt"  # the arm to use, as the command prints it
 LOAD_REPORT = "load_report.json"
 PROVENANCE = "provenance.json"  # of an imported network: library or code, weights file, digests, license
-OWN_SOURCE = "own_network.py"  # the user's code that a network is made of, for reading; never run
+OWN_SOURCE = "own_network.py"  # the user's code that built a network, for reading; never executed
 
 # files next to the servable graph of a logged model
 WEIGHTS_FILE = "weights.safetensors"

@@ -45,7 +45,7 @@ _invalid_runs = partial(invalid, "runs", remedy="Pass finished runs, separated b
 class LoggedData:
     """Images that a run has used."""
 
-    name: str  # data set and classes
+    name: str  # dataset and classes
     split: str  # training, validation or testing
     digest: str
 

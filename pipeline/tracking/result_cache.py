@@ -13,9 +13,11 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.redaction import first_line
 from pipeline.tracking import names
+from pipeline.tracking.base_model import load_base
 from pipeline.tracking.base_search import has_model_files
 from pipeline.tracking.cache_key import CacheKey
 from pipeline.tracking.claims import open_claims
+from pipeline.tracking.graph_export import add_graph
 from pipeline.tracking.outbox.model_upload import register_model
 from pipeline.tracking.plan_context import NotCachedError, PlanContext
 from pipeline.tracking.queries import artifact_sizes
@@ -71,16 +73,20 @@ def claim_step(plan_context: PlanContext, client: MlflowClient, key: CacheKey) -
 
 @functools.cache
 def store_scope(client: MlflowClient, experiment_id: str) -> str:
-    """Return what tells an experiment from those of other tracking stores, whatever their URI is on a machine."""
+    """Return a key that distinguishes an experiment from those of other tracking stores, independent of their URIs."""
     experiment = client.get_experiment(experiment_id)
     return f"{experiment_id} {experiment.creation_time}"
 
 
 def register_cached(result: StageResult, name: str) -> None:
-    """Register the model of a cached result as its stage would have done; does nothing without a name or a model."""
+    """Register the model of a cached result as its stage would have done; does nothing without a name or a model.
+
+    A registered model can be served, so it gets a graph if it has none.
+    """
     if name and result.model_uri:
         val_accuracy = result.metrics[names.VAL_FINAL_ACCURACY]
         client = open_store()
+        add_graph(client, load_base(client, result.model_uri))
         logger.info(register_model(client, result.run_id, result.model_uri, name=name, val_accuracy=val_accuracy))
 
 

@@ -48,7 +48,7 @@ def create_claimed_run(
     client, previous = open_store(), claim.previous_run_id
     if previous and not rerun and _was_interrupted_here(client, previous):
         try:
-            run, logged_params = resume_run(client, previous, tags, claim)
+            run, logged_params = resume_run(client, previous, tags, claim=claim)
             claim.record_run(run.run_id)
             return run, logged_params
         except UserInputError as error:
@@ -93,7 +93,7 @@ def create_run(name: str, tags: dict[str, str], claim: Claim | None = None) -> t
         if not nested:
             close_orphaned_runs(client)
         suggest_resume(client, tags[names.STAGE], tags.get(names.CACHE_KEY, ""))
-        return _adopt_or_create(client, name, tags, claim)
+        return _adopt_or_create(client, name, tags, claim=claim)
     except (MlflowException, UserInputError) as error:
         if not may_wait:
             raise unusable_store(error) from error
@@ -102,7 +102,7 @@ def create_run(name: str, tags: dict[str, str], claim: Claim | None = None) -> t
 
 
 def _adopt_or_create(
-    client: MlflowClient, name: str, tags: dict[str, str], claim: Claim | None
+    client: MlflowClient, name: str, tags: dict[str, str], *, claim: Claim | None
 ) -> tuple[StageRun, Collection[str]]:
     adopted_id = os.environ.get("MLFLOW_RUN_ID") if names.PARENT_RUN_ID not in tags else None
     if adopted_id:
@@ -135,7 +135,7 @@ def _create_offline(name: str, tags: dict[str, str], claim: Claim | None) -> Sta
 
 
 def resume_run(
-    client: MlflowClient, run_id: str, tags: dict[str, str], claim: Claim | None = None
+    client: MlflowClient, run_id: str, tags: dict[str, str], *, claim: Claim | None = None
 ) -> tuple[StageRun, Collection[str]]:
     """Reopen an interrupted run; raise UserInputError if it is in progress, has ended, or its inputs have changed."""
     started = time.perf_counter()
@@ -171,6 +171,6 @@ def _open(
     store = without_password(mlflow.get_tracking_uri())
     for entry in ({"kind": "opened", "run_id": run_id, "store": store, **process_identity()}, *entries):
         journal.append(entry)
-    sender = Sender(client, run_id, folder, claim)
+    sender = Sender(client, run_id, folder, claim=claim)
     uploader = Uploader(journal, sender.send, sender.report_damaged)
     return StageRun(client, run_id, experiment_id, folder, uploader, sender, lock, claim)

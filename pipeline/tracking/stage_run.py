@@ -1,4 +1,4 @@
-"""The MLflow run of a stage: logs tags, metrics, data sets, models and files through the journal."""
+"""The MLflow run of a stage: logs tags, metrics, datasets, models and files through the journal."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class StageRun:
     started: float = field(default_factory=time.perf_counter)  # of the stage
     adopted: bool = False  # created by `mlflow run`
     nested: bool = False  # has a parent run
+    exports_graph: bool = True  # whether its model gets a servable graph
     run_history: RunHistory | None = None  # what earlier processes logged; None if this process created the run
     worked_seconds: float = 0.0  # work of earlier processes up to the restored checkpoint
     lost_seconds: float = 0.0  # work of earlier processes after that checkpoint

@@ -132,8 +132,8 @@ def solve_head(
     features: Tensor,
     labels: Tensor,
     validation_features: Tensor,
-    validation_labels: Tensor,
     *,
+    validation_labels: Tensor,
     l2_grid: tuple[float, ...] = L2_GRID,
     tolerance: float = TOLERANCE,
 ) -> SolvedHead:
@@ -162,7 +162,7 @@ def solve_head(
     solution, best, path = Solution(problem.regression.zeros, 0, math.inf, converged=False), None, list[GridPoint]()
     for l2 in sorted(set(l2_grid), reverse=True):
         solution = problem.regression.solve(solution.parameters, l2=l2, tolerance=tolerance)
-        path.append(_grid_point(l2, solution, validation, validation_labels.cpu()))
+        path.append(_grid_point(l2, solution, validation, labels=validation_labels.cpu()))
         if best is None or path[-1].val_loss < best[0].val_loss:
             best = path[-1], solution
     assert best is not None, "the grid is not empty"
@@ -188,7 +188,7 @@ def _prepare(features: Tensor, labels: Tensor) -> _Problem:
     return _Problem(SoftmaxRegression(rotated, labels.cpu(), int(labels.max()) + 1), standardization, axes)
 
 
-def _grid_point(l2: float, solution: Solution, values: Tensor, labels: Tensor) -> GridPoint:
+def _grid_point(l2: float, solution: Solution, values: Tensor, *, labels: Tensor) -> GridPoint:
     """Evaluate a solution on validation features (M, R) on principal axes."""
     logits = torch.addmm(solution.parameters[-1], values, solution.parameters[:-1])
     accuracy = float((logits.argmax(1) == labels).double().mean())

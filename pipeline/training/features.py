@@ -122,7 +122,7 @@ def compute_features(
     began = time.perf_counter()
     was_training = network.training
     network.eval()
-    data = Labelled(examples.images.pixels, examples.labels.to(network.device), examples.rows)
+    data = Labelled(examples.images.pixels, examples.labels.to(network.device), examples.pixel_rows)
     values, done = torch.empty(0), 0
     for inputs, _ in chunks(data, chunk_size(network, examples.image_shape), prepare=scaling(network)):
         part = network.run_blocks(inputs, 0, depth)
@@ -171,7 +171,7 @@ def check_sample(features: Features, network: LayeredNetwork, examples: Examples
 
 
 @torch.no_grad()
-def prefix_seconds(network: LayeredNetwork, depth: int, parts: list[Labelled], batch_size: int) -> float:
+def prefix_seconds(network: LayeredNetwork, depth: int, parts: list[Labelled], *, batch_size: int) -> float:
     """Return the seconds of one pass of all pixels through the first blocks, in training batches."""
     was_training = network.training
     network.eval()

@@ -59,9 +59,9 @@ def fit_head(network: LayeredNetwork, train: Labelled, validation: Labelled, *, 
     began = time.perf_counter()
     features, val_features = (head_inputs(network, part, start=start) for part in (train, validation))
     feature_seconds = time.perf_counter() - began
-    solved = [solve_head(features, train.labels, val_features, validation.labels)]
+    solved = [solve_head(features, train.labels, val_features, validation_labels=validation.labels)]
     while len(solved) < TIMED_SOLVES and sum(head.seconds for head in solved) < TIMING_SECONDS:
-        solved.append(solve_head(features, train.labels, val_features, validation.labels))
+        solved.append(solve_head(features, train.labels, val_features, validation_labels=validation.labels))
     head = solved[0]
     network.head.load_state_dict({"weight": head.weight.float(), "bias": head.bias.float()})
     return HeadFit(head, feature_seconds, tuple(one.seconds for one in solved))

@@ -41,7 +41,7 @@ def minimize(
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=HISTORY)
     iterations = 0
     while iterations < max_iterations and not is_converged(gradient):
-        accepted = _line_search(objective, point, value, gradient, direction=_direction(gradient, pairs))
+        accepted = _line_search(objective, point, value, gradient=gradient, direction=_direction(gradient, pairs))
         if accepted is None:
             break
         step, value, new_gradient = accepted
@@ -69,7 +69,7 @@ def _direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, float]]) -> 
 
 
 def _line_search(
-    objective: Objective, point: Tensor, value: float, gradient: Tensor, *, direction: Tensor
+    objective: Objective, point: Tensor, value: float, *, gradient: Tensor, direction: Tensor
 ) -> tuple[Tensor, float, Tensor] | None:
     """Halve the step until the value decreases sufficiently; return step, new value and new gradient."""
     slope = float(gradient @ direction)

@@ -112,7 +112,7 @@ def cross_validated_accuracy(
             features[training],
             labels[training],
             features[validation],
-            labels[validation],
+            validation_labels=labels[validation],
             l2_grid=l2_grid,
             tolerance=tolerance,
         )

@@ -49,7 +49,7 @@ def logme(features: Tensor, labels: Tensor) -> float:
     indicators = torch.nn.functional.one_hot(labels.cpu()).double()
     eigenvalues, projections = _spectrum(features, indicators)
     residuals = (indicators.sum(0) - projections.sum(0)).clamp(min=0)
-    return float(_maximum(eigenvalues, projections, residuals, len(labels)).mean()) / len(labels)
+    return float(_maximum(eigenvalues, projections, residuals, images=len(labels)).mean()) / len(labels)
 
 
 def _spectrum(features: Tensor, indicators: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,21 +74,23 @@ def _rank_tolerance(eigenvalues: Tensor) -> float:
     return float(eigenvalues[-1]) * len(eigenvalues) * torch.finfo(torch.float64).eps
 
 
-def _maximum(eigenvalues: Tensor, projections: Tensor, residuals: Tensor, images: int) -> Tensor:
+def _maximum(eigenvalues: Tensor, projections: Tensor, residuals: Tensor, *, images: int) -> Tensor:
     """Return the largest log evidence of each class, (K,), by grid search over log t, refined around the maximum."""
     center = torch.full_like(residuals, float(eigenvalues.mean().log10()))
     width = LOG10_RANGE
     for _ in range(1 + REFINEMENTS):
         offsets = torch.linspace(-width, width, POINTS, dtype=torch.float64)
         grid = center + offsets[:, None]  # (T, K)
-        evidence = torch.stack([_log_evidence(10**row, eigenvalues, projections, residuals, images) for row in grid])
+        evidence = torch.stack(
+            [_log_evidence(10**row, eigenvalues, projections, residuals=residuals, images=images) for row in grid]
+        )
         best = evidence.max(0)
         center = grid.gather(0, best.indices[None])[0]
         width *= 2 / (POINTS - 1)
     return best.values
 
 
-def _log_evidence(ratio: Tensor, eigenvalues: Tensor, projections: Tensor, residuals: Tensor, images: int) -> Tensor:
+def _log_evidence(ratio: Tensor, eigenvalues: Tensor, projections: Tensor, *, residuals: Tensor, images: int) -> Tensor:
     """Return the log evidence (K,) at t = `ratio` (K,) and the optimal beta.
 
     The eigenvalues of I + F F^T / t are 1 + eigenvalue / t, and 1 in the directions of the residual.

@@ -41,10 +41,10 @@ def parameter_groups(network: LayeredNetwork, settings: FitSettings, copied: int
             index = block_of.get(id(parameter), depth)
             below_head = depth - index if settings.layer_decay < 1 else 0
             members.setdefault((index < copied, below_head), []).append(parameter)
-    return [_group(parameters, settings, *key) for key, parameters in sorted(members.items(), key=lambda item: item[0])]
+    return [_group(members[key], settings, key[0], below_head=key[1]) for key in sorted(members)]
 
 
-def _group(parameters: list[Tensor], settings: FitSettings, is_copied: bool, below_head: int) -> ParameterGroup:
+def _group(parameters: list[Tensor], settings: FitSettings, is_copied: bool, *, below_head: int) -> ParameterGroup:
     rate, decay = settings.learning_rate * settings.layer_decay**below_head, settings.weight_decay
     if is_copied:
         rate *= settings.copied_learning_rate_factor
@@ -97,7 +97,9 @@ class ScheduledUpdate:
         step: Optimizer steps so far.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, update: Update, settings: FitSettings, steps_per_epoch: int):
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, update: Update, settings: FitSettings, *, steps_per_epoch: int
+    ):
         self.optimizer, self.update, self.max_norm = optimizer, update, settings.clip_grad_norm
         self.steps_per_epoch, self.step = steps_per_epoch, 0
         self.cosine, self.total = settings.schedule == "cosine", settings.epochs * steps_per_epoch

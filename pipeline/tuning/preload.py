@@ -1,4 +1,4 @@
-"""Imported once by the fork server, so that workers start with everything loaded."""
+"""Imported once by the fork server, which takes a module's name, so that workers start with everything loaded."""
 
 import gc
 

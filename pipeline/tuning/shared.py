@@ -1,6 +1,6 @@
 """Tensors shared by worker processes: one unnamed file in shared memory or, if that is too small, on disk.
 
-Containers often have only 64 MiB of shared memory, less than most data sets need.
+Containers often have only 64 MiB of shared memory, less than most datasets need.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def test_damaged_features_are_rejected_and_skipped(
 
 @pytest.fixture
 def fashion(tmp_path: Path) -> Path:
-    """A small data set in torchvision's Fashion-MNIST layout; returns the folder of its files."""
+    """A small dataset in torchvision's Fashion-MNIST layout; returns the folder of its files."""
     draw = np.random.default_rng(0)
     raw = tmp_path / "FashionMNIST" / "raw"
     for part, count in (("train", 60), ("t10k", 30)):

@@ -163,7 +163,7 @@ def test_datasets_are_loaded_or_rejected(tmp_path: Path) -> None:
     @many
     @given(st.sampled_from(sorted(good)), st.data())
     def load(name: str, data: st.DataObject) -> None:
-        count("data sets")
+        count("datasets")
         (raw / name).write_bytes(data.draw(altered(good[name]) | idx_files))
         try:
             found = load_dataset("kmnist", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Data sets that are loaded as arrays: resize and summarize them."""
+"""Datasets that are loaded as arrays: resize and summarize them."""
 
 import zlib
 from collections.abc import Iterator
@@ -38,12 +38,12 @@ def resize_dataset(dataset: Dataset, request: SourceRequest) -> Dataset:
     validation = replace(dataset.validation, pixels=next(parts)) if dataset.validation is not None else None
     test = replace(dataset.test, pixels=next(parts))
     height, width = geometry.size
-    note = f"{dataset.note}; resized to {height}x{width}, {'grey' if geometry.channels == 1 else 'RGB'}"
+    note = f"{dataset.note}; resized to {height}x{width}, {'gray' if geometry.channels == 1 else 'RGB'}"
     return replace(dataset, train=train, validation=validation, test=test, geometry=geometry, note=note)
 
 
 def _resolved(dataset: Dataset, request: SourceRequest) -> Geometry:
-    return request.geometry.resolve(dataset.geometry.size, grey=dataset.geometry.channels == 1)
+    return request.geometry.resolve(dataset.geometry.size, gray=dataset.geometry.channels == 1)
 
 
 def _resized(name: str, splits: list[Images], geometry: Geometry, *, verify: bool) -> Tensor:
@@ -57,9 +57,7 @@ def _resized(name: str, splits: list[Images], geometry: Geometry, *, verify: boo
     with source_lock(source_key(name)):
         pixels = open_store(key, verify=verify)
         if pixels is None:
-            store_array(name, _resized_parts(splits, key), key)
-            pixels = open_store(key)
-    assert pixels is not None, "a store that was just written can be opened"
+            pixels = store_array(name, _resized_parts(splits, key), key)
     return pixels
 
 
@@ -78,7 +76,7 @@ def _resized_parts(splits: list[Images], key: StoreKey) -> Iterator[Pixels]:
 
 
 def summarize(dataset: Dataset, request: SourceRequest) -> DatasetSummary:
-    """Return the summary of a data set in its native geometry, with the geometry that loading would resize it to."""
+    """Return the summary of a dataset in its native geometry, with the geometry that loading would resize it to."""
 
     def counts(images: Images) -> tuple[int, ...]:
         return tuple(torch.bincount(images.labels, minlength=len(dataset.class_names)).tolist())

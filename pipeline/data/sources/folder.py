@@ -18,7 +18,9 @@ def _list(request: SourceRequest) -> FileSource:
     """
     path = Path(request.name.removeprefix(FOLDER_PREFIX)).expanduser()
     listing = list_folder(request.name, path)
-    labelled = concatenate_tables(f"{FOLDER_PREFIX}{listing.root}", listing.root, listing.splits, listing.class_names)
+    labelled = concatenate_tables(
+        f"{FOLDER_PREFIX}{listing.root}", listing.root, listing.splits, class_names=listing.class_names
+    )
     return FileSource(labelled, str(path.absolute()), listing.note, listing.ignored_text)
 
 

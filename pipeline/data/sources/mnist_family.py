@@ -17,7 +17,7 @@ from pipeline.errors import DataFileError, Fault
 
 @dataclass(frozen=True)
 class FamilyMember:
-    """One data set of the family: its class in torchvision and its files in `<data_dir>/<class>/raw`."""
+    """One dataset of the family: its class in torchvision and its files in `<data_dir>/<class>/raw`."""
 
     class_name: str
     files: tuple[str, ...]
@@ -43,7 +43,7 @@ NAMED_CLASSES = ("fashion_mnist", "kmnist")  # the classes of the others are dig
 
 
 def load_family(name: str, data_dir: str) -> Dataset:
-    """Load a data set of the family; download it if it is missing."""
+    """Load a dataset of the family; download it if it is missing."""
     member = FAMILY[name]
     if missing := member.missing(data_dir):
         _download(name, data_dir, missing)
@@ -75,7 +75,7 @@ def _read_family(name: str, data_dir: str, states: tuple[tuple[int, int], ...]) 
 
 
 def _download(name: str, data_dir: str, missing: list[str]) -> None:
-    """Let torchvision download and verify a data set.
+    """Let torchvision download and verify a dataset.
 
     Raises:
         DataFileError: The download is impossible or fails.

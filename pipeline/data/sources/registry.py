@@ -1,4 +1,4 @@
-"""Load a data set by name. Every module of this package that defines `SOURCE` is registered.
+"""Load a dataset by name. Every module of this package that defines `SOURCE` is registered.
 
 Every source returns uint8 images (N, C, H, W), int64 labels (N,) and a test split, official or sampled by content.
 """
@@ -30,11 +30,11 @@ def load_dataset(
     skip_unreadable: bool = False,
     verify: bool = False,
 ) -> Dataset:
-    """Load a data set; download it if it is missing, and decode its images unless they are cached.
+    """Load a dataset; download it if it is missing, and decode its images unless they are cached.
 
     Args:
         name: A valid value of the parameter `dataset`.
-        data_dir: Folder of the data sets, in torchvision's layout.
+        data_dir: Folder of the datasets, in torchvision's layout.
         geometry: Geometry of the images (of a base, for example), or what the user requested.
         data_dir_is_chosen: Whether the user set `data_dir`; `auto` then fails if it is not accessible.
         skip_unreadable: Whether to skip files that cannot be decoded; by default they are an error.
@@ -59,10 +59,10 @@ def describe_dataset(
     geometry: Geometry | GeometryRequest = NO_REQUEST,
     data_dir_is_chosen: bool = False,
 ) -> DatasetSummary:
-    """Return classes, counts and geometry of a data set without decoding image files.
+    """Return classes, counts and geometry of a dataset without decoding image files.
 
     Raises:
-        DataFileError: Files are missing and cannot be downloaded, or the data set has too few classes or images.
+        DataFileError: Files are missing and cannot be downloaded, or the dataset has too few classes or images.
     """
     request = SourceRequest(name, data_dir, LoadRequest(geometry))
     if name == AUTO:
@@ -71,10 +71,10 @@ def describe_dataset(
 
 
 def find_source(name: str) -> Source:
-    """Return the source of a data set.
+    """Return the source of a dataset.
 
     Raises:
-        UserInputError: No source has a data set of that name.
+        UserInputError: No source has a dataset of that name.
     """
     for source in _sources():
         if source.serves(name):

@@ -1,4 +1,4 @@
-"""The interface of a data source: names, and functions that load and describe a data set.
+"""The interface of a data source: names, and functions that load and describe a dataset.
 
 To add one, write a module in this package that defines `SOURCE`, and list its names (or prefix) in `params/data.py`.
 """
@@ -13,11 +13,11 @@ from pipeline.data.store.loading import LoadRequest
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """A request for a data set.
+    """A request for a dataset.
 
     Attributes:
-        name: Name of the data set.
-        data_dir: Folder of the data sets, in torchvision's layout.
+        name: Name of the dataset.
+        data_dir: Folder of the datasets, in torchvision's layout.
         load: Geometry and options for loading files.
     """
 
@@ -33,13 +33,13 @@ class SourceRequest:
 
 @dataclass(frozen=True)
 class Source:
-    """A source of data sets.
+    """A source of datasets.
 
     Attributes:
-        load: Loads a data set.
-        describe: Summarizes a data set without decoding images.
-        names: Names of its data sets.
-        prefix: Prefix of the names of its data sets, if the names are not fixed.
+        load: Loads a dataset.
+        describe: Summarizes a dataset without decoding images.
+        names: Names of its datasets.
+        prefix: Prefix of the names of its datasets, if the names are not fixed.
     """
 
     load: Callable[[SourceRequest], Dataset]
@@ -48,5 +48,5 @@ class Source:
     prefix: str = ""
 
     def serves(self, name: str) -> bool:
-        """Return whether a data set comes from this source."""
+        """Return whether a dataset comes from this source."""
         return name in self.names or (self.prefix != "" and name.startswith(self.prefix))

@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: torchvision's image-classification data sets; downloaded if missing.
+"""`torchvision:NAME`: torchvision's image-classification datasets; downloaded if missing.
 
 To add one, add a line to `SETS`, and its name to `TORCHVISION_DATASETS` in `params/data.py`.
 """
@@ -31,7 +31,7 @@ Arguments = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """How to read one data set.
+    """How to read one dataset.
 
     Attributes:
         kind: Name of its class in `torchvision.datasets`.
@@ -128,22 +128,22 @@ SOURCE = Source(_load, _describe, prefix=TORCHVISION_PREFIX)
 
 
 def _open(request: SourceRequest) -> FileSource | Dataset:
-    """Return the files of a data set, or its arrays in native geometry.
+    """Return the files of a dataset, or its arrays in native geometry.
 
     Raises:
-        DataFileError: The data set is damaged, or missing and cannot be downloaded.
+        DataFileError: The dataset is damaged, or missing and cannot be downloaded.
     """
     spec = SETS[request.name.removeprefix(TORCHVISION_PREFIX)]
     splits = _read(request, spec)
     first = next(iter(splits.values()))
     class_names = spec.class_names or tuple(name if isinstance(name, str) else name[0] for name in first.classes)
     if isinstance(getattr(first, spec.images), (np.ndarray, torch.Tensor)):
-        return _from_arrays(request, spec, splits, class_names)
-    return _from_files(request, spec, splits, class_names)
+        return _from_arrays(request, spec, splits, class_names=class_names)
+    return _from_files(request, spec, splits, class_names=class_names)
 
 
 def _read(request: SourceRequest, spec: TorchvisionSet) -> dict[str, Any]:
-    """Read every split with torchvision; download the data set if it is missing or damaged."""
+    """Read every split with torchvision; download the dataset if it is missing or damaged."""
     try:
         return _construct(request, spec, download=False)
     except (OSError, RuntimeError) as error:
@@ -170,7 +170,7 @@ def _construct(request: SourceRequest, spec: TorchvisionSet, *, download: bool) 
 
 
 def _from_arrays(
-    request: SourceRequest, spec: TorchvisionSet, splits: dict[str, Any], class_names: tuple[str, ...]
+    request: SourceRequest, spec: TorchvisionSet, splits: dict[str, Any], *, class_names: tuple[str, ...]
 ) -> Dataset:
     shift = class_names.count(NO_CLASS)
     images = {}
@@ -212,7 +212,7 @@ def _drop_ids(images: Images, ids: torch.Tensor) -> tuple[Images, int]:
 
 
 def _from_files(
-    request: SourceRequest, spec: TorchvisionSet, splits: dict[str, Any], class_names: tuple[str, ...]
+    request: SourceRequest, spec: TorchvisionSet, splits: dict[str, Any], *, class_names: tuple[str, ...]
 ) -> FileSource:
     root = Path(request.data_dir).resolve()
     tables = {}
@@ -220,7 +220,7 @@ def _from_files(
         entries: Sequence[Any] = getattr(dataset, spec.images)
         pairs = zip(entries, getattr(dataset, spec.labels), strict=True) if spec.labels else entries
         tables[split] = _file_table(request, root, [(os.path.realpath(path), int(label)) for path, label in pairs])
-    labelled = concatenate_tables(f"{request.name} in {root}", root, tables, class_names)
+    labelled = concatenate_tables(f"{request.name} in {root}", root, tables, class_names=class_names)
     note = "official splits" if labelled.official else "the test split is sampled"
     return FileSource(labelled, str(root), f"{request.name}, {note}")
 
@@ -237,7 +237,7 @@ def _file_table(request: SourceRequest, root: Path, samples: list[tuple[str, int
             status = os.stat(path)
         except OSError as error:
             what = f"{path} of {request.name} cannot be read: {error.strerror}."
-            remedy = "Remove the data set's folder and run again to download it."
+            remedy = "Remove the dataset's folder and run again to download it."
             raise DataFileError(Fault("data_dir", request.data_dir, what, remedy)) from None
         table.names.append(os.path.relpath(path, root))
         table.sizes.append(status.st_size)

@@ -1,4 +1,4 @@
-"""Cache of decoded images: each image file is decoded once, in parallel, into one memory-mapped file per data set.
+"""Cache of decoded images: each image file is decoded once, in parallel, into one memory-mapped file per dataset.
 
 Read `files` (the record per image), `worker` and `decoding` (parallel, resumable), `image_store` (complete stores),
 `manifest` (files that have been decoded), then `loading`, which combines them.

@@ -23,7 +23,7 @@ from pipeline.disk_space import disk_full_errors
 from pipeline.errors import DataFileError, Fault, abbreviate
 
 LISTING = "listing.npz"
-TASK_BYTES = 8 << 20  # decoded pixels of one task
+TASK_BYTES = 2 << 20  # decoded pixels of one task: few, so that all workers finish at about the same time
 MAX_TASK_ROWS = 128
 TASKS_PER_WORKER = 3  # submitted at a time: few, so that an interruption does not wait for queued tasks
 IN_PROCESS_BYTES = 16 << 20  # total file size below which starting workers takes longer than decoding
@@ -48,19 +48,19 @@ class Assumption:
 
     Attributes:
         native_size: (H, W) of every image; None assumes nothing.
-        grey: Whether every image is grey; None assumes nothing.
+        gray: Whether every image is gray; None assumes nothing.
     """
 
     native_size: tuple[int, int] | None = None
-    grey: bool | None = None
+    gray: bool | None = None
 
     def check(self, records: Records) -> None:
         """Raise `NativeGeometryError` if an image differs."""
         differs = np.zeros(len(records), bool)
         if self.native_size is not None:
             differs |= (records["height"] != self.native_size[0]) | (records["width"] != self.native_size[1])
-        if self.grey:
-            differs |= records["grey"] == 0
+        if self.gray:
+            differs |= records["gray"] == 0
         if differs.any():
             raise NativeGeometryError(records)
 
@@ -80,7 +80,7 @@ class Decoded:
     unreadable: dict[int, str] = field(default_factory=dict)
 
 
-def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, assumption: Assumption) -> Decoded:
+def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, *, assumption: Assumption) -> Decoded:
     """Decode files into a partial store; resume if it already has some of these files.
 
     Raises:
@@ -94,7 +94,7 @@ def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, assumption
         assumption.check(records[done])
         decoded = Decoded(folder, records)
         changed: list[str] = []
-        tasks = _make_tasks(files, geometry, folder, np.flatnonzero(~done))
+        tasks = _make_tasks(files, geometry, folder, rows=np.flatnonzero(~done))
         in_process = len(files) <= IN_PROCESS_FILES and int(files.sizes[~done].sum()) <= IN_PROCESS_BYTES
         results = _in_process(tasks) if in_process else _in_workers(tasks)
         with (
@@ -114,7 +114,7 @@ def decode_files(files: ImageFiles, geometry: Geometry, folder: Path, assumption
     return decoded
 
 
-def _make_tasks(files: ImageFiles, geometry: Geometry, folder: Path, rows: np.ndarray) -> Iterator[Task]:
+def _make_tasks(files: ImageFiles, geometry: Geometry, folder: Path, *, rows: np.ndarray) -> Iterator[Task]:
     """Yield tasks for the given rows, limited in decoded bytes."""
     size = min(MAX_TASK_ROWS, max(1, TASK_BYTES // int(np.prod(geometry.image_shape))))
     for first in range(0, len(rows), size):
@@ -197,11 +197,11 @@ def _resumable(files: ImageFiles, geometry: Geometry, folder: Path) -> Records |
     if not same or len(records) != len(files) or size != len(files) * row_bytes:
         return None
     done = np.flatnonzero(records["done"] == 1)
-    records["done"][done[damaged_rows(folder / PIXELS, records, row_bytes, done)]] = 0
+    records["done"][done[damaged_rows(folder / PIXELS, records, row_bytes, rows=done)]] = 0
     return records
 
 
-def damaged_rows(pixels: Path, records: Records, row_bytes: int, rows: np.ndarray) -> np.ndarray:
+def damaged_rows(pixels: Path, records: Records, row_bytes: int, *, rows: np.ndarray) -> np.ndarray:
     """Return whether the pixels of each row fail their checksum, bool (M,)."""
     stored = np.memmap(pixels, np.uint8, mode="r").reshape(-1, row_bytes) if len(rows) else np.empty((0, row_bytes))
     checksums = [zlib.crc32(stored[row]) for row in rows.tolist()]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Per image: whether its pixels are stored, whether it is grey, its native size (upright), the checksum of its stored
+# Per image: whether its pixels are stored, whether it is gray, its native size (upright), the checksum of its stored
 # pixels, its identity, and the digest of its file.
 RECORD = np.dtype([
-    ("done", "u1"), ("grey", "u1"), ("height", "<u4"), ("width", "<u4"),
+    ("done", "u1"), ("gray", "u1"), ("height", "<u4"), ("width", "<u4"),
     ("crc", "<u4"), ("id", "<i8"), ("digest", "V16"),
 ])  # fmt: skip
 Records = NDArray[np.void]
@@ -28,7 +28,7 @@ class ImageFiles:
     """Image files in a fixed order.
 
     Attributes:
-        source: Canonical name of the data set.
+        source: Canonical name of the dataset.
         root: Folder that contains the files.
         names: Paths of the files, relative to `root`.
         sizes: int64 (N,), in bytes.

@@ -15,7 +15,14 @@ from pipeline.data.decode import FileChangedError, UnreadableImageError, decode,
 from pipeline.data.preprocessing import Geometry, GeometryRequest
 from pipeline.data.store.decoding import Assumption, Decoded, NativeGeometryError, decode_files
 from pipeline.data.store.files import RECORD, ImageFiles, Records
-from pipeline.data.store.image_store import PARTIAL, StoreKey, finish_store, images_folder, open_store, source_lock
+from pipeline.data.store.image_store import (
+    PARTIAL,
+    StoreKey,
+    finish_store,
+    images_folder,
+    open_store,
+    source_lock,
+)
 from pipeline.data.store.manifest import Manifest, read_manifest, write_manifest
 from pipeline.errors import DataFileError, Fault, abbreviate
 
@@ -27,7 +34,7 @@ FAULTS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Order:
-    """The files of a data set, ordered by split.
+    """The files of a dataset, ordered by split.
 
     Attributes:
         rows: int64 (M,), indices of the files; some may be left out.
@@ -60,9 +67,9 @@ class StoredImages:
     """Decoded images of some files.
 
     Attributes:
-        pixels: uint8 (M, C, H, W) in the order of `order`, in memory or memory-mapped.
+        pixels: uint8 (N, C, H, W), one row per file, in memory or memory-mapped; `order` selects the rows to use.
         records: Records of all files.
-        order: The file of each image.
+        order: The row of each image.
         geometry: Geometry of the images.
         unreadable: Names of the files that were skipped.
     """
@@ -112,29 +119,30 @@ def _from_store(files: ImageFiles, request: LoadRequest, arrange: Arrange) -> St
     if manifest is None:
         return None
     _check_unreadable(files, manifest.unreadable, request)
-    return _open(files, manifest, request, arrange)
+    return _open(files, manifest, request, arrange=arrange)
 
 
-def _open(files: ImageFiles, manifest: Manifest, request: LoadRequest, arrange: Arrange) -> StoredImages | None:
+def _open(files: ImageFiles, manifest: Manifest, request: LoadRequest, *, arrange: Arrange) -> StoredImages | None:
     geometry = resolved_geometry(request.geometry, manifest.records)
     order = arrange(manifest.records)
-    pixels = open_store(StoreKey(manifest.records[order.rows], geometry), verify=request.verify)
+    pixels = open_store(StoreKey(manifest.records, geometry), verify=request.verify)
     if pixels is None:
         return None
-    skipped = [files.names[row] for row in sorted(manifest.unreadable)]
-    return StoredImages(pixels, manifest.records, order, geometry, skipped)
+    return StoredImages(pixels, manifest.records, order, geometry, _skipped(files, manifest))
+
+
+def _skipped(files: ImageFiles, manifest: Manifest) -> list[str]:
+    return [files.names[row] for row in sorted(manifest.unreadable)]
 
 
 def _decode(files: ImageFiles, request: LoadRequest, arrange: Arrange) -> StoredImages:
     decoded, geometry = _decode_in_geometry(files, request.geometry)
     _check_unreadable(files, decoded.unreadable, request)
     order = arrange(decoded.records)
-    finish_store(decoded.folder, StoreKey(decoded.records[order.rows], geometry), order.rows)
+    pixels = finish_store(decoded.folder, StoreKey(decoded.records, geometry))
     manifest = Manifest(decoded.records, decoded.unreadable)
     write_manifest(images_folder(), files, manifest)
-    opened = _open(files, manifest, request, arrange)
-    assert opened is not None, "a store that was just written can be opened"
-    return opened
+    return StoredImages(pixels, manifest.records, order, geometry, _skipped(files, manifest))
 
 
 def _decode_in_geometry(files: ImageFiles, request: Geometry | GeometryRequest) -> tuple[Decoded, Geometry]:
@@ -144,11 +152,11 @@ def _decode_in_geometry(files: ImageFiles, request: Geometry | GeometryRequest) 
         geometry = _resolved(request, common)
         folder = images_folder() / f"{PARTIAL}{files.source_key}-{geometry.digest[:8]}"
         try:
-            decoded = decode_files(files, geometry, folder, _relevant(common, request))
+            decoded = decode_files(files, geometry, folder, assumption=_relevant(common, request))
         except NativeGeometryError as error:
             observed = _common_traits(error.records)
             size = common.native_size if common.native_size == observed.native_size else None
-            common = Assumption(size, bool(common.grey and observed.grey))
+            common = Assumption(size, bool(common.gray and observed.gray))
         else:
             if resolved_geometry(request, decoded.records) == geometry:
                 return decoded, geometry
@@ -170,7 +178,7 @@ def resolved_geometry(request: Geometry | GeometryRequest, records: Records) -> 
 
 
 def _resolved(request: Geometry | GeometryRequest, common: Assumption) -> Geometry:
-    return request.resolve(common.native_size, grey=bool(common.grey))
+    return request.resolve(common.native_size, gray=bool(common.gray))
 
 
 def _relevant(common: Assumption, request: Geometry | GeometryRequest) -> Assumption:
@@ -179,14 +187,14 @@ def _relevant(common: Assumption, request: Geometry | GeometryRequest) -> Assump
         return Assumption()
     return Assumption(
         common.native_size if request.image_size == "auto" else None,
-        common.grey if request.channels == "auto" else None,
+        common.gray if request.channels == "auto" else None,
     )
 
 
 def _common_traits(records: Records) -> Assumption:
-    """Return the common size of all images (None if they differ), and whether all are grey."""
+    """Return the common size of all images (None if they differ), and whether all are gray."""
     sizes = np.unique(np.stack((records["height"], records["width"]), axis=1), axis=0).tolist()
-    return Assumption((sizes[0][0], sizes[0][1]) if len(sizes) == 1 else None, bool((records["grey"] == 1).all()))
+    return Assumption((sizes[0][0], sizes[0][1]) if len(sizes) == 1 else None, bool((records["gray"] == 1).all()))
 
 
 def _guess(files: ImageFiles) -> Assumption:

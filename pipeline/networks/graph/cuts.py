@@ -237,7 +237,7 @@ def measure(traced: TracedNetwork, layout: GraphLayout, image_shape: tuple[int, 
 
 
 def find_boundaries(
-    traced: TracedNetwork, layout: GraphLayout, usable: Iterable[fx.Node], named: Sequence[str] = ()
+    traced: TracedNetwork, layout: GraphLayout, usable: Iterable[fx.Node], *, named: Sequence[str] = ()
 ) -> list[Boundary]:
     """Return the boundaries in order; the head follows the last one.
 

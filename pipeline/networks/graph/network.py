@@ -88,17 +88,19 @@ def divide(module: nn.Module, image_shape: tuple[int, int, int], named: Sequence
     traced = trace_network(module, named)
     layout = graph_layout(traced)
     measurement = measure(traced, layout, image_shape)
-    boundaries = find_boundaries(traced, layout, measurement.shapes, named)
+    boundaries = find_boundaries(traced, layout, measurement.shapes, named=named)
     parts = segments(traced, layout, boundaries)
     records = [
         BlockRecord(
             name=name,
             boundary=boundary.node.name,
             output_shape=measurement.shapes[boundary.node],
-            pooling=pooling_kind(traced, layout, boundary, measurement.shapes[boundary.node]),
+            pooling=pooling_kind(traced, layout, boundary, shape=measurement.shapes[boundary.node]),
             parameters=segment_parameters(traced, part),
         )
-        for name, boundary, part in zip(_names(traced, layout, boundaries, named), boundaries, parts, strict=False)
+        for name, boundary, part in zip(
+            _names(traced, layout, boundaries, named=named), boundaries, parts, strict=False
+        )
     ]
     used = {name for part in parts for name in segment_parameters(traced, part)}
     unused = tuple(name for name, _ in module.named_parameters() if name not in used)
@@ -106,7 +108,7 @@ def divide(module: nn.Module, image_shape: tuple[int, int, int], named: Sequence
 
 
 def _names(
-    traced: TracedNetwork, layout: GraphLayout, boundaries: Sequence[Boundary], named: Sequence[str]
+    traced: TracedNetwork, layout: GraphLayout, boundaries: Sequence[Boundary], *, named: Sequence[str]
 ) -> list[str]:
     edges = [0, *(boundary.position + 1 for boundary in boundaries), len(layout.nodes)]
     ranges = list(pairwise(edges))

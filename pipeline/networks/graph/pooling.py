@@ -54,7 +54,9 @@ def pooled_width(kind: PoolingKind, shape: Sequence[int]) -> int:
     return shape[0] if kind == "mean_of_maps" else shape[-1]
 
 
-def pooling_kind(traced: TracedNetwork, layout: GraphLayout, boundary: Boundary, shape: Sequence[int]) -> PoolingKind:
+def pooling_kind(
+    traced: TracedNetwork, layout: GraphLayout, boundary: Boundary, *, shape: Sequence[int]
+) -> PoolingKind:
     """Choose the pooling at a boundary from the next heavy layer.
 
     Convolutions read channels-first, linear layers and attention channels-last activations. Tokens are pooled to the

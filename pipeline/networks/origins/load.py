@@ -16,7 +16,7 @@ from pipeline.networks.origins.own_code import own_source
 from pipeline.networks.origins.rebuild import LIBRARIES
 from pipeline.networks.origins.source import ModelSource, build_on_meta, check_size, seeded
 from pipeline.networks.weights_file import WeightsFile, WeightsReport, load_weights, read_weights_file
-from pipeline.params.family import GRAPH_FORMS
+from pipeline.params.family import GRAPH_FORMS, OWN_PREFIX
 from pipeline.redaction import first_line
 
 FORMS = GRAPH_FORMS
@@ -83,11 +83,16 @@ def model_source(model: str) -> ModelSource:
         raise invalid("model", model, str(error)) from error
 
 
+def named_code(model: str) -> ModelSource | None:
+    """Return the user's own code that `model` names; importing it runs it. None for anything else."""
+    return model_source(model) if model.startswith(OWN_PREFIX) else None
+
+
 def load_model(request: ModelRequest, generator: torch.Generator, *, source: ModelSource | None = None) -> LoadedModel:
     """Build a network, load its weights and divide it into blocks.
 
     Args:
-        request: What the user asks for.
+        request: What the user requested.
         generator: Seeds random weights.
         source: That of the request's model, if it is known already.
 

@@ -72,7 +72,8 @@ def recorded_source(architecture: GraphArchitecture, source: ModelSource | None)
     """
     if architecture.family != "own":
         return LIBRARIES[architecture.family](architecture.name)
-    remedy = f"Pass model=own:PATH.py:{architecture.name.rpartition(':')[2]} with the file that defined the base."
+    function = architecture.name.rpartition(":")[2]
+    remedy = f"Name the file that defined it again: model=own:PATH.py:{function} (predict and export: --code)."
     if source is None or source.family != "own":
         raise ValueError(f"{architecture.model} is user code, which loading a model never runs. {remedy}")
     if source.source_digest != architecture.source_digest:

@@ -1,7 +1,7 @@
 """The comparisons that a question makes, and their verdicts.
 
 `primary_comparisons` says which quantity each kind of question is about. The comparisons of a question form a family;
-those of a study's confirmatory questions form one together. `judge_family` gives their verdicts.
+those of a study's confirmatory questions form one together. `judge_family` computes their verdicts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.plan.margins import RATIO_KINDS, default_margin
-from pipeline.plan.records import Question
+from pipeline.plan.records import RATIO_KINDS, Question, default_margin
 from pipeline.report.elements import NO_VALUE, capitalized
 from pipeline.report.number_text import interval_text, p_text, ratio_text
 from pipeline.report.questions.arm_differences import incomparable_times
@@ -140,7 +139,7 @@ class Compared:
 
     @cached_property
     def seeds_to_settle(self) -> str:
-        """How many seeds would settle what is open, such as `17 to 103 seeds`; empty if settled or unknown."""
+        """How many seeds an open answer needs, such as `17 to 103 seeds`; empty if settled or unknown."""
         verdict, margin = self.verdict, self.planned.comparison.test_margin
         if verdict.settled or verdict.estimate is None or verdict.count < 2 or margin is None:
             return ""
@@ -151,7 +150,7 @@ class Compared:
     @cached_property
     def image_sampling(self) -> str:
         """The standard error from sampling the test images, such as `0.21 pp`."""
-        return image_sampling(self.planned.quantity, self.arm, self.planned.reference, self.planned.pairs)
+        return image_sampling(self.planned.quantity, self.arm, self.planned.reference, pairs=self.planned.pairs)
 
     def row(self) -> tuple[str, ...]:
         """Return a row of the table of verdicts, see `COLUMNS`."""
@@ -183,7 +182,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def plan_comparison(question: Question, arm: ReportedArm, reference: ReportedArm, quantity: Quantity) -> Planned:
+def plan_comparison(question: Question, arm: ReportedArm, reference: ReportedArm, *, quantity: Quantity) -> Planned:
     """Pair a quantity of two arms by seed."""
     return Planned(question, arm, reference, quantity, quantity.pair(arm, reference))
 
@@ -211,7 +210,7 @@ def primary_comparisons(facts: PlanRunFacts, question: Question) -> list[Planned
     arms = [(_arm(facts, name), _arm(facts, reference)) for name, reference in pairs if name != reference]
     everyone = [one for pair in arms for one in pair]
     planned = [
-        plan_comparison(question, arm, reference, primary_quantity(question, arm, reference, everyone))
+        plan_comparison(question, arm, reference, quantity=primary_quantity(question, arm, reference, arms=everyone))
         for arm, reference in arms
     ]
     if question.kind in ("caching", "time") and incomparable_times([arm for arm in everyone if arm.members]):
@@ -224,7 +223,7 @@ def _arm(facts: PlanRunFacts, name: str) -> ReportedArm:
 
 
 def primary_quantity(
-    question: Question, arm: ReportedArm, reference: ReportedArm, arms: Iterable[ReportedArm]
+    question: Question, arm: ReportedArm, reference: ReportedArm, *, arms: Iterable[ReportedArm]
 ) -> Quantity:
     """Return the quantity that a kind of question is about."""
     match question.kind:

@@ -86,7 +86,7 @@ class QuestionContext:
 
     def comparison(self, quantity: Quantity, title: str) -> str:
         """Return exploratory verdicts on another quantity as a sentence; empty without shared seeds."""
-        planned = [plan_comparison(self.question, arm, self.reference_arm, quantity) for arm in self.others]
+        planned = [plan_comparison(self.question, arm, self.reference_arm, quantity=quantity) for arm in self.others]
         compared = judge_family([one for one in planned if self.pair(one.arm, quantity).seeds], primary=False)
         self.secondary.extend(compared)
         return _sentence(compared, title)

@@ -21,7 +21,7 @@ from pipeline.tracking import names
 SCORES = {TEST_ACCURACY: accuracy_scores, TEST_PRECISION: precision_scores}
 
 
-def image_sampling(quantity: Quantity, arm: ReportedArm, reference: ReportedArm, pairs: Pairs) -> str:
+def image_sampling(quantity: Quantity, arm: ReportedArm, reference: ReportedArm, *, pairs: Pairs) -> str:
     """Return the standard error from sampling the test images, such as `0.21 pp` or `at most 0.35 pp`.
 
     Args:

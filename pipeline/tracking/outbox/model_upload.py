@@ -33,10 +33,13 @@ def upload_model(client: MlflowClient, run_id: str, *, folder: Path, entry: Entr
             tags=entry["tags"],
             params=run.data.params,
         )
-    if str(model.status) != "READY":
-        _write_ids(files, {"model_id": model.model_id, "run_id": run_id})
+    gets_graph = entry["tags"].get(names.SERVABLE) == "true" and model.tags.get(names.SERVABLE) == "false"
+    if str(model.status) != "READY" or gets_graph:
+        write_ids(files, {"model_id": model.model_id, "run_id": run_id})
         client.log_model_artifacts(model.model_id, str(files))
         client.finalize_logged_model(model.model_id, "READY")
+    if gets_graph:  # an earlier attempt logged weights and records only
+        client.set_logged_model_tags(model.model_id, {names.SERVABLE: "true"})
     outputs = run.outputs.model_outputs if run.outputs else []
     if model.model_id not in {output.model_id for output in outputs}:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -65,7 +68,7 @@ def _earlier_attempt(client: MlflowClient, run: Run, digest: str) -> LoggedModel
     return models[0] if models else None
 
 
-def _write_ids(files: Path, ids: dict[str, str]) -> None:
+def write_ids(files: Path, ids: dict[str, str]) -> None:
     """Add to the model's MLmodel file the ids that were unknown when it was saved."""
     path = files / "MLmodel"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -44,7 +44,7 @@ class NotYetError(RuntimeError):
 class Sender:
     """Uploads the entries of one run; entries that the store rejects are written to a file in the run's local state."""
 
-    def __init__(self, client: MlflowClient, run_id: str, folder: Path, claim: Claim | None = None):
+    def __init__(self, client: MlflowClient, run_id: str, folder: Path, *, claim: Claim | None = None):
         self.client, self.run_id, self.folder, self._claim = client, resolve_run_id(run_id), folder, claim
         self.rejected: list[str] = []  # one message per entry rejected for good; others are retried until they succeed
         self.messages: list[str] = []  # results of the upload to show to the user
