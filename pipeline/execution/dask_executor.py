@@ -7,6 +7,7 @@ Read `dask_worker` next, which runs in the cluster's workers.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -225,6 +226,7 @@ def connect(address: str) -> Client:
     Raises:
         UserInputError: It does not answer.
     """
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is reported here
     security = Security() if address.startswith("tls:") else None
     try:
         return Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)

@@ -57,13 +57,18 @@ def cluster_in(folder: Path) -> Iterator[Cluster]:
     command = ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file")
     cluster = Cluster(folder, started(folder, "scheduler.log", *command, str(folder / "scheduler.json")))
     try:
-        wait_until(cluster.file.is_file, lambda: cluster.scheduler.poll() is None)
+        wait_until(lambda: is_written(cluster.file), lambda: cluster.scheduler.poll() is None)
         yield cluster
     finally:
         for process in (*cluster.workers.values(), cluster.scheduler):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def is_written(file: Path) -> bool:
+    """Whether a scheduler file is complete."""
+    return file.is_file() and file.read_text().rstrip().endswith("}")
 
 
 def started(folder: Path, log: str, *words: str, **environment: str) -> Process:

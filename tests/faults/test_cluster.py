@@ -17,7 +17,7 @@ from tests.faults.cluster import Cluster, cluster_in
 from tests.faults.killing import runs_of, stage, store_of, wait_until
 from tests.faults.test_workers import STEPS, Results, finish, new_folder, results, training_steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def plan_on(cluster: Cluster, **environment: str) -> AbstractContextManager[subprocess.Popen[str]]:
@@ -29,7 +29,7 @@ def plan_on(cluster: Cluster, **environment: str) -> AbstractContextManager[subp
 def finish_on(cluster: Cluster) -> str:
     """Run a plan to its end and return its output."""
     with plan_on(cluster) as process:
-        out, _ = process.communicate(timeout=100)
+        out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
     return str(out)
 
@@ -80,7 +80,7 @@ def test_killed_worker_does_not_stop_the_plan(cluster: Cluster, expected: Result
     with plan_on(cluster) as process:
         wait_until(lambda: training_steps(cluster.folder) == 2, lambda: process.poll() is None)
         killed.kill()
-        out, _ = process.communicate(timeout=100)
+        out, _ = process.communicate(timeout=200)
     assert process.returncode == 0 and "worker killed at" in out, out
     assert results(cluster.folder) == expected
 
@@ -90,7 +90,7 @@ def test_killed_step_is_run_again(cluster: Cluster, expected: Results) -> None:
     with plan_on(cluster) as process:
         wait_until(lambda: training_steps(cluster.folder) == 1, lambda: process.poll() is None)
         step_processes(cluster)[0].kill()
-        out, _ = process.communicate(timeout=100)
+        out, _ = process.communicate(timeout=200)
     assert process.returncode == 0 and "was killed by signal 9 (out of memory?); running it again" in out, out
     assert results(cluster.folder) == expected
 
@@ -118,7 +118,7 @@ def test_worker_that_joins_late_gets_steps(cluster: Cluster) -> None:
     with plan_on(cluster) as process:
         wait_until(lambda: len(runs_of(store_of(cluster.folder))) == 1, lambda: process.poll() is None)
         cluster.add_worker("late")
-        out, _ = process.communicate(timeout=100)
+        out, _ = process.communicate(timeout=200)
     assert process.returncode == 0 and "waiting for one" in out, out
     assert len(results(cluster.folder)) == STEPS
 
