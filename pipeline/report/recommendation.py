@@ -74,7 +74,7 @@ class Recommendation:
 
 def recommend(facts: PlanRunFacts) -> list[Recommendation]:
     """Return a recommendation for each study that compares finished arms by accuracy, in the plan's order."""
-    found = []
+    recommendations = []
     for study in dict.fromkeys(question.study for question in facts.questions):
         contests = [_contest(facts, question) for question in facts.questions if question.study == study]
         # arms that build on a base come before the bases themselves
@@ -83,8 +83,8 @@ def recommend(facts: PlanRunFacts) -> list[Recommendation]:
         if decided is not None:
             arm, reason = decided
             model = max(arm.members, key=lambda member: member.run.metrics.get(names.VAL_FINAL_ACCURACY, 0.0))
-            found.append(Recommendation(study, arm, reason, model))
-    return found
+            recommendations.append(Recommendation(study, arm, reason, model))
+    return recommendations
 
 
 def repeat_command(member: Member) -> str:

@@ -32,7 +32,7 @@ from pipeline.plan.records import Plan
 from pipeline.report.loader import load_plan_run, print_recommendation, write_plan_report
 from pipeline.report.records import PlanRunFacts
 from pipeline.stages.plan_data import fit_plan
-from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
+from pipeline.stages.rounds import Budget, Rounds, verdict_costs
 from pipeline.tracking import names
 from pipeline.tracking.claims import claims_url, open_claims
 from pipeline.tracking.database import sqlite_path
@@ -123,7 +123,7 @@ def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
     if record is None or (record.name, record.profile) != (plan.name, plan.profile):
         return
     pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)
-    for line in costs_to_decide(plan, pilot, params.max_seeds):
+    for line in verdict_costs(plan, pilot, params.max_seeds):
         echo(f"cost of a verdict, from plan run {run_id}: {line}")
 
 
