@@ -34,7 +34,7 @@ from pipeline.runtime import Runtime, generator
 from pipeline.stages.fit_settings import fit_settings
 from pipeline.stages.tune import tune
 from pipeline.training.records import Labelled
-from pipeline.tuning.objective import score_folds
+from pipeline.tuning.objective import score_fold
 
 FOLDS, WORKERS, EPOCHS, TRIALS, ROUNDS = 5, 2, 3, 6, 2
 TARGETS = {32: 2.2, 128: 3.3, 512: 4.5}
@@ -63,16 +63,16 @@ class Unit:
         settings = fit_settings(self.params, runtime).for_fold(self.epochs, self.epochs)
         settings = replace(settings, batch_size=batch_size, gradients=gradients)
         began = time.perf_counter()
-        scores = score_folds(
+        metrics = score_fold(
             self.architecture,
             settings,
             self.data,
             ids=self.ids,
-            folds=self.folds,
+            held_out=self.folds[0],
+            number=1,
             val_fraction=0.1,
             device=runtime.device,
         )
-        metrics = next(scores)
         return time.perf_counter() - began, metrics["fold/accuracy"]
 
     def floor(self, batch_size: int) -> float:

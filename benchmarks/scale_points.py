@@ -36,7 +36,10 @@ from pipeline.tracking.lifecycle import stage_run
 from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import Fit
 from pipeline.training.records import EpochRecord, FitSettings, Labelled
-from pipeline.tuning.study import StudySpec, open_storage, open_study, started_count, trial_sampler
+from pipeline.tuning.sampling import sample_generation
+from pipeline.tuning.schedule import GENERATION, GENERATION_SIZE, SIZE, open_tasks
+from pipeline.tuning.search_space import Space
+from pipeline.tuning.study import StudySpec, open_storage, open_study
 
 Measurements = dict[str, float]
 WIDTH_IMAGES = 5_000
@@ -136,10 +139,10 @@ def log_epochs(count: int) -> Measurements:
 
 
 def study_of(trials: int) -> Measurements:
-    """Fill a study, then time opening it and one trial as in a worker."""
-    spec = StudySpec(f"scale {trials}", "tpe", "none", {"folds": "5"})
+    """Fill a study, then time opening it, and sampling a generation and looking for tasks as a worker does."""
+    spec = StudySpec(f"scale {trials}", {"folds": "5"})
     study = open_study(open_storage(), spec)
-    space: dict[str, optuna.distributions.BaseDistribution] = {
+    space: Space = {
         "learning_rate": optuna.distributions.FloatDistribution(3e-4, 5e-3, log=True),
         "width": optuna.distributions.IntDistribution(50, 200, step=50),
     }
@@ -148,8 +151,9 @@ def study_of(trials: int) -> Measurements:
         [
             optuna.trial.create_trial(
                 params={"learning_rate": 3e-4 + 4e-3 * a, "width": 50 * (1 + int(3.99 * b))},
-                distributions=space,
+                distributions={**space},
                 value=a * b,
+                user_attrs={GENERATION: 0, SIZE: trials},
             )
             for a, b in samples
         ]
@@ -158,15 +162,13 @@ def study_of(trials: int) -> Measurements:
     study = open_study(open_storage(), spec)
     opened = time.perf_counter() - began
 
-    def one_trial() -> None:
-        started_count(study)
-        study.sampler = trial_sampler("tpe", 0, trials)
-        trial = study.ask()
-        trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True)
-        trial.suggest_int("width", 50, 200, step=50)
-        study.tell(trial, 0.5)
+    def one_generation() -> None:
+        earlier = study.get_trials(deepcopy=False)
+        assert open_tasks(earlier, trials + GENERATION_SIZE, 5, pruner="race")
+        sample_generation("tpe", space, seed=0, earlier=earlier, size=GENERATION_SIZE)
 
-    return {"open_seconds": opened, "trial_seconds": median_seconds(one_trial, 3), "peak_mb": peak_mb()}
+    seconds = median_seconds(one_generation, 3)
+    return {"open_seconds": opened, "generation_seconds": seconds, "peak_mb": peak_mb()}
 
 
 def store_of(runs: int) -> Measurements:

@@ -33,7 +33,7 @@ from pipeline.training.features import Features, compute_features
 from pipeline.training.inputs import model_inputs
 from pipeline.training.loop import Fit
 from pipeline.training.records import FitSettings, Labelled
-from pipeline.tuning.objective import score_folds
+from pipeline.tuning.objective import score_fold
 from pipeline.tuning.shared_examples import SharedExamples, share_examples
 from pipeline.tuning.workers import start_forkserver
 from tests.conftest import preprocessing
@@ -298,9 +298,11 @@ def test_folds_of_stored_images_score_like_folds_in_memory(examples: Examples, m
         with shared.tensors.file:
             data = shared.labelled()
             assert (data.rows is None) == (limit > 1)
-            metrics = score_folds(
-                network.architecture, SETTINGS, data, ids=examples.ids, folds=folds, val_fraction=0.2, device=CPU
-            )  # fmt: skip
+            metrics = [
+                score_fold(network.architecture, SETTINGS, data, ids=examples.ids, held_out=fold, number=number,
+                           val_fraction=0.2, device=CPU)
+                for number, fold in enumerate(folds, 1)
+            ]  # fmt: skip
             scores.append([(fold["fold/loss"], fold["fold/accuracy"]) for fold in metrics])
     assert len(scores[0]) == 3 and scores[0] == scores[1]
 

@@ -161,11 +161,17 @@ def test_precision_is_reported_if_the_question_mentions_it() -> None:
 
 
 def test_tuned_arm_reports_cross_validation_results() -> None:
-    more = {"cv/accuracy": 0.9941, "cv/precision": 0.993, "study/complete": 17, "time/study_seconds": 212.0}
+    more = {
+        "cv/accuracy": 0.9941,
+        "cv/precision": 0.993,
+        "study/complete": 4,
+        "study/pruned": 16,
+        "time/study_seconds": 212,
+    }
     tags = {names.WINNING_SETTING: "dropout=0.30000000000000004, learning_rate=1.0901639e-05, width=200"}
     result = answered(question("score", "net"), scored("net", [0.95], metrics=more, tags=tags))
     assert result.sentences[0] == (
-        "Net: the best of 17 complete trials reached 99.41 % (1 seed) accuracy and 99.30 % (1 seed) macro precision in "
+        "Net: the best of 20 trials reached 99.41 % (1 seed) accuracy and 99.30 % (1 seed) macro precision in "
         "cross-validation; the search took 212 s (1 seed). Winning settings: seed 0: dropout=0.3, learning_rate=1.09e-05, width=200."
     )
 

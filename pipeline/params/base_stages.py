@@ -76,7 +76,9 @@ class TuneParams(TrainBaseParams):
     fold_epochs: Count = setting(20, "Max. epochs per fold.", unit="epochs")
     fold_patience: Count = setting(5, "Early-stopping patience per fold.", unit="epochs")
     sampler: Literal["tpe", "random", "gp"] = setting("tpe", "Optuna sampler.")
-    pruner: Literal["median", "none"] = setting("median", "Pruner for unpromising trials.")
+    pruner: Literal["race", "none"] = setting(
+        "race", "Which trials run all folds. race: the better half of a generation after each fold; none: all."
+    )
     space: str = setting(
         "default", "Search space: the family's default, or a YAML file.", allowed="default or a file (docs/tuning.md)"
     )
@@ -100,6 +102,13 @@ class TuneParams(TrainBaseParams):
     def _searches_itself(cls, value: str) -> str:
         if value:
             raise ValueError("tune searches by cross-validation: see trials, folds and space")
+        return value
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _replaced_median(cls, value: object) -> object:
+        if value == "median":
+            raise ValueError("the median pruner was replaced by race")
         return value
 
     @field_validator("fold_epochs")

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 def tune(params: TuneParams, *, plan_context: PlanContext | None = None) -> StageResult:
     """Search hyperparameters by cross-validation, then train once with the best; see `pipeline.stages`.
 
-    The result has no model with refit=false. If interrupted, unfinished trials are queued again.
+    The result has no model with refit=false. If interrupted, the scored folds are kept.
     """
     setup = prepare_study(params)
     params, split = setup.params, setup.split

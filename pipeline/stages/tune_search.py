@@ -14,22 +14,16 @@ from pipeline.runtime import generator, process_identity
 from pipeline.stages.fit_settings import fit_settings, requested_architecture
 from pipeline.stages.tune_setup import TuneSetup
 from pipeline.tracking import names
+from pipeline.tracking.recovery.orphans import try_to_close_orphaned_runs
 from pipeline.tracking.stage_run import StageRun
 from pipeline.tracking.store import store_environment
 from pipeline.tuning.figures import draw_study
+from pipeline.tuning.job import Job
 from pipeline.tuning.shared import share_tensors
 from pipeline.tuning.shared_examples import share_examples
-from pipeline.tuning.study import (
-    MAX_RETRIES,
-    Study,
-    StudySpec,
-    fail_stale_trials,
-    failures,
-    finished_count,
-    retry_message,
-    started_count,
-)
-from pipeline.tuning.workers import Job, Workers
+from pipeline.tuning.study import Study, StudySpec, failures, finished_count, has_complete_trial, scored_folds
+from pipeline.tuning.tasks import MAX_RETRIES, open_tasks_of
+from pipeline.tuning.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +36,16 @@ def run_study(run: StageRun, study: Study, setup: TuneSetup, *, spec: StudySpec)
     """Run trials until the study has `trials` of them, and log its results.
 
     Raises:
-        RuntimeError: Trials or workers keep failing, or no trial has a value.
+        RuntimeError: Trials or workers keep failing, or no trial is complete.
     """
     params = setup.params
     job = build_job(setup, spec, run.run_id)
     began = time.perf_counter()
     with job.data.tensors.file, job.identities_and_folds.file:
         search(study, job, params.worker_count())
-    if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
+    if not has_complete_trial(study):
         raise RuntimeError(
-            f"none of the {finished_count(study)} trials of study {study.study_name} completed a fold; "
+            f"none of the {finished_count(study)} trials of study {study.study_name} completed all folds; "
             "see the notes of their runs, and start a new study with a different search space"
         )
     log_study(run, study, time.perf_counter() - began)
@@ -80,71 +74,61 @@ def build_job(setup: TuneSetup, spec: StudySpec, run_id: str) -> Job:
 
 @dataclass
 class FailureCounts:
-    """Failed trials and dead workers since a trial last finished."""
+    """Failed trials and dead workers since a fold was last scored."""
 
     study: Study
     max_deaths: int  # dead workers at which the study is stopped
-    finished: int  # finished trials at the last update
-    failed: int  # failed trials when a trial last finished
+    scored: int  # scored folds at the last update
+    failed: int  # failed trials when a fold was last scored
     exit_codes: list[int] = field(default_factory=list)  # of workers that died since
 
     def update(self, exit_codes: list[int]) -> None:
         """Add newly dead workers and failed trials, and raise RuntimeError if there are too many."""
         errors = failures(self.study)
-        if (finished := finished_count(self.study)) != self.finished:
-            self.finished, self.failed, self.exit_codes = finished, len(errors), []
+        if (scored := scored_folds(self.study)) != self.scored:
+            self.scored, self.failed, self.exit_codes = scored, len(errors), []
         self.exit_codes += exit_codes
         if len(errors) - self.failed >= MAX_FAILURES:
             raise RuntimeError(f"{MAX_FAILURES} trials failed, the last with {errors[-1]}")
         if len(self.exit_codes) >= self.max_deaths:
             raise RuntimeError(
-                f"{len(self.exit_codes)} worker processes died without finishing a trial, the last with exit code "
+                f"{len(self.exit_codes)} worker processes died without scoring a fold, the last with exit code "
                 f"{self.exit_codes[-1]}. -9 often means out of memory: lower workers, or the upper bounds of the space"
             )
 
 
 def search(study: Study, job: Job, count: int) -> None:
-    """Run `count` workers until the study has its trials; replace workers that die.
+    """Run `count` workers until the study is complete; replace workers that die.
 
     Raises:
-        RuntimeError: Trials or workers fail repeatedly without a finished trial in between.
+        RuntimeError: Trials or workers fail repeatedly without a scored fold in between.
     """
-    clean_up(study)
-    if finished_count(study) >= job.params.trials:
-        return
     max_deaths = (MAX_RETRIES + 1) * max(MAX_FAILURES, count)
-    failure_counts = FailureCounts(study, max_deaths, finished_count(study), len(failures(study)))
+    failure_counts = FailureCounts(study, max_deaths, scored_folds(study), len(failures(study)))
     workers = Workers(job, count)
-    workers.fill()
     logged = time.monotonic()
     try:
-        while workers.any_alive() or finished_count(study) < job.params.trials:
-            if workers.any_alive():
-                workers.wait(POLL_SECONDS)
-            else:
-                time.sleep(POLL_SECONDS)  # other machines run the last trials
-            clean_up(study)
-            needs_workers = started_count(study) < job.params.trials and (workers.any_died() or not workers.any_alive())
-            failure_counts.update(workers.fill() if needs_workers else [])
+        while open_tasks_of(study, job):
+            exit_codes = workers.fill()
+            for code in exit_codes:
+                logger.warning(f"a worker process died (exit code {code}); another one runs its fold again")
+            if exit_codes:
+                try_to_close_orphaned_runs()
+            failure_counts.update(exit_codes)
+            workers.wait(POLL_SECONDS)
             if time.monotonic() - logged > PROGRESS_SECONDS:
                 log_progress(study, job.params.trials)
                 logged = time.monotonic()
     finally:
         workers.stop()
-        clean_up(study)
-
-
-def clean_up(study: Study) -> None:
-    """Fail the trials of dead workers, queue them again if retries are left, and close their runs."""
-    for trial in fail_stale_trials(study):
-        logger.info(f"trial {trial.number}: {retry_message(trial)}")
+        try_to_close_orphaned_runs()
 
 
 def log_progress(study: Study, trials: int) -> None:
-    """Log the number of finished trials and the best accuracy."""
+    """Log the number of scored folds and finished trials, and the best accuracy."""
     values = [trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None]
     best = f", best mean fold accuracy {100 * max(values):.2f} %" if values else ""
-    logger.info(f"{finished_count(study)} of {trials} trials finished{best}")
+    logger.info(f"{scored_folds(study)} folds scored, {finished_count(study)} of {trials} trials finished{best}")
 
 
 def log_study(run: StageRun, study: Study, seconds: float) -> None:

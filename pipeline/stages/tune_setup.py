@@ -50,7 +50,7 @@ class TuneSetup:
         facts |= {"code": code_digest("tune"), **SEARCHER}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
         name = self.params.study_name(self.split.dataset, f"{digest}-{time.time_ns()}" if new else digest)
-        return StudySpec(name, self.params.sampler, self.params.pruner, facts)
+        return StudySpec(name, facts)
 
 
 def prepare_study(params: TuneParams) -> TuneSetup:

@@ -69,7 +69,7 @@ def code_parts(stage: str) -> dict[str, str]:
     """
     files = [path for package in PACKAGES_IN_KEY for path in sorted((PACKAGE / package).rglob("*.py"))]
     if stage == "tune":
-        modules = ("objective", "search_space", "shared_examples", "study", "workers")
+        modules = ("job", "objective", "sampling", "schedule", "search_space", "shared_examples", "tasks")
         files += [PACKAGE / "tuning" / f"{name}.py" for name in modules]
         files += [PACKAGE / "stages" / f"{name}.py" for name in ("tune_setup", "tune_search")]
     shared: tuple[str, ...] = ("fit_settings", "training_run", "training_result", "fitting", "fit_summary")
@@ -79,6 +79,8 @@ def code_parts(stage: str) -> dict[str, str]:
         shared += ("base_selection", "target_setup", "feature_source", "strategy", "target_training")
     if stage == "import_base":
         shared += ("imported_network",)
+    if stage == "tune":
+        shared += ("tune_search", "tune_setup")
     files += [PACKAGE / "stages" / f"{name}.py" for name in (*shared, stage)]
     return {str(path.relative_to(PACKAGE)): _file_digest(path)[:12] for path in (PACKAGE / "runtime.py", *files)}
 

@@ -1,5 +1,7 @@
 """Claims: which process runs the step with a cache key, so that several commands share work instead of doubling it.
 
+The workers of a study claim its tasks in the same way (`tuning.tasks`).
+
 MLflow has no atomic update, so claims are rows of a table in the SQL database of `PIPELINE_STORAGE`, else in a sqlite
 file in the local state folder. A claim is a lease by the database's clock, renewed by a thread of the process that
 holds it. Whoever takes a claim over increases its token, which the old holder checks before each upload.
@@ -77,13 +79,13 @@ def claims_url() -> str:
     return url if url and not url.startswith("sqlite") else f"sqlite:///{(state_folder() / 'claims.db').absolute()}"
 
 
-def open_claims() -> Claims:
-    """Return the claims; creates their table.
+def open_claims(url: str = "") -> Claims:
+    """Return the claims in a database (default: those of plan steps); creates their table.
 
     Raises:
         UserInputError: The database cannot be used.
     """
-    url = claims_url()
+    url = url or claims_url()
     try:
         return _connect(url)
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, ValueError) as error:
@@ -131,7 +133,7 @@ class Claims:
         if not self.execute(taken.values(token=row.token + 1, owner=me["process"], host=me["host"], expires=expires)):
             row = self._row(key)
             raise ClaimedElsewhereError(key, row.owner, row.host)
-        return Claim(self, key, row.token + 1, row.run_id)
+        return Claim(self, key, row.token + 1, row.run_id, taken_over=row.expires > 0)
 
     def is_held(self, key: str) -> bool:
         """Return whether a live process, or one that is not visible from here, holds a key."""
@@ -180,6 +182,7 @@ class Claim:
     key: str
     token: int
     previous_run_id: str  # of the last holder; empty if it had none
+    taken_over: bool = False  # the last holder died, or its lease passed
     run_id: str = ""  # of this holder, once it has one
     lost: bool = False
     _released: threading.Event = field(default_factory=threading.Event)

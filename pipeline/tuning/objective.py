@@ -1,11 +1,11 @@
-"""One trial: train the same hyperparameters on K stratified folds, and score each on its held-out images.
+"""One fold of a trial: train on the other folds, and score on its held-out images.
 
 Early stopping uses a validation split of the fold's training images, never the held-out ones.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -35,47 +35,48 @@ def summarize(folds: list[Metrics]) -> Metrics:
     }
 
 
-def score_folds(
+def score_fold(
     architecture: MLPArchitecture | CNNArchitecture,
     settings: FitSettings,
     data: Labelled,
     *,
     ids: Tensor,
-    folds: list[Tensor],
+    held_out: Tensor,
+    number: int,
     val_fraction: float,
     device: torch.device,
     on_epoch: Callable[[], None] = lambda: None,
-) -> Iterator[Metrics]:
-    """Train and score one fold after the other, and yield the metrics of each on its held-out images.
+) -> Metrics:
+    """Train on one fold and return the metrics on its held-out images.
 
     Args:
         architecture: Architecture of the network.
-        settings: Settings of each fit; the seed of a fold is derived from theirs.
+        settings: Settings of the fit; the seed of the fold is derived from theirs.
         data: All training images, on the CPU.
         ids: int64 (N,), identities of the images.
-        folds: int64 indices of the held-out images of each fold.
-        val_fraction: Fraction of the training images of a fold that is used for early stopping.
+        held_out: int64 indices of the held-out images of the fold.
+        number: Number of the fold, from 1.
+        val_fraction: Fraction of the training images of the fold that is used for early stopping.
         device: Device for training and scoring.
         on_epoch: Called after every epoch.
 
     Raises:
         NonFiniteLossError: Training diverged.
     """
-    for number, held_out in enumerate(folds, 1):
-        began = time.perf_counter()
-        seed = derive_seed(settings.seed, "fold", number)
-        indices = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
-        rows = stratified_split(data.labels[indices], ids[indices], val_fraction, seed=seed)
-        network = build_network(architecture, generator(seed, "weights")).to(device)
-        train, validation, test = (data.take(part, device) for part in (indices[rows[0]], indices[rows[1]], held_out))
-        fit = Fit(network, train, validation, settings=replace(settings, seed=seed))
-        for _ in fit:
-            on_epoch()
-        result = evaluate(network, test, probabilities=False)
-        yield {
-            "fold/accuracy": result.accuracy,
-            "fold/precision": result.precision,
-            "fold/loss": result.loss,
-            "fold/epochs": fit.progress.epoch,
-            "time/fold_seconds": time.perf_counter() - began,
-        }
+    began = time.perf_counter()
+    seed = derive_seed(settings.seed, "fold", number)
+    indices = torch.ones(len(data.labels), dtype=torch.bool).index_fill(0, held_out, False).nonzero().flatten()
+    rows = stratified_split(data.labels[indices], ids[indices], val_fraction, seed=seed)
+    network = build_network(architecture, generator(seed, "weights")).to(device)
+    train, validation, test = (data.take(part, device) for part in (indices[rows[0]], indices[rows[1]], held_out))
+    fit = Fit(network, train, validation, settings=replace(settings, seed=seed))
+    for _ in fit:
+        on_epoch()
+    result = evaluate(network, test, probabilities=False)
+    return {
+        "fold/accuracy": result.accuracy,
+        "fold/precision": result.precision,
+        "fold/loss": result.loss,
+        "fold/epochs": fit.progress.epoch,
+        "time/fold_seconds": time.perf_counter() - began,
+    }

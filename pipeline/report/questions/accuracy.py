@@ -81,8 +81,9 @@ def _search(arm: ReportedArm) -> str:
     """Return the result of an arm's hyperparameter search and its winning settings; empty without one."""
     if CV_ACCURACY.mean(arm) is None:
         return ""
-    trials = metric(arm, "study/complete").values()
-    counted = f" of {sum(trials) / len(trials):.0f} complete trials" if trials else ""
+    complete, pruned = metric(arm, "study/complete"), metric(arm, "study/pruned")
+    trials = [count + pruned.get(seed, 0) for seed, count in complete.items()]
+    counted = f" of {sum(trials) / len(trials):.0f} trials" if trials else ""
     winners = {member.seed: member.run.tags.get(names.WINNING_SETTING, "") for member in arm.members}
     listed = "; ".join(f"seed {seed}: {_rounded(setting)}" for seed, setting in winners.items() if setting)
     return (

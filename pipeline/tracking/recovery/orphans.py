@@ -139,25 +139,23 @@ def _live_processes() -> tuple[set[str], list[float]]:
     return set(started.values()), [start for pid, start in launchers.items() if pid not in started]
 
 
-def close_runs_of_process(host: str, process: str, *, run_id: str, reason: str) -> None:
-    """Mark the runs of a dead process as FAILED, and their parent run as KILLED if its process is dead too.
+def has_ended(run_id: str) -> bool:
+    """Return whether a run is FINISHED or FAILED, uploaded or not."""
+    status = final_status(logged_entries(run_folder(run_id))) or open_store().get_run(run_id).info.status
+    return status in ("FINISHED", "FAILED")
 
-    A parent on a host that is not visible from here would have closed them within seconds, so it counts as dead. `host`
-    and `process` are as written by `runtime.process_identity`. `run_id` is the run that the process was working on, or
-    empty if unknown; it becomes FAILED even if it has ended.
+
+def close_run_of_dead_process(run_id: str, reason: str) -> None:
+    """Mark a RUNNING run as KILLED, unless its process is known to be alive or the store is unreachable.
+
+    For runs whose process has lost its claim: on a host that is not visible from here, it counts as dead.
     """
-    client = open_store()
-    condition = f"tags.host = '{host}' and tags.process = '{process}'"
-    runs = {run.info.run_id: run for run in search_running(client, active_experiment_id(), condition)}
-    if run_id:
-        runs[run_id] = client.get_run(run_id)
-    for run in runs.values():
-        _close(client, run, status="FAILED", reason=reason)
-        if parent_id := run.data.tags.get(names.PARENT_RUN_ID):
-            parent = client.get_run(parent_id)
-            tags = parent.data.tags
-            if parent.info.status == "RUNNING" and not process_lives(tags.get("process", ""), tags.get("host", "")):
-                _close(client, parent, status="KILLED", reason="Its process is gone; closed by another process.")
+    with contextlib.suppress(MlflowException):
+        client = open_store()
+        run = client.get_run(run_id)
+        tags = run.data.tags
+        if run.info.status == "RUNNING" and not process_lives(tags.get("process", ""), tags.get("host", "")):
+            _close(client, run, status="KILLED", reason=reason)
 
 
 def _close(client: MlflowClient, run: Run, *, status: str, reason: str) -> None:
