@@ -19,7 +19,7 @@ STEP = re.compile(r"^mlflow run \. --env-manager local -e (\w+) (.+)$", re.MULTI
 
 
 def test_readme_steps_are_arms_of_the_default_plan() -> None:
-    plan = fit_plan(load_plan("assignments", plan_overrides(MainParams(dataset="digits"))), shipped=True)
+    plan = fit_plan(load_plan("assignments", plan_overrides(MainParams(dataset="digits"))), built_in=True)
     commands = STEP.findall(README)
     assert [stage for stage, _ in commands] == ["train_base", "transfer", "transfer"]
     for (_, options), name in zip(commands, ("plain", "four_frozen", "scratch"), strict=True):
