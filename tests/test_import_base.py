@@ -150,7 +150,7 @@ def expected_accuracy(network: LayeredNetwork, name: str) -> float:
     """Return the accuracy on a dataset's test split, by class names."""
     dataset = load_dataset(name, "data", geometry=network.architecture.preprocessing.geometry)
     with torch.no_grad():
-        predicted = network(dataset.test.pixels).argmax(1)
+        predicted = network(dataset.test.pixels[dataset.test.pixel_rows]).argmax(1)
     words = [network.architecture.classes[output] for output in predicted.tolist()]
     labels = [dataset.class_names[label] for label in dataset.test.labels.tolist()]
     return sum(word == label for word, label in zip(words, labels, strict=True)) / len(labels)

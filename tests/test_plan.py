@@ -105,7 +105,7 @@ def test_bundled_plans_are_valid() -> None:
             found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
-    assert checked == 23
+    assert checked == 25
 
 
 def test_settings_of_bundled_plans_reach_worker_processes() -> None:
