@@ -154,7 +154,7 @@ def expected_accuracy(network: LayeredNetwork, name: str) -> float:
     """Return the accuracy on a dataset's test split, by class names."""
     dataset = load_dataset(name, "data", geometry=network.architecture.preprocessing.geometry)
     with torch.no_grad():
-        predicted = network(dataset.test.pixels).argmax(1)
+        predicted = network(dataset.test.pixels[dataset.test.pixel_rows]).argmax(1)
     words = [network.architecture.classes[output] for output in predicted.tolist()]
     labels = [dataset.class_names[label] for label in dataset.test.labels.tolist()]
     return sum(word == label for word, label in zip(words, labels, strict=True)) / len(labels)
@@ -417,7 +417,7 @@ arms:
 
 def test_resume_runs_own_code_only_if_named_again() -> None:
     run = InterruptedRun("f" * 32, "train_base", {"model": "own:stored.py:f", "seed": "3"}, inherits_labels=False)
-    with pytest.raises(UserInputError, match="made of your own code, which only you can name. Add model=own:"):
+    with pytest.raises(UserInputError, match="built by your own code, which has to be named again. Add model=own:"):
         resumed_parameters(run, ResumeParams(run_id=run.run_id))
     named = resumed_parameters(run, ResumeParams(run_id=run.run_id, model="own:mine.py:f"))
     assert (named["model"], named["seed"]) == ("own:mine.py:f", "3")

@@ -1,4 +1,4 @@
-"""Plans in rounds: sequential seeds, fresh seeds of surfaces, and the cost to decide."""
+"""Plans in rounds: sequential seeds, fresh seeds of surfaces, and the cost of verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.plan.records import Plan, Step
 from pipeline.report.records import Links, PlanRunFacts
 from pipeline.stages import rounds as rounds_module
 from pipeline.stages.main import main
-from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
+from pipeline.stages.rounds import Budget, Rounds, verdict_costs
 from pipeline.tracking import names
 from tests.synthetic_plan_run import arm_of, member
 
@@ -107,12 +107,12 @@ def test_only_chosen_cell_and_scratch_get_fresh_seeds(tmp_path: Path, monkeypatc
     assert len(rounds) == 2
 
 
-def test_cost_to_decide_counts_the_base_too(tmp_path: Path) -> None:
+def test_cost_of_a_verdict_includes_the_base(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN)
     plan = load_plan(str(path), PlanOverrides("quick", seeds=3))
     outcomes = [Outcome(name, seed, "r", False, 6.0) for name in plan.arms for seed in range(3)]
-    lines = list(costs_to_decide(plan, synthetic_facts(plan, outcomes), 12))
+    lines = list(verdict_costs(plan, synthetic_facts(plan, outcomes), 12))
     assert [line[0] for line in lines] == ["1", "2", "3"]
     assert "12 seeds detect a difference of" in lines[1] and "min more" in lines[1]
 
@@ -139,4 +139,6 @@ def test_sequential_plan_runs_and_reports(
     assert ", n = 5" in text and "preliminary (n = 3)" in text
     capsys.readouterr()
     main(parse_params(MainParams, {**params, "dry_run": True}))
-    assert f"cost to decide, from plan run {run_id}: 3 test accuracy: capped vs. reference: " in capsys.readouterr().out
+    assert (
+        f"cost of a verdict, from plan run {run_id}: 3 test accuracy: capped vs. reference: " in capsys.readouterr().out
+    )

@@ -8,7 +8,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.params.base import RUN_ID, Auto, StageParams, Text, setting
 from pipeline.params.data import DataParams, check_classes
-from pipeline.params.family import OWN_PREFIX
+from pipeline.params.family import OWN_PATTERN
+from pipeline.params.target import BASE_PATTERN
 from pipeline.params.training import MachineParams
 
 
@@ -38,6 +39,18 @@ class MainParams(MachineParams, DataParams):
         "With seeds=sequential, start no round that would end later than this (default: no limit).",
         unit="minutes",
     )
+    base: Annotated[str, Field(pattern=BASE_PATTERN)] = setting(
+        "auto",
+        "An existing base in place of the plan's own. auto: the base that the plan trains.",
+        allowed="auto, models:/m-ID, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or a run id",
+        hint="import_base and train_base print the model URI.",
+    )
+    model: Annotated[str, Field(pattern=OWN_PATTERN)] = setting(
+        "",
+        "Your own code, if the existing base was made of it: never run unless named again.",
+        allowed="empty, or own:PATH.py:FUNCTION as it was given to import_base or train_base",
+        changes_result=False,
+    )
     base_classes: str = setting(
         "auto", "Classes of every base (default: set by the plan).", allowed="auto, or classes such as 0-4 or ants,bees"
     )
@@ -48,7 +61,7 @@ class MainParams(MachineParams, DataParams):
     )
     class_split: Literal["fixed", "random"] = setting(
         "fixed",
-        "fixed: every seed has the same base and target classes; random: each seed draws as many from all classes.",
+        "fixed: all seeds use the same base and target classes; random: each seed draws as many from all classes.",
     )
     workers: Annotated[int, Field(ge=1, le=256)] | Auto = setting(
         "auto",
@@ -58,7 +71,7 @@ class MainParams(MachineParams, DataParams):
     )
     export: bool | Auto = setting(
         "auto",
-        "Log the graph that a server needs with every model. auto: no; python -m pipeline export adds it.",
+        "Log a servable graph with every model. auto: no; python -m pipeline export adds it.",
         changes_result=False,
     )
     rerun: bool = setting(False, "Ignore cached results and run every step.", changes_result=False)
@@ -70,6 +83,20 @@ class MainParams(MachineParams, DataParams):
     def _only_sequential(cls, value: float | str, info: ValidationInfo) -> float | str:
         if value != "auto" and info.data.get("seeds") != "sequential":
             raise ValueError("needs seeds=sequential")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _with_an_existing_base(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("base") == "auto":
+            raise ValueError("needs base: the base that was made of this code")
+        return value
+
+    @field_validator("base_classes", "class_split")
+    @classmethod
+    def _of_a_trained_base(cls, value: str, info: ValidationInfo) -> str:
+        if value not in ("auto", "fixed") and info.data.get("base", "auto") != "auto":
+            raise ValueError("an existing base has its own classes; remove it")
         return value
 
     @field_validator("base_classes", "target_classes")
@@ -103,7 +130,7 @@ class ResumeParams(StageParams):
         required=True,
         hint="The interrupted stage printed it; the MLflow UI shows it too.",
     )
-    model: Annotated[str, Field(pattern=rf"^({OWN_PREFIX}.+:\w+)?$")] = setting(
+    model: Annotated[str, Field(pattern=OWN_PATTERN)] = setting(
         "",
         "Your own code, if it built the run's network: it is never executed unless named again.",
         allowed="empty, or own:PATH.py:FUNCTION as it was given to the run",

@@ -20,20 +20,25 @@ from pathlib import Path
 
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
-from pipeline.execution.local import make_executor
+from pipeline.execution.local import make_executor, worker_count
 from pipeline.execution.runner import Execution, print_plan
 from pipeline.launching import command_to_run
+from pipeline.networks.origins.load import named_code
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
 from pipeline.plan.arms import PlanOverrides
-from pipeline.plan.loader import is_shipped, load_plan
+from pipeline.plan.loader import is_built_in, load_plan
 from pipeline.plan.outcome import Outcome, PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan
 from pipeline.report.loader import load_plan_run, print_recommendation, write_plan_report
 from pipeline.report.records import PlanRunFacts
+from pipeline.stages.plan_base import check_cuts, require_base, use_base
+from pipeline.stages.plan_cost import plan_cost
 from pipeline.stages.plan_data import fit_plan
-from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
+from pipeline.stages.plan_features import with_feature_pass
+from pipeline.stages.rounds import Budget, Rounds, verdict_costs
 from pipeline.tracking import names
+from pipeline.tracking.base_model import Base, load_base
 from pipeline.tracking.claims import claims_url, open_claims
 from pipeline.tracking.database import sqlite_path
 from pipeline.tracking.lifecycle import stage_run
@@ -60,9 +65,10 @@ def main(params: MainParams) -> StageResult:
         Interrupted: Ctrl-C or SIGTERM; completed steps stay cached.
     """
     began = time.perf_counter()
-    plan = load_plan(params.plan, plan_overrides(params))
-    plan = fit_plan(plan, shipped=is_shipped(params.plan), class_split=params.class_split)
     client = open_store()
+    plan, base = prepare_plan(params, client)
+    if base is not None:
+        echo(plan_cost(plan, base).text(worker_count(params.workers)))
     if params.dry_run:
         print_costs(client, plan, params)
         return print_plan(plan)
@@ -89,6 +95,23 @@ def main(params: MainParams) -> StageResult:
         return finish_plan(open_run(), record, folder)
 
 
+def prepare_plan(params: MainParams, client: Client) -> tuple[Plan, Base | None]:
+    """Return the plan, fitted to its data and to the existing base that it is to build on, and that base.
+
+    Raises:
+        UserInputError: The plan is invalid, or data or base do not fit it.
+    """
+    plan, built_in = load_plan(params.plan, plan_overrides(params)), is_built_in(params.plan)
+    if params.base == "auto":
+        require_base(plan)
+        return fit_plan(plan, built_in=built_in, class_split=params.class_split), None
+    base = load_base(client, params.base, named_code(params.model))
+    plan = use_base(plan, base, model=params.model, built_in=built_in)
+    plan = fit_plan(plan, built_in=built_in, base=base)
+    check_cuts(plan, base)
+    return with_feature_pass(plan, base), base
+
+
 def warn_unshared_claims(client: Client) -> None:
     """Log that commands on other machines would run the same steps again, if they can see this tracking store."""
     if sqlite_path(client.tracking_uri) is None and sqlite_path(claims_url()) is not None:
@@ -112,19 +135,19 @@ def read_facts(client: Client, plan: Plan, outcomes: list[Outcome]) -> PlanRunFa
 
 
 def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
-    """Print what settling the open questions of the newest plan run would cost, if that was of the same plan."""
+    """Print the cost of a verdict on each open question of the newest plan run, if that was of the same plan."""
     run_id = newest_plan_run(client)
     try:
         text = read_plan_record(client, run_id) if run_id else None
         record = record_from_json(text) if text is not None else None
     except ValueError as error:
-        echo(f"cost to decide: unknown, the record of plan run {run_id} cannot be read ({error})")
+        echo(f"cost of a verdict: unknown, the record of plan run {run_id} cannot be read ({error})")
         return
     if record is None or (record.name, record.profile) != (plan.name, plan.profile):
         return
     pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)
-    for line in costs_to_decide(plan, pilot, params.max_seeds):
-        echo(f"cost to decide, from plan run {run_id}: {line}")
+    for line in verdict_costs(plan, pilot, params.max_seeds):
+        echo(f"cost of a verdict, from plan run {run_id}: {line}")
 
 
 def plan_overrides(params: MainParams) -> PlanOverrides:
