@@ -37,7 +37,7 @@ from pipeline.stages.plan_cost import plan_cost
 from pipeline.stages.plan_data import fit_plan
 from pipeline.stages.plan_executor import executor_factory
 from pipeline.stages.plan_features import with_feature_pass
-from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
+from pipeline.stages.rounds import Budget, Rounds, verdict_costs
 from pipeline.tracking import names
 from pipeline.tracking.base_model import Base, load_base
 from pipeline.tracking.claims import claims_url, open_claims
@@ -149,7 +149,7 @@ def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
     if record is None or (record.name, record.profile) != (plan.name, plan.profile):
         return
     pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)
-    for line in costs_to_decide(plan, pilot, params.max_seeds):
+    for line in verdict_costs(plan, pilot, params.max_seeds):
         echo(f"cost of a verdict, from plan run {run_id}: {line}")
 
 

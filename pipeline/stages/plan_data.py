@@ -70,15 +70,15 @@ def fit_plan(
 
 def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
     """Return the dataset of each arm, by name of the arm; each dataset is described once."""
-    found: dict[tuple[object, ...], DatasetSummary] = {}
+    by_request: dict[tuple[object, ...], DatasetSummary] = {}
     summaries = {}
     for arm in arms.values():
         params = arm_params(arm)
         assert isinstance(params, DataParams)
         key = tuple(getattr(params, name) for name in DataParams.model_fields)
-        if key not in found:
-            found[key] = describe_data(params, exactly=True)
-        summaries[arm.name] = found[key]
+        if key not in by_request:
+            by_request[key] = describe_data(params, exactly=True)
+        summaries[arm.name] = by_request[key]
     return summaries
 
 
