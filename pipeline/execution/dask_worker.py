@@ -16,6 +16,7 @@ from distributed import Status as WorkerStatus
 from distributed import Worker, get_worker
 
 from pipeline.execution.budget import CoreBudget, host_budget
+from pipeline.execution.cluster_address import is_exposed
 from pipeline.execution.records import Report, Status, Task
 from pipeline.execution.supervisor import Supervisor
 from pipeline.state_dir import state_folder
@@ -69,7 +70,16 @@ def run_step(task: Task, owner: Owner) -> Report:
 
 
 def host_facts_here(data: list[dict[str, str]], owner: Owner) -> dict[str, str]:
-    """Return what this host's steps would compute with; see `stages.host_facts`. A Dask task."""
+    """Return what this host's steps would compute with; see `stages.host_facts`. A Dask task.
+
+    Raises:
+        PermissionError: Others can send code to this worker.
+    """
+    for listener in get_worker().listeners:  # its contact address may be on loopback although it listens everywhere
+        if is_exposed(listener.listen_address):
+            raise PermissionError(
+                f"it listens on {listener.listen_address} without TLS: start it with --host 127.0.0.1"
+            )
     return _warm_process(owner.environment).supervisor.facts(data)
 
 

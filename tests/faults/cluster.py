@@ -17,6 +17,7 @@ from tests.conftest import clean_environment
 from tests.faults.killing import wait_until
 
 DASK = (sys.executable, "-m", "dask")
+LOOPBACK = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
 Process = subprocess.Popen[str]
 
 
@@ -46,7 +47,7 @@ class Cluster:
 
     def add_worker(self, name: str, *words: str, **environment: str) -> Process:
         """Start a worker, which runs one step at a time."""
-        command = ("worker", self.address, "--name", name, "--nthreads", "1", "--no-dashboard", *words)
+        command = ("worker", self.address, "--name", name, "--nthreads", "1", *LOOPBACK, *words)
         self.workers[name] = started(self.folder, f"{name}.log", *command, **environment)
         return self.workers[name]
 
@@ -54,7 +55,7 @@ class Cluster:
 @contextmanager
 def cluster_in(folder: Path) -> Iterator[Cluster]:
     """A cluster without workers, killed on exit with all workers that have been added."""
-    command = ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file")
+    command = ("scheduler", "--port", "0", *LOOPBACK, "--scheduler-file")
     cluster = Cluster(folder, started(folder, "scheduler.log", *command, str(folder / "scheduler.json")))
     try:
         wait_until(lambda: is_written(cluster.file), lambda: cluster.scheduler.poll() is None)

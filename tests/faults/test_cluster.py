@@ -150,6 +150,13 @@ def test_worker_with_other_data_gets_no_steps(cluster: Cluster) -> None:
     assert "worker other at" in out and "gets no steps: data digits:" in out, out
 
 
+def test_worker_that_listens_on_all_interfaces_gets_no_steps(cluster: Cluster) -> None:
+    cluster.add_worker("open", "--host", "0.0.0.0")
+    cluster.add_worker("closed")
+    out = finish_on(cluster)
+    assert "worker open at" in out and "gets no steps: " in out and "without TLS" in out, out
+
+
 def test_ctrl_c_ends_the_steps_but_not_the_workers(long_cluster: Cluster) -> None:
     worker = long_cluster.add_worker("one")
     with plan_on(long_cluster) as process:
