@@ -9,9 +9,9 @@ import ctypes
 import os
 import sys
 
-# Idle threads of a step spin for some microseconds, then sleep. Spinning without end, the default, makes a step take
-# many times as long where other processes want the cores; sleeping at once makes a CNN's epoch 1.7 times as long on an
-# idle machine (docs/defaults.md). Read when torch is loaded.
+# Idle threads of a step spin for a few microseconds, then sleep. Spinning forever, the default, makes a step take
+# many times as long if other processes compete for the cores; sleeping at once makes a CNN's epoch 1.7 times as long on
+# an idle machine (docs/defaults.md). Read when torch is loaded.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["GOMP_SPINCOUNT"] = "1000"
@@ -19,7 +19,7 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
     # Every step frees and allocates the same activations. Returning their pages to the system costs 8 to 10 % of the
-    # processor time of a CNN's training.
+    # CPU time of a CNN's training.
     ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 512 << 20)
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 32 << 20)
 

@@ -24,7 +24,7 @@ def print_blocks(model: str, image_size: int | None, modules: str) -> None:
     Args:
         model: See `ModelRequest`.
         image_size: Side of the images in pixels; None for that of the published weights.
-        modules: Modules to use as blocks, separated by commas; empty to find them.
+        modules: Modules to use as blocks, separated by commas; if empty, they are determined automatically.
 
     Raises:
         UserInputError: Unknown network, or one that cannot be cut into blocks.

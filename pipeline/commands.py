@@ -14,13 +14,13 @@ MODEL_OPTION = click.option(
     "--model", required=True, metavar="URI", help="models:/m-ID, models:/NAME@ALIAS, or a run id."
 )
 CODE_OPTION = click.option(
-    "--code", default="", metavar="own:PATH.py:FUNCTION", help="Your own code that the network is made of; it runs."
+    "--code", default="", metavar="own:PATH.py:FUNCTION", help="Your own code that builds the network; it is executed."
 )
 
 
 @click.command()
 def setup() -> None:
-    """Create the tracking store (schema; write-ahead logging for sqlite); say how to run stages on this machine."""
+    """Create the tracking store (schema; write-ahead logging for sqlite); print how to run stages on this machine."""
     from pipeline.launching import ways_to_run
     from pipeline.tracking.store import open_store
 
@@ -33,7 +33,7 @@ def setup() -> None:
 
 @click.command()
 def status() -> None:
-    """Show the progress of the plans that are running with this state folder."""
+    """Show the progress of running plans, as far as they share this state folder."""
     from pipeline.execution.status import print_status
 
     with exit_codes():
@@ -106,7 +106,7 @@ def blocks(model: str, image_size: int | None, modules: str) -> None:
 @click.command("compare")
 @click.argument("a")
 @click.argument("b")
-@click.option("--fail_on_regression", "--fail-on-regression", is_flag=True, help="Exit 1 if a verdict says worse.")
+@click.option("--fail_on_regression", "--fail-on-regression", is_flag=True, help="Exit 1 if B is worse by any verdict.")
 def compare_command(a: str, b: str, fail_on_regression: bool) -> None:
     """Compare two runs or two plan runs (ids): settings, data, code, results, and a verdict per arm."""
     from pipeline.comparison import compare, regressions

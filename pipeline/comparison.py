@@ -25,7 +25,7 @@ RESULTS = (names.TEST_ACCURACY, names.TEST_PRECISION, names.FIT_SECONDS, names.E
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: a run, or a plan run with the runs of its steps."""
+    """One side of a comparison: a run, or a plan run with the runs of its steps."""
 
     run_id: str
     arms: Mapping[str, Mapping[int, FinishedRun]]  # by arm (one arm without a name for a run) and seed
@@ -41,7 +41,7 @@ def compare(first: str, second: str) -> list[Verdict]:
     records = [read_plan_record(client, run_id) for run_id in (first, second)]
     if (records[0] is None) != (records[1] is None):
         plan, run = (first, second) if records[0] is not None else (second, first)
-        raise invalid("runs", run, f"is not a plan run, but {plan} is.", remedy="Compare two of a kind.")
+        raise invalid("runs", run, f"is not a plan run, but {plan} is.", remedy="Compare two runs, or two plan runs.")
     a, b = (_side(client, run_id, text) for run_id, text in zip((first, second), records, strict=True))
     shared = [arm for arm in a.arms if arm in b.arms]
     for title, one, other in (("only in A", a, b), ("only in B", b, a)):
@@ -58,7 +58,7 @@ def compare(first: str, second: str) -> list[Verdict]:
 
 
 def regressions(verdicts: Iterable[Verdict]) -> list[str]:
-    """Return the arms of which a verdict, not a preliminary one, says that B is worse."""
+    """Return the arms in which B is worse by a verdict that is not preliminary."""
     return [verdict.key for verdict in verdicts if verdict.sign == "worse" and not verdict.preliminary]
 
 
@@ -121,7 +121,7 @@ def _parameters(run: FinishedRun) -> dict[str, str]:
 
 
 def _json_tag(run: FinishedRun, tag: str) -> dict[str, dict[str, str]]:
-    """Return the JSON object in a tag, empty if it was cut or altered."""
+    """Return the JSON object in a tag, empty if it was truncated or altered."""
     try:
         content = json.loads(run.tags.get(tag, "{}"))
     except ValueError:

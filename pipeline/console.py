@@ -126,7 +126,7 @@ def count_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how many of `total` items are done, as a bar on a terminal and as a line every few seconds elsewhere.
 
     Args:
-        what: Is being done, such as `decoding images`.
+        what: What is being done, such as `decoding images`.
         total: Number of items.
 
     Yields:

@@ -28,7 +28,7 @@ from pipeline.tracking.store_checks import examine_server_clock, examine_store, 
 from pipeline.tuning.storage_checks import examine_storage
 
 MIN_PYTHON = (3, 11)
-MIN_TIME = 1_704_067_200  # 2024-01-01 in seconds since the epoch; an earlier clock was never set
+MIN_TIME = 1_704_067_200  # 2024-01-01 in seconds since the epoch; a clock before that was never set
 LOW_DISK_BYTES, FULL_DISK_BYTES = 1 << 30, 100 << 20
 VARIABLES = (
     "MLFLOW_", "PIPELINE_", "PG", "OMP_", "MKL_", "KMP_", "CUDA_", "CUBLAS_", "TORCH_", "PYTORCH_", "OPTUNA_",

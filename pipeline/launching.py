@@ -16,7 +16,7 @@ EXAMPLE = {"reuse_layers": "4"}
 def command_to_run(entry_point: str, settings: Mapping[str, str]) -> str:
     """Return a command that runs an entry point with these settings in the current environment.
 
-    In a clone it is `mlflow run` with the environment manager that made this environment.
+    In a clone it is `mlflow run` with the environment manager that created this environment.
     """
     if not is_clone():
         return installed_command(entry_point, settings)
@@ -44,7 +44,7 @@ def mlflow_command(entry_point: str, settings: Mapping[str, str], manager: str) 
 
 
 def environment_manager() -> str:
-    """Return what made this process's environment: conda, uv or virtualenv for MLflow, else local."""
+    """Return the tool that created this process's environment: conda, uv or virtualenv for MLflow, else local."""
     prefix = Path(sys.prefix)
     if not prefix.name.startswith("mlflow-"):  # as MLflow names the environments that it creates
         return "local"

@@ -52,7 +52,7 @@ def predict(
         images: Files and folders; of a folder, all image files in it and below.
         output: The CSV file.
         request: Write a request for the served model with these images to this file as well.
-        code: The user's own code that the network is made of, `own:PATH.py:FUNCTION`.
+        code: The user's own code that builds the network, `own:PATH.py:FUNCTION`.
 
     Raises:
         UserInputError: The model cannot be loaded, or a path is not an image (all of them are reported).
@@ -100,7 +100,7 @@ def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
     """Return images as pixels in [0, 255], float32 (N, C, H, W).
 
     Raises:
-        UserInputError: Files that are no readable images, all of them.
+        UserInputError: Some files are not readable images; all are listed.
     """
     images, faults = [], []
     for path in paths:

@@ -1,4 +1,4 @@
-"""`python -m pipeline sample_photos PATH`: draw a folder of small color photos, to try the project without own data.
+"""`python -m pipeline sample_photos PATH`: draw a folder of small color photos to try the project with.
 
 Each image shows one shape, the class, of any color, size, position and rotation on a shaded, noisy background; image
 sizes vary as those of photos do. Images depend on the seed alone.

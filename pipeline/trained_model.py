@@ -23,7 +23,7 @@ def load_model_to_use(model: str, code: str = "") -> Base:
 
     Args:
         model: Its reference, in any form that `base` takes.
-        code: The user's own code that its network is made of, `own:PATH.py:FUNCTION`; empty for other networks.
+        code: The user's own code that builds its network, `own:PATH.py:FUNCTION`; empty for other networks.
 
     Raises:
         UserInputError: It cannot be loaded; the faults name the options `model` and `code`.

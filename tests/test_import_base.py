@@ -406,7 +406,7 @@ arms:
 
 def test_resume_runs_own_code_only_if_named_again() -> None:
     run = InterruptedRun("f" * 32, "train_base", {"model": "own:stored.py:f", "seed": "3"}, inherits_labels=False)
-    with pytest.raises(UserInputError, match="made of your own code, which only you can name. Add model=own:"):
+    with pytest.raises(UserInputError, match="built by your own code, which has to be named again. Add model=own:"):
         resumed_parameters(run, ResumeParams(run_id=run.run_id))
     named = resumed_parameters(run, ResumeParams(run_id=run.run_id, model="own:mine.py:f"))
     assert (named["model"], named["seed"]) == ("own:mine.py:f", "3")

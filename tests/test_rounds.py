@@ -1,4 +1,4 @@
-"""Plans in rounds: sequential seeds, fresh seeds of surfaces, and the cost to decide."""
+"""Plans in rounds: sequential seeds, fresh seeds of surfaces, and the cost of verdicts."""
 
 from __future__ import annotations
 
@@ -139,4 +139,6 @@ def test_sequential_plan_runs_and_reports(
     assert ", n = 5" in text and "preliminary (n = 3)" in text
     capsys.readouterr()
     main(parse_params(MainParams, {**params, "dry_run": True}))
-    assert f"cost to decide, from plan run {run_id}: 3 test accuracy: capped vs. reference: " in capsys.readouterr().out
+    assert (
+        f"cost of a verdict, from plan run {run_id}: 3 test accuracy: capped vs. reference: " in capsys.readouterr().out
+    )

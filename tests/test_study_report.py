@@ -19,6 +19,7 @@ from pipeline.plan.records import KINDS, Claim, Question
 from pipeline.report.chosen_settings import chosen_settings
 from pipeline.report.elements import Answer, Table
 from pipeline.report.loader import write_report
+from pipeline.report.networks_table import network_row
 from pipeline.report.questions.comparisons import judge_question
 from pipeline.report.questions.context import context_of
 from pipeline.report.questions.dispatch import answer
@@ -109,12 +110,12 @@ def test_confirmatory_questions_of_a_study_are_corrected_together() -> None:
     assert context_of(late, queries[0]).primary[0].verdict.sign_p == pytest.approx(2 * single.sign_p)
 
 
-def test_open_question_says_how_many_seeds_would_settle_it() -> None:
+def test_open_question_says_how_many_seeds_a_verdict_needs() -> None:
     query = question("compare", "a", reference="b", margin=0.5)
     result = answered(query, scored("a", UNCLEAR), scored("b", SCRATCH))
-    (note,) = [note for note in result.notes if "would settle it" in note]
+    (note,) = [note for note in result.notes if "needed for a verdict" in note]
     assert re.fullmatch(
-        r"Test accuracy: a vs\. b: not settled; \d+ to \d+ seeds .*would settle it with 80 % power\.", note
+        r"Test accuracy: a vs\. b: open; \d+ to \d+ seeds .*are needed for a verdict with 80 % power\.", note
     )
 
 
@@ -129,6 +130,14 @@ def test_verdict_table_has_descriptive_numbers() -> None:
 
 
 # question kinds
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"), [("adam", "L2 penalty 0.005"), ("adamw", "decoupled weight decay 0.005")]
+)
+def test_regularization_names_the_kind_of_weight_decay(optimizer: str, expected: str) -> None:
+    params = {"optimizer": optimizer, "weight_decay": "0.005", "learning_rate": "0.001", "batch_size": "20"}
+    assert network_row(arm_of("a", [member("a", 0, 0.9, params=params)]))[-1].startswith(f"{expected},")
 
 
 def test_score_reports_accuracy_with_interval_and_count() -> None:

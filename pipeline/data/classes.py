@@ -104,7 +104,7 @@ def halve_classes(class_names: Sequence[str], dataset: str) -> tuple[Classes, Cl
 
 
 def draw_classes(chosen: Classes, count: int, seed: int) -> Classes:
-    """Return the classes that take the place of some chosen ones when the class split is drawn by seed.
+    """Return the classes that replace the chosen ones if the class split is random.
 
     One random permutation of all `count` classes per seed: disjoint choices stay disjoint, nested ones nested.
     """

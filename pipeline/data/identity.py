@@ -41,7 +41,7 @@ def content_ids(pixels: Tensor) -> Tensor:
 
 
 def _is_gray(pixels: NDArray[np.uint8]) -> bool:
-    red, green, blue = pixels[0, 0].tolist()  # shortcut: settles most color images
+    red, green, blue = pixels[0, 0].tolist()  # shortcut for most color images
     return red == green == blue and bool((pixels[..., :1] == pixels[..., 1:]).all())
 
 

@@ -1,5 +1,5 @@
 """Runs the steps of a plan.
 
-Read in this order: `records` (what travels between processes), `executor` (the interface), `runner` (which step runs
+Read in this order: `records` (messages between processes), `executor` (the interface), `runner` (which step runs
 next), `in_process`, then for worker processes `channel`, `worker`, `supervisor`, `budget` and `local`.
 """

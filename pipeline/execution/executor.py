@@ -9,7 +9,7 @@ from pipeline.execution.records import Event, Task
 
 
 class Executor(Protocol):
-    """Runs steps. Order, cache keys, failures and the report are the runner's business."""
+    """Runs steps. Their order, cache keys, retries and the report are up to the runner."""
 
     @property
     def capacity(self) -> int:
@@ -19,7 +19,7 @@ class Executor(Protocol):
         """Run a step whose base is done; returns immediately."""
 
     def next_event(self) -> Event | None:
-        """Wait for output or the report of any step; None after a while without any."""
+        """Wait for output or the report of any step; None on a timeout."""
 
     def cancel(self) -> None:
         """Interrupt all steps: they save a checkpoint and end, within seconds."""

@@ -27,7 +27,7 @@ STOP_SECONDS = 10.0  # for an idle worker to exit
 
 
 def make_executor(workers: int | Literal["auto"], display: PlanDisplay) -> Executor:
-    """Return what runs the steps of a plan with a number of workers; auto: one per core."""
+    """Return the executor for a number of workers; auto: one per core."""
     count = available_cores() if workers == "auto" else workers
     return LocalExecutor(count) if count > 1 else InProcessExecutor(display)
 
@@ -53,7 +53,7 @@ class LocalExecutor:
         self._tasks.put(task)
 
     def next_event(self) -> Event | None:
-        """Wait for output or the report of any step; None after a while without any."""
+        """Wait for output or the report of any step; None on a timeout."""
         try:
             event = self._events.get(timeout=POLL_SECONDS)
         except queue.Empty:

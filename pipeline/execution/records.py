@@ -1,4 +1,4 @@
-"""What travels between the runner of a plan and the processes that run its steps. All of it can be written as JSON."""
+"""Messages between the runner of a plan and the processes that run its steps; all can be written as JSON."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class PlanRunner:
         self._ready: list[tuple[bool, int]] = []  # a heap: steps that run alone come last, each kind in plan order
         self._in_flight: set[int] = set()
         self._claimed: dict[int, str] = {}  # claims of the steps that other commands run, by step number
-        self._looked = 0.0  # when the claims were last looked at
+        self._looked = 0.0  # when the claims were last checked
         self._order = TopologicalSorter(predecessors(steps))
         self._order.prepare()
 
@@ -141,7 +141,7 @@ class PlanRunner:
             self._display.set_status(output.number, output.text)
 
     def _take(self, report: Report) -> None:
-        """Keep the report of a step; run a step whose process was killed again, a few times.
+        """Store the report of a step; retry a step whose process was killed, a few times.
 
         A step that another command runs is looked up again when that command has released it.
         """

@@ -20,7 +20,7 @@ SAVE_SECONDS = 1.0  # at most one file is written per second
 
 
 class StatusFile:
-    """Saves the progress of this process's plan now and then."""
+    """Saves the progress of this process's plan periodically."""
 
     def __init__(self, display: PlanDisplay):
         self._display, self._identity = display, process_identity()
@@ -28,7 +28,7 @@ class StatusFile:
         self._saved = 0.0
 
     def save(self) -> None:
-        """Write the file, unless that has just been done."""
+        """Write the file, at most once per second."""
         if time.monotonic() - self._saved < SAVE_SECONDS:
             return
         self._saved = time.monotonic()

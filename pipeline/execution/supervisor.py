@@ -26,7 +26,7 @@ class Supervisor:
         self._cores = 0  # lent to the running step
 
     def run(self, task: Task, show: Callable[[Output], None]) -> Report:
-        """Run a step and return its report; `show` gets what it prints. Called by one thread at a time."""
+        """Run a step and return its report; `show` receives its output. Called by one thread at a time."""
         self._cores = self._budget.take(1)
         if not self._cores:
             return Report(task.number, Status.LOST, failure="its plan was interrupted")

@@ -13,7 +13,7 @@ from pipeline.params.training import MachineParams, RegistrationParams, SeedPara
 
 
 class ImportBaseParams(RegistrationParams, SeedParams, MachineParams, DataParams):
-    """Register a pretrained network from a library, or of your own code, as a base; nothing is trained."""
+    """Register a pretrained network of a library or of your own code as a base; nothing is trained."""
 
     entry_point: ClassVar[str] = "import_base"
 

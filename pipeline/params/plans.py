@@ -48,7 +48,7 @@ class MainParams(MachineParams, DataParams):
     )
     class_split: Literal["fixed", "random"] = setting(
         "fixed",
-        "fixed: every seed has the same base and target classes; random: each seed draws as many from all classes.",
+        "fixed: all seeds use the same base and target classes; random: each seed draws as many from all classes.",
     )
     workers: Annotated[int, Field(ge=1, le=256)] | Auto = setting(
         "auto",
@@ -58,7 +58,7 @@ class MainParams(MachineParams, DataParams):
     )
     export: bool | Auto = setting(
         "auto",
-        "Log the graph that a server needs with every model. auto: no; python -m pipeline export adds it.",
+        "Log a servable graph with every model. auto: no; python -m pipeline export adds it.",
         changes_result=False,
     )
     rerun: bool = setting(False, "Ignore cached results and run every step.", changes_result=False)

@@ -18,7 +18,7 @@ TARGET_BUDGETS: dict[Literal["few", "all"], dict[str, Any]] = {
 }
 DEFAULT_PER_CLASS: dict[Family, int | Literal["all"]] = {"mlp": 100, "cnn": "all"}
 
-# Parameters of the optimizer, which a solved head has no use for.
+# Parameters of the optimizer, which a solved head does not use.
 NOT_FOR_SOLVED_HEADS = (
     *TARGET_BUDGETS["few"], "weight_averaging", "checkpoint_every", "dtype", "unfrozen_learning_rate_factor",
     "unfrozen_weight_decay", "tune_on_validation", "strategy", "layer_decay",
@@ -43,7 +43,7 @@ class TargetParams(StageParams):
     )
     model: Annotated[str, Field(pattern=rf"^({OWN_PREFIX}.+:\w+)?$")] = setting(
         "",
-        "Your own code, if the base was made of it: never run unless named again.",
+        "Your own code, if it built the base: never executed unless named again.",
         allowed="empty, or own:PATH.py:FUNCTION as it was given to import_base or train_base",
         changes_result=False,  # the architecture, which is in the cache key, holds the digest of the code
     )
@@ -64,7 +64,7 @@ class LabelParams(StageParams):
 
     per_class: Count | Literal["all"] | Auto = setting(
         "auto",
-        "Labels per class (default: 100 for an MLP, fewer if a class has fewer; all for a CNN; a continued base's).",
+        "Labels per class (default: 100 for an MLP, at most those of a class; all for a CNN; a continued base's own).",
         unit="images",
     )
     val_per_class: Count | Auto = setting(

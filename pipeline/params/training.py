@@ -14,7 +14,7 @@ from pipeline.params.optimizer import OptimizerParams
 
 
 class MachineParams(StageParams):
-    """Where to compute."""
+    """Device and threads."""
 
     device: str = setting(
         "auto",
@@ -53,7 +53,7 @@ class RegistrationParams(StageParams):
 
     export: bool | Auto = setting(
         "auto",
-        "Log the graph that a server needs. auto: not for steps of a plan; python -m pipeline export adds it.",
+        "Log a servable graph. auto: not for steps of a plan; python -m pipeline export adds it.",
         changes_result=False,
     )
     register_as: Annotated[str, Field(pattern=r"^([^/:\s]([^/:]*[^/:\s])?)?$")] = setting(

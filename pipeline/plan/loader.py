@@ -53,7 +53,7 @@ def load_plan(text: str, plan_overrides: PlanOverrides) -> Plan:
 
 
 def with_exclusive(arms: Mapping[str, PlannedArm], questions: Sequence[Question]) -> dict[str, PlannedArm]:
-    """Return arms that say whether they run alone: by default, if a question asks for their time."""
+    """Return the arms with `exclusive` resolved: by default, those whose time a question asks for run alone."""
     timed = {
         name
         for question in questions
@@ -66,8 +66,8 @@ def with_exclusive(arms: Mapping[str, PlannedArm], questions: Sequence[Question]
     }
 
 
-def is_shipped(text: str) -> bool:
-    """Whether `text` names a plan that ships."""
+def is_built_in(text: str) -> bool:
+    """Whether `text` names a built-in plan."""
     return "/" not in text and (PLANS / f"{text}.yaml").is_file()
 
 
@@ -89,7 +89,7 @@ def select_profile(root: LinedMapping, errors: PlanErrors, name: str) -> LinedMa
 
 
 def extended(profile: LinedMapping, profiles: LinedMapping, errors: PlanErrors) -> LinedMapping:
-    """Return a profile with what it does not give itself from the profile that it extends."""
+    """Return a profile merged with the profile that it extends."""
     name = str(profile["extends"])
     if name not in profiles or "extends" in errors.mapping(profiles, name):
         errors.add(profile, "extends", f"{name} is not a profile that can be extended.", remedy=suggest(name, profiles))

@@ -4,5 +4,5 @@ Read in this order: `records` (what a report is made from), `loader` (reads it f
 files), `questions/` (computes the answers), `methods` (how the numbers were obtained), `claims` (cards of published
 claims), `renderer` (HTML and Markdown). Answers are built from `elements`, `number_text`, and the charts:
 `chart_frame`, `line_chart`, `row_charts`, `label_chart`, `surface_charts`.
-`ad_hoc_plan` makes a plan run record of runs that no plan has made. `run_plots` draws the figures of one run.
+`ad_hoc_plan` makes a plan run record of runs outside of any plan. `run_plots` draws the figures of one run.
 """

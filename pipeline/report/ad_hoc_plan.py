@@ -1,4 +1,4 @@
-"""A plan run record for finished runs that no plan has made, so that they get the same report."""
+"""A plan run record for finished runs outside of any plan, so that they get the same report."""
 
 from __future__ import annotations
 

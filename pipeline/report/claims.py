@@ -38,10 +38,10 @@ def claim_cards(facts: PlanRunFacts, answers: list[Answer]) -> list[ClaimCard]:
 
 
 def claim_outcome(expects: str, verdict: Verdict) -> str:
-    """Return `confirmed`, `refuted` or `open`; only verdicts from a look decide.
+    """Return `confirmed`, `refuted` or `open`; only verdicts at a look decide, not preliminary ones.
 
     - better: confirmed by "better"; refuted by "worse", or by a difference within the margin that is not "better".
-    - not worse: confirmed by "better" or "within margin"; refuted by "worse" beyond what is within the margin.
+    - not worse: confirmed by "better" or "within margin"; refuted by "worse" by more than the margin.
     - within margin: confirmed by "within margin"; nothing refutes it, because no test shows a difference to be large.
     """
     if not verdict.look:

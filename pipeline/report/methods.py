@@ -1,4 +1,4 @@
-"""How the numbers of a report were obtained: statistics, data, budgets, environment, wall-clock time, all runs."""
+"""How the numbers of a report were computed: statistics, data, budgets, environment, wall-clock time, all runs."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ STATISTICS = (
     f"{', '.join(map(str, LOOKS[:-1]))} and {LOOKS[-1]} (paired t test; two one-sided t tests against the margin), p = "
     f"{len(LOOKS)} x the smallest so far, then corrected by Holm's procedure: over the confirmatory questions of a "
     "study together, otherwise over the comparisons of the question. An answer is given at adjusted p <= 0.05. Three "
-    "or four pairs give a preliminary verdict, corrected for the family only, that spends no look; fewer give none. "
-    "Intervals are not adjusted, so they may exclude 0 while the sign is open. Sign-flip p, wins, worst seed and the "
-    "error from sampling the test images are descriptive. docs/verdicts.md has the limits of the procedure.",
+    "or four pairs give a preliminary verdict, corrected for the family only, which does not count as a look; fewer "
+    "give none. Intervals are not adjusted, so they may exclude 0 while the sign is open. Sign-flip p, wins, worst "
+    "seed and the error from sampling the test images are descriptive. Limits of the procedure: docs/verdicts.md.",
     "Test images are scored once, with the weights selected on validation. Validation labels come on top of the "
     "training labels. Bands in charts are the range over seeds, up to the last epoch that all seeds reached; ticks are "
     "single seeds.",

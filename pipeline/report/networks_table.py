@@ -71,8 +71,9 @@ def _regularization(arm: ReportedArm) -> str:
     dropout, decay, average = (arm.parameter(name) for name in ("dropout", "weight_decay", "weight_averaging"))
     if arm.parameter("head_solver") == "convex":
         return "L2 penalty chosen on validation"
+    penalty = "decoupled weight decay" if arm.parameter("optimizer") == "adamw" else "L2 penalty"
     parts = [
-        f"L2 penalty {decay}" if decay not in ("", "0", "0.0") else "",
+        f"{penalty} {decay}" if decay not in ("", "0", "0.0") else "",
         f"dropout {dropout}" if dropout not in ("", "0", "0.0") else "",
         f"EMA {average}" if average not in ("", "0", "0.0") else "",
         f"early stopping (patience {patience})" if (patience := arm.parameter("patience")) else "",

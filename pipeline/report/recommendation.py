@@ -1,6 +1,6 @@
 """Which arm to use: one recommendation per study, and the commands that use and repeat its best model.
 
-Read `recommend`. `RULE` states how an arm is chosen; test accuracy decides nothing but the verdicts.
+Read `recommend`. `RULE` states how an arm is chosen; test accuracy enters through the verdicts only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Recommendation:
 
     @property
     def commands(self) -> list[tuple[str, str]]:
-        """What to do with the model, as (purpose, command), each ready to copy."""
+        """Commands that use the model, as (purpose, command), each ready to copy."""
         uri = self.model.run.tags.get(names.MODEL_URI, "")
         repeat = ("train it again", repeat_command(self.model))
         if not uri:

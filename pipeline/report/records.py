@@ -18,7 +18,7 @@ UNCONVERGED_MARK = "\u2021"  # double dagger
 
 
 def no_predictions() -> None:
-    """Stand for the predictions of a run that is not in a store."""
+    """Placeholder for the predictions of a run that is not in a store."""
 
 
 @dataclass(frozen=True)

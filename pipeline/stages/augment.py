@@ -1,17 +1,17 @@
-"""Which augmentation `augment=auto` is, from the images and from what is trained."""
+"""Resolve `augment=auto` from the images and from which blocks are trained."""
 
 from __future__ import annotations
 
 from pipeline.data.splits import Split
 from pipeline.params.entry_points import FitParams
 
-SMALL_GRAY = 40  # pixels; smaller gray images are digits and letters, of which a mirror image is no example
+SMALL_GRAY = 40  # pixels; smaller gray images are digits and letters, which must not be mirrored
 # Color images whose class changes when they are mirrored: house numbers, traffic signs, rendered text.
 DIRECTED = ("torchvision:SVHN", "torchvision:GTSRB", "torchvision:RenderedSST2")
 
 
 def resolve_augment(params: FitParams, split: Split, *, frozen: int = 0) -> str:
-    """Return the augmentation: the parameter, or what suits the images.
+    """Return the augmentation: the parameter, else the default for the images.
 
     Frozen blocks get no augmented images, so that training with and without cached features is the same.
 
@@ -26,6 +26,6 @@ def resolve_augment(params: FitParams, split: Split, *, frozen: int = 0) -> str:
 
 
 def are_photos(split: Split) -> bool:
-    """Return whether a mirror image is another example of its class, judged by dataset, channels and size."""
+    """Return whether a mirrored image still belongs to its class, judged by dataset, channels and size."""
     channels, height, width = split.image_shape
     return split.dataset not in DIRECTED and (channels > 1 or min(height, width) >= SMALL_GRAY)

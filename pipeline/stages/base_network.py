@@ -36,12 +36,12 @@ def base_network(params: TrainBaseParams, split: Split) -> tuple[LayeredNetwork,
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Return whether batch norm is anywhere in a module."""
+    """Return whether a module contains batch norm."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
 
 def log_own_code(run: StageRun, source: ModelSource | None) -> None:
-    """Log the user's code that a network is made of, for reading."""
+    """Log the user's code that builds a network, for reading."""
     if source is not None and source.source_text:
         path = run.folder / names.OWN_SOURCE
         path.write_text(source.source_text, encoding="utf-8")

@@ -52,13 +52,13 @@ def choose_target(params: AnyTargetParams, client: Client, *, depth: int, needs_
     """Resolve dataset, classes and base; a base's preprocessing is applied to the dataset.
 
     Args:
-        params: With dataset=auto, the dataset is that of a base that is named.
+        params: With dataset=auto, a named base's dataset is used.
         client: Of the tracking store.
-        depth: Smallest number of blocks of a base that is not named.
+        depth: Minimum number of blocks of a base with base=auto.
         needs_base: Whether a base is trained if there is none.
 
     Raises:
-        UserInputError: The base belongs to the other family, parameters contradict its preprocessing, or the dataset
+        UserInputError: The base belongs to another family, parameters contradict its preprocessing, or the dataset
             lacks a class.
     """
     if params.base != "auto":

@@ -131,7 +131,7 @@ def requested_labels(params: CutParams) -> int | Literal["all"]:
 
 
 def sampled(params: CutParams, target: Target, base: Base, *, seed: int) -> Split:
-    """Return the label sample of a seed, as a stage that trains on it draws it."""
+    """Return the label sample of a seed, the same as in a stage that trains on it."""
     sample = LabelSample(
         per_class=requested_labels(params),
         val_per_class=params.val_per_class,

@@ -1,4 +1,4 @@
-"""From parameters to what a fit needs: device and threads, settings of the optimizer, and the architecture."""
+"""Resolve parameters to what a fit needs: device and threads, settings of the optimizer, and the architecture."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def fit_network(
 def fit_all(
     run: StageRun, network: LayeredNetwork, inputs: FitInputs, *, settings: Sequence[tuple[FitSettings, Path]]
 ) -> tuple[Fit, list[Try]]:
-    """Fit a copy of the network with each of the settings; return the best fit, and what came of each."""
+    """Fit a copy of the network with each of the settings; return the best fit, and the result of each."""
     best: Fit | None = None
     failure: NonFiniteLossError | None = None
     tries: list[Try] = []
@@ -154,7 +154,7 @@ def fit_all(
 
 
 def describe_try(settings: FitSettings, fit: Fit, *, diverged: bool = False) -> Try:
-    """Return what came of one setting."""
+    """Return the result of one setting."""
     progress = fit.progress
     return Try(
         learning_rate=settings.learning_rate,
@@ -205,7 +205,7 @@ def restore_fit(run: StageRun, fit: Fit, checkpoints: CheckpointFolder) -> None:
 
 
 def log_restored_tries(run: StageRun, folders: Sequence[Path]) -> None:
-    """Log that a resumed run continues its tries, and how much of their work is kept."""
+    """Log that a resumed run continues its tries, and how much of their work is saved."""
     checkpoints = [newest_checkpoint(CheckpointFolder(folder)) for folder in folders]
     started = [checkpoint.facts["progress"] for checkpoint in checkpoints if checkpoint is not None]
     run.log_restored([], kept_seconds=sum(float(progress["fit_seconds"]) for progress in started))

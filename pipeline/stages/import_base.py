@@ -77,7 +77,7 @@ def resolve_import(params: ImportBaseParams, imported: ImportedNetwork, runtime:
 
 
 def described(imported: ImportedNetwork) -> list[str]:
-    """Return what was loaded, and what nobody can check, as lines."""
+    """Return what was loaded, and what cannot be checked, as lines."""
     loaded = imported.loaded
     lines = ["weights: random" if loaded.report is None else f"weights: {loaded.report}"]
     lines += [f"blocks: {', '.join(loaded.network.architecture.block_names)}"]

@@ -82,7 +82,7 @@ def read_license(path: str) -> str:
     """Return the text of a license file; empty without a path.
 
     Raises:
-        UserInputError: It is missing, too large or no text.
+        UserInputError: It is missing, too large, or not text.
     """
     if not path:
         return ""
@@ -95,7 +95,7 @@ def read_license(path: str) -> str:
 
 
 def requested_geometry(params: ImportBaseParams, published: Preprocessing | None) -> Geometry | None:
-    """Return the geometry of the published preprocessing with what the user changes; None leaves it to the dataset.
+    """Return the published geometry with the user's changes; None leaves it to the dataset.
 
     Raises:
         UserInputError: There is no published preprocessing, no `image_size` and no dataset.

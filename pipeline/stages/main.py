@@ -26,7 +26,7 @@ from pipeline.launching import command_to_run
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
 from pipeline.plan.arms import PlanOverrides
-from pipeline.plan.loader import is_shipped, load_plan
+from pipeline.plan.loader import is_built_in, load_plan
 from pipeline.plan.outcome import Outcome, PlanRecord, record_from_json, record_of
 from pipeline.plan.records import Plan
 from pipeline.report.loader import load_plan_run, print_recommendation, write_plan_report
@@ -61,7 +61,7 @@ def main(params: MainParams) -> StageResult:
     """
     began = time.perf_counter()
     plan = load_plan(params.plan, plan_overrides(params))
-    plan = fit_plan(plan, shipped=is_shipped(params.plan), class_split=params.class_split)
+    plan = fit_plan(plan, built_in=is_built_in(params.plan), class_split=params.class_split)
     client = open_store()
     if params.dry_run:
         print_costs(client, plan, params)
@@ -112,19 +112,19 @@ def read_facts(client: Client, plan: Plan, outcomes: list[Outcome]) -> PlanRunFa
 
 
 def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
-    """Print what settling the open questions of the newest plan run would cost, if that was of the same plan."""
+    """Print the cost of a verdict on each open question of the newest plan run, if that was of the same plan."""
     run_id = newest_plan_run(client)
     try:
         text = read_plan_record(client, run_id) if run_id else None
         record = record_from_json(text) if text is not None else None
     except ValueError as error:
-        echo(f"cost to decide: unknown, the record of plan run {run_id} cannot be read ({error})")
+        echo(f"cost of a verdict: unknown, the record of plan run {run_id} cannot be read ({error})")
         return
     if record is None or (record.name, record.profile) != (plan.name, plan.profile):
         return
     pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)
     for line in costs_to_decide(plan, pilot, params.max_seeds):
-        echo(f"cost to decide, from plan run {run_id}: {line}")
+        echo(f"cost of a verdict, from plan run {run_id}: {line}")
 
 
 def plan_overrides(params: MainParams) -> PlanOverrides:

@@ -1,4 +1,4 @@
-"""The model card: what a trained model is, in Markdown, stored beside it."""
+"""The model card: a description of a trained model in Markdown, stored beside it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model_card(
             "",
             describe_input(architecture.preprocessing),
             "",
-            "A step of a plan logs its model without the graph that a server needs; "
+            "A step of a plan logs its model without a servable graph; "
             f"`python -m pipeline export --model {lineage['run']}` adds it.",
             "",
             "## Output",
@@ -93,7 +93,7 @@ def describe_input(preprocessing: Preprocessing) -> str:
 def limits(split: Split, converged: str) -> list[str]:
     """Return what a user of the model should know."""
     lines = [
-        f"It knows no other classes than these {len(split.classes)}: any other image gets one of them, often with "
+        f"It has no other classes than these {len(split.classes)}: any other image gets one of them, often with "
         "a high probability.",
         "Its accuracy holds for images like those of the test split only.",
     ]

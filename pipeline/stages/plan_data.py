@@ -1,7 +1,7 @@
 """Fits a plan to its data before anything runs: classes of every arm, numbers of labels, folds and batch sizes.
 
-Read `fit_plan`. The values of a plan that ships are defaults: they are lowered to what the data have. Those of other
-plans are rejected if the data do not have them.
+Read `fit_plan`. The values of a built-in plan are defaults: they are lowered to fit the data. Those of other plans
+are rejected if the data are too small.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Arms = Mapping[str, PlannedArm]
 Limits = dict[str, int]  # largest values that the data allow, by parameter
 
 
-def fit_plan(plan: Plan, *, shipped: bool, class_split: Literal["fixed", "random"] = "fixed") -> Plan:
+def fit_plan(plan: Plan, *, built_in: bool, class_split: Literal["fixed", "random"] = "fixed") -> Plan:
     """Return a plan whose arms name their classes, and whose numbers of labels, folds and batch sizes fit the data.
 
     Args:
         plan: As read from its file.
-        shipped: Whether its numbers are defaults, which are lowered to fit.
-        class_split: Whether every seed has the same classes, or draws as many.
+        built_in: Whether its numbers are defaults, which are lowered to fit.
+        class_split: Whether all seeds have the same classes, or each draws as many at random.
 
     Raises:
         UserInputError: The dataset is missing, lacks a class, or has fewer images than an arm needs; each fault once.
@@ -54,7 +54,7 @@ def fit_plan(plan: Plan, *, shipped: bool, class_split: Literal["fixed", "random
     for arm in plan.arms.values():
         limits = data_limits(arm, summaries[arm.name])
         exceeded = {name: limit for name, limit in limits.items() if given(arm, name) > limit}
-        if exceeded and (not shipped or min(exceeded.values()) < 1):
+        if exceeded and (not built_in or min(exceeded.values()) < 1):
             faults |= {str(fault): fault for fault in faults_of(arm, exceeded, summaries[arm.name])}
         fitted[arm.name] = lowered(arm, exceeded)
     if faults:
@@ -83,7 +83,7 @@ def arm_params(arm: PlannedArm) -> StageParams:
 
 
 def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
-    """Return the arms with classes in their settings, and print those that the dataset has decided.
+    """Return the arms with classes in their settings, and print those that depend on the dataset.
 
     Raises:
         UserInputError: A dataset lacks a class, or has too few classes for a base and a target.
@@ -129,7 +129,7 @@ def class_text(classes: Classes, summary: DatasetSummary) -> str:
 def base_classes(
     arm: PlannedArm, arms: Arms, summaries: Mapping[str, DatasetSummary], *, given_classes: Mapping[str, Classes]
 ) -> Classes:
-    """Return the default classes of a base: those that are left for it by the targets that build on it."""
+    """Return the default classes of a base: those that its targets do not use."""
     summary, params = summaries[arm.name], arm_params(arm)
     assert isinstance(params, TrainBaseParams)
     targets = [other for other in arms.values() if root_of(other, arms) is arm and summaries[other.name] is summary]

@@ -1,4 +1,4 @@
-"""`resume`: continue an interrupted run, under its run id, to the result it would have had.
+"""`resume`: continue an interrupted run under its run id; the result is that of an uninterrupted run.
 
     python -m pipeline resume --run_id 0123456789abcdef0123456789abcdef
 
@@ -34,15 +34,15 @@ def resume(params: ResumeParams) -> StageResult:
 
 
 def resumed_parameters(run: InterruptedRun, params: ResumeParams) -> dict[str, Any]:
-    """Return the run's resolved parameters; an inherited label sample is left to its base again.
+    """Return the run's resolved parameters; an inherited label sample is taken from its base again.
 
     Raises:
-        UserInputError: Its network is made of the user's own code, which the record of a run never runs.
+        UserInputError: Its network was built by the user's own code, which is never executed because a run names it.
     """
     parameters: dict[str, Any] = {**run.parameters, "dry_run": params.dry_run}
     if run.parameters.get("model", "").startswith(OWN_PREFIX):
         if not params.model:
-            what = "its network is made of your own code, which only you can name."
+            what = "its network was built by your own code, which has to be named again."
             remedy = "Add model=own:PATH.py:FUNCTION as it was given to the run."
             raise invalid("run_id", run.run_id, what, remedy=remedy)
         parameters["model"] = params.model

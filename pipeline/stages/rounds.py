@@ -126,7 +126,7 @@ def mean_seconds(facts: PlanRunFacts) -> dict[str, float]:
 
 
 def costs_to_decide(plan: Plan, pilot: PlanRunFacts, max_seeds: int) -> Iterable[str]:
-    """Yield one line per open comparison of an earlier plan run: seeds and minutes to settle it, and what is found.
+    """Yield one line per open comparison of an earlier plan run: seeds and minutes needed, detectable difference.
 
     Args:
         plan: The plan.

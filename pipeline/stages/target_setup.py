@@ -174,7 +174,7 @@ def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -
         what = f"trains the head alone, but {trained} of {setup.reuse.depth} blocks are not frozen."
         raise UserInputError(Fault("head_solver", "convex", what, "Copy and freeze all of them, or use sgd."))
     if solves_head(params) and getattr(setup.architecture, "head", "linear") != "linear":
-        what = "solves a linear head; that of the base is not one."
+        what = "solves a linear head; the base's head is not linear."
         raise UserInputError(Fault("head_solver", "convex", what, "Use head_solver=sgd, or other classes."))
     if isinstance(params, ReuseParams) and params.strategy == "lp_ft":
         check_strategy(setup.reuse, setup.architecture)

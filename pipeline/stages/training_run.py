@@ -1,6 +1,6 @@
 """The steps that all training stages share: fit or solve, then evaluate once on each part of the split.
 
-`training_result` logs and prints what comes out.
+`training_result` logs and prints the result.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The evidence for one question: two p values that remain valid although results are examined several times (looks).
 
-A question is examined when 5, 8, 12 and 20 pairs are complete, never in between. The smallest p value over the looks
-so far, times the number of looks (Bonferroni), is a valid p value at every look. Three or four pairs give a
-preliminary answer from the plain p value; it spends no look. Pairs beyond the last look refine the interval only.
+A question is examined when 5, 8, 12 and 20 pairs are complete, never in between. The smallest p value over the looks so
+far, times the number of looks (Bonferroni), is a valid p value at every look. Three or four pairs give a preliminary
+answer from the plain p value, which does not count as a look. Pairs beyond the last look refine the interval only.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Evidence:
     size_p: float  # of "the mean difference is at least the margin"; NaN without a margin
     direction: int  # +1 or -1: the sign of the mean at the look with the smallest sign p; 0 without a look
     look: int  # pairs at the last look; 0 before the first
-    preliminary: bool  # from three or four pairs, no look spent
+    preliminary: bool  # from three or four pairs, before the first look
 
 
 def looks_passed(count: int) -> tuple[int, ...]:

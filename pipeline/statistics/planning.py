@@ -19,7 +19,7 @@ MAX_EFFECT = 50.0  # in standard deviations; detected at any look
 
 @dataclass(frozen=True)
 class SeedRange:
-    """Numbers of seeds that would settle a question, for the smallest and largest plausible standard deviation."""
+    """Numbers of seeds needed for a verdict, for the smallest and largest plausible standard deviation."""
 
     low: int
     high: int
@@ -107,7 +107,7 @@ def seeds_to_settle(deviation: float, margin: float, *, questions: int = 1) -> i
 
 
 def plan_seeds(deviation: float, count: int, margin: float, *, questions: int = 1) -> SeedRange:
-    """Return the range of seeds that would settle an open question, from `count` pilot seeds (two or more)."""
+    """Return the range of seeds that an open question needs for a verdict, from `count` pilot seeds (two or more)."""
     low, high = deviation_interval(deviation, count)
     return SeedRange(*(seeds_to_settle(value, margin, questions=questions) for value in (low, high)))
 

@@ -73,7 +73,7 @@ class Verdict:
     sign_p: float  # 1 without a look
     size_p: float  # NaN without a margin
     look: int  # pairs at the last look, 0 before the first
-    preliminary: bool  # three or four pairs: no look spent
+    preliminary: bool  # three or four pairs, before the first look
     unconverged: str  # empty if all fits converged
     sign_flip_p: float  # descriptive: permutation p value, not adjusted
     wins: int  # descriptive: pairs in which the arm is better

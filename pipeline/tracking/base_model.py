@@ -51,7 +51,7 @@ class Base:
         params: Resolved parameters of its run.
         test_accuracy: As logged by its run.
         why: Why it was selected, and its test accuracy.
-        source: The user's own code, if it was made of that.
+        source: The user's own code, if that built the network.
     """
 
     model_uri: str
@@ -71,7 +71,7 @@ class Base:
 
     @property
     def is_imported(self) -> bool:
-        """Whether it was trained elsewhere, so that nobody knows on which images."""
+        """Whether it was trained elsewhere, so that its training images are unknown."""
         return self.stage == "import_base"
 
     @property

@@ -1,10 +1,10 @@
-"""Claims: which process runs the step with a cache key, so that several commands share work instead of doubling it.
+"""Claims: which process runs the step with a cache key, so that several commands share work instead of duplicating it.
 
 The workers of a study claim its tasks in the same way (`tuning.tasks`).
 
 MLflow has no atomic update, so claims are rows of a table in the SQL database of `PIPELINE_STORAGE`, else in a sqlite
-file in the local state folder. A claim is a lease by the database's clock, renewed by a thread of the process that
-holds it. Whoever takes a claim over increases its token, which the old holder checks before each upload.
+file in the local state folder. A claim is a lease, timed by the database's clock and renewed by a thread of its
+holder. Taking over a claim increments its token; the previous holder checks the token before each upload.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ClaimedElsewhereError(RuntimeError):
 
 
 class ClaimLostError(RuntimeError):
-    """The lease of this process has passed, and another process runs the step now."""
+    """The lease of this process expired, and another process runs the step now."""
 
     def __init__(self, key: str):
         super().__init__("its lease expired, and another process runs it")
@@ -74,7 +74,7 @@ def lease_seconds() -> float:
 
 
 def claims_url() -> str:
-    """Return the database of the claims; a sqlite storage of studies does not count, since it has many writers."""
+    """Return the database of the claims; a sqlite storage of studies is not used, since it has many writers."""
     url = os.environ.get("PIPELINE_STORAGE") or ""
     return url if url and not url.startswith("sqlite") else f"sqlite:///{(state_folder() / 'claims.db').absolute()}"
 
@@ -117,7 +117,7 @@ class Claims:
     engine: sqlalchemy.Engine
 
     def acquire(self, key: str) -> Claim:
-        """Claim a key that is free, whose lease has passed, or whose holder is known to be dead.
+        """Claim a key that is free, whose lease has expired, or whose holder is known to be dead.
 
         Raises:
             ClaimedElsewhereError: Another process holds it.
@@ -136,7 +136,7 @@ class Claims:
         return Claim(self, key, row.token + 1, row.run_id, taken_over=row.expires > 0)
 
     def is_held(self, key: str) -> bool:
-        """Return whether a live process, or one that is not visible from here, holds a key."""
+        """Return whether a key is held by a live process, or by one that is not visible from here."""
         row = self._row(key)
         return bool(row.held) and process_lives(row.owner, row.host) is not False
 
@@ -199,15 +199,15 @@ class Claim:
             raise ClaimLostError(self.key)
 
     def record_run(self, run_id: str) -> None:
-        """Record the run of this holder, for those that come after it."""
+        """Record the run of this holder, for the next one."""
         self.run_id = run_id
         self._update(run_id=run_id)
 
     def release(self) -> None:
-        """Give the claim up; does nothing if it is lost or released."""
+        """Release the claim; does nothing if it is lost or released."""
         if not self._released.is_set():
             self._released.set()
-            with contextlib.suppress(SQLAlchemyError):  # unreachable; the lease will pass
+            with contextlib.suppress(SQLAlchemyError):  # unreachable; the lease will expire
                 self._update(expires=0.0)
 
     def _update(self, **values: object) -> None:

@@ -1,4 +1,4 @@
-"""Pooled features at several cuts as an artifact: found again by the base's weights and the images that they cover."""
+"""Pooled features at several cuts as an artifact: looked up by the base's weights and the images that they cover."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ARTIFACT = f"{names.FEATURES}/{names.CUT_FEATURES_FILE}"
 
 
 def log_cut_features(run: StageRun, features: CutFeatures, network: LayeredNetwork) -> None:
-    """Log the file that features were written to, at `run.folder / ARTIFACT`, with the tags by which it is found."""
+    """Log the file that features were written to, at `run.folder / ARTIFACT`, with the tags that identify it."""
     run.log_file(run.folder / ARTIFACT, names.FEATURES)
     run.set_tags(
         {
@@ -53,12 +53,12 @@ def find_cut_features(client: MlflowClient, network: LayeredNetwork, depth: int,
     condition = f"attributes.status = 'FINISHED' and tags.{names.CUT_FINGERPRINT} = '{cut_fingerprint(network)}'"
     for run in search_newest_runs(client, condition, limit=MAX_CANDIDATES):
         try:
-            found = _load(client, run.info.run_id, run.data.tags.get(names.CUT_CONTENT, ""))
+            tensors = _load(client, run.info.run_id, run.data.tags.get(names.CUT_CONTENT, ""))
             seconds = float(run.data.tags.get(names.CUT_SECONDS, "nan"))
         except (MlflowException, OSError, ValueError) as error:
             logger.info(f"skipped features of run {run.info.run_id}: {first_line(error)}")
             continue
-        features = CutFeatures(found, seconds)
+        features = CutFeatures(tensors, seconds)
         if depth in features.cuts and features.at(depth).has_all(ids):
             return features.at(depth)
     return None

@@ -1,8 +1,8 @@
 """Log a trained network as a model that can be cut, frozen, fine-tuned and, with its graph, served.
 
 `weights.safetensors`, `architecture.json` and the identities of the training and validation images are stored next to
-the servable graph (`graph_export`), which steps of a plan leave out. Later stages rebuild the network from these files;
-nothing is ever unpickled.
+the servable graph (`graph_export`), which steps of a plan do not have. Later stages rebuild the network from these
+files; nothing is ever unpickled.
 """
 
 import shutil
@@ -26,7 +26,7 @@ from pipeline.tracking.stage_run import StageRun
 
 @dataclass(frozen=True)
 class ModelImages:
-    """What a model keeps of images.
+    """The images that are logged with a model.
 
     Attributes:
         identities: int64, of the images trained on (`train`), validated on (`validation`), and trained on by the model

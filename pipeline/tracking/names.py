@@ -118,7 +118,7 @@ PLAN_RECORD = "study.json"
 RECOMMENDATION = "recommended.txt"  # the arm to use, as the command prints it
 LOAD_REPORT = "load_report.json"
 PROVENANCE = "provenance.json"  # of an imported network: library or code, weights file, digests, license
-OWN_SOURCE = "own_network.py"  # the user's code that a network is made of, for reading; never run
+OWN_SOURCE = "own_network.py"  # the user's code that built a network, for reading; never executed
 
 # files next to the servable graph of a logged model
 WEIGHTS_FILE = "weights.safetensors"

@@ -1,4 +1,4 @@
-"""What a stage knows of the plan run that it is a step of."""
+"""The plan run that a stage is a step of, as far as the stage needs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.tracking.claims import Claim
 
 
 class NotCachedError(RuntimeError):
-    """A step has no cached result, and only that was requested."""
+    """A step has no cached result, and only a cached one was requested."""
 
 
 def _reserve_nothing(params: StageParams) -> None:

@@ -73,7 +73,7 @@ def claim_step(plan_context: PlanContext, client: MlflowClient, key: CacheKey) -
 
 @functools.cache
 def store_scope(client: MlflowClient, experiment_id: str) -> str:
-    """Return what tells an experiment from those of other tracking stores, whatever their URI is on a machine."""
+    """Return a key that distinguishes an experiment from those of other tracking stores, independent of their URIs."""
     experiment = client.get_experiment(experiment_id)
     return f"{experiment_id} {experiment.creation_time}"
 

@@ -1,8 +1,8 @@
 """Save and load the state of a fit: atomic, with a digest, without pickle.
 
 A checkpoint is one safetensors file: weights, best weights and optimizer state as tensors; counters, history and a
-digest over everything as JSON in the header. Files are written to a temporary name and renamed; `previous` is the
-fallback if `last` is damaged.
+digest over everything as JSON in the header. Of frozen blocks, it holds only a digest, because they are those of the
+base. Files are written to a temporary name and renamed; `previous` is the fallback if `last` is damaged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pipeline.errors import CheckpointError
 from pipeline.networks.build import weights_digest
 from pipeline.networks.tensor_file import read_tensor_file
 
-FORMAT = "1"
+FORMAT = "2"
+READABLE_FORMATS = ("1", FORMAT)  # 1 holds frozen tensors too
 MAX_CHECKPOINT_BYTES = 2 << 30  # five times the largest network, for copies and optimizer state
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 
@@ -83,7 +84,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a complete checkpoint ({error})") from error
     text = header.get("facts", "")
-    if header.get("format") != FORMAT or header.get("digest") != _digest(tensors, text):
+    if header.get("format") not in READABLE_FORMATS or header.get("digest") != _digest(tensors, text):
         raise CheckpointError(f"{path}: altered, or of another format version")
     try:
         facts = json.loads(text)

@@ -1,6 +1,6 @@
 """Pooled features at several cuts of a network, computed in one pass over the images.
 
-They are all that a head on frozen blocks needs. Like other features, they need blocks in eval mode and no augmentation.
+They suffice to train a head on frozen blocks. Like all features, they require eval mode and no augmentation.
 
 Legend: N images, D units of a cut.
 """
@@ -51,14 +51,14 @@ class CutFeatures:
 
 
 def cut_fingerprint(network: LayeredNetwork) -> str:
-    """Return a digest of what the features of a network's cuts depend on, apart from the images."""
+    """Return a digest of everything that features depend on except the images."""
     blocks = {name: value for name, value in network.state_dict().items() if name.startswith("blocks.")}
     preprocessing = network.architecture.preprocessing.model_dump_json()
     return fingerprint_digest({"weights": weights_digest(blocks), "preprocessing": preprocessing, "kind": "pooled"})
 
 
 def unique_images(parts: Sequence[Examples]) -> list[Examples]:
-    """Return the parts without images that an earlier part has; empty parts are left out."""
+    """Return the parts, each image in the first part that has it; empty parts are left out."""
     ids = torch.zeros(0, dtype=torch.int64)
     unique = []
     for part in parts:
@@ -104,12 +104,12 @@ def compute_cut_features(
 
 def pooled_activations(network: LayeredNetwork, values: Tensor, cuts: Sequence[int]) -> list[tuple[int, Tensor]]:
     """Return depth and pooled activations (B, D) of each cut, for scaled pixels (B, C, H, W)."""
-    found = []
+    activations = []
     for depth in range(1, max(cuts) + 1):
         values = network.run_blocks(values, depth - 1, depth)
         if depth in cuts:
-            found.append((depth, network.pooled(values, depth)))
-    return found
+            activations.append((depth, network.pooled(values, depth)))
+    return activations
 
 
 @torch.no_grad()

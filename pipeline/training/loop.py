@@ -10,11 +10,13 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import NonFiniteLossError
+from pipeline.errors import CheckpointError, NonFiniteLossError
+from pipeline.networks.build import weights_digest
 from pipeline.networks.layered import LayeredNetwork
 from pipeline.runtime import derive_seed, generator
 from pipeline.training import manual_backward
@@ -34,6 +36,9 @@ from pipeline.training.optimizers import (
 )
 from pipeline.training.records import EpochRecord, FitSettings, Labelled, Progress
 from pipeline.training.steps import AutogradStep, EvaluationStep, Step
+from pipeline.training.trained_tensors import frozen_tensors, load_trained, snapshot, trained_tensors
+
+FROZEN = "frozen_digest"  # in a checkpoint: of the tensors that it does not hold
 
 
 class Fit:
@@ -77,7 +82,7 @@ class Fit:
         self.schedule: ScheduledUpdate | None = None
         self._step = self._build_step(groups)
         self._chunk = chunk_size(network, validation.values.shape[1:], start)
-        self.best_weights: dict[str, Tensor] = snapshot(network)
+        self.best_weights: dict[str, Tensor] = snapshot(network)  # of the trained blocks and the head
         self._at_epoch_end = self._checkpoint()
         self._best_saved_at = -math.inf
 
@@ -126,7 +131,7 @@ class Fit:
             record = self._one_epoch()
             self._save()
             yield record
-        self.network.load_state_dict(self.best_weights)
+        load_trained(self.network, self.best_weights)
         unflatten(self.network)
         self._save(at_end=True)
 
@@ -202,7 +207,7 @@ class Fit:
             self.best_weights = snapshot(self.scored)
 
     def _checkpoint(self) -> Checkpoint:
-        """Return the full state of the fit; tensors are copies."""
+        """Return the state of the fit, without frozen tensors; tensors are copies."""
         state = self.optimizer.state_dict()["state"]
         optimizer = {
             f"{index}/{name}": value.clone() for index, slots in state.items() for name, value in slots.items()
@@ -229,20 +234,33 @@ class Fit:
 
     def _save_best(self) -> None:
         assert self.checkpoints is not None
-        best = Checkpoint(merge_groups(weights=self.best_weights), {"epoch": self.progress.best_epoch})
-        self.checkpoints.save_best(best)
+        facts = {"epoch": self.progress.best_epoch, FROZEN: self._frozen_digest}
+        self.checkpoints.save_best(Checkpoint(merge_groups(weights=self.best_weights), facts))
         self._best_saved_at = time.monotonic()
 
     def save_last(self) -> None:
         """Write the state at the end of the last complete epoch; valid in the middle of an epoch too."""
         if self.checkpoints is not None:
-            self.checkpoints.save_last(self._at_epoch_end)
+            facts = {**self._at_epoch_end.facts, FROZEN: self._frozen_digest}
+            self.checkpoints.save_last(Checkpoint(self._at_epoch_end.tensors, facts))
             self._save_best()
 
+    @cached_property
+    def _frozen_digest(self) -> str:
+        """Digest of the tensors that the fit does not change; computed once, because a large network takes a second."""
+        return weights_digest(frozen_tensors(self.network))
+
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Load a checkpoint of a fit with the same network, data and settings."""
-        self.network.load_state_dict(checkpoint.group("weights"))
-        self.best_weights = checkpoint.group("best")
+        """Load a checkpoint of a fit with the same network, data and settings.
+
+        Raises:
+            CheckpointError: The frozen blocks are not those of the checkpoint.
+        """
+        if checkpoint.facts.get(FROZEN, self._frozen_digest) != self._frozen_digest:
+            raise CheckpointError("the frozen blocks are not those that the checkpoint was saved with")
+        load_trained(self.network, checkpoint.group("weights"))
+        trained = trained_tensors(self.network)
+        self.best_weights = {name: t for name, t in checkpoint.group("best").items() if name in trained}
         slots: dict[int, dict[str, Tensor]] = {}
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for name, value in checkpoint.group("optimizer").items():
@@ -253,7 +271,7 @@ class Fit:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
         self.progress = Progress(**checkpoint.facts["progress"])
         if self.average:
-            self.scored.load_state_dict(checkpoint.group("average"))
+            load_trained(self.scored, checkpoint.group("average"))
             self.average.steps = self.progress.averaged_steps
         names = {field.name for field in fields(EpochRecord)}
         self.history = [
@@ -266,8 +284,3 @@ class Fit:
     def best_record(self) -> EpochRecord:
         """The record of the epoch with the best weights."""
         return self.history[self.progress.best_epoch - 1]
-
-
-def snapshot(network: LayeredNetwork) -> dict[str, Tensor]:
-    """Return copies of all weights and buffers."""
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -92,7 +92,7 @@ def load_model(request: ModelRequest, generator: torch.Generator, *, source: Mod
     """Build a network, load its weights and divide it into blocks.
 
     Args:
-        request: What the user asks for.
+        request: What the user requested.
         generator: Seeds random weights.
         source: That of the request's model, if it is known already.
 

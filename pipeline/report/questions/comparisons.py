@@ -1,7 +1,7 @@
 """The comparisons that a question makes, and their verdicts.
 
 `primary_comparisons` says which quantity each kind of question is about. The comparisons of a question form a family;
-those of a study's confirmatory questions form one together. `judge_family` gives their verdicts.
+those of a study's confirmatory questions form one together. `judge_family` computes their verdicts.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Compared:
 
     @cached_property
     def seeds_to_settle(self) -> str:
-        """How many seeds would settle what is open, such as `17 to 103 seeds`; empty if settled or unknown."""
+        """How many seeds an open answer needs, such as `17 to 103 seeds`; empty if settled or unknown."""
         verdict, margin = self.verdict, self.planned.comparison.test_margin
         if verdict.settled or verdict.estimate is None or verdict.count < 2 or margin is None:
             return ""

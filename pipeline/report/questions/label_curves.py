@@ -131,12 +131,21 @@ def _table(context: QuestionContext, points: list[LabelPoint], worth: LabelsWort
         cells += [text_cell(value.text() if value else NO_VALUE), text_cell(_seconds_per_point(point))]
         rows.append(tuple(cells))
     accuracy = TEST_ACCURACY.heading
-    columns = ("labels per class", "seeds", "arm", accuracy, "reference", accuracy, "worth from scratch", "s per pp")
+    columns = (
+        "labels per class",
+        "seeds",
+        "arm",
+        accuracy,
+        "reference",
+        accuracy,
+        "worth from scratch",
+        "s per percentage point",
+    )
     return Table(columns, tuple(rows))
 
 
 def _seconds_per_point(point: LabelPoint) -> str:
-    """Return the extra training time per point gained; negative if the arm is faster, `-` if it gains nothing."""
+    """Return the extra training time per percentage point gained: negative if the arm is faster, `-` without a gain."""
     pairs = TRAINING_TIME.pair(point.arm, point.reference)
     gain = estimate_pairs(point.compared.planned.pairs).mean
     if not pairs.seeds or gain <= 0:
