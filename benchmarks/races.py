@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -20,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+import torch._dynamo  # else the first fold would, at its first optimizer step
 from numpy.typing import NDArray
 
 from benchmarks.machine import machine
@@ -43,8 +45,10 @@ DATA: dict[str, tuple[str, int | None]] = {  # dataset, and size of a stratified
     "MNIST 0-4, 2,000 images": ("mnist", 2_000),
     "MNIST 0-4, 8,000 images": ("mnist", 8_000),
 }
+CPU_SECONDS = "time/cpu_seconds"
 Scores = NDArray[np.float64]  # (settings, folds): accuracies
-Race = Callable[[Scores], tuple[int, int]]  # returns the selected row, and how many folds were run
+Lengths = NDArray[np.int64]  # (settings,): how many folds a setting has run
+Race = Callable[[Scores], tuple[int, Lengths]]  # returns the selected row, too
 
 
 def collect(name: str, workers: int) -> dict[str, object]:
@@ -53,7 +57,7 @@ def collect(name: str, workers: int) -> dict[str, object]:
     with ProcessPoolExecutor(workers) as pool:
         folds = list(pool.map(partial(score_setting, name), settings))
     scores = [[fold["fold/accuracy"] for fold in metrics] for metrics in folds]
-    seconds = [[round(fold["time/fold_seconds"], 3) for fold in metrics] for metrics in folds]
+    seconds = [[round(fold[CPU_SECONDS], 3) for fold in metrics] for metrics in folds]
     return {"machine": machine(), "settings": settings, "scores": scores, "seconds": seconds}
 
 
@@ -78,8 +82,10 @@ def score_setting(name: str, setting: dict[str, Any]) -> list[dict[str, float]]:
     )
     folds = stratified_folds(examples.labels, examples.ids, folds=FOLDS, seed=0)
     data = Labelled(examples.pixels.float() / 255, examples.labels)
-    return [
-        score_fold(
+    metrics = []
+    for number, held_out in enumerate(folds, 1):
+        began = time.process_time()
+        scored = score_fold(
             architecture,
             settings,
             data,
@@ -89,43 +95,42 @@ def score_setting(name: str, setting: dict[str, Any]) -> list[dict[str, float]]:
             val_fraction=params.val_fraction,
             device=torch.device("cpu"),
         )
-        for number, held_out in enumerate(folds, 1)
-    ]
+        metrics.append(scored | {CPU_SECONDS: time.process_time() - began})
+    return metrics
 
 
-def all_folds(scores: Scores) -> tuple[int, int]:
+def all_folds(scores: Scores) -> tuple[int, Lengths]:
     """Run all folds of all settings."""
-    return int(scores.mean(axis=1).argmax()), scores.size
+    return int(scores.mean(axis=1).argmax()), np.full(len(scores), scores.shape[1])
 
 
-def median_pruner(scores: Scores) -> tuple[int, int]:
+def median_pruner(scores: Scores) -> tuple[int, Lengths]:
     """Prune as Optuna's MedianPruner(n_startup_trials=5, n_warmup_steps=1) does, one setting after another."""
     means = scores.cumsum(axis=1) / np.arange(1, scores.shape[1] + 1)
-    complete: list[int] = []
-    run = 0
+    lengths = np.zeros(len(scores), dtype=np.int64)
     for row, values in enumerate(means):
+        complete = np.flatnonzero(lengths == scores.shape[1])
         for fold in range(len(values)):
-            run += 1
-            last = fold == len(values) - 1
-            if not last and len(complete) >= 5 and values[: fold + 1].max() < np.median(means[complete, fold]):
+            lengths[row] = fold + 1
+            if len(complete) >= 5 and values[: fold + 1].max() < np.median(means[complete, fold]):
                 break
-        else:
-            complete.append(row)
-    return max(complete, key=lambda row: means[row, -1]), run
+    complete = np.flatnonzero(lengths == scores.shape[1])
+    return int(complete[means[complete, -1].argmax()]), lengths
 
 
-def race(scores: Scores, *, generation: int, survivors: Callable[[int], int]) -> tuple[int, int]:
+def race(scores: Scores, *, generation: int, survivors: Callable[[int], int]) -> tuple[int, Lengths]:
     """Race generations of settings, as `pipeline.tuning.schedule` does."""
-    run, finalists = 0, []
+    lengths = np.zeros(len(scores), dtype=np.int64)
+    finalists: list[int] = []
     for start in range(0, len(scores), generation):
         rows = list(range(start, min(start + generation, len(scores))))
         for fold in range(1, scores.shape[1] + 1):
-            run += len(rows)
+            lengths[rows] = fold
             if fold < scores.shape[1]:
                 count = survivors(len(rows))
                 rows = sorted(rows, key=lambda row: (-scores[row, :fold].mean(), row))[:count]
         finalists += rows
-    return max(finalists, key=lambda row: scores[row].mean()), run
+    return max(finalists, key=lambda row: float(scores[row].mean())), lengths
 
 
 def third(count: int) -> int:
@@ -144,17 +149,20 @@ RACES: dict[str, Race] = {
 }
 
 
-def replay(scores: Scores, race: Race) -> tuple[Scores, float]:
-    """Return the loss of each replay in percentage points, and the mean number of folds."""
+def replay(scores: Scores, seconds: Scores, race: Race) -> tuple[Scores, float, float]:
+    """Return the loss of each replay in percentage points, and the shares of folds and of their time that are run."""
     rng = np.random.default_rng(0)
-    losses, folds = [], []
+    losses, folds, times = [], [], []
     for _ in range(REPLAYS):
-        drawn = scores[rng.permutation(len(scores))[:TRIALS]][:, rng.permutation(scores.shape[1])]
-        selected, run = race(drawn)
+        rows, order = rng.permutation(len(scores))[:TRIALS, None], rng.permutation(scores.shape[1])
+        drawn = scores[rows, order]
+        selected, lengths = race(drawn)
         means = drawn.mean(axis=1)
         losses.append(100 * (means.max() - means[selected]))
-        folds.append(run)
-    return np.array(losses), float(np.mean(folds))
+        is_run = np.arange(scores.shape[1]) < lengths[:, None]
+        folds.append(is_run.mean())
+        times.append(seconds[rows, order][is_run].sum() / seconds[rows, order].sum())
+    return np.array(losses), float(np.mean(folds)), float(np.mean(times))
 
 
 @click.command()
@@ -166,11 +174,12 @@ def main(names: tuple[str, ...], workers: int) -> None:
     for name in names:
         stored[name] = collect(name, workers)
         SCORES.write_text(json.dumps(stored, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
-    print("| data | race | folds of 100 | mean loss (pp) | 95th percentile |\n|---|---|---|---|---|")
+    print("| data | race | folds run | their time | mean loss (pp) | 95th percentile |\n|---|---|---|---|---|---|")
     for name, entry in stored.items():
         for label, chosen in RACES.items():
-            losses, folds = replay(np.array(entry["scores"]), chosen)
-            print(f"| {name} | {label} | {folds:.0f} | {losses.mean():.3f} | {np.percentile(losses, 95):.2f} |")
+            losses, folds, times = replay(np.array(entry["scores"]), np.array(entry["seconds"]), chosen)
+            shares = f"{100 * folds:.0f} % | {100 * times:.0f} %"
+            print(f"| {name} | {label} | {shares} | {losses.mean():.3f} | {np.percentile(losses, 95):.2f} |")
 
 
 if __name__ == "__main__":

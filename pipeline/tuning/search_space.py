@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from pydantic import ValidationError
 
@@ -182,19 +181,6 @@ def with_setting(params: TrainBaseParams, setting: Mapping[str, Any]) -> TrainBa
     """Return `train_base` parameters with the searched values applied."""
     values = params.model_dump(include=set(TrainBaseParams.model_fields), exclude_none=True)
     return TrainBaseParams(**values | dict(setting))
-
-
-def suggest_setting(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Suggest a value for every searched parameter."""
-    return {name: _suggest(trial, name, dimension) for name, dimension in space.items()}
-
-
-def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
-    if isinstance(dimension, CategoricalDistribution):
-        return trial.suggest_categorical(name, dimension.choices)
-    if isinstance(dimension, IntDistribution):
-        return trial.suggest_int(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
-    return trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
 
 
 def space_json(space: Space) -> str:
