@@ -13,7 +13,7 @@ def main() -> None:
     """Run the command line; exit with code 2 if another package named `pipeline` hides this one."""
     spec = importlib.util.find_spec("pipeline")
     found = Path(spec.origin) if spec is not None and spec.origin else None
-    if found is None or not (found.parent / "params" / "parse.py").is_file():
+    if found is None or not (found.parent / "params" / "entry_points.py").is_file():
         where = found or "a folder without __init__.py"
         print(
             f"error: pipeline={where}: another package with this name hides that of mlflow-transfer-pipeline. "

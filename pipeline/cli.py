@@ -59,7 +59,7 @@ def command_for(kind: type[StageParams]) -> click.Command:
     return click.Command(
         kind.entry_point,
         params=options,
-        callback=lambda **given: run_stage(kind, given),
+        callback=lambda **options: run_stage(kind, options),
         help=first_line(kind.__doc__),
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
@@ -84,9 +84,9 @@ def option_for(name: str, kind: type[StageParams]) -> click.Option:
     return click.Option(list(spellings), type=str, default=None, help=text, metavar="VALUE")
 
 
-def run_stage(kind: type[StageParams], given: dict[str, str | None]) -> None:
+def run_stage(kind: type[StageParams], options: dict[str, str | None]) -> None:
     """Validate the options, run the stage, and turn errors into messages and exit codes."""
-    raw: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    raw: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     with interruptible(until_exit=True):  # a second signal must not interrupt the shutdown
         try:
             raw.update(unknown_options(click.get_current_context().args))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import PathFinder
 from importlib.metadata import requires, version
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[CheckResult]:
     """Run all checks; `environment` holds the environment variables at the start of the process."""
     checks: list[Callable[[], Iterator[CheckResult]]] = [
         examine_python,
+        examine_import_name,
         examine_torch,
         examine_device,
         lambda: examine_data(Path(environment.get("PIPELINE_DATA_DIR") or "data")),
@@ -85,6 +87,19 @@ def examine_python() -> Iterator[CheckResult]:
     supported = sys.version_info >= MIN_PYTHON
     fix = "" if supported else "Python 3.11 or later is needed: make PYTHON=python3.11 setup"
     yield CheckResult("ok" if supported else "FAIL", "python", text, fix)
+
+
+def examine_import_name() -> Iterator[CheckResult]:
+    """Look for other packages named `pipeline` on Python's path: which one is imported depends on its order."""
+    specs = (PathFinder.find_spec("pipeline", [entry or str(Path.cwd())]) for entry in dict.fromkeys(sys.path))
+    places = dict.fromkeys(Path(spec.origin).resolve() for spec in specs if spec is not None and spec.origin)
+    others = [str(place) for place in places if place.parent != Path(__file__).resolve().parent]
+    if others:
+        text = f"also the name of {', '.join(others)}, which may hide this project"
+        fix = "Uninstall it, or use another environment. transfer-pipeline refuses to start if it comes first."
+        yield CheckResult("note", "pipeline", text, fix)
+    else:
+        yield CheckResult("ok", "pipeline", f"{Path(__file__).parent}, the only package of this name")
 
 
 def examine_torch() -> Iterator[CheckResult]:

@@ -61,7 +61,7 @@ def test_concurrent_claims_have_one_winner(claims: Claims, monkeypatch: pytest.M
     assert won == [1]
 
 
-def test_passed_lease_is_taken_over_and_the_old_holder_notices(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_lease_is_taken_over_and_old_holder_notices(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Claim, "_renew", lambda self: None)  # as if suspended
     monkeypatch.setenv("PIPELINE_LEASE_SECONDS", "0.2")
     old = claim_elsewhere(claims, monkeypatch)

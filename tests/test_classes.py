@@ -83,7 +83,7 @@ def test_default_target_classes_are_those_the_base_has_not_seen() -> None:
     assert default_target_classes("mlp", DIGITS, ("4", "5")) == (0, 1, 2, 3, 6, 7, 8, 9)
 
 
-def test_base_and_target_share_the_classes_of_one_data_set() -> None:
+def test_base_and_target_share_the_classes_of_one_dataset() -> None:
     assert halve_classes(INSECTS, "x") == ((0, 1), (2, 3, 4))
     with pytest.raises(UserInputError, match=r"dataset=x: has 3 classes .*Name a base that was trained on other data"):
         halve_classes(INSECTS[:3], "x")

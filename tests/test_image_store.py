@@ -21,7 +21,7 @@ from PIL import Image
 from pipeline.data.decode import read_image, resize
 from pipeline.data.identity import content_id
 from pipeline.data.preprocessing import Geometry, GeometryRequest
-from pipeline.data.records import Dataset
+from pipeline.data.records import Dataset, Images
 from pipeline.data.sources.registry import load_dataset
 from pipeline.data.store import decoding, image_store, loading
 from pipeline.data.store.files import RECORD
@@ -54,6 +54,12 @@ def load(folder: Path, geometry: Geometry | GeometryRequest = SMALL, **options: 
     return load_dataset(f"folder:{folder}", "data", geometry=geometry, **options)
 
 
+def pixels_of(images: Images) -> torch.Tensor:
+    """Return the pixels of each image, uint8 (N, C, H, W)."""
+    assert images.pixel_rows is not None
+    return images.pixels[images.pixel_rows]
+
+
 def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "decode_files", lambda *_: pytest.fail("images were decoded again"))
 
@@ -71,7 +77,7 @@ def test_store_holds_every_image_resized_with_its_identity(folder: Path) -> None
         expected[content_id(pixels)] = (resize(pixels, SMALL).tobytes(), path.parent.name)
     stored = {}
     for images in (dataset.train, dataset.test):
-        for pixels, label, identity in zip(images.pixels, images.labels.tolist(), images.ids.tolist(), strict=True):
+        for pixels, label, identity in zip(pixels_of(images), images.labels.tolist(), images.ids.tolist(), strict=True):
             stored[identity] = (pixels.numpy().tobytes(), dataset.class_names[label])
     assert stored == expected and len(stored) == 20
     assert dataset.geometry == SMALL
@@ -81,7 +87,7 @@ def test_second_start_decodes_nothing(folder: Path, monkeypatch: pytest.MonkeyPa
     first = load(folder)
     forbid_decoding(monkeypatch)
     second = load(folder)
-    assert torch.equal(first.train.pixels, second.train.pixels) and torch.equal(first.test.ids, second.test.ids)
+    assert torch.equal(pixels_of(first.train), pixels_of(second.train)) and torch.equal(first.test.ids, second.test.ids)
 
 
 def test_relative_path_uses_the_same_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,8 +156,8 @@ def test_large_store_is_mapped_from_a_file_with_a_path(
     mapped = load(folder)
     assert in_memory.train.pixels.untyped_storage().filename is None
     assert mapped.test.pixels.untyped_storage().filename == str(store_of(state) / PIXELS)
-    assert torch.equal(in_memory.train.pixels, mapped.train.pixels)
-    assert torch.equal(in_memory.test.pixels, mapped.test.pixels)
+    for ours, theirs in ((in_memory.train, mapped.train), (in_memory.test, mapped.test)):
+        assert torch.equal(pixels_of(ours), pixels_of(theirs))
 
 
 def truncate(store: Path) -> None:
@@ -173,18 +179,33 @@ def lose_records(store: Path) -> None:
 def test_damaged_store_is_detected_and_rebuilt(  # type: ignore[no-untyped-def]
     folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage, memory: int
 ) -> None:
-    good = load(folder).train.pixels.clone()
+    good = pixels_of(load(folder).train)
     monkeypatch.setattr(image_store, "MEMORY_BYTES", memory)
     damage(store_of(state))
-    assert torch.equal(load(folder, verify=True).train.pixels, good)
+    assert torch.equal(pixels_of(load(folder, verify=True).train), good)
     assert "are damaged" in caplog.text and "decoding again" in caplog.text
 
 
 def test_damaged_manifest_is_rebuilt(folder: Path, state: Path) -> None:
-    good = load(folder).train.pixels
+    good = pixels_of(load(folder).train)
     (manifest,) = state.glob("images/manifests/*")
     manifest.write_bytes(manifest.read_bytes()[:300])
-    assert torch.equal(load(folder).train.pixels, good)
+    assert torch.equal(pixels_of(load(folder).train), good)
+
+
+def test_damaged_store_without_a_manifest_is_rebuilt(folder: Path, state: Path) -> None:
+    good = pixels_of(load(folder).train)
+    (manifest,) = state.glob("images/manifests/*")
+    manifest.unlink()
+    flip(store_of(state))
+    assert torch.equal(pixels_of(load(folder).train), good)
+
+
+def test_splits_share_one_store_without_a_copy(folder: Path) -> None:
+    dataset = load(folder)
+    assert dataset.train.pixels.data_ptr() == dataset.test.pixels.data_ptr()
+    rows = torch.cat((dataset.train.pixel_rows, dataset.test.pixel_rows))
+    assert sorted(rows.tolist()) == list(range(20))
 
 
 def test_unreadable_images_are_an_error_that_names_them(folder: Path) -> None:
@@ -229,9 +250,9 @@ def test_file_that_changes_while_decoding_is_rejected_by_name(
 ) -> None:
     changing, tasks = folder / "dogs" / "00004.png", decoding._make_tasks
 
-    def change_first(*arguments: object) -> object:
+    def change_first(*arguments: object, **options: object) -> object:
         os.utime(changing, ns=(1, 1))
-        return tasks(*arguments)  # type: ignore[arg-type]
+        return tasks(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(decoding, "_make_tasks", change_first)
     with pytest.raises(DataFileError, match=r"changed while they were read: .*dogs/00004\.png"):
@@ -260,7 +281,7 @@ def test_store_on_a_small_disk_leaves_nothing_usable(tmp_path: Path, monkeypatch
         assert len(load(folder, SMALL).test) > 0
 
 
-def test_full_disk_while_arranging_keeps_the_decoded_images(
+def test_full_disk_while_flushing_keeps_the_decoded_images(
     folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -270,7 +291,7 @@ def test_full_disk_while_arranging_keeps_the_decoded_images(
         patch.setattr(image_store.os, "fsync", full)
         with pytest.raises(DiskFullError):
             load(folder)
-    assert not list(state.glob(f"images/*/{image_store.ARRANGED}"))
+    assert [path.parent.name[:8] for path in state.glob(f"images/*/{PIXELS}")] == ["partial-"]
     rows = decoded_rows(monkeypatch)
     load(folder)
     assert rows == []
@@ -281,8 +302,8 @@ def decoded_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     tasks = decoding._make_tasks
 
-    def counted(*arguments: object) -> Iterator[decoding.Task]:
-        for task in tasks(*arguments):  # type: ignore[arg-type]
+    def counted(*arguments: object, **options: object) -> Iterator[decoding.Task]:
+        for task in tasks(*arguments, **options):  # type: ignore[arg-type]
             rows.extend(task.rows)
             yield task
 
@@ -342,7 +363,7 @@ def test_killed_decoding_continues_where_it_stopped(
     everything = {
         identity: pixels
         for images in (dataset.train, dataset.test)
-        for identity, pixels in zip(images.ids.tolist(), images.pixels, strict=True)
+        for identity, pixels in zip(images.ids.tolist(), pixels_of(images), strict=True)
     }
     assert len(everything) == 2_000
     assert np.array_equal(everything[content_id(read_image(path))], resize(read_image(path), dataset.geometry))

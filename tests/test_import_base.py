@@ -11,6 +11,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from mlflow import MlflowClient
 from PIL import Image
@@ -65,6 +66,9 @@ def small() -> nn.Module:
 
 def other() -> nn.Module:
     return SmallResNet(blocks=1, num_classes=3)
+
+def many() -> nn.Module:
+    return SmallResNet(num_classes=10_001)
 
 def two_inputs() -> nn.Module:
     class Two(nn.Module):
@@ -150,7 +154,7 @@ def expected_accuracy(network: LayeredNetwork, name: str) -> float:
     """Return the accuracy on a dataset's test split, by class names."""
     dataset = load_dataset(name, "data", geometry=network.architecture.preprocessing.geometry)
     with torch.no_grad():
-        predicted = network(dataset.test.pixels).argmax(1)
+        predicted = network(dataset.test.pixels[dataset.test.pixel_rows]).argmax(1)
     words = [network.architecture.classes[output] for output in predicted.tolist()]
     labels = [dataset.class_names[label] for label in dataset.test.labels.tolist()]
     return sum(word == label for word, label in zip(words, labels, strict=True)) / len(labels)
@@ -309,6 +313,7 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
         ({"model": "{folder}/none.py:f", "image_size": "16"}, "does not exist"),
         ({"weights": "{folder}/other.th"}, r"does not match the network: 44 tensors match; missing \(30\)"),
         ({"weights": "{folder}/cut.th"}, "truncated or not a PyTorch file"),
+        ({"weights": "{folder}/cut.safetensors"}, "truncated or not a safetensors file"),
         ({"weights": "{folder}/none.th"}, "No such file"),
         ({"weights": "{folder}/whole.th"}, "the pickle contains code .* and was rejected; nothing in it was run"),
         ({"weights": "default"}, "has no published weights"),
@@ -317,6 +322,10 @@ def test_published_network_is_imported_without_training(store: MlflowClient, pho
         ({"std": "measured"}, "std=measured: there is no dataset to measure it on"),
         ({"license": "{folder}/none"}, "license=.*cannot be read"),
         ({"model": "{folder}/nets.py:two_inputs", "weights": "none"}, "forward .*two|inputs"),
+        (
+            {"model": "{folder}/nets.py:many", "weights": "none", "classes": "auto"},
+            "has 10,001 outputs; at most 10,000 classes",
+        ),
         ({"blocks": "layer9"}, "layer9"),
         ({"dataset": "{dataset}"}, "dataset=folder:.* has the class x, and the network has 0, 1, 2"),
     ],
@@ -333,6 +342,8 @@ def test_bad_input_is_rejected_before_a_run_exists(
     torch.save(SmallResNet(blocks=1, num_classes=3).state_dict(), tmp_path / "other.th")
     torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.th")
     (tmp_path / "cut.th").write_bytes(Path(weights).read_bytes()[:1000])
+    whole = safetensors.torch.save(SmallResNet(num_classes=3).state_dict())
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-50])
     places = {
         "code": code,
         "folder": f"own:{tmp_path}",

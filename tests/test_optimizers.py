@@ -14,6 +14,7 @@ from pipeline.errors import UserInputError
 from pipeline.networks.build import weights_digest
 from pipeline.params import TrainBaseParams, TransferParams, TuneParams, parse_params
 from pipeline.runtime import generator
+from pipeline.stages.fit_summary import convergence
 from pipeline.stages.transfer import transfer
 from pipeline.training.batches import batch_count, shuffled_batches
 from pipeline.training.checkpoint import CheckpointFolder
@@ -152,3 +153,14 @@ def test_momentum_is_logged_for_sgd_only() -> None:
 def test_warmup_longer_than_default_epochs_is_rejected(store: object) -> None:
     with pytest.raises(UserInputError, match="warmup_epochs=400: must be fewer than the 400 epochs"):
         transfer(TransferParams(dataset="digits", reuse_layers=0, warmup_epochs=400, per_class=10))
+
+
+def test_ended_schedule_has_converged_if_training_images_are_fitted() -> None:
+    outcomes = {}
+    for epochs in (2, 150):
+        changes = {"schedule": "cosine", "epochs": epochs, "patience": 999, "learning_rate": 0.01, "weight_decay": 0.0}
+        fit = Fit(network(), examples(), examples(), FitSettings(**{**PLAIN, **changes}))
+        losses = [record.train_loss for record in fit]
+        outcomes[convergence(fit)] = losses[-1]
+    assert list(outcomes) == ["no: the schedule ended before the training images were fitted", "yes"]
+    assert outcomes["yes"] < 0.05

@@ -75,7 +75,7 @@ def test_plan_order_is_by_seed_with_bases_first(plan: str) -> None:
     assert found.questions[0].arms == ("target[reuse_layers=0]", "target[reuse_layers=2]")
 
 
-def test_arms_whose_time_is_asked_for_run_alone(plan: str) -> None:
+def test_arms_of_time_questions_run_alone(plan: str) -> None:
     def exclusive() -> list[bool | None]:
         return [arm.exclusive for arm in load_plan(plan, plan_overrides()).arms.values()]
 
@@ -105,7 +105,7 @@ def test_bundled_plans_are_valid() -> None:
             found = load_plan(path.stem, plan_overrides(profile=profile))
             assert found.questions and all(question.text.endswith("?") for question in found.questions)
             checked += 1
-    assert checked == 23
+    assert checked == 25
 
 
 def test_settings_of_bundled_plans_reach_worker_processes() -> None:
@@ -118,7 +118,7 @@ def test_settings_of_bundled_plans_reach_worker_processes() -> None:
     assert grids > 10
 
 
-def test_claims_that_ship_are_confirmatory() -> None:
+def test_claims_of_bundled_plans_are_confirmatory() -> None:
     claims = [
         question
         for path in PLANS.glob("*.yaml")
@@ -139,7 +139,7 @@ def test_extended_profile_inherits_the_rest(tmp_path: Path) -> None:
     assert quick.arms["target[reuse_layers=0]"].setting["epochs"] == 5
 
 
-def test_reference_plan_tries_equally_many_settings() -> None:
+def test_reference_plan_tries_equal_numbers_of_settings() -> None:
     arms = load_plan("assignments", plan_overrides(profile="full")).arms.values()
     grids = [canonical_grid(arm.setting.get("tune_on_validation", "")) for arm in arms]
     tries = {arm.name: len(grid_settings(grid)) for arm, grid in zip(arms, grids, strict=True)}
@@ -312,7 +312,7 @@ def test_cached_plan_run_writes_missing_report(store: MlflowClient, plan: str, n
     assert (Path("third") / "small" / "study.html").is_file()
 
 
-def test_random_class_split_differs_by_seed_and_keeps_base_and_target_apart(
+def test_random_class_split_differs_by_seed_and_stays_disjoint(
     store: MlflowClient, plan: str, no_figures: None
 ) -> None:
     found = main(small(plan, seeds=3, class_split="random"))

@@ -66,7 +66,18 @@ def test_model_is_the_one_with_best_validation_accuracy() -> None:
     found = recommended(arm("scratch", 0, 0.9), ReportedArm("a", "a", "transfer", members))
     assert found.model is best
     assert found.lines[1].startswith("  model: models:/m-a-3 (seed 3: validation accuracy 93.00 %, test accuracy ")
-    assert "  classify images: python -m pipeline predict --model models:/m-a-3 --images PATH" in found.lines
+    assert found.commands[:3] == [
+        ("classify images", "python -m pipeline predict --model models:/m-a-3 --images PATH"),
+        ("export its graph for a server", "python -m pipeline export --model models:/m-a-3"),
+        ("serve it", "mlflow models serve -m models:/m-a-3 --env-manager local --port 5001"),
+    ]
+    assert [f"  {purpose}: {command}" for purpose, command in found.commands] == found.lines[2:]
+
+
+def test_model_of_own_code_is_used_with_its_code() -> None:
+    params = {"model": "own:my net.py:build"}
+    found = recommended(arm("scratch", 0, 0.9, params=params), arm("a", 0.02, 0.9, params=params))
+    assert found.commands[0][1].endswith("predict --model models:/m-a-0 --code 'own:my net.py:build' --images PATH")
 
 
 def test_targets_come_before_bases_and_large_questions_before_small() -> None:

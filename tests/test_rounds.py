@@ -19,7 +19,7 @@ from pipeline.plan.records import Plan, Step
 from pipeline.report.records import Links, PlanRunFacts
 from pipeline.stages import rounds as rounds_module
 from pipeline.stages.main import main
-from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
+from pipeline.stages.rounds import Budget, Rounds, verdict_costs
 from pipeline.tracking import names
 from tests.synthetic_plan_run import arm_of, member
 
@@ -107,12 +107,12 @@ def test_only_chosen_cell_and_scratch_get_fresh_seeds(tmp_path: Path, monkeypatc
     assert len(rounds) == 2
 
 
-def test_cost_to_decide_counts_the_base_too(tmp_path: Path) -> None:
+def test_cost_of_a_verdict_includes_the_base(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN)
     plan = load_plan(str(path), PlanOverrides("quick", seeds=3))
     outcomes = [Outcome(name, seed, "r", False, 6.0) for name in plan.arms for seed in range(3)]
-    lines = list(costs_to_decide(plan, synthetic_facts(plan, outcomes), 12))
+    lines = list(verdict_costs(plan, synthetic_facts(plan, outcomes), 12))
     assert [line[0] for line in lines] == ["1", "2", "3"]
     assert "12 seeds detect a difference of" in lines[1] and "min more" in lines[1]
 

@@ -97,7 +97,7 @@ def test_fine_tuning_continues_from_a_solved_head(base: StageResult, store: Mlfl
 
 
 @without_figures
-def test_solved_head_is_cached_whatever_the_epochs(base: StageResult) -> None:
+def test_cache_key_of_a_solved_head_ignores_epochs(base: StageResult) -> None:
     plan_context = PlanContext(base.run_id)
     first = transfer(TransferParams(**SOLVED, epochs=7), plan_context=plan_context)
     again = transfer(TransferParams(**SOLVED, epochs=9), plan_context=plan_context)

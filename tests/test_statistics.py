@@ -15,13 +15,13 @@ from pipeline.statistics.looks import adjusted_p, gather_evidence, looks_passed,
 from pipeline.statistics.planning import (
     LOOKS,
     chances,
-    cost_to_decide,
     detectable_difference,
     deviation_interval,
     look_level,
     plan_seeds,
-    seeds_to_settle,
+    seeds_needed,
     sign_power,
+    verdict_cost,
 )
 from pipeline.statistics.sources import (
     binomial_error,
@@ -309,20 +309,20 @@ def test_power_matches_a_published_sample_size():
     assert sign_power(0.5, 34, 0.05) >= 0.8 > sign_power(0.5, 33, 0.05)
 
 
-def test_seeds_to_settle_give_the_power_they_promise():
-    count = seeds_to_settle(0.73, 0.5)
+def test_needed_seeds_have_the_promised_power():
+    count = seeds_needed(0.73, 0.5)
     assert sign_power(0.5 / 0.73, count, 0.0125) >= 0.8
-    assert seeds_to_settle(0.0, 0.5) == 5
+    assert seeds_needed(0.0, 0.5) == 5
 
 
 def test_larger_families_need_more_seeds():
-    assert seeds_to_settle(0.73, 0.5, questions=3) > seeds_to_settle(0.73, 0.5)
+    assert seeds_needed(0.73, 0.5, questions=3) > seeds_needed(0.73, 0.5)
     assert look_level(3) == pytest.approx(0.05 / 4 / 3)
 
 
 def test_more_pilot_seeds_narrow_the_range():
     few, many = plan_seeds(0.73, 5, 0.5), plan_seeds(0.73, 20, 0.5)
-    assert few.low < many.low < seeds_to_settle(0.73, 0.5) < many.high < few.high
+    assert few.low < many.low < seeds_needed(0.73, 0.5) < many.high < few.high
     assert few.text() == f"{few.low} to {few.high} seeds (the last look is at 20)"
 
 
@@ -333,7 +333,7 @@ def test_detectable_difference_is_found_with_80_percent_power():
 
 
 def test_cost_counts_only_the_missing_seeds():
-    cost = cost_to_decide(0.2, 5, 0.5, minutes_per_seed=2.0)
+    cost = verdict_cost(0.2, 5, 0.5, minutes_per_seed=2.0)
     assert (cost.minutes_low, cost.minutes_high) == ((cost.seeds.low - 5) * 2, (cost.seeds.high - 5) * 2)
     assert cost.detectable == detectable_difference(0.2, 20)
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.statistics.estimates import estimate, pair
 from pipeline.statistics.looks import sign_test, size_test
-from pipeline.statistics.planning import chances, detectable_difference, seeds_to_settle, sign_power
+from pipeline.statistics.planning import chances, detectable_difference, seeds_needed, sign_power
 from pipeline.statistics.verdict import Comparison, judge
 from tools.report_simulation import DEVIATION, answer_shares, wrong_share
 from tools.verdict_limits import (
@@ -103,7 +103,7 @@ def test_planned_power_is_found_in_simulation():
 
 @pytest.mark.parametrize("true_difference", [0.0, 0.5])
 def test_planned_seeds_settle_80_percent_at_one_look(true_difference):
-    runs, count = 4_000, seeds_to_settle(0.73, 0.5)
+    runs, count = 4_000, seeds_needed(0.73, 0.5)
     sample = np.random.default_rng(10).normal(true_difference, 0.73, (runs, count))
     p_values = sign_test(sample) if true_difference else size_test(sample, 0.5)
     assert (p_values <= 0.0125).mean() >= 0.8 - tolerance(0.2, runs)

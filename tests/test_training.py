@@ -44,7 +44,7 @@ def examples(count: int = 120, seed: int = 0) -> Labelled:
     """Points around three class centers."""
     draw = generator(seed, "points")
     labels = torch.arange(count) % CLASSES
-    centers = 2 * torch.randn(CLASSES, 12, generator=generator(0, "centers"))
+    centers = 2 * torch.randn(CLASSES, 12, generator=generator(0, "centres"))  # the name is part of the seed
     return Labelled(centers[labels] + torch.randn(count, 12, generator=draw), labels)
 
 

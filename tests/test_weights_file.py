@@ -161,6 +161,14 @@ def test_folder_is_rejected(tmp_path: Path) -> None:
         read_and_load(tmp_path / "weights.pth")
 
 
+def test_plain_pickle_is_rejected_without_advice_to_run_it(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(pickle.dumps(Attack(tmp_path / "ran")))
+    with pytest.raises(ValueError, match=r"rejected, and nothing in it was run") as caught:
+        read_and_load(path)
+    assert "weights_only" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
 def test_size_is_checked_after_decompression(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -111,6 +111,15 @@ def decode(content: bytes) -> Pixels:
     Raises:
         UnreadableImageError: The bytes cannot be decoded; the message says why.
     """
+    return as_pixels(decode_image(content))
+
+
+def decode_image(content: bytes) -> Image.Image:
+    """Return the canonical image in the bytes of a file, in mode L or RGB.
+
+    Raises:
+        UnreadableImageError: The bytes cannot be decoded; the message says why.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
@@ -128,8 +137,14 @@ def decode(content: bytes) -> Pixels:
         raise UnreadableImageError(text) from None
 
 
-def canonical(image: Image.Image) -> Pixels:
-    """Return a decoded image as 8-bit gray (H, W, 1) or RGB (H, W, 3).
+def as_pixels(image: Image.Image) -> Pixels:
+    """Return the pixels of an image in mode L or RGB, uint8 (H, W, 1) or (H, W, 3)."""
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def canonical(image: Image.Image) -> Image.Image:
+    """Return a decoded image in mode L or RGB.
 
     Transparent pixels are composited on white. 16-bit gray is divided by 257, so that 65,535 becomes 255; 32-bit and
     floating-point gray is min-max scaled to [0, 255] per image.
@@ -138,7 +153,7 @@ def canonical(image: Image.Image) -> Pixels:
         UnreadableImageError: A floating-point pixel is not finite.
     """
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
-        return _channels_last(np.asarray(image))
+        return image
     if image.mode.startswith("I;16"):
         return _from_16_bit(np.asarray(image).astype(np.float64))
     if image.mode == "I" and image.format == "PPM":  # Pillow's mode for 16-bit PGM files
@@ -147,63 +162,61 @@ def canonical(image: Image.Image) -> Pixels:
         return _min_max_scaled(np.asarray(image).astype(np.float64))
     if image.has_transparency_data or image.mode in ("LA", "La", "RGBA", "RGBa", "PA"):
         return _composite_on_white(image)
-    return _channels_last(np.asarray(image.convert("L" if image.mode == "1" else "RGB")))
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _composite_on_white(image: Image.Image) -> Pixels:
+def _composite_on_white(image: Image.Image) -> Image.Image:
     gray = image.mode in ("1", "L", "LA", "La")
     opaque = image.convert("LA" if gray else "RGBA")
     mode = "L" if gray else "RGB"
     white = Image.new(mode, image.size, "white")
-    return _channels_last(np.asarray(Image.composite(opaque.convert(mode), white, opaque.getchannel("A"))))
+    return Image.composite(opaque.convert(mode), white, opaque.getchannel("A"))
 
 
-def _from_16_bit(values: NDArray[np.float64]) -> Pixels:
-    return _channels_last((values * (255 / FULL_16_BIT)).round().clip(0, 255).astype(np.uint8))
+def _from_16_bit(values: NDArray[np.float64]) -> Image.Image:
+    return Image.fromarray((values * (255 / FULL_16_BIT)).round().clip(0, 255).astype(np.uint8))
 
 
-def _min_max_scaled(values: NDArray[np.float64]) -> Pixels:
+def _min_max_scaled(values: NDArray[np.float64]) -> Image.Image:
     low, high = values.min(), values.max()
     if not math.isfinite(low) or not math.isfinite(high):
         raise UnreadableImageError("its floating-point pixels are not all finite")
     scale = 255 / (high - low) if high > low else 0.0
-    return _channels_last(((values - low) * scale).round().astype(np.uint8))
-
-
-def _channels_last(pixels: Pixels) -> Pixels:
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return Image.fromarray(((values - low) * scale).round().astype(np.uint8))
 
 
 def resize(pixels: Pixels, geometry: Geometry) -> Pixels:
-    """Resize and convert an image to a geometry; an image that already matches is returned unchanged.
+    """Resize and convert canonical pixels uint8 (H, W, 1) or (H, W, 3); see `resize_image`."""
+    return resize_image(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), geometry)
+
+
+def resize_image(image: Image.Image, geometry: Geometry) -> Pixels:
+    """Resize and convert an image to a geometry; the pixels of an image that already matches are unchanged.
 
     `fit` is torchvision's `Resize` followed by `CenterCrop`.
 
     Args:
-        pixels: Canonical image, uint8 (H, W, 1) or (H, W, 3).
+        image: Canonical image, in mode L or RGB.
         geometry: Geometry of the result.
 
     Returns:
         uint8 (C, H, W).
     """
-    height, width = geometry.size
     cropped = geometry.resize == "fit" and geometry.crop_ratio < 1
-    if pixels.shape[:2] == geometry.size and not cropped:
-        image = pixels
-        if pixels.shape[2] == 3 and geometry.channels == 1:
-            image = _channels_last(np.asarray(Image.fromarray(pixels).convert("L")))
-    else:
-        picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        picture = picture.convert("L") if geometry.channels == 1 else picture
-        if geometry.resize == "stretch":
-            picture = _scaled(picture, (height, width), geometry)
-        else:
-            picture = (_fitted if geometry.resize == "fit" else _padded)(picture, geometry)
-        image = _channels_last(np.asarray(picture))
-    channels_first = image.transpose(2, 0, 1)
+    if geometry.channels == 1 and image.mode != "L":
+        image = image.convert("L")
+    if (image.height, image.width) != geometry.size or cropped:
+        image = _resized(image, geometry)
+    channels_first = as_pixels(image).transpose(2, 0, 1)
     if len(channels_first) != geometry.channels:
         channels_first = np.broadcast_to(channels_first, geometry.image_shape)
     return np.ascontiguousarray(channels_first)
+
+
+def _resized(image: Image.Image, geometry: Geometry) -> Image.Image:
+    if geometry.resize == "stretch":
+        return _scaled(image, geometry.size, geometry)
+    return (_fitted if geometry.resize == "fit" else _padded)(image, geometry)
 
 
 def _fitted(picture: Image.Image, geometry: Geometry) -> Image.Image:

@@ -45,12 +45,18 @@ class Examples:
 
     def gather(self, positions: Tensor) -> Tensor:
         """Return the pixels uint8 (M, C, H, W) at the given positions (M,)."""
-        return self.images.pixels[self.rows[positions]]
+        return self.images.pixels[self.pixel_rows[positions]]
 
     @cached_property
     def pixels(self) -> Tensor:
         """All pixels uint8 (N, C, H, W) as a copy in memory; use `gather` for data that may exceed memory."""
-        return self.images.pixels[self.rows]
+        return self.images.pixels[self.pixel_rows]
+
+    @cached_property
+    def pixel_rows(self) -> Tensor:
+        """Rows int64 (N,) of the images in `images.pixels`."""
+        stored = self.images.pixel_rows
+        return self.rows if stored is None else stored[self.rows]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -141,17 +141,17 @@ class _Scan:
 
     def _split_folders(self, top: list[Path]) -> dict[str, Path]:
         """Return the folders of official splits, which contain class folders; empty without `train`."""
-        found: dict[str, Path] = {}
+        folders: dict[str, Path] = {}
         for path in top:
             split = SPLIT_OF_FOLDER.get(path.name.lower())
             if split is None or not any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(path)):
                 continue
-            if split in found:
-                what = f"{found[split].name}/ and {path.name}/ are both folders of the {split} split."
+            if split in folders:
+                what = f"{folders[split].name}/ and {path.name}/ are both folders of the {split} split."
                 raise invalid_folder(self.name, what, "Merge or rename one of them.")
-            found[split] = path
+            folders[split] = path
         classes = [path for path in top if path.name.lower() not in SPLIT_OF_FOLDER]
-        return {} if "train" not in found or (len(found) == 1 and classes) else found
+        return {} if "train" not in folders or (len(folders) == 1 and classes) else folders
 
     def _note(self, split_folders: dict[str, Path]) -> str:
         if not split_folders:

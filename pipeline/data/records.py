@@ -13,14 +13,16 @@ class Images:
     """Labelled images.
 
     Attributes:
-        pixels: uint8 (N, C, H, W), 0-255; in memory, or memory-mapped: index it, never copy it whole.
+        pixels: uint8 (M, C, H, W), 0-255; in memory, or memory-mapped: index it, never copy it whole.
         labels: int64 (N,), class indices in the dataset.
         ids: int64 (N,), identities of the images; see `identity`. Equal images have equal identities.
+        pixel_rows: int64 (N,), the row of `pixels` of each image; None if `pixels` has these images in this order.
     """
 
     pixels: Tensor
     labels: Tensor
     ids: Tensor
+    pixel_rows: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -28,8 +28,13 @@ STOP_SECONDS = 10.0  # for an idle worker to exit
 
 def make_executor(workers: int | Literal["auto"], display: PlanDisplay) -> Executor:
     """Return the executor for a number of workers; auto: one per core."""
-    count = available_cores() if workers == "auto" else workers
+    count = worker_count(workers)
     return LocalExecutor(count) if count > 1 else InProcessExecutor(display)
+
+
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """Return the number of workers; auto: one per core."""
+    return available_cores() if workers == "auto" else workers
 
 
 class LocalExecutor:

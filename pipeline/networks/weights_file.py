@@ -8,6 +8,7 @@ shape match.
 import hashlib
 import re
 import stat
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -202,13 +203,18 @@ def read_weights_file(
 def _read(path: Path, max_bytes: int) -> object:
     try:
         _check_file(path, max_bytes)
-        if path.suffix == ".safetensors":
-            return read_tensor_file(path, max_bytes)[0]
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ValueError(f"{path}: {reason}. Give a .safetensors, .pt, .pth or .th file with a state_dict().") from None
+    if path.suffix == ".safetensors":
+        try:
+            return read_tensor_file(path, max_bytes)[0]
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path}: truncated or not a safetensors file ({error}). Download it again.") from None
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the protocol of a pickle, before it is rejected
+            return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"{path}: {_unreadable(error)}") from None
 
@@ -242,6 +248,11 @@ def _unreadable(error: Exception) -> str:
         return (
             f"the pickle contains code ({match[1]}) and was rejected; nothing in it was run. Save the state_dict() "
             "instead of the whole module, or convert it to safetensors where you trust it."
+        )
+    if type(error).__name__ == "UnpicklingError":  # its text recommends to load the file without this protection
+        return (
+            "damaged, or a pickle that torch.save did not write; it was rejected, and nothing in it was run. "
+            "Download it again, or save the state_dict() with torch.save."
         )
     return f"truncated or not a PyTorch file ({type(error).__name__}: {first_line(error)}). Download it again."
 

@@ -22,7 +22,7 @@ class BaseBudgetParams(StageParams):
     epochs: Count = setting("auto", "Max. epochs (default: 100 for an MLP, 30 for a CNN).", unit="epochs")
     patience: Count = setting("auto", "Early-stopping patience (default: 20 for an MLP, 6 for a CNN).", unit="epochs")
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = setting(
-        128, "Batch size; the default is lowered to the number of training images.", unit="examples"
+        128, "Batch size (default: 128, lower for fewer than 384 training images).", unit="examples"
     )
     learning_rate: Rate = setting("auto", "Learning rate (default: 0.001 for an MLP, 0.002 for a CNN).")
     weight_decay: Decay = setting(1e-4, "Weight decay: an L2 penalty; decoupled for adamw.")

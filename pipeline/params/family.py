@@ -13,6 +13,7 @@ from pipeline.params.base import Probability, StageParams, setting
 Family = Literal["mlp", "cnn"]
 GRAPH = "graph"  # any network that was not built here; its blocks are found in its graph
 OWN_PREFIX = "own:"
+OWN_PATTERN = rf"^({OWN_PREFIX}.+:\w+)?$"  # empty, or the user's own code
 GRAPH_MODEL = re.compile(r"(torchvision|timm):[\w.\-]+|own:.+:\w+")
 GRAPH_FORMS = "torchvision:NAME, timm:NAME or own:PATH.py:FUNCTION"
 Width = Annotated[int, Field(ge=1, le=16_384)]

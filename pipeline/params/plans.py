@@ -8,7 +8,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.params.base import RUN_ID, Auto, StageParams, Text, setting
 from pipeline.params.data import DataParams, check_classes
-from pipeline.params.family import OWN_PREFIX
+from pipeline.params.family import OWN_PATTERN
+from pipeline.params.target import BASE_PATTERN
 from pipeline.params.training import MachineParams
 
 
@@ -37,6 +38,18 @@ class MainParams(MachineParams, DataParams):
         "auto",
         "With seeds=sequential, start no round that would end later than this (default: no limit).",
         unit="minutes",
+    )
+    base: Annotated[str, Field(pattern=BASE_PATTERN)] = setting(
+        "auto",
+        "An existing base in place of the plan's own. auto: the base that the plan trains.",
+        allowed="auto, models:/m-ID, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or a run id",
+        hint="import_base and train_base print the model URI.",
+    )
+    model: Annotated[str, Field(pattern=OWN_PATTERN)] = setting(
+        "",
+        "Your own code, if the existing base was made of it: never run unless named again.",
+        allowed="empty, or own:PATH.py:FUNCTION as it was given to import_base or train_base",
+        changes_result=False,
     )
     base_classes: str = setting(
         "auto", "Classes of every base (default: set by the plan).", allowed="auto, or classes such as 0-4 or ants,bees"
@@ -72,6 +85,20 @@ class MainParams(MachineParams, DataParams):
             raise ValueError("needs seeds=sequential")
         return value
 
+    @field_validator("model")
+    @classmethod
+    def _with_an_existing_base(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("base") == "auto":
+            raise ValueError("needs base: the base that was made of this code")
+        return value
+
+    @field_validator("base_classes", "class_split")
+    @classmethod
+    def _of_a_trained_base(cls, value: str, info: ValidationInfo) -> str:
+        if value not in ("auto", "fixed") and info.data.get("base", "auto") != "auto":
+            raise ValueError("an existing base has its own classes; remove it")
+        return value
+
     @field_validator("base_classes", "target_classes")
     @classmethod
     def _valid_classes(cls, value: str, info: ValidationInfo) -> str:
@@ -103,7 +130,7 @@ class ResumeParams(StageParams):
         required=True,
         hint="The interrupted stage printed it; the MLflow UI shows it too.",
     )
-    model: Annotated[str, Field(pattern=rf"^({OWN_PREFIX}.+:\w+)?$")] = setting(
+    model: Annotated[str, Field(pattern=OWN_PATTERN)] = setting(
         "",
         "Your own code, if it built the run's network: it is never executed unless named again.",
         allowed="empty, or own:PATH.py:FUNCTION as it was given to the run",

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.params.base import RUN_ID, Auto, Count, Decay, Rate, StageParams, setting
 from pipeline.params.data import check_classes
-from pipeline.params.family import OWN_PREFIX, Family
+from pipeline.params.family import OWN_PATTERN, Family
 from pipeline.params.optimizer import OptimizerParams
 
 # Budgets by number of labels: few labels need many small steps and strong regularization (docs/defaults.md).
@@ -41,7 +41,7 @@ class TargetParams(StageParams):
         hint="Each stage prints its model URI.",
         changes_result=False,  # the cache key holds the digest of its weights instead
     )
-    model: Annotated[str, Field(pattern=rf"^({OWN_PREFIX}.+:\w+)?$")] = setting(
+    model: Annotated[str, Field(pattern=OWN_PATTERN)] = setting(
         "",
         "Your own code, if it built the base: never executed unless named again.",
         allowed="empty, or own:PATH.py:FUNCTION as it was given to import_base or train_base",
@@ -81,7 +81,9 @@ class TargetBudgetParams(StageParams):
     patience: Count | Auto = setting(
         "auto", "Early-stopping patience (default: 100 for few labels, 6 for all).", unit="epochs"
     )
-    batch_size: Count | Auto = setting("auto", "Batch size (default: 20 for few labels, 128 for all).", unit="examples")
+    batch_size: Count | Auto = setting(
+        "auto", "Batch size (default: 20 for few labels; else 128, lower for few images).", unit="examples"
+    )
     learning_rate: Rate | Auto = setting("auto", "Learning rate (default: 0.001 for few labels, 0.002 for all).")
     weight_decay: Decay | Auto = setting(
         "auto", "Weight decay: an L2 penalty, decoupled for adamw (default: 0.005 for few labels, 0.0001 for all)."

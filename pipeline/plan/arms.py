@@ -19,6 +19,7 @@ from pipeline.yaml_lines import LinedMapping, without_lines
 MAX_ARMS = 1000
 STEP_ENTRY_POINTS = ("train_base", "tune", "cache_features", "probe", "transfer", "finetune_cnn", "scratch_cnn")
 PLACEHOLDER_MODEL = "models:/m-" + 32 * "0"  # for a base that does not exist yet while parameters are checked
+EXISTING_BASE = "import_base"  # as `run` of an arm: the base is given with -P base=URI; nothing is run
 RESERVED = ("seed", "base", "dry_run", "params_from")  # set by the plan itself, or not allowed in one
 ARM_KEYS = ("run", "label", "base", "params", "grid", "seeds", "profiles", "exclusive")
 
@@ -67,7 +68,7 @@ class ArmReader:
     def _expand(self, name: str, entry: LinedMapping) -> Iterator[PlannedArm]:
         """Yield one arm for each combination of its grid."""
         entry_point = str(entry.get("run", ""))
-        if entry_point not in STEP_ENTRY_POINTS:
+        if entry_point not in (*STEP_ENTRY_POINTS, EXISTING_BASE):
             remedy = suggest(entry_point, STEP_ENTRY_POINTS) or f"Choose one of {', '.join(STEP_ENTRY_POINTS)}."
             place = (entry, "run") if "run" in entry else (self.entries, name)
             self.errors.add(
@@ -157,6 +158,10 @@ class ArmReader:
             return
         if str(arm.setting.get("model", "")).startswith(OWN_PREFIX):
             add("model", "a plan never runs your own code.", "Import the network with import_base.")
+            return
+        if arm.kind.entry_point == EXISTING_BASE:
+            if entry.keys() & {"params", "grid"}:
+                add(arm.grid, "an existing base takes no params.", "It is given with -P base=URI.")
             return
         raw = {**arm.setting, **({"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {})}
         try:

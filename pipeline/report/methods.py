@@ -78,7 +78,9 @@ def methods_sections(facts: PlanRunFacts) -> list[Section]:
 def _statistics_lines(facts: PlanRunFacts) -> list[str]:
     """Return how the numbers are to be read, and which sources of variation the intervals cover."""
     seeds = {name for name, values in _class_splits(facts).items() if len(values) > 1}
-    return [*STATISTICS, sources_text(random_class_split=bool(seeds))]
+    bases = {tag for _, member in facts.runs if (tag := member.run.tags.get(names.BASE_RUN_ID))}
+    fixed = ("base",) if len(bases) == 1 and len({member.seed for _, member in facts.runs}) > 1 else ()
+    return [*STATISTICS, sources_text(random_class_split=bool(seeds), fixed=fixed)]
 
 
 def _class_splits(facts: PlanRunFacts) -> dict[str, set[str]]:

@@ -6,12 +6,14 @@ Read `recommend`. `RULE` states how an arm is chosen; test accuracy enters throu
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.launching import command_to_run
 from pipeline.params import ENTRY_POINTS, DataParams, spell
 from pipeline.params.data import PREPROCESSING_FIELDS
+from pipeline.params.family import OWN_PREFIX
 from pipeline.plan.records import Question
 from pipeline.report.elements import capitalized
 from pipeline.report.number_text import seeds_text
@@ -49,9 +51,11 @@ class Recommendation:
         repeat = ("train it again", repeat_command(self.model))
         if not uri:
             return [repeat]
+        source = self.model.run.params.get("model", "")
+        options = f"--model {uri}" + (f" --code {shlex.quote(source)}" if source.startswith(OWN_PREFIX) else "")
         return [
-            ("classify images", f"python -m pipeline predict --model {uri} --images PATH"),
-            ("export its graph for a server", f"python -m pipeline export --model {uri}"),
+            ("classify images", f"python -m pipeline predict {options} --images PATH"),
+            ("export its graph for a server", f"python -m pipeline export {options}"),
             ("serve it", f"mlflow models serve -m {uri} --env-manager local --port 5001"),
             repeat,
         ]
@@ -74,7 +78,7 @@ class Recommendation:
 
 def recommend(facts: PlanRunFacts) -> list[Recommendation]:
     """Return a recommendation for each study that compares finished arms by accuracy, in the plan's order."""
-    found = []
+    recommendations = []
     for study in dict.fromkeys(question.study for question in facts.questions):
         contests = [_contest(facts, question) for question in facts.questions if question.study == study]
         # arms that build on a base come before the bases themselves
@@ -83,8 +87,8 @@ def recommend(facts: PlanRunFacts) -> list[Recommendation]:
         if decided is not None:
             arm, reason = decided
             model = max(arm.members, key=lambda member: member.run.metrics.get(names.VAL_FINAL_ACCURACY, 0.0))
-            found.append(Recommendation(study, arm, reason, model))
-    return found
+            recommendations.append(Recommendation(study, arm, reason, model))
+    return recommendations
 
 
 def repeat_command(member: Member) -> str:

@@ -120,7 +120,8 @@ def requested_cuts(text: str, blocks: tuple[str, ...]) -> tuple[int, ...]:
     try:
         return resolve_blocks(text, blocks)
     except ValueError as error:
-        raise UserInputError(Fault("cuts", text, f"{error}.", "cuts=every takes all of them.")) from None
+        problem = str(error) if str(error).endswith(("?", ".")) else f"{error}."
+        raise UserInputError(Fault("cuts", text, problem, "cuts=every takes all of them.")) from None
 
 
 def requested_labels(params: CutParams) -> int | Literal["all"]:

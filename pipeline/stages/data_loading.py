@@ -16,6 +16,7 @@ from pipeline.data.splits import Split, check_batch_size, split_for_base
 from pipeline.errors import Fault, UserInputError
 from pipeline.networks.from_params import with_convolutions
 from pipeline.params import DataParams, TrainBaseParams
+from pipeline.training.batch_size import default_batch_size, log_default_batch_size
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +103,9 @@ def resolve_base(params: B, split: Split) -> B:
     preprocessing = resolve_preprocessing(params, split.geometry, split.train)
     params = with_convolutions(with_preprocessing(params, preprocessing), split.image_shape)
     resolved: dict[str, object] = {"dataset": split.dataset, "classes": split.classes_text}
-    if "batch_size" not in params.model_fields_set and params.batch_size > len(split.train):
-        resolved["batch_size"] = len(split.train)
-        logger.info(
-            f"batch_size: lowered from {params.batch_size} to {len(split.train)}, the number of training images"
-        )
+    if "batch_size" not in params.model_fields_set:
+        resolved["batch_size"] = default_batch_size(params.batch_size, len(split.train))
+        log_default_batch_size(params.batch_size, len(split.train))
     params = params.model_copy(update=resolved)
     check_batch_size(split, params.batch_size)
     return params

@@ -32,6 +32,6 @@ def three_parts(params: FinetuneCnnParams, depth: int) -> Reuse:
     """
     copied = params.frozen + params.intermediate
     if copied > depth:
-        allowed = f"must be at most {depth} (the base has {depth} blocks: its convolutions and one dense block)."
+        allowed = f"must be at most {depth} (the base has {depth} blocks)."
         raise UserInputError(Fault("frozen + intermediate", copied, allowed, "Copy fewer blocks."))
     return Reuse(copied, params.frozen, depth)

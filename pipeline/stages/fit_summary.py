@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,13 @@ from pipeline.stages.fitting import FinishedFit, Try, tuning_metrics
 from pipeline.tracking import names
 from pipeline.training.convex_head import TOLERANCE, GridPoint
 from pipeline.training.head_fit import HeadFit
+from pipeline.training.loop import Fit
 from pipeline.training.records import EpochRecord
 
 CONVERGED = "yes"
 STOPPED_BY_CAP = "no: stopped by the epoch cap"
+SCHEDULE_ENDED = "no: the schedule ended before the training images were fitted"
+FITTED_LOSS = 0.05  # training loss of a fit that has learned its training images, as a fraction of that of guessing
 ABOVE_TOLERANCE = "no: stopped above the gradient tolerance"
 
 
@@ -69,13 +73,27 @@ def summary_of_fit(finished: FinishedFit) -> FitSummary:
         if one.chosen
     )
     return FitSummary(
-        converged=CONVERGED if fit.converged else STOPPED_BY_CAP,
+        converged=convergence(fit),
         metrics=metrics,
         text=f"best epoch {progress.best_epoch} of {progress.epoch}, {progress.fit_seconds:.1f} s of training{chosen}",
         figure="learning_curves",
         draw=partial(run_plots.learning_curves, list(fit.history), progress.best_epoch),
         tables={names.HISTORY: fit.history, **({names.TRIES_TABLE: tries} if tries else {})},
     )
+
+
+def convergence(fit: Fit) -> str:
+    """Return the value of the tag `converged` for a finished fit.
+
+    A decayed learning rate ends a fit whether or not it has converged. It has if its training images are learned: more
+    steps could hardly lower the training loss.
+    """
+    if fit.converged:
+        return CONVERGED
+    if fit.settings.schedule == "constant":
+        return STOPPED_BY_CAP
+    guessing = math.log(len(fit.network.architecture.classes))
+    return CONVERGED if fit.history[-1].train_loss <= FITTED_LOSS * guessing else SCHEDULE_ENDED
 
 
 def summary_of_head(fit: HeadFit) -> FitSummary:

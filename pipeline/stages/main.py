@@ -20,9 +20,10 @@ from pathlib import Path
 
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
-from pipeline.execution.local import make_executor
+from pipeline.execution.local import make_executor, worker_count
 from pipeline.execution.runner import Execution, print_plan
 from pipeline.launching import command_to_run
+from pipeline.networks.origins.load import named_code
 from pipeline.params import MainParams
 from pipeline.params.data import PREPROCESSING_FIELDS
 from pipeline.plan.arms import PlanOverrides
@@ -31,9 +32,13 @@ from pipeline.plan.outcome import Outcome, PlanRecord, record_from_json, record_
 from pipeline.plan.records import Plan
 from pipeline.report.loader import load_plan_run, print_recommendation, write_plan_report
 from pipeline.report.records import PlanRunFacts
+from pipeline.stages.plan_base import check_cuts, require_base, use_base
+from pipeline.stages.plan_cost import plan_cost
 from pipeline.stages.plan_data import fit_plan
-from pipeline.stages.rounds import Budget, Rounds, costs_to_decide
+from pipeline.stages.plan_features import with_feature_pass
+from pipeline.stages.rounds import Budget, Rounds, verdict_costs
 from pipeline.tracking import names
+from pipeline.tracking.base_model import Base, load_base
 from pipeline.tracking.claims import claims_url, open_claims
 from pipeline.tracking.database import sqlite_path
 from pipeline.tracking.lifecycle import stage_run
@@ -60,9 +65,10 @@ def main(params: MainParams) -> StageResult:
         Interrupted: Ctrl-C or SIGTERM; completed steps stay cached.
     """
     began = time.perf_counter()
-    plan = load_plan(params.plan, plan_overrides(params))
-    plan = fit_plan(plan, built_in=is_built_in(params.plan), class_split=params.class_split)
     client = open_store()
+    plan, base = prepare_plan(params, client)
+    if base is not None:
+        echo(plan_cost(plan, base).text(worker_count(params.workers)))
     if params.dry_run:
         print_costs(client, plan, params)
         return print_plan(plan)
@@ -87,6 +93,23 @@ def main(params: MainParams) -> StageResult:
         if not open_run.cache_info().currsize and (cached := find_cached_plan(client, record)) is not None:
             return reuse_plan_run(client, *cached, folder=folder)
         return finish_plan(open_run(), record, folder)
+
+
+def prepare_plan(params: MainParams, client: Client) -> tuple[Plan, Base | None]:
+    """Return the plan, fitted to its data and to the existing base that it is to build on, and that base.
+
+    Raises:
+        UserInputError: The plan is invalid, or data or base do not fit it.
+    """
+    plan, built_in = load_plan(params.plan, plan_overrides(params)), is_built_in(params.plan)
+    if params.base == "auto":
+        require_base(plan)
+        return fit_plan(plan, built_in=built_in, class_split=params.class_split), None
+    base = load_base(client, params.base, named_code(params.model))
+    plan = use_base(plan, base, model=params.model, built_in=built_in)
+    plan = fit_plan(plan, built_in=built_in, base=base)
+    check_cuts(plan, base)
+    return with_feature_pass(plan, base), base
 
 
 def warn_unshared_claims(client: Client) -> None:
@@ -123,7 +146,7 @@ def print_costs(client: Client, plan: Plan, params: MainParams) -> None:
     if record is None or (record.name, record.profile) != (plan.name, plan.profile):
         return
     pilot = load_plan_run(Store(client, active_experiment_id()), replace(record, questions=plan.questions), run_id)
-    for line in costs_to_decide(plan, pilot, params.max_seeds):
+    for line in verdict_costs(plan, pilot, params.max_seeds):
         echo(f"cost of a verdict, from plan run {run_id}: {line}")
 
 

@@ -23,30 +23,36 @@ from pipeline.data.classes import (
 from pipeline.data.records import DatasetSummary
 from pipeline.data.splits import LabelSample, validation_counts
 from pipeline.errors import Fault, UserInputError
-from pipeline.params import DataParams, StageParams, TargetParams, TrainBaseParams, TuneParams, parse_params
+from pipeline.params import DataParams, TargetParams, TrainBaseParams, TuneParams
 from pipeline.params.data import format_class_names
 from pipeline.params.target import DEFAULT_PER_CLASS, LabelParams
-from pipeline.plan.arms import PLACEHOLDER_MODEL
 from pipeline.plan.records import Plan, PlannedArm
 from pipeline.stages.data_loading import describe_data
+from pipeline.stages.plan_arms import Arms, arm_params, given, rename_arms, root_of, with_values
+from pipeline.tracking.base_model import Base
 
-Arms = Mapping[str, PlannedArm]
 Limits = dict[str, int]  # largest values that the data allow, by parameter
 
 
-def fit_plan(plan: Plan, *, built_in: bool, class_split: Literal["fixed", "random"] = "fixed") -> Plan:
+LOWERED = ("per_class", "val_per_class", "folds", "batch_size")
+
+
+def fit_plan(
+    plan: Plan, *, built_in: bool, class_split: Literal["fixed", "random"] = "fixed", base: Base | None = None
+) -> Plan:
     """Return a plan whose arms name their classes, and whose numbers of labels, folds and batch sizes fit the data.
 
     Args:
         plan: As read from its file.
         built_in: Whether its numbers are defaults, which are lowered to fit.
         class_split: Whether all seeds have the same classes, or each draws as many at random.
+        base: An existing base that all targets build on: they take the classes that it was not trained on.
 
     Raises:
         UserInputError: The dataset is missing, lacks a class, or has fewer images than an arm needs; each fault once.
     """
     summaries = describe_arms(plan.arms)
-    plan = replace(plan, arms=with_classes(plan.arms, summaries))
+    plan = replace(plan, arms=with_classes(plan.arms, summaries, base))
     if class_split == "random":
         plan = replace(plan, arms=with_drawn_classes(plan.arms, summaries))
     faults: dict[str, Fault] = {}
@@ -56,33 +62,27 @@ def fit_plan(plan: Plan, *, built_in: bool, class_split: Literal["fixed", "rando
         exceeded = {name: limit for name, limit in limits.items() if given(arm, name) > limit}
         if exceeded and (not built_in or min(exceeded.values()) < 1):
             faults |= {str(fault): fault for fault in faults_of(arm, exceeded, summaries[arm.name])}
-        fitted[arm.name] = lowered(arm, exceeded)
+        fitted[arm.name] = with_values(arm, exceeded)
     if faults:
         raise UserInputError(*faults.values())
-    return rename_arms(plan, fitted)
+    return rename_arms(plan, fitted, action="Lowered to fit the data", parameters=LOWERED)
 
 
 def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
     """Return the dataset of each arm, by name of the arm; each dataset is described once."""
-    found: dict[tuple[object, ...], DatasetSummary] = {}
+    by_request: dict[tuple[object, ...], DatasetSummary] = {}
     summaries = {}
     for arm in arms.values():
         params = arm_params(arm)
         assert isinstance(params, DataParams)
         key = tuple(getattr(params, name) for name in DataParams.model_fields)
-        if key not in found:
-            found[key] = describe_data(params, exactly=True)
-        summaries[arm.name] = found[key]
+        if key not in by_request:
+            by_request[key] = describe_data(params, exactly=True)
+        summaries[arm.name] = by_request[key]
     return summaries
 
 
-def arm_params(arm: PlannedArm) -> StageParams:
-    """Return the parameters of an arm, with a placeholder for its base."""
-    base = {"base": PLACEHOLDER_MODEL} if "base" in arm.kind.model_fields else {}
-    return parse_params(arm.kind, {**arm.setting, **base})
-
-
-def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[str, PlannedArm]:
+def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], base: Base | None) -> dict[str, PlannedArm]:
     """Return the arms with classes in their settings, and print those that depend on the dataset.
 
     Raises:
@@ -99,7 +99,10 @@ def with_classes(arms: Arms, summaries: Mapping[str, DatasetSummary]) -> dict[st
             chosen[arm.name] = base_classes(arm, arms, summaries, given_classes=given_classes)
     for arm in arms.values():
         if arm.name not in chosen:
-            chosen[arm.name] = target_classes(arm, arms, summaries, chosen=chosen)
+            summary = summaries[arm.name]
+            chosen[arm.name] = (
+                unseen_classes(base, summary) if base else target_classes(arm, arms, summaries, chosen=chosen)
+            )
     texts = {name: class_text(numbers, summaries[name]) for name, numbers in chosen.items()}
     print_classes(arms, summaries, {name: text for name, text in texts.items() if name not in given_classes})
     return {arm.name: replace(arm, setting={**arm.setting, "classes": texts[arm.name]}) for arm in arms.values()}
@@ -158,6 +161,21 @@ def target_classes(
     return default_target_classes(arm.kind.family, summary.class_names, seen_names)
 
 
+def unseen_classes(base: Base, summary: DatasetSummary) -> Classes:
+    """Return the classes of a dataset that an existing base was not trained on: all of them for other data.
+
+    Raises:
+        UserInputError: There are fewer than two.
+    """
+    seen = base.classes if base.dataset == summary.name else ()
+    unseen = tuple(number for number, name in enumerate(summary.class_names) if name not in seen)
+    if len(unseen) < 2:
+        of = f"the {len(summary.class_names)} classes of {summary.name}"
+        what = f"the base was trained on all but {len(unseen)} of {of}."
+        raise UserInputError(Fault("target_classes", "auto", what, "Name at least two, or choose other images."))
+    return unseen
+
+
 def rest_of(taken: set[int], summary: DatasetSummary, *, name: str) -> Classes:
     """Return all other classes; raise UserInputError if there are fewer than two."""
     rest = tuple(number for number in range(len(summary.class_names)) if number not in taken)
@@ -170,13 +188,6 @@ def rest_of(taken: set[int], summary: DatasetSummary, *, name: str) -> Classes:
     return rest
 
 
-def root_of(arm: PlannedArm, arms: Arms) -> PlannedArm | None:
-    """Return the trained base at the end of an arm's chain of bases (or the arm itself); None for a target without."""
-    while arm.base:
-        arm = arms[arm.base]
-    return None if issubclass(arm.kind, TargetParams) else arm
-
-
 def print_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], texts: Mapping[str, str]) -> None:
     """Print classes that were not given, once per dataset and role, unless they are digits."""
     lines = dict.fromkeys(
@@ -186,12 +197,6 @@ def print_classes(arms: Arms, summaries: Mapping[str, DatasetSummary], texts: Ma
     )
     for line in lines:
         echo(line)
-
-
-def given(arm: PlannedArm, name: str) -> int:
-    """Return the number that a setting gives for a parameter; 0 if it gives none."""
-    value = str(arm.setting.get(name, ""))
-    return int(value) if value.isdecimal() else 0
 
 
 def data_limits(arm: PlannedArm, summary: DatasetSummary) -> Limits:
@@ -233,43 +238,3 @@ def faults_of(arm: PlannedArm, exceeded: Limits, summary: DatasetSummary) -> lis
         Fault(name, given(arm, name), f"classes {classes} of {summary.name} allow at most {limit}.", "Lower it.")
         for name, limit in exceeded.items()
     ]
-
-
-def lowered(arm: PlannedArm, exceeded: Limits) -> PlannedArm:
-    """Return an arm with values that the data allow, in its name and label too."""
-    if not exceeded:
-        return arm
-    name, label = arm.name, arm.label
-    for parameter, limit in exceeded.items():
-        old, new = f"{parameter}={given(arm, parameter)}", f"{parameter}={limit}"
-        name = name.replace(old, new)
-        label = label.replace(old, new) if old in label else f"{label} ({new})"
-    return replace(arm, name=name, label=label, setting={**arm.setting, **exceeded})
-
-
-def rename_arms(plan: Plan, fitted: Mapping[str, PlannedArm]) -> Plan:
-    """Return the plan with fitted arms, by their old names; arms of a grid that have become equal are merged."""
-    names = {old: arm.name for old, arm in fitted.items()}
-    changes = sorted(
-        {
-            f"{parameter} {given(plan.arms[old], parameter)} -> {arm.setting[parameter]}"
-            for old, arm in fitted.items()
-            for parameter in ("per_class", "val_per_class", "folds", "batch_size")
-            if arm.setting.get(parameter) != plan.arms[old].setting.get(parameter)
-        }
-    )
-    if not changes:
-        return plan
-    note = f"Lowered to fit the data: {', '.join(changes)}."
-    echo(note)
-    arms = {arm.name: replace(arm, base=names.get(arm.base, "")) for arm in fitted.values()}
-    questions = tuple(
-        replace(
-            question,
-            arms=tuple(dict.fromkeys(names[arm] for arm in question.arms)),
-            reference=names.get(question.reference, ""),
-            labelled=tuple(dict.fromkeys((names[one], names[two]) for one, two in question.labelled)),
-        )
-        for question in plan.questions
-    )
-    return replace(plan, description=f"{plan.description} {note}".strip(), arms=arms, questions=questions)

@@ -22,7 +22,7 @@ from pipeline.report.questions.comparisons import Compared, judge_question
 from pipeline.report.questions.surface import arms_to_confirm
 from pipeline.report.records import PlanRunFacts
 from pipeline.statistics.looks import LOOKS, next_look
-from pipeline.statistics.planning import cost_to_decide
+from pipeline.statistics.planning import verdict_cost
 from pipeline.statistics.stopping import ArmsOfQuestion, next_seed_counts, round_seconds
 from pipeline.statistics.surfaces import FRESH_SEEDS
 from pipeline.tracking import names
@@ -125,7 +125,7 @@ def mean_seconds(facts: PlanRunFacts) -> dict[str, float]:
     return seconds
 
 
-def costs_to_decide(plan: Plan, pilot: PlanRunFacts, max_seeds: int) -> Iterable[str]:
+def verdict_costs(plan: Plan, pilot: PlanRunFacts, max_seeds: int) -> Iterable[str]:
     """Yield one line per open comparison of an earlier plan run: seeds and minutes needed, detectable difference.
 
     Args:
@@ -136,17 +136,17 @@ def costs_to_decide(plan: Plan, pilot: PlanRunFacts, max_seeds: int) -> Iterable
     seconds = mean_seconds(pilot)
     for one in all_comparisons(pilot):
         verdict, margin = one.verdict, one.planned.comparison.test_margin
-        if not one.seeds_to_settle or verdict.estimate is None or margin is None:
+        if not one.seeds_needed or verdict.estimate is None or margin is None:
             continue
         arms = with_bases(plan, {name: 0 for name in (one.arm.name, one.planned.reference.name) if name in plan.arms})
-        cost = cost_to_decide(
+        cost = verdict_cost(
             verdict.estimate.deviation, verdict.count, margin,
             minutes_per_seed=sum(seconds[arm] for arm in arms) / 60, max_seeds=max_seeds, questions=one.family,
         )  # fmt: skip
-        found = cost.detectable if verdict.scale == "difference" else 100 * math.expm1(cost.detectable)
+        detectable = cost.detectable if verdict.scale == "difference" else 100 * math.expm1(cost.detectable)
         unit = one.planned.quantity.difference_unit or "%"
         yield (
             f"{one.planned.question.key} {one.title}: {cost.seeds.text()}, "
             f"{cost.minutes_low:.1f} to {cost.minutes_high:.1f} min more; "
-            f"{max_seeds} seeds detect a difference of {found:.2g} {unit} with 80 % power"
+            f"{max_seeds} seeds detect a difference of {detectable:.2g} {unit} with 80 % power"
         )

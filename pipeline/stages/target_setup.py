@@ -28,6 +28,7 @@ from pipeline.stages.strategy import check_strategy
 from pipeline.tracking.base_model import Base
 from pipeline.tracking.feature_artifacts import check_features_exist
 from pipeline.tracking.store import Client
+from pipeline.training.batch_size import default_batch_size, log_default_batch_size
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,13 @@ class TargetSetup:
         return self.base.source if self.base is not None else None
 
     def budget(self) -> dict[str, Any]:
-        """Return the default budget for the number of labels, its batch no larger than the data."""
-        budget = TARGET_BUDGETS["all" if self.data.per_class == "all" else "few"]
-        return {**budget, "batch_size": min(budget["batch_size"], len(self.data.split.train))}
+        """Return the default budget for the number of labels, with a batch that fits the data."""
+        images = len(self.data.split.train)
+        if self.data.per_class != "all":
+            few = TARGET_BUDGETS["few"]
+            return {**few, "batch_size": min(few["batch_size"], images)}
+        budget = TARGET_BUDGETS["all"]
+        return {**budget, "batch_size": default_batch_size(budget["batch_size"], images)}
 
 
 def prepare_target(params: TargetStageParams, client: Client, rule: ReuseRule) -> TargetSetup:
@@ -144,9 +149,7 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
     else:
         base_architecture = requested_architecture(TrainBaseParams(model=params.family, **given_data(params)), split)
     reuse = rule.for_blocks(base_architecture.block_names)
-    if isinstance(base_architecture, CNNArchitecture) and reuse.depth < base_architecture.depth:
-        what = f"a CNN that was built here keeps its {base_architecture.depth} blocks."
-        raise UserInputError(Fault("upper", "drop", what, "Use upper=fresh, or reuse_layers=all."))
+    check_depth(reuse, base_architecture)
     continues = data.known_base is not None and reuse.copied == base_architecture.depth
     overlap: set[str] = set()
     if base is not None and reuse.copied and not continues and base.dataset == data.dataset.name:
@@ -156,9 +159,18 @@ def build_setup(params: TargetStageParams, target: Target, rule: ReuseRule, *, b
     return TargetSetup(data, base, replace(reuse, keeps_head=continues), architecture, in_order)
 
 
+def check_depth(reuse: Reuse, base: AnyArchitecture) -> None:
+    """Raise UserInputError if blocks of a CNN that was built here are dropped."""
+    if isinstance(base, CNNArchitecture) and reuse.depth < base.depth:
+        what = f"a CNN that was built here keeps its {base.depth} blocks."
+        raise UserInputError(Fault("upper", "drop", what, "Use upper=fresh, or reuse_layers=all."))
+
+
 def check_setup(params: TargetStageParams, setup: TargetSetup, client: Client) -> None:
     """Raise UserInputError for an invalid batch size, overlapping classes of a CNN, or unusable solver or features."""
     batch_size = setup.budget()["batch_size"] if params.batch_size == "auto" else params.batch_size
+    if params.batch_size == "auto" and setup.data.per_class == "all":
+        log_default_batch_size(TARGET_BUDGETS["all"]["batch_size"], len(setup.data.split.train))
     check_batch_size(setup.data.split, batch_size)
     epochs = setup.budget()["epochs"] if params.epochs == "auto" else params.epochs
     if params.warmup_epochs >= epochs:

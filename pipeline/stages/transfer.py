@@ -41,7 +41,7 @@ def layers_to_reuse(params: TransferParams, blocks: tuple[str, ...]) -> Reuse:
         unfrozen = max(0, copied - numbered("unfreeze", unfrozen, blocks)[0] + 1)
     faults = []
     if copied > depth:
-        allowed = f"must be between 0 and {depth} (the base has {depth} hidden layers)."
+        allowed = f"must be between 0 and {depth} (the base has {depth} blocks)."
         faults.append(Fault("reuse_layers", copied, allowed, "Reuse fewer layers, or choose a deeper base."))
     if unfrozen > copied:
         allowed = f"must be between 0 and {copied} (only {copied} layers are reused)."

@@ -81,7 +81,7 @@ def size_power(margin_effect: float, count: int, level: float) -> float:
     return max(0.0, 1 - 2 * float(special.nctdtr(count - 1, margin_effect * math.sqrt(count), critical)))
 
 
-def seeds_to_settle(deviation: float, margin: float, *, questions: int = 1) -> int:
+def seeds_needed(deviation: float, margin: float, *, questions: int = 1) -> int:
     """Return the number of seeds that settles a question at one look with 80 % power.
 
     Sufficient to detect a true difference of the margin, and to show that a true difference of zero is within it.
@@ -109,7 +109,7 @@ def seeds_to_settle(deviation: float, margin: float, *, questions: int = 1) -> i
 def plan_seeds(deviation: float, count: int, margin: float, *, questions: int = 1) -> SeedRange:
     """Return the range of seeds that an open question needs for a verdict, from `count` pilot seeds (two or more)."""
     low, high = deviation_interval(deviation, count)
-    return SeedRange(*(seeds_to_settle(value, margin, questions=questions) for value in (low, high)))
+    return SeedRange(*(seeds_needed(value, margin, questions=questions) for value in (low, high)))
 
 
 def detectable_difference(deviation: float, count: int, *, questions: int = 1) -> float:
@@ -122,7 +122,7 @@ def detectable_difference(deviation: float, count: int, *, questions: int = 1) -
     return float(effect) * deviation
 
 
-def cost_to_decide(
+def verdict_cost(
     deviation: float,
     count: int,
     margin: float,

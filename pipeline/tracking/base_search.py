@@ -80,9 +80,9 @@ def find_base(client: MlflowClient, query: BaseQuery) -> Base | None:
     return None
 
 
-def warn_if_far_below(base: Base, own: Run, runs: Sequence[Run]) -> None:
+def warn_if_far_below(base: Base, base_run: Run, runs: Sequence[Run]) -> None:
     """Log a warning if another base with the same kind of network, data and classes is much more accurate."""
-    rivals = [run for run in runs if _kind(run) == _kind(own) and names.MODEL_URI in run.data.tags]
+    rivals = [run for run in runs if _kind(run) == _kind(base_run) and names.MODEL_URI in run.data.tags]
     best = max(rivals, key=lambda run: run.data.metrics.get(names.TEST_ACCURACY, 0.0))
     accuracy = best.data.metrics.get(names.TEST_ACCURACY, 0.0)
     if accuracy - base.test_accuracy > FAR_BELOW:

@@ -93,7 +93,7 @@ def compute_cut_features(
     tensors[IDS].copy_(torch.cat([part.ids for part in parts]))
     done = 0
     for part in parts:
-        data = Labelled(part.images.pixels, part.labels.to(network.device), part.rows)
+        data = Labelled(part.images.pixels, part.labels.to(network.device), part.pixel_rows)
         for values, _ in chunks(data, chunk_size(network, part.image_shape), prepare=scaling(network)):
             for depth, pooled in pooled_activations(network, values, cuts):
                 tensors[f"{PREFIX}{depth}"][done : done + len(values)] = pooled

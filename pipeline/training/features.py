@@ -122,7 +122,7 @@ def compute_features(
     began = time.perf_counter()
     was_training = network.training
     network.eval()
-    data = Labelled(examples.images.pixels, examples.labels.to(network.device), examples.rows)
+    data = Labelled(examples.images.pixels, examples.labels.to(network.device), examples.pixel_rows)
     values, done = torch.empty(0), 0
     for inputs, _ in chunks(data, chunk_size(network, examples.image_shape), prepare=scaling(network)):
         part = network.run_blocks(inputs, 0, depth)

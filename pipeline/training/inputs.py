@@ -37,7 +37,7 @@ def model_inputs(
         return Labelled(features.values, labels, rows)
     if augment == "none" and fits_memory(examples.images.pixels, len(examples)):
         return Labelled(network.scale(examples.pixels.to(device)), labels)
-    return Labelled(examples.images.pixels, labels, examples.rows)
+    return Labelled(examples.images.pixels, labels, examples.pixel_rows)
 
 
 def fits_memory(source: Tensor, count: int) -> bool:

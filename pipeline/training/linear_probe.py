@@ -125,9 +125,9 @@ def cross_validated_accuracy(
 
 def _rows_outside(count: int, *excluded: Tensor) -> Tensor:
     """Return the rows below `count` that are in none of the folds, ascending."""
-    kept = torch.ones(count, dtype=torch.bool)
-    kept[torch.cat(excluded)] = False
-    return kept.nonzero().flatten()
+    outside = torch.ones(count, dtype=torch.bool)
+    outside[torch.cat(excluded)] = False
+    return outside.nonzero().flatten()
 
 
 def _check(features: Tensor, labels: Tensor, folds: Sequence[Tensor]) -> None:

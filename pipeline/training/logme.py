@@ -58,16 +58,16 @@ def _spectrum(features: Tensor, indicators: Tensor) -> tuple[Tensor, Tensor]:
     if len(features) <= units:
         values = features.cpu().double()
         eigenvalues, vectors = torch.linalg.eigh(values @ values.T)
-        kept = eigenvalues > _rank_tolerance(eigenvalues)
-        return eigenvalues[kept], (vectors[:, kept].T @ indicators).square()
+        nonzero = eigenvalues > _rank_tolerance(eigenvalues)
+        return eigenvalues[nonzero], (vectors[:, nonzero].T @ indicators).square()
     gram, products = torch.zeros(units, units, dtype=torch.float64), torch.zeros(units, indicators.shape[1]).double()
     for rows, targets in zip(features.split(ROWS), indicators.split(ROWS), strict=True):
         values = rows.cpu().double()
         gram += values.T @ values
         products += values.T @ targets
     eigenvalues, vectors = torch.linalg.eigh(gram)
-    kept = eigenvalues > _rank_tolerance(eigenvalues)
-    return eigenvalues[kept], (vectors[:, kept].T @ products).square() / eigenvalues[kept, None]
+    nonzero = eigenvalues > _rank_tolerance(eigenvalues)
+    return eigenvalues[nonzero], (vectors[:, nonzero].T @ products).square() / eigenvalues[nonzero, None]
 
 
 def _rank_tolerance(eigenvalues: Tensor) -> float:

@@ -22,6 +22,7 @@ from pipeline.errors import Fault, UserInputError, invalid, suggest
 from pipeline.networks.from_params import architecture_from_params
 from pipeline.networks.layered import CNNArchitecture, MLPArchitecture
 from pipeline.params import Family, TrainBaseParams, parse_params
+from pipeline.training.batch_size import default_batch_size
 from pipeline.yaml_lines import read_yaml
 
 MAX_COMBINATIONS = 500
@@ -135,9 +136,11 @@ def extremes(dimension: Dimension) -> tuple[Any, ...]:
 
 
 def fit_batches(space: Space, images: int) -> Space:
-    """Return a default space without batch sizes above the number of training images."""
-    sizes = [size for size in extremes(space["batch_size"]) if size <= images] or [images]
-    return {**space, "batch_size": CategoricalDistribution(sizes)}
+    """Return a default space whose smallest batch size suits the number of training images, and none exceeds it."""
+    sizes, default = extremes(space["batch_size"]), TrainBaseParams.model_fields["batch_size"].default
+    if (smallest := default_batch_size(default, images)) < default:
+        sizes = tuple(smallest * factor for factor in (1, 2, 4))
+    return {**space, "batch_size": CategoricalDistribution([size for size in sizes if size <= images])}
 
 
 def check_combinations(space: Space, params: TrainBaseParams, example: MLPArchitecture | CNNArchitecture) -> None:

@@ -66,5 +66,5 @@ def share_examples(network: LayeredNetwork, examples: Examples, augment: Augment
         return SharedExamples(share_tensors([examples.labels, network.scale(examples.pixels)]))
     if images.file is not None:
         file = PixelFile(images.file, tuple(images.pixels.shape), int(images.pixels.storage_offset()))
-        return SharedExamples(share_tensors([examples.labels, examples.rows]), file)
+        return SharedExamples(share_tensors([examples.labels, examples.pixel_rows]), file)
     return SharedExamples(share_tensors([examples.labels, examples.pixels]))

@@ -28,7 +28,7 @@ from pipeline.tracking.recovery.orphans import close_orphaned_runs
 from pipeline.tracking.store_checks import examine_server_clock, examine_store
 from pipeline.tuning.storage_checks import examine_storage
 from pipeline.tuning.study import open_storage
-from tests.conftest import Command
+from tests.conftest import ROOT, Command
 from tests.end_to_end.test_commands import mlflow_run
 from tests.faults.killing import wait_until
 from tests.faults.test_files import may_mount, needs_mount, small_disk
@@ -76,6 +76,17 @@ def test_failed_checks_print_a_fix_and_exit_with_1(command: Command) -> None:
     assert "study storage: /proc/no/optuna.db cannot be created" in failing[1] and "PIPELINE_STORAGE" in failing[1]
     assert "Engine-1843" not in done.stdout + done.stderr and "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1].endswith("checks, 2 failed")
+
+
+def test_another_package_named_pipeline_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (alone,) = lines(doctor.examine_import_name())
+    assert alone == f"ok    pipeline: {ROOT / 'pipeline'}, the only package of this name"
+    (tmp_path / "pipeline").mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert lines(doctor.examine_import_name()) == [alone]  # a folder that is no package hides nothing
+    (tmp_path / "pipeline" / "__init__.py").touch()
+    (clash,) = lines(doctor.examine_import_name())
+    assert clash.startswith(f"note  pipeline: also the name of {tmp_path}/pipeline/__init__.py, which may hide")
 
 
 def test_tracking_store_in_unwritable_folder_fails(monkeypatch: pytest.MonkeyPatch, store: MlflowClient) -> None:

@@ -158,7 +158,7 @@ def test_two_owners_share_the_work(tmp_path: Path, empty_store: Path, expected: 
     assert results(folder) == expected
 
 
-def test_suspended_holder_neither_doubles_nor_replaces_the_result(tmp_path: Path, empty_store: Path) -> None:
+def test_suspended_holder_neither_duplicates_nor_replaces_the_result(tmp_path: Path, empty_store: Path) -> None:
     folder = new_folder(tmp_path, empty_store, 200)
     lease = {"PIPELINE_LEASE_SECONDS": "3"}
     with plan_in(folder, 1, **lease) as suspended:

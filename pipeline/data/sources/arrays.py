@@ -57,9 +57,7 @@ def _resized(name: str, splits: list[Images], geometry: Geometry, *, verify: boo
     with source_lock(source_key(name)):
         pixels = open_store(key, verify=verify)
         if pixels is None:
-            store_array(name, _resized_parts(splits, key), key)
-            pixels = open_store(key)
-    assert pixels is not None, "a store that was just written can be opened"
+            pixels = store_array(name, _resized_parts(splits, key), key)
     return pixels
 
 

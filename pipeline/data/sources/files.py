@@ -57,11 +57,12 @@ class FileSource:
         )
 
     def _images(self, stored: StoredImages) -> dict[str, Images]:
+        rows = torch.from_numpy(stored.order.rows)
         labels = torch.from_numpy(self.labelled.labels[stored.order.rows])
         ids = torch.from_numpy(stored.records["id"][stored.order.rows].astype(np.int64))
         lengths = list(stored.order.lengths.values())
-        columns = zip(*(tensor.split(lengths) for tensor in (stored.pixels, labels, ids)), strict=True)
-        return {name: Images(*parts) for name, parts in zip(stored.order.lengths, columns, strict=True)}
+        columns = zip(*(tensor.split(lengths) for tensor in (labels, ids, rows)), strict=True)
+        return {name: Images(stored.pixels, *parts) for name, parts in zip(stored.order.lengths, columns, strict=True)}
 
     def _warn(self, name: str, stored: StoredImages) -> None:
         parts = [self.ignored] if self.ignored else []

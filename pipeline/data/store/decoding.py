@@ -23,7 +23,7 @@ from pipeline.disk_space import disk_full_errors
 from pipeline.errors import DataFileError, Fault, abbreviate
 
 LISTING = "listing.npz"
-TASK_BYTES = 8 << 20  # decoded pixels of one task
+TASK_BYTES = 2 << 20  # decoded pixels of one task: few, so that all workers finish at about the same time
 MAX_TASK_ROWS = 128
 TASKS_PER_WORKER = 3  # submitted at a time: few, so that an interruption does not wait for queued tasks
 IN_PROCESS_BYTES = 16 << 20  # total file size below which starting workers takes longer than decoding

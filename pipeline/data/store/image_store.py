@@ -1,4 +1,4 @@
-"""A complete store: pixels in their final order, with the records that they are verified against."""
+"""A complete store: the pixels of all files of a source, with the records that they are verified against."""
 
 import fcntl
 import functools
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.decode import Pixels
@@ -31,8 +30,7 @@ logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 256 << 20  # larger stores are memory-mapped
 SAMPLED_ROWS = 256  # rows of a memory-mapped store that are verified when it is opened
-COPY_BYTES = 64 << 20
-ARRANGED, SOURCE = "arranged.bin", "source.json"
+SOURCE = "source.json"
 PARTIAL = "partial-"
 
 
@@ -41,7 +39,7 @@ class StoreKey:
     """Identifies a store by its content.
 
     Attributes:
-        records: Records of its rows, in order.
+        records: Records of its rows, in order; rows that are not `done` hold no image.
         geometry: Geometry of its images.
     """
 
@@ -76,24 +74,30 @@ def source_lock(key: str) -> FileLock:
 
 
 def open_store(key: StoreKey, *, verify: bool = False) -> Tensor | None:
-    """Return the pixels uint8 (N, C, H, W), in memory or memory-mapped; None if the store is missing or damaged.
-
-    Other processes can map the file of a memory-mapped tensor by its path (`tensor.untyped_storage().filename`). A
-    damaged store is removed.
+    """Verify a store and return its pixels; None if it is missing or damaged. A damaged store is removed.
 
     Args:
         key: Key of the store.
         verify: Verify every checksum of a memory-mapped store, not just a sample; stores in memory always are.
     """
-    folder, count = key.folder, len(key.records)
+    folder = key.folder
     if not folder.is_dir():
         return None
     if fault := _fault(key, verify=verify):
         logger.warning("the decoded images in %s are damaged (%s): decoding again", folder, fault)
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    _lock_until_exit(folder / RECORDS)
-    path, size = folder / PIXELS, count * key.row_bytes
+    return read_store(key)
+
+
+def read_store(key: StoreKey) -> Tensor:
+    """Return the pixels uint8 (N, C, H, W) of an intact store, in memory or memory-mapped.
+
+    Other processes can map the file of a memory-mapped tensor by its path (`tensor.untyped_storage().filename`).
+    """
+    _lock_until_exit(key.folder / RECORDS)
+    count = len(key.records)
+    path, size = key.folder / PIXELS, count * key.row_bytes
     if size <= MEMORY_BYTES:
         pixels = torch.from_numpy(np.fromfile(path, np.uint8))
     else:
@@ -113,9 +117,9 @@ def _fault(key: StoreKey, *, verify: bool) -> str:
         return f"{RECORDS} does not match"
     if size != count * key.row_bytes:
         return f"{PIXELS} has {size} instead of {count * key.row_bytes} bytes"
-    rows = np.arange(count)
+    rows = np.flatnonzero(records["done"] == 1)
     if size > MEMORY_BYTES and not verify:
-        rows = np.unique([secrets.randbelow(count) for _ in range(SAMPLED_ROWS)] + [0, count - 1])
+        rows = rows[np.unique([secrets.randbelow(len(rows)) for _ in range(SAMPLED_ROWS)] + [0, len(rows) - 1])]
     damaged = int(damaged_rows(key.folder / PIXELS, records, key.row_bytes, rows=rows).sum())
     return f"{damaged} of {len(rows)} checked images have a wrong checksum" if damaged else ""
 
@@ -128,42 +132,22 @@ def _lock_until_exit(path: Path) -> int:
     return descriptor
 
 
-def finish_store(partial: Path, key: StoreKey, order: NDArray[np.int64]) -> None:
-    """Turn a fully decoded partial store into a complete store, atomically.
-
-    Args:
-        partial: Folder of the partial store.
-        key: Key of the complete store, with records in the final order.
-        order: int64 (M,), row of the partial store for each row of the complete one.
+def finish_store(partial: Path, key: StoreKey) -> Tensor:
+    """Turn a fully decoded partial store into a complete store, atomically, and return its pixels.
 
     Raises:
-        DiskFullError: The reordered copy does not fit on the disk.
+        DiskFullError: The images cannot be flushed to the disk.
     """
+    if (existing := open_store(key)) is not None:  # of another source with the same files
+        shutil.rmtree(partial)
+        return existing
     with disk_full_errors(partial.parent):
-        if not np.array_equal(order, np.arange(len(np.fromfile(partial / RECORDS, RECORD)))):
-            write_file(partial / ARRANGED, _rows(partial / PIXELS, order, key.row_bytes))
-            os.replace(partial / ARRANGED, partial / PIXELS)
         _publish(partial, key)
+    return read_store(key)
 
 
-def _rows(path: Path, order: NDArray[np.int64], row_bytes: int) -> Iterator[Pixels]:
-    """Yield rows of a file in some order, several at a time, in a buffer that the next ones overwrite.
-
-    Reading takes a third of the time of a memory map, whose pages are faulted in one by one.
-    """
-    buffer = np.empty((max(1, COPY_BYTES // row_bytes), row_bytes), np.uint8)
-    with open(path, "rb", buffering=0) as file:
-        for first in range(0, len(order), len(buffer)):
-            rows = order[first : first + len(buffer)].tolist()
-            for target, row in zip(buffer, rows, strict=False):
-                file.seek(row * row_bytes)
-                if file.readinto(target.data) != row_bytes:
-                    raise OSError(f"{path} is shorter than expected")
-            yield buffer[: len(rows)]
-
-
-def store_array(source: str, pixels: Iterable[Pixels], key: StoreKey) -> None:
-    """Write images as a complete store.
+def store_array(source: str, pixels: Iterable[Pixels], key: StoreKey) -> Tensor:
+    """Write images as a complete store, and return them.
 
     Args:
         source: Source of the images, printed by `clean`.
@@ -178,24 +162,23 @@ def store_array(source: str, pixels: Iterable[Pixels], key: StoreKey) -> None:
         partial.mkdir(parents=True, exist_ok=True)
         (partial / SOURCE).write_text(json.dumps({"source": ascii(source)}), encoding="ascii")
         write_file(partial / PIXELS, pixels)
+        key.records.tofile(partial / RECORDS)
         _publish(partial, key)
+    return read_store(key)
 
 
 def write_file(path: Path, parts: Iterable[Pixels]) -> None:
-    """Write arrays to a file and flush it to disk; remove the file if it does not fit."""
+    """Write arrays to a file; remove it if it does not fit."""
     try:
         with open(path, "wb") as file:
             for part in parts:
                 file.write(np.ascontiguousarray(part).data)
-            file.flush()
-            os.fsync(file.fileno())
     except OSError:
         path.unlink(missing_ok=True)
         raise
 
 
 def _publish(partial: Path, key: StoreKey) -> None:
-    np.ascontiguousarray(key.records).tofile(partial / RECORDS)
     with open(partial / PIXELS, "rb") as file:
         os.fsync(file.fileno())
     try:

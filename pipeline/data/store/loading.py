@@ -15,7 +15,14 @@ from pipeline.data.decode import FileChangedError, UnreadableImageError, decode,
 from pipeline.data.preprocessing import Geometry, GeometryRequest
 from pipeline.data.store.decoding import Assumption, Decoded, NativeGeometryError, decode_files
 from pipeline.data.store.files import RECORD, ImageFiles, Records
-from pipeline.data.store.image_store import PARTIAL, StoreKey, finish_store, images_folder, open_store, source_lock
+from pipeline.data.store.image_store import (
+    PARTIAL,
+    StoreKey,
+    finish_store,
+    images_folder,
+    open_store,
+    source_lock,
+)
 from pipeline.data.store.manifest import Manifest, read_manifest, write_manifest
 from pipeline.errors import DataFileError, Fault, abbreviate
 
@@ -60,9 +67,9 @@ class StoredImages:
     """Decoded images of some files.
 
     Attributes:
-        pixels: uint8 (M, C, H, W) in the order of `order`, in memory or memory-mapped.
+        pixels: uint8 (N, C, H, W), one row per file, in memory or memory-mapped; `order` selects the rows to use.
         records: Records of all files.
-        order: The file of each image.
+        order: The row of each image.
         geometry: Geometry of the images.
         unreadable: Names of the files that were skipped.
     """
@@ -118,23 +125,24 @@ def _from_store(files: ImageFiles, request: LoadRequest, arrange: Arrange) -> St
 def _open(files: ImageFiles, manifest: Manifest, request: LoadRequest, *, arrange: Arrange) -> StoredImages | None:
     geometry = resolved_geometry(request.geometry, manifest.records)
     order = arrange(manifest.records)
-    pixels = open_store(StoreKey(manifest.records[order.rows], geometry), verify=request.verify)
+    pixels = open_store(StoreKey(manifest.records, geometry), verify=request.verify)
     if pixels is None:
         return None
-    skipped = [files.names[row] for row in sorted(manifest.unreadable)]
-    return StoredImages(pixels, manifest.records, order, geometry, skipped)
+    return StoredImages(pixels, manifest.records, order, geometry, _skipped(files, manifest))
+
+
+def _skipped(files: ImageFiles, manifest: Manifest) -> list[str]:
+    return [files.names[row] for row in sorted(manifest.unreadable)]
 
 
 def _decode(files: ImageFiles, request: LoadRequest, arrange: Arrange) -> StoredImages:
     decoded, geometry = _decode_in_geometry(files, request.geometry)
     _check_unreadable(files, decoded.unreadable, request)
     order = arrange(decoded.records)
-    finish_store(decoded.folder, StoreKey(decoded.records[order.rows], geometry), order.rows)
+    pixels = finish_store(decoded.folder, StoreKey(decoded.records, geometry))
     manifest = Manifest(decoded.records, decoded.unreadable)
     write_manifest(images_folder(), files, manifest)
-    opened = _open(files, manifest, request, arrange=arrange)
-    assert opened is not None, "a store that was just written can be opened"
-    return opened
+    return StoredImages(pixels, manifest.records, order, geometry, _skipped(files, manifest))
 
 
 def _decode_in_geometry(files: ImageFiles, request: Geometry | GeometryRequest) -> tuple[Decoded, Geometry]:

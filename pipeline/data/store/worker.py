@@ -20,10 +20,11 @@ from pipeline.data.decode import (
     FileState,
     Pixels,
     UnreadableImageError,
+    as_pixels,
     byte_digest,
-    decode,
+    decode_image,
     read_bytes,
-    resize,
+    resize_image,
 )
 from pipeline.data.identity import content_id
 from pipeline.data.preprocessing import Geometry
@@ -114,10 +115,10 @@ def decode_rows(task: Task) -> TaskResult:
 def _decode_file(path: str, state: FileState, geometry: Geometry, *, target: Pixels) -> tuple[object, ...]:
     """Write the image to `target` uint8 (C, H, W), and return its record."""
     content = read_bytes(path, state)
-    image = decode(content)
-    target[...] = resize(image, geometry)
-    height, width, channels = image.shape
-    return True, channels == 1, height, width, zlib.crc32(target.data), content_id(image), byte_digest(content)
+    image = decode_image(content)
+    target[...] = resize_image(image, geometry)
+    gray, identity = image.mode == "L", content_id(as_pixels(image))
+    return True, gray, image.height, image.width, zlib.crc32(target.data), identity, byte_digest(content)
 
 
 def _write(path: Path, rows: list[int], items: Pixels | Records) -> None:

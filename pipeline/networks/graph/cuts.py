@@ -4,6 +4,7 @@
 last position that exactly one tensor crosses. Heavy nodes without such a position between them share a block.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ from torch import Tensor, fx, nn
 from pipeline.networks.graph.naming import owner
 from pipeline.networks.graph.trace import NAME_MODULES, TracedNetwork, UntraceableError
 
+TRACED_VALUE = re.compile(r"Proxy\(\w+\)")  # in a message that a traced assertion holds
 PROBE_BATCH = 2  # distinguishes the batch axis from axes of size 1
 WEIGHTED_FUNCTIONS = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.multi_head_attention_forward}
 NORMALIZATIONS = (
@@ -215,9 +217,10 @@ def measure(traced: TracedNetwork, layout: GraphLayout, image_shape: tuple[int, 
         with torch.no_grad():
             output = probe.run(torch.zeros(PROBE_BATCH, *image_shape))
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = TRACED_VALUE.sub("another value", reason).rstrip("!.")
         raise UntraceableError(
-            f"the network does not accept images of shape {image_shape} (C, H, W): "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}. "
+            f"the network does not accept images of shape {image_shape} (C, H, W): {reason}. "
             "Choose another image_size or number of channels."
         ) from error
     finally:

@@ -16,6 +16,7 @@ from pipeline.networks.origins.own_code import own_source
 from pipeline.networks.origins.rebuild import LIBRARIES
 from pipeline.networks.origins.source import ModelSource, build_on_meta, check_size, seeded
 from pipeline.networks.weights_file import WeightsFile, WeightsReport, load_weights, read_weights_file
+from pipeline.params.data import MAX_CLASSES
 from pipeline.params.family import GRAPH_FORMS, OWN_PREFIX
 from pipeline.redaction import first_line
 
@@ -112,6 +113,9 @@ def load_model(request: ModelRequest, generator: torch.Generator, *, source: Mod
         problem = f"the network has {divided.outputs} outputs, but {count} classes are given."
         raise invalid("classes", count, problem, remedy="Give one class per output, or leave classes out.")
     report = None if file is None else _load(request, divided, file)
+    if divided.outputs > MAX_CLASSES:
+        problem = f"has {divided.outputs:,} outputs; at most {MAX_CLASSES:,} classes are supported."
+        raise invalid("model", request.model, problem, remedy="Choose a version with fewer classes.")
     classes = request.classes or tuple(map(str, range(divided.outputs)))
     origin = Origin(
         family=source.family,
@@ -123,7 +127,7 @@ def load_model(request: ModelRequest, generator: torch.Generator, *, source: Mod
     )
     try:
         record = describe(divided, origin, classes)
-    except ValidationError as error:  # exceeds a limit of the record, such as the number of classes
+    except ValidationError as error:  # exceeds a limit of the record, such as the number of blocks
         first = error.errors(include_url=False)[0]
         raise invalid("model", request.model, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     network = build_from_module(module, record, generator).eval()
@@ -174,7 +178,7 @@ def _weights(request: ModelRequest, source: ModelSource, module: nn.Module) -> W
         try:
             return read_weights_file(Path(request.weights), module, rename=source.rename)
         except ValueError as error:
-            raise invalid("weights", request.weights, str(error)) from error
+            raise invalid("weights", request.weights, _without_path(error, request.weights)) from error
     if source.published_weights is None:
         raise invalid("weights", "default", f"{source.model} has no published weights.", remedy="Give a file, or none.")
     return _download(source)
@@ -214,4 +218,9 @@ def _load(request: ModelRequest, divided: DividedNetwork, file: WeightsFile) -> 
         if request.classes and (outputs := _outputs(file, divided)) != len(request.classes):
             problem = f"the weights are for {outputs} classes, but {len(request.classes)} classes are given."
             raise invalid("classes", len(request.classes), problem, remedy="Give one name per class.") from error
-        raise invalid("weights", request.weights, str(error)) from error
+        raise invalid("weights", request.weights, _without_path(error, request.weights)) from error
+
+
+def _without_path(error: ValueError, path: str) -> str:
+    """Return a message about a weights file without its path, which the fault names already."""
+    return str(error).removeprefix(path).lstrip(": ")

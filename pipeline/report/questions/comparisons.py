@@ -138,7 +138,7 @@ class Compared:
         return f"{capitalized(prefix + text)} (n = {verdict.count}{warning})."
 
     @cached_property
-    def seeds_to_settle(self) -> str:
+    def seeds_needed(self) -> str:
         """How many seeds an open answer needs, such as `17 to 103 seeds`; empty if settled or unknown."""
         verdict, margin = self.verdict, self.planned.comparison.test_margin
         if verdict.settled or verdict.estimate is None or verdict.count < 2 or margin is None:
@@ -168,7 +168,7 @@ class Compared:
             f"{prefix}{verdict.sign}" if verdict.sign else "no verdict",
             f"{prefix}{verdict.size} ({self.margin_text})" if verdict.size else "no verdict",
             f"{p_text(verdict.sign_p)} / {p_text(verdict.size_p)}" if verdict.sign else NO_VALUE,
-            self.seeds_to_settle or NO_VALUE,
+            self.seeds_needed or NO_VALUE,
             p_text(verdict.sign_flip_p) if verdict.count > 1 else NO_VALUE,
             f"{verdict.wins} of {verdict.count}",
             worst,
@@ -177,7 +177,7 @@ class Compared:
 
 
 COLUMNS = (
-    "comparison", "n", "effect (95 % CI)", "sign", "size (margin)", "adjusted p: sign / size", "seeds to settle",
+    "comparison", "n", "effect (95 % CI)", "sign", "size (margin)", "adjusted p: sign / size", "seeds needed",
     "sign-flip p", "wins", "worst seed", "image sampling (s.e.)",
 )  # fmt: skip
 

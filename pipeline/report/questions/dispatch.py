@@ -51,8 +51,8 @@ def _scores_only(context: QuestionContext) -> Answer:
 def _annotated(context: QuestionContext, answered: Answer) -> Answer:
     """Add notes on cached runs, arms trained on top of each other, and parameters that differ."""
     for one in context.primary:
-        if one.seeds_to_settle:
-            context.note(f"{one.title}: open; {one.seeds_to_settle} are needed for a verdict with 80 % power.")
+        if one.seeds_needed:
+            context.note(f"{one.title}: open; {one.seeds_needed} are needed for a verdict with 80 % power.")
     if any(member.reused for arm in context.arms for member in arm.members):
         context.note(f"{CACHED_MARK} Cached: not run again; its times are those of the original run.")
     unconverged = [
