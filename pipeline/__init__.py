@@ -1,8 +1,13 @@
 """Reproducible transfer-learning experiments, tracked with MLflow.
 
-Read `cli` (one command per entry point; `commands` has the others), then `stages` (one function per entry point), then
-the packages that stages import: `plan`, `report`, `tuning`, `tracking`, `training`, `networks`, `data`, `params`.
-Imports go one way, from `cli` down to `errors`.
+Read `cli` (one command per entry point; `commands` has the others, `exit_codes` turns errors into exit codes), then
+`stages` (one function per entry point), then the packages that stages import: `execution`, `plan`, `report`,
+`statistics`, `tuning`, `tracking`, `training`, `networks`, `data`, `params`. Imports go one way, from `cli` down to
+`errors`.
+
+The modules here are the bodies of single commands (`blocks`, `clean` with `leftovers`, `comparison`, `doctor` with
+`checks`, `launching`, `prediction`, `sample_photos`, `trained_model`, `ui`), and what every package may use: `console`,
+`runtime`, `interruption`, `disk_space`, `state_dir`, `yaml_lines`, `redaction`.
 """
 
 import ctypes

@@ -1,5 +1,6 @@
 """Runs the steps of a plan.
 
 Read in this order: `records` (messages between processes), `executor` (the interface), `runner` (which step runs
-next), `in_process`, then for worker processes `channel`, `worker`, `supervisor`, `budget` and `local`.
+next), `attempt` (one step), `in_process`, then for worker processes `channel`, `worker`, `supervisor`, `budget` and
+`local`. `display` and `status` show the progress.
 """

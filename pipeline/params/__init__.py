@@ -1,9 +1,9 @@
 """Parameters of every entry point: one frozen, validated record each. Nothing here reads data or starts a run.
 
-Read `base` (how a parameter is declared), then the groups: `data`, `training` (machine, budget, logging), `family` (the
-network), `target` (base, labels, reuse). `base_stages`, `target_stages` and `plans` compose the groups into one record
-per entry point. The command line, `MLproject` and `docs/parameters.md` follow
-them.
+Read `base` (how a parameter is declared), then the groups: `data`, `training` (machine, logging), `optimizer`, `grid`,
+`family` (the network), `target` (base, labels, reuse). `base_stages`, `target_stages`, `imports` and `plans` compose
+the groups into one record per entry point; `entry_points` lists them. The command line, `MLproject` and
+`docs/parameters.md` follow them.
 """
 
 from pipeline.params.base import StageParams, parse_params, spell

@@ -2,6 +2,7 @@
 
 Read in this order: `names` (metrics, tags, artifacts), `store` with `database` and `schema` (connecting), `stage_run`,
 `run_creation` and `lifecycle` (logging a run), `outbox` (uploading logged data), `recovery` (interrupted runs),
-`cache_key` and `result_cache` (cached steps), `model_export`, `model_import`, `base_model` and `base_search` (models),
-`feature_artifacts`, `queries` (reading runs back), `store_checks` (for `doctor`).
+`cache_key`, `claims`, `plan_context` and `result_cache` (cached and shared steps of plans), `model_export`,
+`graph_export`, `model_import`, `base_model` and `base_search` (models), `feature_artifacts` and `cut_artifacts`
+(features), `queries` (reading runs back), `store_checks` (for `doctor`), `ui_page` (for `ui`).
 """

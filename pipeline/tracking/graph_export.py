@@ -69,7 +69,7 @@ def black_images(network: LayeredNetwork) -> Tensor:
     return torch.zeros(EXAMPLE_IMAGES, *network.architecture.image_shape, dtype=torch.uint8)
 
 
-def write_graph(folder: Path, network: LayeredNetwork, model: Model, example: Tensor) -> None:
+def write_graph(folder: Path, network: LayeredNetwork, model: Model, *, example: Tensor) -> None:
     """Write a servable MLflow model to a folder: the graph, its requirements, and `MLmodel`.
 
     Args:
@@ -119,7 +119,7 @@ def add_graph(client: MlflowClient, base: Base) -> bool:
     model = describe_model(base.network, facts, base.digest)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / names.MODEL
-        write_graph(folder, base.network, model, black_images(base.network))
+        write_graph(folder, base.network, model, example=black_images(base.network))
         write_ids(folder, {"model_id": logged.model_id, "run_id": base.run_id})
         _upload_graph(client, logged.model_id, folder)
     return True

@@ -67,7 +67,7 @@ def log_model(
         shutil.rmtree(temporary, ignore_errors=True)
         _write_files(temporary / names.EXTRA_FILES, network, images.identities, facts=facts, card=card)
         if servable:
-            write_graph(temporary, network, model, images.example)
+            write_graph(temporary, network, model, example=images.example)
         else:
             model.save(str(temporary / "MLmodel"))
         temporary.rename(folder)

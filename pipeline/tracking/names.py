@@ -75,7 +75,6 @@ FEATURES_FINGERPRINT = "features_fingerprint"
 CUT_FINGERPRINT = "cut_features_fingerprint"  # of the base; which images they cover is in the file
 CUT_CONTENT = "cut_features_content"  # digest of the file's tensors
 CUT_SECONDS = "cut_features_seconds"  # of the pass over the images
-FEATURES_SOURCE = "features_source"
 CODE_DIGEST = "code_digest"
 WEIGHTS_DIGEST = "weights_digest"
 MODEL_DIGEST = "handover_digest"  # of a logged model: weights, architecture and image identities

@@ -1,6 +1,11 @@
 """Training, evaluation and checkpoints; independent of MLflow.
 
-Read `records`, `loop` (with `batches`), then `steps`, `optimizers`, `manual_backward`, `flat_parameters` and `ema`.
-`evaluate`, `features` and `checkpoint` are independent of these. `head_fit` solves a head on frozen
-blocks instead of training it.
+Read in this order; the first line is the core:
+    `records`, `inputs`, `loop` (with `batches`), `steps`, `optimizers`, `batch_size`
+    faster steps: `manual_backward`, `flat_parameters`; averaged weights: `ema`; images: `augmentation`,
+        `trivial_augment`
+    evaluation: `evaluate` (with `chunks`); features: `features`, `cut_features`, `feature_checks`
+    state: `checkpoint`, `trained_tensors`
+    heads that are solved instead of trained: `head_fit`, `convex_head`, `standardization`, `softmax_regression`,
+        `lbfgs`; scores of cuts: `linear_probe`, `logme`
 """

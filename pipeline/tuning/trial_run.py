@@ -20,7 +20,7 @@ class TrialFailedError(RuntimeError):
     """Ends the run of a failed trial as FAILED."""
 
 
-def log_trial(study: optuna.Study, job: Job, trial: FrozenTrial, state: TrialState) -> Metrics:
+def log_trial(study: optuna.Study, job: Job, trial: FrozenTrial, *, state: TrialState) -> Metrics:
     """Log a trial that ends with `state`, unless that was done before; return its metrics, empty without any fold."""
     folds = fold_metrics(trial)
     metrics = summarize(list(folds.values())) if folds else {}

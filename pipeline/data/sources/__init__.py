@@ -1,4 +1,5 @@
-"""One module per source of images. Read `source`, then `registry`, `arrays` and `files`, then any source.
+"""One module per source of images.
 
-To add a source, write a module that defines `SOURCE`.
+Read `source` (the interface), `registry`, `arrays` and `files` (helpers), then any source: `digits`, `mnist_family`,
+`folder`, `torchvision_sets`. To add a source, write a module that defines `SOURCE`.
 """
