@@ -142,12 +142,8 @@ class Tasks:
 
     def _end(self, trial: FrozenTrial, state: TrialState) -> None:
         """Log the trial's run and end the trial."""
-<<<<<<< HEAD
         self._report_means(trial.number)  # of folds whose worker was killed before it did so
-        metrics = log_trial(self.study, self.job, trial, state)
-=======
         metrics = log_trial(self.study, self.job, trial, state=state)
->>>>>>> main
         self.study.tell(trial.number, metrics["cv/accuracy"] if state is TrialState.COMPLETE else None, state=state)
 
     def _note(self, trial: FrozenTrial, name: str, value: object) -> None:
