@@ -142,6 +142,7 @@ class Tasks:
 
     def _end(self, trial: FrozenTrial, state: TrialState) -> None:
         """Log the trial's run and end the trial."""
+        self._report_means(trial.number)  # of folds whose worker was killed before it did so
         metrics = log_trial(self.study, self.job, trial, state=state)
         self.study.tell(trial.number, metrics["cv/accuracy"] if state is TrialState.COMPLETE else None, state=state)
 
