@@ -72,7 +72,7 @@ class Tasks:
                 ):  # another worker may have finished it before it was claimed
                     self._run(task, claim)
             except ClaimLostError:
-                logger.warning(f"{task}: its lease passed, and another worker runs it")
+                logger.warning(f"{task}: its lease expired, and another worker runs it")
             finally:
                 claim.release()
             return True
