@@ -63,7 +63,13 @@ def member(
         names.VAL_ACCURACY: list(accuracies),
         names.EPOCH_SECONDS: [seconds / epochs] * epochs,
     }
-    about = {names.DATASET: "mnist", names.CLASSES: "5-9", names.CODE_DIGEST: "c0de" * 8, "host": host}
+    about = {
+        names.DATASET: "mnist",
+        names.CLASSES: "5-9",
+        names.CODE_DIGEST: "c0de" * 8,
+        "host": host,
+        names.HARDWARE: "EPYC, 2 cores",
+    }
     about |= {names.GIT_COMMIT: "c0ffee", names.MODEL_URI: f"models:/m-{run_id_of(arm, seed)}", **(tags or {})}
     budget = {"epochs": "400", "patience": "100", "batch_size": "20", "learning_rate": "0.001", "weight_decay": "0.005"}
     machine = {"device": "cpu", "dtype": "float32", "threads": "2", "seed": str(seed)}

@@ -524,10 +524,11 @@ def test_methods_list_budgets_differences_versions_and_times(tmp_path: Path) -> 
         "| b | 3 | 0.0 | 40.5 |",
         "| startup and loading the plan | 0 | 1.5 | 0.0 |",
         "| sum | 6 | 61.5 | 40.5 |",
-        "| a | 1 | 94.00 | a-1 |",
+        "| a | 1 | 94.00 | EPYC, 2 cores | a-1 |",
         "| mnist 5-9 | training | all | d1ge57 (0, 1, 2) |",
         "git commits (runs): c0ffee (6).",
         "Runs by host: bench (6).",
+        "Runs by hardware: EPYC, 2 cores (6).",
     ):
         assert line in text, line
     assert re.search(r"Versions: Python 3\.\d+\.\d+, torch 2\.", text)
