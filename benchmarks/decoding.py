@@ -4,9 +4,8 @@
 
 The baseline is one plain process per core that opens, converts, resizes, crops and drops its share of the same files;
 both sides include the start of their processes (run like this, none of them imports torch). Ours hashes files and
-pixels, and writes the store, too. The
-second start is compared with listing the folder with `os.scandir`. `BENCH_IMAGES=FOLDER` measures a folder of your own
-as well.
+pixels, and writes the store, too. The second start is compared with listing the folder with `os.scandir`.
+`BENCH_IMAGES=FOLDER` measures a folder of your own as well.
 """  # fmt: skip
 
 from __future__ import annotations
