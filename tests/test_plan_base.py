@@ -175,7 +175,7 @@ def test_unfit_base_is_rejected_before_any_run(
 
 
 def test_own_code_and_base_classes_need_the_right_base() -> None:
-    with pytest.raises(UserInputError, match="Needs base: the base that was made of this code"):
+    with pytest.raises(UserInputError, match="Needs base: the base that this code built"):
         MainParams(model="own:nets.py:small")
     with pytest.raises(UserInputError, match="An existing base has its own classes"):
         MainParams(base="models:/m-" + 32 * "0", base_classes="0-4")

@@ -1,6 +1,6 @@
 """Studies shared by several workers and commands, some of them killed, mostly on PostgreSQL.
 
-A command on a simulated second machine has a different host name and boot id, so only its heartbeats show that it is
+A command on a simulated second machine has a different host name and boot id, so only its leases show that it is
 alive.
 """
 

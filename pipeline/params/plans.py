@@ -47,7 +47,7 @@ class MainParams(MachineParams, DataParams):
     )
     model: Annotated[str, Field(pattern=OWN_PATTERN)] = setting(
         "",
-        "Your own code, if the existing base was made of it: never run unless named again.",
+        "Your own code, if it built the existing base: never executed unless named again.",
         allowed="empty, or own:PATH.py:FUNCTION as it was given to import_base or train_base",
         changes_result=False,
     )
@@ -89,7 +89,7 @@ class MainParams(MachineParams, DataParams):
     @classmethod
     def _with_an_existing_base(cls, value: str, info: ValidationInfo) -> str:
         if value and info.data.get("base") == "auto":
-            raise ValueError("needs base: the base that was made of this code")
+            raise ValueError("needs base: the base that this code built")
         return value
 
     @field_validator("base_classes", "class_split")

@@ -57,7 +57,7 @@ def style_of(number: int) -> SeriesStyle:
 def new_chart(
     text: ChartText, height: float, body: float, *, left: float = LEFT, right: float = RIGHT, width: float = WIDTH
 ) -> tuple[Figure, Axes]:
-    """Return a figure of some height with labeled axes of height `body` below its title."""
+    """Return a figure of some height with labelled axes of height `body` below its title."""
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((left / width, 1 - (TOP + body) / height, 1 - (left + right) / width, body / height))
     axes.tick_params(labelsize=TINY, length=2.5, pad=2)

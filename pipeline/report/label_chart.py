@@ -27,7 +27,7 @@ class Worth:
 def label_chart(
     text: ChartText, labels: Sequence[float], curves: Sequence[Sequence[Row]], *, arrow: Worth | None
 ) -> Chart:
-    """Draw accuracy by labels per class, on a logarithmic axis, with one labeled curve per arm.
+    """Draw accuracy by labels per class, on a logarithmic axis, with one labelled curve per arm.
 
     Args:
         text: The texts of the chart.

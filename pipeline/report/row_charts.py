@@ -107,7 +107,7 @@ def bar_chart(text: ChartText, rows: Sequence[Row]) -> Chart:
 
 
 def _row_chart(text: ChartText, rows: Sequence[Row]) -> tuple[Figure, Axes]:
-    """Return a figure with one labeled line per row, y = 0, 1, ... from the top."""
+    """Return a figure with one labelled line per row, y = 0, 1, ... from the top."""
     body = ROW_HEIGHT * len(rows) + 0.06
     below = BOTTOM + 0.12 * text.xlabel.count("\n")
     figure, axes = new_chart(text, TOP + body + below, body, left=0.14)

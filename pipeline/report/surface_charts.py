@@ -31,7 +31,7 @@ def heat_map(text: ChartText, cells: Mapping[tuple[int, int], tuple[float, str]]
 
 
 def front_chart(text: ChartText, points: Sequence[Point], front: Sequence[Point], *, style: SeriesStyle) -> Chart:
-    """Draw points, and their Pareto front, fastest first, as labeled steps."""
+    """Draw points, and their Pareto front, fastest first, as labelled steps."""
     figure, axes = new_chart(text, TOP + FRONT_HEIGHT + BOTTOM, FRONT_HEIGHT)
     axes.plot([point[0] for point in points], [point[1] for point in points], "o", color="#999999", markersize=3)
     axes.step(

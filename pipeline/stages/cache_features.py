@@ -18,16 +18,15 @@ from pipeline.params import CacheFeaturesParams
 from pipeline.params.data import format_class_names
 from pipeline.params.family import FAMILY_DEFAULTS
 from pipeline.runtime import Runtime, resolve_runtime
-from pipeline.stages.base_selection import base_tags, choose_target, train_first
+from pipeline.stages.base_selection import choose_target, train_first
 from pipeline.stages.class_table import shortened
-from pipeline.stages.cut_pass import prepare_pass
+from pipeline.stages.cut_pass import pass_run, prepare_pass
 from pipeline.stages.data_loading import load_data
 from pipeline.stages.next_command import after_features
 from pipeline.tracking import names
 from pipeline.tracking.base_model import Base
 from pipeline.tracking.cache_key import cache_key
 from pipeline.tracking.feature_artifacts import check_size, log_features
-from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.result_cache import cached_step_result
 from pipeline.tracking.stage_run import StageResult, StageRun
@@ -52,12 +51,9 @@ def cache_features(params: CacheFeaturesParams, *, plan_context: PlanContext | N
     key = cache_key(params, {"data": examples.digest, **base.key_inputs}, runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached
-    tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
     name = f"features {shortened(params.classes)}, after block {depth}"
-    note = f"Outputs of block {depth} for all training images of classes {params.classes}. Base: {base.ancestry}."
-    opened = stage_run(params, name=name, note=note, tags=tags, plan_context=plan_context)
-    with runtime.in_effect(), opened as run:
-        run.log_base(base.model_uri)
+    note = f"Outputs of block {depth} for all training images of classes {params.classes}."
+    with pass_run(params, base, key, name=name, note=note, runtime=runtime, plan_context=plan_context) as run:
         features = compute_features(base.network.to(runtime.device), depth, examples, folder=run.folder)
         log_result(run, features)
         echo(f"next: python -m pipeline {after_features(base, params, run.run_id, depth=depth)}")
@@ -76,12 +72,9 @@ def cache_cuts(params: CacheFeaturesParams, plan_context: PlanContext | None) ->
     key = cache_key(params, inputs, images.runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached
-    tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
     name = f"features {shortened(params.classes)}, cuts {shortened(params.cuts)}"
-    note = f"Pooled outputs of blocks {params.cuts} for images of classes {params.classes}. Base: {base.ancestry}."
-    opened = stage_run(params, name=name, note=note, tags=tags, plan_context=plan_context)
-    with images.runtime.in_effect(), opened as run:
-        run.log_base(base.model_uri)
+    note = f"Pooled outputs of blocks {params.cuts} for images of classes {params.classes}."
+    with pass_run(params, base, key, name=name, note=note, runtime=images.runtime, plan_context=plan_context) as run:
         features = images.compute(run)
         log_metrics(run, features.seconds, images.images, size=sum(t.nbytes for t in features.tensors.values()))
         command = after_features(base, params, "auto", depth=images.cuts[-1])

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -18,10 +20,14 @@ from pipeline.params import ProbeParams
 from pipeline.params.data import format_class_names
 from pipeline.params.target_stages import CutParams
 from pipeline.runtime import Runtime, resolve_runtime
-from pipeline.stages.base_selection import Target, choose_target, train_first
+from pipeline.stages.base_selection import Target, base_tags, choose_target, train_first
 from pipeline.stages.data_loading import load_data
+from pipeline.tracking import names
 from pipeline.tracking.base_model import Base
+from pipeline.tracking.cache_key import CacheKey
 from pipeline.tracking.cut_artifacts import ARTIFACT, check_cut_size, log_cut_features
+from pipeline.tracking.lifecycle import stage_run
+from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.stage_run import StageRun
 from pipeline.tracking.store import open_store
 from pipeline.training.cut_features import CutFeatures, compute_cut_features, unique_images
@@ -66,6 +72,19 @@ class CutPass:
         log_cut_features(run, features, network)
         logger.info(f"features: computed for {self.images} images at {len(self.cuts)} cuts in {features.seconds:.2f} s")
         return features
+
+
+@contextmanager
+def pass_run(
+    params: CutParams, base: Base, key: CacheKey, *, name: str, note: str, runtime: Runtime,
+    plan_context: PlanContext | None,
+) -> Iterator[StageRun]:  # fmt: skip
+    """Open the run of a pass through a base, with the base as its input; the runtime is in effect during the block."""
+    tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
+    opened = stage_run(params, name=name, note=f"{note} Base: {base.ancestry}.", tags=tags, plan_context=plan_context)
+    with runtime.in_effect(), opened as run:
+        run.log_base(base.model_uri)
+        yield run
 
 
 def prepare_pass(params: P, *, seeds: range, with_test: bool) -> tuple[P, CutPass | None]:

@@ -23,7 +23,9 @@ from pipeline.training.records import EpochRecord
 CONVERGED = "yes"
 STOPPED_BY_CAP = "no: stopped by the epoch cap"
 SCHEDULE_ENDED = "no: the schedule ended before the training images were fitted"
-FITTED_LOSS = 0.05  # training loss of a fit that has learned its training images, as a fraction of that of guessing
+FITTED_LOSS = (
+    0.05  # training loss of a fit that has learned its training images, as a fraction of that of uniform guessing
+)
 ABOVE_TOLERANCE = "no: stopped above the gradient tolerance"
 
 
@@ -85,7 +87,7 @@ def summary_of_fit(finished: FinishedFit) -> FitSummary:
 def convergence(fit: Fit) -> str:
     """Return the value of the tag `converged` for a finished fit.
 
-    A decayed learning rate ends a fit whether or not it has converged. It has if its training images are learned: more
+    A decayed learning rate ends a fit whether or not it has converged. It has if its training images are fitted: more
     steps could hardly lower the training loss.
     """
     if fit.converged:

@@ -43,7 +43,7 @@ def use_base(plan: Plan, base: Base, *, model: str, built_in: bool) -> Plan:
     Args:
         plan: The plan.
         base: The existing base.
-        model: The user's own code that the base is made of, as named in the command; empty for other bases.
+        model: The user's own code that built the base, as named in the command; empty for other bases.
         built_in: Whether the plan is built in: then its cuts are scaled to the blocks of the base.
 
     Raises:
@@ -91,7 +91,7 @@ def check_targets(targets: Arms, base: Base, model: str) -> None:
 
 
 def on_base(arm: PlannedArm, base: Base, model: str, *, own: str) -> PlannedArm:
-    """Return a target that builds on the existing base, directly or through another arm; others stay as they are."""
+    """Return a target that builds on the existing base, directly or through another arm; others are unchanged."""
     params = arm_params(arm)
     if not isinstance(params, AnyTargetParams):
         return arm

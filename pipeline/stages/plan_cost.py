@@ -49,7 +49,7 @@ class PlanCost:
 
     Attributes:
         steps: Number of steps.
-        seconds: Processor time of all steps.
+        seconds: CPU time of all steps.
         longest: That of the longest step, with the name of its arm.
     """
 
@@ -91,7 +91,7 @@ def measure_speed(network: LayeredNetwork) -> Speed:
 
 
 def seconds_per_call(call: Callable[[], object]) -> float:
-    """Return the processor time of a call: the mean over some calls after the first."""
+    """Return the CPU time of a call: the mean over some calls after the first."""
     call()
     calls, began, cpu = 0, time.perf_counter(), time.thread_time()
     while time.perf_counter() - began < MEASURED_SECONDS or not calls:
@@ -101,7 +101,7 @@ def seconds_per_call(call: Callable[[], object]) -> float:
 
 
 def step_seconds(arm: PlannedArm, network: LayeredNetwork, summary: DatasetSummary, *, speed: Speed) -> float:
-    """Return the estimated processor time of one step of an arm, in s."""
+    """Return the estimated CPU time of one step of an arm, in s."""
     params = arm_params(arm)
     if not isinstance(params, AnyTargetParams):
         return STEP_SECONDS

@@ -25,7 +25,7 @@ NOT_SHARED = ("per_class", "cuts", "depth", "draws", "seed")  # the pass covers 
 def with_feature_pass(plan: Plan, base: Base) -> Plan:
     """Return a plan with one feature pass per dataset and kind of sample, and arms that take their features from it.
 
-    The built-in networks are cheap: their arms are left as they are, and so are arms that say where their features are.
+    The built-in networks are cheap: their arms are unchanged, and so are arms that name their features.
     """
     if not isinstance(base.network.architecture, GraphArchitecture):
         return plan
@@ -42,7 +42,7 @@ def with_feature_pass(plan: Plan, base: Base) -> Plan:
 
 
 def is_frozen(arm: PlannedArm, base: Base) -> bool:
-    """Return whether an arm solves a head on frozen blocks of the existing base, and does not say where they are."""
+    """Return whether an arm solves a head on frozen blocks of the existing base, and does not name its features."""
     params = arm_params(arm)
     if not isinstance(params, TransferParams) or arm.setting.get("base") != base.model_uri:
         return False

@@ -21,13 +21,11 @@ from pipeline.interruption import raise_if_interrupted
 from pipeline.params import ProbeParams
 from pipeline.report.probe_profile import CutScore, draw_profile, takeaway, write_profile
 from pipeline.report.run_plots import save_figure
-from pipeline.stages.base_selection import base_tags
 from pipeline.stages.class_table import shortened
-from pipeline.stages.cut_pass import CutPass, prepare_pass
+from pipeline.stages.cut_pass import CutPass, pass_run, prepare_pass
 from pipeline.stages.next_command import after_probe
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import cache_key
-from pipeline.tracking.lifecycle import stage_run
 from pipeline.tracking.plan_context import PlanContext
 from pipeline.tracking.queries import measured_transfers
 from pipeline.tracking.result_cache import cached_step_result
@@ -53,12 +51,9 @@ def probe(params: ProbeParams, *, plan_context: PlanContext | None = None) -> St
     key = cache_key(params, inputs, images.runtime.description)
     if (cached := cached_step_result(plan_context, key)) is not None:
         return cached
-    tags = {**key.tags(), names.DATASET: params.dataset, names.CLASSES: params.classes, **base_tags(base)}
-    note = f"Accuracy of heads on frozen features, by cut. Base: {base.ancestry}."
+    note = "Accuracy of heads on frozen features, by cut."
     name = f"probe {shortened(params.classes)}, cuts {shortened(params.cuts)}, seed {params.seed}"
-    opened = stage_run(params, name=name, note=note, tags=tags, plan_context=plan_context)
-    with images.runtime.in_effect(), opened as run:
-        run.log_base(base.model_uri)
+    with pass_run(params, base, key, name=name, note=note, runtime=images.runtime, plan_context=plan_context) as run:
         features = images.compute(run)
         scores = [score_cut(images, features, cut, folds=folds) for cut in images.cuts]
         scores = with_measured(run, params, scores)

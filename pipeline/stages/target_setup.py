@@ -68,7 +68,7 @@ class TargetSetup:
 
     @property
     def source(self) -> ModelSource | None:
-        """The user's own code that the base is made of."""
+        """The user's own code that built the base."""
         return self.base.source if self.base is not None else None
 
     def budget(self) -> dict[str, Any]:

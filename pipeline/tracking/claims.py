@@ -182,7 +182,7 @@ class Claim:
     key: str
     token: int
     previous_run_id: str  # of the last holder; empty if it had none
-    taken_over: bool = False  # the last holder died, or its lease passed
+    taken_over: bool = False  # the last holder died, or its lease expired
     run_id: str = ""  # of this holder, once it has one
     lost: bool = False
     _released: threading.Event = field(default_factory=threading.Event)

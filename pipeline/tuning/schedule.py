@@ -86,7 +86,8 @@ def _generation_tasks(members: Trials, folds: int, survivors: Survivors) -> list
     states = {trial.number: _early_state(trial) for trial in members if has_ended_early(trial)}
     racing = list(members)
     for fold in range(1, folds + 1):
-        going = [trial for trial in racing if not has_ended_early(trial)]
+        # a trial that ended early, but after this fold, keeps its place in the round
+        going = [trial for trial in racing if not has_ended_early(trial) or len(fold_metrics(trial)) >= fold]
         unscored = [trial for trial in going if len(fold_metrics(trial)) < fold]
         to_run += [(trial, fold) for trial in unscored if len(fold_metrics(trial)) == fold - 1]
         count = survivors(len(racing))

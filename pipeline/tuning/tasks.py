@@ -72,7 +72,7 @@ class Tasks:
                 ):  # another worker may have finished it before it was claimed
                     self._run(task, claim)
             except ClaimLostError:
-                logger.warning(f"{task}: its lease passed, and another worker runs it")
+                logger.warning(f"{task}: its lease expired, and another worker runs it")
             finally:
                 claim.release()
             return True
@@ -142,6 +142,7 @@ class Tasks:
 
     def _end(self, trial: FrozenTrial, state: TrialState) -> None:
         """Log the trial's run and end the trial."""
+        self._report_means(trial.number)  # of folds whose worker was killed before it did so
         metrics = log_trial(self.study, self.job, trial, state=state)
         self.study.tell(trial.number, metrics["cv/accuracy"] if state is TrialState.COMPLETE else None, state=state)
 

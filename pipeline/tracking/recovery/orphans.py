@@ -77,7 +77,7 @@ def close_orphaned_runs(client: MlflowClient) -> None:
 
 
 def try_to_close_orphaned_runs() -> None:
-    """Do so if the store is reachable; otherwise, a later command does."""
+    """Close orphaned runs if the store is reachable; otherwise, a later command does."""
     with contextlib.suppress(MlflowException):
         close_orphaned_runs(open_store())
 
