@@ -17,7 +17,7 @@ from pipeline import __version__
 from pipeline.commands import COMMANDS
 from pipeline.console import configure_logging
 from pipeline.disk_space import disk_full_message
-from pipeline.errors import Fault, PlanIncompleteError, UserInputError
+from pipeline.errors import ClusterLostError, Fault, PlanIncompleteError, UserInputError
 from pipeline.exit_codes import EXIT_BAD_INPUT, EXIT_FAILED, mark_adopted_run_failed, print_faults
 from pipeline.interruption import interruptible
 from pipeline.params import ENTRY_POINTS, StageParams, parse_params
@@ -102,7 +102,7 @@ def run_stage(kind: type[StageParams], options: dict[str, str | None]) -> None:
             mark_adopted_run_killed()
             click.echo("interrupted; saved work is kept", err=True)
             sys.exit(EXIT_INTERRUPTED)
-        except PlanIncompleteError as error:
+        except (PlanIncompleteError, ClusterLostError) as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(EXIT_FAILED)
         except Exception as error:

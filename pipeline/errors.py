@@ -61,6 +61,10 @@ class PlanIncompleteError(RuntimeError):
     """Some steps of a plan failed; the others ran, and the report lists what is missing."""
 
 
+class ClusterLostError(RuntimeError):
+    """The scheduler of a cluster is gone; completed steps stay cached, and the same command runs the others."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The process received Ctrl-C or SIGTERM; completed work has been saved."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import platform
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -19,6 +22,7 @@ import torch
 from pipeline.errors import Fault, UserInputError
 
 OPERATIONS_PER_THREAD = 50_000_000  # MACs of a step per thread; see docs/defaults.md
+MAX_AUTO_THREADS = 2  # whatever the machine has: the number of threads changes rounding, and so weights
 
 
 def missing_device(name: str) -> str:
@@ -77,8 +81,8 @@ def resolve_runtime(
     Args:
         device: `auto` (CUDA, else MPS, else CPU) or the name of a device.
         dtype: `auto` uses bfloat16 for convolutions on processors that support it natively, else float32.
-        threads: `auto` depends only on `operations` and the number of cores: the same step uses the same number of
-            threads, and rounds the same way, in every process.
+        threads: `auto` depends only on `operations`: the same step uses the same number of threads, and rounds the
+            same way, in every process and on every machine.
         operations: MACs of one optimizer step, or of the forward pass of a chunk if nothing is trained.
         convolutional: Whether the network has convolutions for which bfloat16 is faster.
 
@@ -92,8 +96,7 @@ def resolve_runtime(
         raise UserInputError(Fault("dtype", dtype, allowed, "Use dtype=auto, or another machine."))
     if dtype == "auto":
         dtype = "bfloat16" if convolutional and has_bfloat16(device) else "float32"
-    cores: int = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    count = max(1, min(cores, operations // OPERATIONS_PER_THREAD)) if threads == "auto" else threads
+    count = max(1, min(MAX_AUTO_THREADS, operations // OPERATIONS_PER_THREAD)) if threads == "auto" else threads
     return Runtime(torch.device(device), getattr(torch, dtype), count)
 
 
@@ -101,6 +104,20 @@ def synchronize(device: torch.device) -> None:
     """Wait for a device to finish, for timing."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def hardware(device: str) -> str:
+    """Return the class of hardware that a step runs on: the processor, and the GPU if that is the device."""
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
+    return f"{cpu_model()}, {os.cpu_count()} cores{gpu}"
+
+
+@functools.cache
+def cpu_model() -> str:
+    """Return the CPU model from /proc/cpuinfo, or what Python knows on other systems."""
+    info = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*: (.*)", info.read_text("utf-8", "replace")) if info.exists() else None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def has_bfloat16(device: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,24 @@ def test_key_has_one_holder(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> 
         claims.acquire("key")
     held.release()
     assert not claims.is_held("key") and claims.acquire("key").token == 2
+
+
+@pytest.mark.slow
+def test_postgresql_keeps_claims_of_several_machines(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_STORAGE", new_database())
+    monkeypatch.setenv("PIPELINE_LEASE_SECONDS", "2")
+    claims = open_claims()
+    assert claims.engine.dialect.name == "postgresql"
+    monkeypatch.setattr(Claim, "_renew", lambda self: None)  # as if suspended
+    old = claim_elsewhere(claims, monkeypatch)
+    with pytest.raises(ClaimedElsewhereError, match="process 17 on elsewhere runs it"):
+        claims.acquire("key")
+    time.sleep(2.1)
+    assert not claims.is_held("key") and claims.acquire("key").token == 2
+    with pytest.raises(ClaimLostError):
+        old.check()
 
 
 def test_concurrent_claims_have_one_winner(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:

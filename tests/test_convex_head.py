@@ -20,7 +20,7 @@ from pipeline.errors import UserInputError
 from pipeline.networks.build import build_network
 from pipeline.networks.layered import LayeredNetwork, MLPArchitecture
 from pipeline.runtime import generator
-from pipeline.training.convex_head import L2_GRID, TOLERANCE, SolvedHead, solve_at, solve_head
+from pipeline.training.convex_head import L2_GRID, TOLERANCE, SolvedHead, _extrapolate, solve_at, solve_head
 from pipeline.training.features import compute_features
 from pipeline.training.lbfgs import minimize
 from pipeline.training.loop import Fit
@@ -112,6 +112,16 @@ def check_parity_on_features(dataset: Dataset, base: LayeredNetwork, per_class: 
         accuracy = float((head.predict(test) == split.test.labels).double().mean())
         assert accuracy == pytest.approx(model.score(inputs, split.test.labels.numpy()), abs=0.001)
         assert accuracy > 0.7
+
+
+def test_start_of_the_next_penalty_is_extrapolated_quadratically() -> None:
+    line, curve = (
+        [torch.tensor([2.0 + 3 * k]) for k in range(3)],
+        [torch.tensor([1.0 + 2 * k + k * k]) for k in range(4)],
+    )
+    assert (
+        _extrapolate(line[:1]) == line[0] and _extrapolate(line[:2]) == line[2] and _extrapolate(curve[:3]) == curve[3]
+    )
 
 
 def test_digits_features_match_scikit_learn(digits: Dataset) -> None:

@@ -195,8 +195,8 @@ def test_status_shows_running_plans_of_live_processes(
     assert not list(state.glob("plans/*"))
 
 
-def test_cores_are_lent_in_order_and_never_twice() -> None:
-    budget, order = CoreBudget(2), []
+def test_cores_are_lent_in_order_and_never_twice(tmp_path: Path) -> None:
+    budget, order = CoreBudget(2, tmp_path), []
     assert budget.take(1) == 1
 
     def take(count: int) -> None:
@@ -216,11 +216,20 @@ def test_cores_are_lent_in_order_and_never_twice() -> None:
     assert order == [2, 1]
 
 
-def test_closing_the_budget_ends_waiting() -> None:
-    budget = CoreBudget(1)
+def test_closing_the_budget_ends_waiting(tmp_path: Path) -> None:
+    budget = CoreBudget(1, tmp_path)
     budget.take(1)
     threading.Timer(0.05, budget.close).start()
     assert budget.take(1) == 0
+
+
+def test_commands_on_one_host_share_its_cores(tmp_path: Path) -> None:
+    first, second = CoreBudget(2, tmp_path), CoreBudget(2, tmp_path)
+    assert first.take(2) == 2
+    threading.Timer(0.1, second.close).start()
+    assert second.take(1) == 0
+    first.give_back(1)
+    assert CoreBudget(2, tmp_path).take(1) == 1
 
 
 def test_step_needs_as_many_cores_as_threads() -> None:

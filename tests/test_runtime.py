@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -28,11 +29,6 @@ from tests.golden_losses import default_fit
 QUICK = {"dataset": "digits", "epochs": 1, "hidden_layers": 1, "width": 8}
 
 
-@pytest.fixture
-def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8)
-
-
 def default_threads(model: str, *, frozen: int = 0, start: int = 0, **changes: Any) -> int:
     """The thread count for training a default network on 28x28 images."""
     params = TrainBaseParams(model=model, **changes)
@@ -41,29 +37,29 @@ def default_threads(model: str, *, frozen: int = 0, start: int = 0, **changes: A
     return resolve_training_runtime(params, network, params.batch_size, start=start).threads
 
 
-@pytest.mark.parametrize("initial_threads", [1, 2])
-def test_thread_count_depends_only_on_step_cost(
-    initial_threads: int, eight_cores: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.set_num_threads(initial_threads)
+@pytest.mark.parametrize("cores", [1, 64])
+def test_thread_count_depends_only_on_step_cost(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: cores)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    torch.set_num_threads(3)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     chosen = [
         resolve_runtime("cpu", "auto", "auto", operations=count).threads for count in (0, 10**7, 2 * 10**8, 10**12)
     ]
-    assert chosen == [1, 1, 4, 8]
+    assert chosen == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("batch_size", [20, 128])
-def test_default_mlp_steps_use_one_thread(batch_size: int, eight_cores: None) -> None:
+def test_default_mlp_steps_use_one_thread(batch_size: int) -> None:
     assert default_threads("mlp", batch_size=batch_size) == 1
 
 
-def test_heads_on_cached_features_use_one_thread(eight_cores: None) -> None:
+def test_heads_on_cached_features_use_one_thread() -> None:
     assert default_threads("mlp", frozen=5, start=5, batch_size=4096) == 1
 
 
-def test_large_steps_use_several_threads(eight_cores: None) -> None:
-    assert default_threads("cnn") > 1 and default_threads("mlp", batch_size=4096) == 8
+def test_large_steps_use_two_threads() -> None:
+    assert default_threads("cnn") == 2 and default_threads("mlp", batch_size=4096) == 2
 
 
 def test_stage_restores_thread_count(store: MlflowClient, no_figures: None) -> None:

@@ -19,6 +19,7 @@ from pipeline.tracking.stage_run import StageResult
 from pipeline.tracking.store import open_store
 
 Stage = Callable[..., StageResult]
+HostFacts = Callable[[list[dict[str, str]]], dict[str, str]]
 
 
 def load_stage(kind: type[StageParams]) -> Stage:
@@ -26,6 +27,13 @@ def load_stage(kind: type[StageParams]) -> Stage:
     module: Any = importlib.import_module(f"pipeline.stages.{kind.entry_point}")
     stage: Stage = getattr(module, kind.entry_point)
     return stage
+
+
+def load_host_facts() -> HostFacts:
+    """Return the function that describes this host; see `stages.host_facts`."""
+    module: Any = importlib.import_module("pipeline.stages.host_facts")
+    host_facts: HostFacts = module.host_facts
+    return host_facts
 
 
 def export_cached(result: StageResult, model: str) -> None:

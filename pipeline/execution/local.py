@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, Self
 
-from pipeline.execution.budget import CoreBudget, available_cores
+from pipeline.execution.budget import available_cores, host_budget
 from pipeline.execution.display import PlanDisplay
 from pipeline.execution.executor import Executor
 from pipeline.execution.in_process import InProcessExecutor
@@ -42,7 +42,7 @@ class LocalExecutor:
 
     def __init__(self, workers: int):
         self.capacity = workers
-        self._budget = CoreBudget(available_cores())
+        self._budget = host_budget()
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
         self._folder = state_folder() / "workers" / str(os.getpid())

@@ -49,6 +49,13 @@ class Supervisor:
         assert self._process is not None
         return Report(task.number, Status.LOST, failure=describe_exit(self._process.wait()))
 
+    def facts(self, data: list[dict[str, str]]) -> dict[str, str]:
+        """Return what the worker process knows of its host (see `stages.host_facts`); empty if it was killed."""
+        channel = self._started()
+        channel.send({"facts": data})
+        message = channel.receive()
+        return message["facts"] if message is not None else {}
+
     def _exchange(self, count: int) -> None:
         """Release the core for preparing a step, and take those for running it."""
         self._budget.give_back(self._cores)

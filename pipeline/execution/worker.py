@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from pipeline.console import configure_logging, step_output  # noqa: E402
-from pipeline.execution.attempt import attempt, load_stage  # noqa: E402
+from pipeline.execution.attempt import attempt, load_host_facts, load_stage  # noqa: E402
 from pipeline.execution.channel import Channel, Message  # noqa: E402
 from pipeline.execution.records import Task  # noqa: E402
 from pipeline.execution.supervisor import LOG_VARIABLE  # noqa: E402
@@ -54,7 +54,10 @@ def main() -> None:
             gc.freeze()
             while (message := inbox.next()) is not None:
                 with inbox.interrupting():
-                    run_task(Task(**message["task"]), channel, inbox)
+                    if "facts" in message:
+                        channel.send({"facts": load_host_facts()(message["facts"])})
+                    else:
+                        run_task(Task(**message["task"]), channel, inbox)
         except KeyboardInterrupt:
             pass
         finally:

@@ -69,6 +69,12 @@ class MainParams(MachineParams, DataParams):
         unit="steps",
         changes_result=False,
     )
+    cluster: str = setting(
+        "",
+        "A Dask cluster that runs the steps instead of this machine (docs/scaling.md).",
+        allowed="tcp://127.0.0.1:PORT, tls://HOST:PORT, or a scheduler file; empty for this machine",
+        changes_result=False,
+    )
     export: bool | Auto = setting(
         "auto",
         "Log a servable graph with every model. auto: no; python -m pipeline export adds it.",
@@ -83,6 +89,13 @@ class MainParams(MachineParams, DataParams):
     def _only_sequential(cls, value: float | str, info: ValidationInfo) -> float | str:
         if value != "auto" and info.data.get("seeds") != "sequential":
             raise ValueError("needs seeds=sequential")
+        return value
+
+    @field_validator("cluster")
+    @classmethod
+    def _instead_of_workers(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("workers", "auto") != "auto":
+            raise ValueError("does not go with workers: the cluster's workers say how many steps they run at a time")
         return value
 
     @field_validator("model")

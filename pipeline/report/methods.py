@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import psutil
 
@@ -23,6 +21,7 @@ from pipeline.report.questions.arm_differences import differing_params, extra_pa
 from pipeline.report.questions.context import arm_names
 from pipeline.report.questions.quantities import TEST_ACCURACY
 from pipeline.report.records import PlanRunFacts, ReportedArm
+from pipeline.runtime import cpu_model
 from pipeline.statistics.looks import LOOKS
 from pipeline.statistics.sources import sources_text
 from pipeline.tracking import names
@@ -93,7 +92,7 @@ def _environment_lines(facts: PlanRunFacts) -> list[str]:
     memory = psutil.virtual_memory().total / 2**30
     lines = [
         f"Versions: Python {platform.python_version()}, {versions}.",
-        f"This machine: {_cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB RAM, {platform.system()}.",
+        f"This machine: {cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB RAM, {platform.system()}.",
     ]
     if not facts.runs:
         return lines
@@ -106,6 +105,7 @@ def _environment_lines(facts: PlanRunFacts) -> list[str]:
     return [
         *lines,
         f"Runs by host: {_counts(Counter(member.host or 'unknown host' for _, member in facts.runs))}.",
+        f"Runs by hardware: {_counts(Counter(member.hardware or 'unknown' for _, member in facts.runs))}.",
         f"Code: pipeline {__version__}; git commits (runs): {_counts(commits)}.",
         f"Code digests (runs): {'; '.join(f'{stage} {_counts(counts)}' for stage, counts in digests.items())}.",
         *(f"Runs of {stage} come from different versions of its code." for stage in mixed),
@@ -114,13 +114,6 @@ def _environment_lines(facts: PlanRunFacts) -> list[str]:
 
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{key} ({count})" for key, count in counter.items())
-
-
-def _cpu_model() -> str:
-    """Return the CPU model from /proc/cpuinfo, or what Python knows on other systems."""
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*: (.*)", info.read_text("utf-8", "replace")) if info.exists() else None
-    return match[1] if match else platform.processor() or platform.machine()
 
 
 def _time_lines(facts: PlanRunFacts) -> list[str]:
@@ -237,12 +230,13 @@ def _tag(arm: ReportedArm, name: str) -> str:
 
 
 def _runs_table(facts: PlanRunFacts) -> Table:
-    """Return one row per run: arm, seed, test accuracy and run id, linked where a server is known."""
+    """Return one row per run: arm, seed, test accuracy, hardware and run id, linked where a server is known."""
     rows = []
     for arm, member in facts.runs:
         accuracy, run_id = member.run.metrics.get(names.TEST_ACCURACY), member.run.run_id
         arm_cell = text_cell(arm.marked_label, facts.links.runs(arm))
         score = text_cell(NO_VALUE if accuracy is None else f"{100 * accuracy:.2f}")
         seed = text_cell(f"{member.seed}{CACHED_MARK if member.reused else ''}")
-        rows.append((arm_cell, seed, score, text_cell(run_id, facts.links.run(run_id))))
-    return Table(("arm", "seed", TEST_ACCURACY.heading, "run"), tuple(rows))
+        hardware = text_cell(member.hardware or NO_VALUE)
+        rows.append((arm_cell, seed, score, hardware, text_cell(run_id, facts.links.run(run_id))))
+    return Table(("arm", "seed", TEST_ACCURACY.heading, "hardware", "run"), tuple(rows))

@@ -40,6 +40,11 @@ class Member:
         """Where it ran; empty if that was not logged."""
         return self.run.tags.get("host", "")
 
+    @property
+    def hardware(self) -> str:
+        """The class of hardware that it ran on; empty if that was not logged."""
+        return self.run.tags.get(names.HARDWARE, "")
+
 
 @dataclass(frozen=True)
 class ReportedArm:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline.console import echo
 from pipeline.errors import PlanIncompleteError
-from pipeline.execution.local import make_executor, worker_count
+from pipeline.execution.local import worker_count
 from pipeline.execution.runner import Execution, print_plan
 from pipeline.launching import command_to_run
 from pipeline.networks.origins.load import named_code
@@ -35,6 +35,7 @@ from pipeline.report.records import PlanRunFacts
 from pipeline.stages.plan_base import check_cuts, require_base, use_base
 from pipeline.stages.plan_cost import plan_cost
 from pipeline.stages.plan_data import fit_plan
+from pipeline.stages.plan_executor import executor_factory
 from pipeline.stages.plan_features import with_feature_pass
 from pipeline.stages.rounds import Budget, Rounds, verdict_costs
 from pipeline.tracking import names
@@ -62,6 +63,7 @@ def main(params: MainParams) -> StageResult:
     Raises:
         UserInputError: The plan is invalid; nothing was run.
         PlanIncompleteError: Some steps failed; the report lists them.
+        ClusterLostError: The scheduler of the cluster is gone; completed steps stay cached.
         Interrupted: Ctrl-C or SIGTERM; completed steps stay cached.
     """
     began = time.perf_counter()
@@ -72,6 +74,7 @@ def main(params: MainParams) -> StageResult:
     if params.dry_run:
         print_costs(client, plan, params)
         return print_plan(plan)
+    make_executor = executor_factory(params, plan)
     close_orphaned_runs(client)
     open_claims()
     warn_unshared_claims(client)
@@ -82,7 +85,7 @@ def main(params: MainParams) -> StageResult:
             open_run()  # `mlflow run` created this run for the plan, not for its first step
         execution = Execution(
             lambda: open_run().run_id,
-            functools.partial(make_executor, params.workers),
+            make_executor,
             rerun=params.rerun,
             explain=params.explain,
         )

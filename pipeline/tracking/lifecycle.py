@@ -21,7 +21,7 @@ from pipeline.console import echo
 from pipeline.interruption import interruptible, raise_if_interrupted
 from pipeline.params import StageParams
 from pipeline.redaction import first_line
-from pipeline.runtime import process_identity
+from pipeline.runtime import hardware, process_identity
 from pipeline.tracking import names
 from pipeline.tracking.cache_key import code_digest
 from pipeline.tracking.claims import ClaimLostError
@@ -107,6 +107,7 @@ def _initial_tags(
             names.CODE_DIGEST: code_digest(params.entry_point),
             names.PARAMETERS: json.dumps(params.logged()),
             names.OPENED: int(time.time() * 1000),
+            names.HARDWARE: hardware(str(getattr(params, "device", "cpu"))),
             **process_identity(),
             **tags,
             **parent,

@@ -86,6 +86,7 @@ SUPERSEDED_BY = "superseded_by"  # the run of a step that another process took o
 RESUMED_RUN_ID = "resumed_run_id"  # on the run created by `mlflow run -e resume`
 LOCAL_RUN_ID = "local_run_id"  # the id of a run that was started while the store was unreachable
 RESUMED_WITH = "resumed_with"  # JSON: differences found when the run was resumed
+HARDWARE = "hardware"  # processor, cores and GPU that the run was made on
 OPENED = "opened"  # when the current process opened the run, in ms
 WORKED_SECONDS = "worked_seconds"  # work of previous processes up to the restored checkpoint
 WASTED_SECONDS = "wasted_seconds"  # work of previous processes after that checkpoint

@@ -17,7 +17,7 @@ from pipeline.tracking.base_model import load_base
 from pipeline.tracking.base_search import has_model_files
 from pipeline.tracking.cache_key import CacheKey
 from pipeline.tracking.claims import open_claims
-from pipeline.tracking.graph_export import add_graph
+from pipeline.tracking.graph_export import add_graph, is_servable
 from pipeline.tracking.outbox.model_upload import register_model
 from pipeline.tracking.plan_context import NotCachedError, PlanContext
 from pipeline.tracking.queries import artifact_sizes
@@ -86,7 +86,8 @@ def register_cached(result: StageResult, name: str) -> None:
     if name and result.model_uri:
         val_accuracy = result.metrics[names.VAL_FINAL_ACCURACY]
         client = open_store()
-        add_graph(client, load_base(client, result.model_uri))
+        if not is_servable(client, client.get_logged_model(result.model_uri.removeprefix("models:/"))):
+            add_graph(client, load_base(client, result.model_uri))
         logger.info(register_model(client, result.run_id, result.model_uri, name=name, val_accuracy=val_accuracy))
 
 
