@@ -1,9 +1,9 @@
 """Which race of folds loses least: replays on the fold scores in `fold_scores.json`, which were never pruned.
 
     python -m benchmarks.races                                           # print the table of docs/tuning.md
-    python -m benchmarks.races --collect "MNIST 0-4, 8,000 images"       # score the settings again
+    python -m benchmarks.races --collect "MNIST 0-4, 2,000 images"       # score 60 settings again
 
-A replay draws 20 of the 60 settings and an order of the folds. Its loss is the best mean over all folds among the 20,
+A replay draws 20 of the settings and an order of the folds. Its loss is the best mean over all folds among the 20,
 minus that of the setting that the race selects, in percentage points.
 """  # fmt: skip
 
@@ -43,7 +43,6 @@ SETTINGS, FOLDS, TRIALS, REPLAYS = 60, 5, 20, 2000
 DATA: dict[str, tuple[str, int | None]] = {  # dataset, and size of a stratified sample of its training images
     "scikit-learn's digits 0-4": ("digits", None),
     "MNIST 0-4, 2,000 images": ("mnist", 2_000),
-    "MNIST 0-4, 8,000 images": ("mnist", 8_000),
 }
 CPU_SECONDS = "time/cpu_seconds"
 Scores = NDArray[np.float64]  # (settings, folds): accuracies

@@ -46,7 +46,7 @@ LOST = "the Dask scheduler is gone; completed steps are cached. Start it and run
 class HostCheck:
     """What a worker's host must have in common with this one."""
 
-    data: list[dict[str, str]]  # parameters of the data sets
+    data: list[dict[str, str]]  # parameters of the datasets
     facts: dict[str, str]  # of this host; see `stages.host_facts`
 
     def differences(self, facts: dict[str, str]) -> str:

@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "optuna", 
 
 
 def data_settings(plan: Plan) -> list[dict[str, str]]:
-    """Return the parameters of each data set that a plan uses."""
+    """Return the parameters of each dataset that a plan uses."""
     found = []
     for arm in plan.arms.values():
         setting = {name: spell(arm.setting[name]) for name in DataParams.model_fields if name in arm.setting}

@@ -62,6 +62,26 @@ def finish(
 
     `seen_before` has the identities (int64) of the images that the base, or one of its bases, was trained on.
     """
+    log_results(run, trained, params, data_seconds=data_seconds, extra_metrics=extra_metrics or {})
+    upload_model(run, trained, params, seen_before=seen_before)
+    model_uri = run.wait_for_model()
+    print_result(run, trained, f"run {run.run_id}, model {model_uri}")
+    next_command = after_training(trained.network.architecture, trained.split, params, model_uri=model_uri)
+    echo(f"next: python -m pipeline {next_command}")
+    if not run.late and (link := compare_link(run)):
+        echo(f"compare: {link}")
+    return StageResult(run.run_id, model_uri, dict(run.final_metrics))
+
+
+def log_results(
+    run: StageRun,
+    trained: TrainedNetwork,
+    params: FitParams,
+    *,
+    data_seconds: float,
+    extra_metrics: Mapping[str, float],
+) -> None:
+    """Log figures, tables, final metrics and checkpoints."""
     split = trained.split
     log_figures(run, trained, f"{params.entry_point}: {split.dataset} {shortened(split.classes_text)}")
     for table in trained.summary.write_tables(run.folder):
@@ -71,10 +91,15 @@ def finish(
         seconds[names.LOST_SECONDS] = run.lost_seconds
     recalls = recall_metrics(split, trained.test.confusion_KK)
     log_class_tables(run, split, trained.test)
-    run.log_final({**fit_metrics(trained), **recalls, **seconds, **(extra_metrics or {})})
+    run.log_final({**fit_metrics(trained), **recalls, **seconds, **extra_metrics})
     run.set_tags({names.CONVERGED: trained.summary.converged})
     if trained.checkpoints is not None:
         run.log_file(trained.checkpoints, names.CHECKPOINTS)
+
+
+def upload_model(run: StageRun, trained: TrainedNetwork, params: FitParams, *, seen_before: Tensor | None) -> None:
+    """Upload the model with its card and the identities of its images; returns before it is uploaded."""
+    split = trained.split
     facts = ModelFacts(
         params.entry_point, split.dataset, split.classes_text, split.class_names, trained.validation.accuracy
     )
@@ -88,13 +113,6 @@ def finish(
     )
     images = images_of(split, seen_before)
     log_model(run, trained.network, facts=facts, images=images, card=card, register_as=params.register_as)
-    model_uri = run.wait_for_model()
-    print_result(run, trained, f"run {run.run_id}, model {model_uri}")
-    next_command = after_training(trained.network.architecture, split, params, model_uri=model_uri)
-    echo(f"next: python -m pipeline {next_command}")
-    if not run.late and (link := compare_link(run)):
-        echo(f"compare: {link}")
-    return StageResult(run.run_id, model_uri, dict(run.final_metrics))
 
 
 def model_lineage(run: StageRun, params: FitParams) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""The default batch size for small data: with a few large batches, an epoch has too few optimizer steps."""
+"""The default batch size for small data: with a few large batches, an epoch has too few optimizer steps.
+
+A module of its own, since bases, targets and search spaces share the rule.
+"""
 
 import logging
 
