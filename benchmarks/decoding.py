@@ -1,18 +1,17 @@
 """Decoding a folder of images into a store against independent Pillow processes, and the second start.
 
-    python -m benchmarks.decoding [--rounds 7]
+    python -m benchmarks --only decoding --here --rounds 7 --results /tmp/decoding.json
 
 The baseline is one plain process per core that opens, converts, resizes, crops and drops its share of the same files;
-both sides include the start of their processes. Ours hashes files and pixels, and writes the store, too.
-The second start is compared with listing the folder with `os.scandir`. `BENCH_IMAGES=FOLDER` measures a folder of your
-own as well.
+both sides include the start of their processes (run like this, none of them imports torch). Ours hashes files and
+pixels, and writes the store, too. The second start is compared with listing the folder with `os.scandir`.
+`BENCH_IMAGES=FOLDER` measures a folder of your own as well.
 """  # fmt: skip
 
 from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
 import tempfile
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.alone import run_alone
+from benchmarks.pillow_peer import seconds_of_pillow
 from benchmarks.rows import Options, Row
 from pipeline.data.preprocessing import Geometry
 from pipeline.data.sources.registry import load_dataset
@@ -41,32 +41,6 @@ def write_jpegs(root: Path, count: int, size: tuple[int, int]) -> Path:
         coarse = generator.integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
     return root
-
-
-def decode_with_pillow(paths: list[str], size: tuple[int, int]) -> None:
-    """Open and convert images, resize their short side, crop the center, and keep nothing."""
-    for path in paths:
-        with Image.open(path) as image:
-            scale = max(size[0] / image.width, size[1] / image.height)
-            scaled = image.convert("RGB").resize(
-                (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR
-            )
-            left, top = (scaled.width - size[0]) // 2, (scaled.height - size[1]) // 2
-            np.asarray(scaled.crop((left, top, left + size[0], top + size[1])))
-
-
-def seconds_of_pillow(folder: Path, geometry: Geometry) -> float:
-    """Return the wall-clock seconds of one process per core."""
-    paths = [str(path) for path in folder.rglob("*.*") if path.is_file()]
-    cores, context = len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")
-    size = geometry.size[1], geometry.size[0]
-    began = time.perf_counter()
-    processes = [context.Process(target=decode_with_pillow, args=(paths[core::cores], size)) for core in range(cores)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return time.perf_counter() - began
 
 
 def seconds_to_load(folder: Path, geometry: Geometry) -> float:
@@ -109,7 +83,7 @@ def decoding_row(what: str, folder: Path, geometry: Geometry, *, rounds: int) ->
     """Time both sides in alternating rounds."""
     ours, theirs = [], []
     for _ in range(rounds):
-        theirs.append(seconds_of_pillow(folder, geometry))
+        theirs.append(seconds_of_pillow(folder, (geometry.size[1], geometry.size[0])))
         with empty_state():
             ours.append(seconds_to_load(folder, geometry))
     return Row(f"decode {what}", "one Pillow process per core", ours, theirs, target=TARGET)
@@ -131,8 +105,9 @@ def measure(options: Options) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        photos = write_jpegs(root / "photos", 1_000 // scale, (500, 375))
-        rows.append(decoding_row(f"{1_000 // scale} photos of 500x375 to 224x224", photos, PHOTO, rounds=options.few))
+        for count in (1_000 // scale, 4_000 // scale):
+            photos = write_jpegs(root / f"photos{count}", count, (500, 375))
+            rows.append(decoding_row(f"{count} photos of 500x375 to 224x224", photos, PHOTO, rounds=options.few))
         icons = write_jpegs(root / "small", 20_000 // scale, (32, 32))
         rows.append(decoding_row(f"{20_000 // scale} images of 32x32", icons, SMALL, rounds=options.few))
         many = write_jpegs(root / "many", 60_000 // scale, (32, 32))

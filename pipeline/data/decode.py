@@ -133,7 +133,7 @@ def decode_image(content: bytes) -> Image.Image:
     except UnreadableImageError:
         raise
     except Exception as error:  # Pillow's decoders raise exceptions of any type
-        text = (str(error) or type(error).__name__).split(" <_io.BytesIO")[0]
+        text = (str(error) or type(error).__name__).split(" <_io.BytesIO")[0].rstrip(".")
         raise UnreadableImageError(text) from None
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import optuna
 import psutil
@@ -37,7 +38,10 @@ def page() -> Iterator[Page]:
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1600, "height": 1800})
         page.set_default_timeout(PATIENCE_MS)
+        hosts: set[str | None] = set()
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
         yield page
+        assert hosts <= {None, "127.0.0.1"}  # None: data and blob URLs
 
 
 @contextmanager

@@ -28,8 +28,9 @@ from pipeline.state_dir import state_folder
 
 logger = logging.getLogger(__name__)
 
-MEMORY_BYTES = 256 << 20  # larger stores are memory-mapped
-SAMPLED_ROWS = 256  # rows of a memory-mapped store that are verified when it is opened
+MEMORY_BYTES = 16 << 20  # larger stores are memory-mapped: reading them would take longer than using them
+VERIFIED_BYTES = 256 << 20  # of larger stores, only a sample of rows is verified when they are opened
+SAMPLED_ROWS = 256
 SOURCE = "source.json"
 PARTIAL = "partial-"
 
@@ -78,7 +79,7 @@ def open_store(key: StoreKey, *, verify: bool = False) -> Tensor | None:
 
     Args:
         key: Key of the store.
-        verify: Verify every checksum of a memory-mapped store, not just a sample; stores in memory always are.
+        verify: Verify every checksum of a large store, not just a sample.
     """
     folder = key.folder
     if not folder.is_dir():
@@ -118,7 +119,7 @@ def _fault(key: StoreKey, *, verify: bool) -> str:
     if size != count * key.row_bytes:
         return f"{PIXELS} has {size} instead of {count * key.row_bytes} bytes"
     rows = np.flatnonzero(records["done"] == 1)
-    if size > MEMORY_BYTES and not verify:
+    if size > VERIFIED_BYTES and not verify:
         rows = rows[np.unique([secrets.randbelow(len(rows)) for _ in range(SAMPLED_ROWS)] + [0, len(rows) - 1])]
     damaged = int(damaged_rows(key.folder / PIXELS, records, key.row_bytes, rows=rows).sum())
     return f"{damaged} of {len(rows)} checked images have a wrong checksum" if damaged else ""
