@@ -24,6 +24,7 @@ from pipeline.plan.loader import PLANS, load_plan
 from pipeline.plan.outcome import record_from_json
 from pipeline.plan.records import default_margin, walk
 from pipeline.stages.main import main
+from pipeline.stages.plan_data import describe_arms
 from pipeline.stages.report import report
 from pipeline.tracking import cache_key as key_module
 from pipeline.tracking import names
@@ -495,3 +496,15 @@ def test_labelled_grids_are_paired_by_labels_per_class(tmp_path: Path) -> None:
 )
 def test_default_margin_depends_on_labels(kind: str, per_class: str, margin: float) -> None:
     assert default_margin(kind, per_class) == margin
+
+
+def test_plan_says_that_digits_replace_mnist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.data.sources.registry.download_obstacle", lambda *_: "there is no network")
+    arms = load_plan("fine_tuning", plan_overrides(overrides={"data_dir": str(tmp_path)})).arms
+    assert {summary.name for summary in describe_arms(arms).values()} == {"digits"}
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"MNIST is not in {tmp_path} and cannot be downloaded: using digits instead.")
+    describe_arms(load_plan("fine_tuning", plan_overrides(overrides={"dataset": "digits"})).arms)
+    assert capsys.readouterr().out == ""

@@ -77,7 +77,10 @@ def describe_arms(arms: Arms) -> dict[str, DatasetSummary]:
         assert isinstance(params, DataParams)
         key = tuple(getattr(params, name) for name in DataParams.model_fields)
         if key not in by_request:
-            by_request[key] = describe_data(params, exactly=True)
+            by_request[key] = summary = describe_data(params, exactly=True)
+            if params.dataset == "auto" and summary.name != "mnist":
+                where = f"not in {params.data_dir} and cannot be downloaded"
+                echo(f"MNIST is {where}: using {summary.name} instead. Results are not comparable with MNIST.")
         summaries[arm.name] = by_request[key]
     return summaries
 
