@@ -159,7 +159,7 @@ def test_ended_schedule_has_converged_if_training_images_are_fitted() -> None:
     outcomes = {}
     for epochs in (2, 150):
         changes = {"schedule": "cosine", "epochs": epochs, "patience": 999, "learning_rate": 0.01, "weight_decay": 0.0}
-        fit = Fit(network(), examples(), examples(), FitSettings(**{**PLAIN, **changes}))
+        fit = Fit(network(), examples(), examples(), settings=FitSettings(**{**PLAIN, **changes}))
         losses = [record.train_loss for record in fit]
         outcomes[convergence(fit)] = losses[-1]
     assert list(outcomes) == ["no: the schedule ended before the training images were fitted", "yes"]

@@ -144,7 +144,7 @@ def test_mismatched_tensors_are_rejected(change, message: str) -> None:  # type:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"reuse_layers": 6}, "reuse_layers=6: must be between 0 and 5 .the base has 5 hidden layers"),
+        ({"reuse_layers": 6}, "reuse_layers=6: must be between 0 and 5 .the base has 5 blocks"),
         ({"reuse_layers": "all", "unfreeze": 6}, "unfreeze=6: must be between 0 and 5 .only 5 layers are reused"),
     ],
 )

@@ -40,7 +40,7 @@ def tolerance(rate, runs):
 @pytest.mark.parametrize("draw", [independent, shared_reference])
 def test_nine_nulls_have_at_most_five_percent_wrong_families(draw):
     families = 1_500
-    answers = family_answers(draw(normal, np.random.default_rng(1), families, 9), MARGIN)
+    answers = family_answers(draw(normal, np.random.default_rng(1), families, questions=9), MARGIN)
     rate = wrong_families(answers, np.zeros(9), MARGIN)
     assert 0.02 < rate <= 0.05 + tolerance(0.05, families)
 

@@ -105,7 +105,7 @@ def test_missing_base_is_trained_first(
 def test_invalid_parameters_train_no_base(store: MlflowClient) -> None:
     wrongs = (
         ({"per_class": 5000}, "per_class=5000: class 5 of digits has 142 training images"),
-        ({"reuse_layers": 9}, "reuse_layers=9: must be between 0 and 5 .the base has 5 hidden layers"),
+        ({"reuse_layers": 9}, "reuse_layers=9: must be between 0 and 5 .the base has 5 blocks"),
         ({"classes": "0-8"}, "classes=0-8: leaves 1 classes of digits for a base"),
         ({"batch_size": 100_000}, "batch_size=100000: must be at most the number of training images, 100"),
         ({"unfreeze": 6}, "unfreeze=6: must be between 0 and 5 .only 5 layers are reused"),
@@ -407,7 +407,7 @@ def test_incompatible_bases_are_rejected(base: StageResult, cnn_base: StageResul
         ({"base": "models:/nobody@best"}, "not found: "),
         ({"base": "f" * 32}, "not found: "),
         ({"base": cnn_base.run_id, "reuse_layers": 1}, "a CNN that was built here keeps its 3 blocks"),
-        ({"base": base.run_id, "reuse_layers": 4}, "the base has 3 hidden layers"),
+        ({"base": base.run_id, "reuse_layers": 4}, "the base has 3 blocks"),
         ({"base": base.run_id, "unfreeze": 4}, "only 3 layers are reused"),
         ({"per_class": 150}, r"class 5 of digits has \d+ training images, 10 of them for validation"),
     ]

@@ -339,6 +339,7 @@ def test_trials_and_refit_use_the_resolved_device(store: MlflowClient, monkeypat
     """Needs no GPU: moves to the device are recorded instead of executed."""
     placed: list[str] = []
     monkeypatch.setattr("pipeline.runtime.missing_device", lambda name: "")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(LayeredNetwork, "to", lambda network, device: placed.append(str(device)) or network)
     monkeypatch.setattr(Labelled, "take", lambda data, places, device: take(data, places, placed.append(str(device))))
     result = tune(TuneParams(**QUICK, trials=2, device="cuda:1", study="s"))
