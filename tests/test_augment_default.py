@@ -24,6 +24,8 @@ def split(dataset: str, shape: tuple[int, int, int]) -> Split:
     ("dataset", "shape", "expected"),
     [
         ("mnist", (1, 28, 28), "none"),
+        ("mnist", (3, 32, 32), "none"),  # for a base of color images
+        ("torchvision:EMNIST/letters", (3, 64, 64), "none"),
         ("folder:letters", (1, 39, 64), "none"),
         ("folder:scans", (1, 40, 64), "crop_flip"),
         ("folder:photos", (3, 24, 24), "crop_flip"),
