@@ -14,12 +14,15 @@ EXAMPLE = {"reuse_layers": "4"}
 
 
 def command_to_run(entry_point: str, settings: Mapping[str, str]) -> str:
-    """Return a command that runs an entry point with these settings in the current environment.
+    """Return a command that runs an entry point with these settings in the current environment and folder.
 
-    In a clone it is `mlflow run` with the environment manager that created this environment.
+    In a clone it is `mlflow run` with the environment manager that created this environment. Elsewhere `mlflow run` would
+    change to the clone, and not find the files of relative paths.
     """
     if not is_clone():
-        return installed_command(entry_point, settings)
+        return direct_command("transfer-pipeline", entry_point, settings)
+    if Path.cwd() != PROJECT:
+        return direct_command(f"{shlex.quote(sys.executable)} -m pipeline", entry_point, settings)
     return mlflow_command(entry_point, settings, environment_manager())
 
 
@@ -28,10 +31,10 @@ def is_clone() -> bool:
     return (PROJECT / "MLproject").is_file()
 
 
-def installed_command(entry_point: str, settings: Mapping[str, str]) -> str:
-    """Return the command of the installed package."""
+def direct_command(program: str, entry_point: str, settings: Mapping[str, str]) -> str:
+    """Return a command that does not go through `mlflow run`."""
     options = [f"--{name} {shlex.quote(value)}" for name, value in settings.items()]
-    return " ".join(["transfer-pipeline", entry_point, *options])
+    return " ".join([program, entry_point, *options])
 
 
 def mlflow_command(entry_point: str, settings: Mapping[str, str], manager: str) -> str:

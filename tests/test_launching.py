@@ -37,9 +37,10 @@ def test_report_repeats_a_plan_with_the_manager_that_was_used(monkeypatch: pytes
     assert repeat_command(MainParams(plan="surface")) == "mlflow run . --env-manager local -P plan=surface"
 
 
-def test_command_from_another_folder_names_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_from_another_folder_runs_in_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command_to_run("transfer", {"seed": "1"}).startswith(f"mlflow run {ROOT} --env-manager local -e transfer")
+    command = command_to_run("transfer", {"dataset": "folder:photos"})
+    assert command == f"{sys.executable} -m pipeline transfer --dataset folder:photos"
 
 
 def test_installed_package_prints_its_own_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,11 @@ def test_printed_command_repeats_the_run_exactly(store: MlflowClient, no_figures
     base = train_base(TrainBaseParams(dataset="digits", epochs=2, width=16, hidden_layers=2))
     first = transfer(TransferParams(base=base.model_uri, epochs=2, per_class=20, reuse_layers=1, unfreeze=1, seed=3))
     words = shlex.split(repeat_command(Member(3, read_trained_run(store, first.run_id), reused=False)))
-    given = dict(word.split("=", 1) for word in words[words.index("-P") + 1 :: 2])
+    names_and_values = words[words.index("transfer") + 1 :]
+    given = {
+        name.removeprefix("--"): value
+        for name, value in zip(names_and_values[::2], names_and_values[1::2], strict=True)
+    }
     again = transfer(TransferParams(**given))
     keys = [store.get_run(one.run_id).data.tags[names.CACHE_KEY] for one in (first, again)]
     assert keys[0] == keys[1] and first.metrics[names.TEST_ACCURACY] == again.metrics[names.TEST_ACCURACY]
