@@ -16,8 +16,8 @@ EXAMPLE = {"reuse_layers": "4"}
 def command_to_run(entry_point: str, settings: Mapping[str, str]) -> str:
     """Return a command that runs an entry point with these settings in the current environment and folder.
 
-    In a clone it is `mlflow run` with the environment manager that created this environment. Elsewhere `mlflow run` would
-    change to the clone, and not find the files of relative paths.
+    In a clone it is `mlflow run` with the environment manager that created this environment. Elsewhere `mlflow run`
+    would change to the clone, and not find the files of relative paths.
     """
     if not is_clone():
         return direct_command("transfer-pipeline", entry_point, settings)
