@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 SECONDS_BETWEEN_LINES = 5.0
+MINUTES_FROM_SECONDS = 120
 
 
 class Epoch(Protocol):
@@ -54,6 +55,11 @@ def step_output(step: StepOutput) -> Iterator[None]:
         yield
     finally:
         _Output.step = None
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration such as `87 s` or `12 min`."""
+    return f"{seconds:.0f} s" if seconds < MINUTES_FROM_SECONDS else f"{seconds / 60:.0f} min"
 
 
 def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -112,6 +112,7 @@ def test_surface_fits_two_classes_and_any_number_of_blocks(
     assert "per_class 100 -> " in out and "cuts=3,4,6,7" in out and "draws=11" in out
     assert "reuse[reuse_layers=7, unfreeze=7, per_class=10] seed 2: transfer" in out
     assert "estimated cost: " in out and "train_base" not in out
+    assert " 0 min" not in out
 
 
 def test_only_unseen_classes_of_the_bases_data_are_targets(

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pipeline.console import echo
+from pipeline.console import duration_text, echo
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
-
-MINUTES_FROM_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,7 @@ class PlanDisplay:
                 shared, longest = shared + count * total / finished, max(longest, total / finished)
         left = alone + max(shared / self.workers, longest)
         unknown = f" (steps without an estimate: {missing:.0f})" if missing else ""
-        text = f"{left:.0f} s" if left < MINUTES_FROM_SECONDS else f"{left / 60:.0f} min"
-        return f"; about {text} left{unknown}"
+        return f"; about {duration_text(left)} left{unknown}"
 
     def table(self) -> Table:
         """Return one row per arm with its running seeds, or the last outcome."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
+from pipeline.console import duration_text
 from pipeline.data.classes import select_classes
 from pipeline.data.records import DatasetSummary
 from pipeline.data.splits import LabelSample, validation_counts
@@ -59,10 +60,11 @@ class PlanCost:
 
     def text(self, workers: int) -> str:
         """Return the estimate as a line."""
-        minutes, (longest, arm) = self.seconds / 60, self.longest
+        longest, arm = self.longest
         return (
-            f"estimated cost: {self.steps} steps, at most {minutes:.0f} min on one core of this machine, "
-            f"{minutes / workers:.0f} min with workers={workers}; the longest step takes {longest:.0f} s ({arm})"
+            f"estimated cost: {self.steps} steps, at most {duration_text(self.seconds)} on one core of this machine, "
+            f"{duration_text(self.seconds / workers)} with workers={workers}; "
+            f"the longest step takes {duration_text(longest)} ({arm})"
         )
 
 
