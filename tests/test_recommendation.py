@@ -49,7 +49,7 @@ def test_without_better_arm_the_best_not_worse_one_is_recommended() -> None:
     found = recommended(arm("scratch", 0, 0.94), arm("open", 0, 0.95), arm("worse", -0.02, 0.99))
     assert found.arm.name == "open"
     assert found.reason == (
-        "No arm is shown to beat scratch in test accuracy; of the 2 arms that are not worse, this one is the best on "
+        "No arm is shown to beat scratch in test accuracy; of the 2 arms that are not shown to be worse, this one is best on "
         "validation (mean validation accuracy 95.00 %, 8 seeds)."
     )
 

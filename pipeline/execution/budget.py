@@ -75,7 +75,7 @@ class CoreBudget:
         self._closed.set()
 
     def _lock(self, name: str) -> FileLock:
-        return FileLock(self._folder / name, thread_local=False)  # given back by any thread
+        return FileLock(self._folder / name, thread_local=False)  # any thread may release it
 
 
 def _acquired(lock: FileLock) -> bool:

@@ -28,8 +28,8 @@ from pipeline.tracking.base_search import BASE_STAGES
 RULE = (
     "Rule: the question that compares the most arms decides, at its largest number of labels. Of the arms with the "
     "verdict better, the one with the best mean validation accuracy is recommended; if there is none, the best one on "
-    "validation of the reference and the arms that are not worse. Of its seeds, the model with the best validation "
-    "accuracy is given."
+    "validation of the reference and the arms that are not shown to be worse. Of its seeds, the model with the best "
+    "validation accuracy is given."
 )
 
 NO_RECOMMENDATION = "no recommendation: no question compares finished arms by accuracy"
@@ -139,7 +139,7 @@ def _decide(contest: Sequence[Compared]) -> tuple[ReportedArm, str] | None:
         shown = (
             "No other arm is shown to be better" if arm is reference else f"No arm is shown to beat {reference.label}"
         )
-        reason = f"{shown} in {quantity}; of the {len(pool)} arms that are not worse, this one is the best on "
+        reason = f"{shown} in {quantity}; of the {len(pool)} arms that are not shown to be worse, this one is best on "
         reason += f"validation ({score})."
     stopped = [f"{count} of {len(arm.members)} runs {why}" for why, count in arm.unconverged.items()]
     return arm, capitalized(reason) + (f" Not converged: {', '.join(stopped)}." if stopped else "")

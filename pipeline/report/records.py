@@ -17,10 +17,6 @@ from pipeline.tracking.queries import FinishedRun, ImagePredictions
 UNCONVERGED_MARK = "\u2021"  # double dagger
 
 
-def no_predictions() -> None:
-    """Placeholder for the predictions of a run that is not in a store."""
-
-
 @dataclass(frozen=True)
 class Member:
     """A finished run of an arm."""
@@ -28,12 +24,12 @@ class Member:
     seed: int  # pairs it with the runs of other arms
     run: FinishedRun  # as read from the tracking store
     reused: bool  # whether it was a cache hit
-    read_predictions: Callable[[], ImagePredictions | None] = field(default=no_predictions, compare=False)
+    read_predictions: Callable[[], ImagePredictions | None] | None = field(default=None, compare=False)
 
     @cached_property
     def predictions(self) -> ImagePredictions | None:
         """What it predicted for its test images, read once; None if that was not logged."""
-        return self.read_predictions()
+        return self.read_predictions() if self.read_predictions is not None else None
 
     @property
     def host(self) -> str:

@@ -123,28 +123,32 @@ def test_worker_that_joins_late_gets_steps(cluster: Cluster) -> None:
     assert len(results(cluster.folder)) == STEPS
 
 
-def test_worker_with_other_versions_gets_no_steps(cluster: Cluster) -> None:
+def add_changed_worker(cluster: Cluster, name: str, code: str) -> None:
+    """Add a worker whose processes first run some code that changes a library."""
     site = cluster.folder / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(
+    (site / "sitecustomize.py").write_text(code)
+    cluster.add_worker(name, PYTHONPATH=f"{site}:{Path(__file__).parents[2]}")
+
+
+def test_worker_with_other_versions_gets_no_steps(cluster: Cluster) -> None:
+    code = (
         "import importlib.metadata as metadata\nreal = metadata.version\n"
         "metadata.version = lambda name: '1.0' if name == 'scipy' else real(name)\n"
     )
-    cluster.add_worker("old", PYTHONPATH=f"{site}:{os.environ.get('PYTHONPATH', '')}:{Path(__file__).parents[2]}")
+    add_changed_worker(cluster, "old", code)
     cluster.add_worker("current")
     out = finish_on(cluster)
     assert "worker old at" in out and "gets no steps: scipy: 1.0 there" in out, out
 
 
 def test_worker_with_other_data_gets_no_steps(cluster: Cluster) -> None:
-    site = cluster.folder / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
+    code = (
         "import sklearn.datasets as sets\nreal = sets.load_digits\n"
         "def changed(*args, **options):\n    digits = real(*args, **options)\n    digits.images[0] = 0\n"
         "    return digits\nsets.load_digits = changed\n"
     )
-    cluster.add_worker("other", PYTHONPATH=f"{site}:{Path(__file__).parents[2]}")
+    add_changed_worker(cluster, "other", code)
     cluster.add_worker("same")
     out = finish_on(cluster)
     assert "worker other at" in out and "gets no steps: data digits:" in out, out
