@@ -369,6 +369,13 @@ def test_study_of_another_optuna_version_is_rejected(store: MlflowClient, monkey
         tune(TuneParams(**QUICK, trials=1, study="s", refit=False))
 
 
+def test_study_with_trials_of_an_earlier_release_is_rejected(store: MlflowClient) -> None:
+    old = optuna.create_study(study_name="old", storage=open_storage(), direction="maximize")
+    old.tell(old.ask(), 0.5)
+    with pytest.raises(UserInputError, match="study=old: has trials of an earlier release.*study=NAME"):
+        tune(TuneParams(**QUICK, trials=2, study="old", refit=False))
+
+
 def run_out_of_memory(job, params, fold):  # type: ignore[no-untyped-def]
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -20,7 +20,7 @@ from pipeline.tracking.database import (
     prepare_sqlite,
     sqlite_path,
 )
-from pipeline.tuning.schedule import FAILURE, FINISHED, fold_metrics
+from pipeline.tuning.schedule import FAILURE, FINISHED, GENERATION, fold_metrics
 
 Study = optuna.Study
 
@@ -86,7 +86,7 @@ def open_study(storage: optuna.storages.RDBStorage, spec: StudySpec) -> optuna.S
     """Create or resume a study.
 
     Raises:
-        UserInputError: A study of this name exists with other settings.
+        UserInputError: A study of this name exists with other settings, or with trials that belong to no generation.
     """
     study = optuna.create_study(study_name=spec.name, storage=storage, direction="maximize", load_if_exists=True)
     stored = study.user_attrs
@@ -94,6 +94,9 @@ def open_study(storage: optuna.storages.RDBStorage, spec: StudySpec) -> optuna.S
                if stored.get(name, value) != value]  # fmt: skip
     if changes:
         problem = f"already exists with other settings: {'; '.join(changes)}."
+        raise invalid("study", spec.name, problem, remedy="Choose another name with study=NAME.")
+    if any(GENERATION not in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+        problem = "has trials of an earlier release, or of another program."
         raise invalid("study", spec.name, problem, remedy="Choose another name with study=NAME.")
     for name in spec.facts.keys() - stored.keys():
         study.set_user_attr(name, spec.facts[name])

@@ -67,9 +67,8 @@ class Tasks:
             except ClaimedElsewhereError:
                 continue
             try:
-                if task in open_tasks_of(
-                    self.study, self.job
-                ):  # another worker may have finished it before it was claimed
+                # another worker may have finished it before it was claimed
+                if task in open_tasks_of(self.study, self.job):
                     self._run(task, claim)
             except ClaimLostError:
                 logger.warning(f"{task}: its lease expired, and another worker runs it")
